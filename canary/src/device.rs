@@ -149,7 +149,7 @@ async fn read(mut events: Events, tell: mpsc::Sender<String>, seen: Arc<Seen>, u
                 }
             }
             Event::Sent { timeline, position, .. } => *seen.0.lock() = Some((timeline, position)),
-            Event::Trimmed { .. } => {}
+            Event::Trimmed { .. } | Event::Conversations(_) | Event::Marks(_) => {}
             Event::State(State::Connected { address, .. }) => {
                 connections += 1;
                 tracing::info!(user, address, "the canary is signed in");

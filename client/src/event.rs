@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use carillon_proto::{
     Position, TimelineId,
-    pb::client::{Envelope, SignedIn},
+    pb::client::{Conversations, Envelope, Marks, SignedIn},
 };
 use tokio::sync::mpsc;
 
@@ -35,6 +35,11 @@ pub enum Event {
         timeline: TimelineId,
         first: Position,
     },
+    /// Conversations have changed on another device, or on this one; see [`Client::read_conversations`](crate::Client::read_conversations).
+    Conversations(Conversations),
+    /// Another user has read or received what this user has sent. Which of two marks is the later one, the place of its message in the
+    /// inbox says.
+    Marks(Marks),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -98,6 +103,6 @@ fn place(event: &Event) -> Option<(TimelineId, Position)> {
         Event::Delivered { timeline, position, .. } | Event::Sent { timeline, position, .. } => {
             Some((timeline.clone(), *position))
         }
-        Event::State(_) | Event::Trimmed { .. } => None,
+        Event::State(_) | Event::Trimmed { .. } | Event::Conversations(_) | Event::Marks(_) => None,
     }
 }

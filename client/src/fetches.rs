@@ -1,12 +1,13 @@
-//! Unanswered reads: pages of history, and what groups are asked. Pure; time is a parameter.
+//! Unanswered reads: pages of history, what groups are asked, and conversations. Pure; time is a parameter.
 
 use std::{collections::BTreeMap, time::Instant};
 
 use carillon_proto::pb::client::{
-    Fetch, Group, Groups, Members, Page, ReadGroup, ReadGroups, ReadMembers, client_frame::Body,
+    Conversations, Fetch, Group, Groups, Marks, Members, MoveMarks, Page, ReadConversations, ReadGroup, ReadGroups,
+    ReadMarks, ReadMembers, SetConversation, client_frame::Body,
 };
 
-/// Reads may be repeated freely, so all of them are repeated after a reconnect.
+/// Reads may be repeated freely, and so may marks, which only grow, and settings, of which the last one counts: so all of them are repeated after a reconnect.
 pub(crate) struct Fetches<T> {
     next: u32,
     pending: BTreeMap<u32, Pending<T>>,
@@ -18,6 +19,10 @@ pub(crate) enum Query {
     Group(ReadGroup),
     Members(ReadMembers),
     Groups(ReadGroups),
+    Conversations(ReadConversations),
+    Move(MoveMarks),
+    Set(SetConversation),
+    Marks(ReadMarks),
 }
 
 /// The answer to a query.
@@ -27,6 +32,8 @@ pub(crate) enum Found {
     Group(Group),
     Members(Members),
     Groups(Groups),
+    Conversations(Conversations),
+    Marks(Marks),
 }
 
 struct Pending<T> {
@@ -50,6 +57,10 @@ impl<T> Fetches<T> {
             Query::Group(read) => read.request = request,
             Query::Members(read) => read.request = request,
             Query::Groups(read) => read.request = request,
+            Query::Conversations(read) => read.request = request,
+            Query::Move(moves) => moves.request = request,
+            Query::Set(set) => set.request = request,
+            Query::Marks(read) => read.request = request,
         }
         self.pending.insert(request, Pending { query, deadline, answer, sent: false });
     }
@@ -68,6 +79,10 @@ impl<T> Fetches<T> {
                 Query::Group(read) => Body::ReadGroup(read),
                 Query::Members(read) => Body::ReadMembers(read),
                 Query::Groups(read) => Body::ReadGroups(read),
+                Query::Conversations(read) => Body::ReadConversations(read),
+                Query::Move(moves) => Body::MoveMarks(moves),
+                Query::Set(set) => Body::SetConversation(set),
+                Query::Marks(read) => Body::ReadMarks(read),
             });
         }
     }

@@ -32,6 +32,8 @@ use crate::{
 const FRAMES_AT_ONCE: usize = 64;
 /// The request number of a new token. Fetches have numbers from 1.
 const RENEWAL: u32 = 0;
+/// That of what nobody has asked for.
+const UNASKED: u32 = 0;
 /// The client sends something after this part of the gateway's heartbeat: a little early, to arrive in time.
 const HEARTBEAT_PART: f64 = 0.9;
 /// Deadline of a sign-out.
@@ -231,6 +233,16 @@ impl Driver {
             Frame::Group(group) => self.found(group.request, Found::Group(*group)),
             Frame::Members(members) => self.found(members.request, Found::Members(members)),
             Frame::Groups(groups) => self.found(groups.request, Found::Groups(groups)),
+            Frame::Conversations(changed) if changed.request == UNASKED => {
+                self.events.push(Event::Conversations(changed));
+                Ok(())
+            }
+            Frame::Conversations(read) => self.found(read.request, Found::Conversations(read)),
+            Frame::Marks(marks) if marks.request == UNASKED => {
+                self.events.push(Event::Marks(marks));
+                Ok(())
+            }
+            Frame::Marks(marks) => self.found(marks.request, Found::Marks(marks)),
             Frame::Timelines(begun) => self.delivered_from(&begun.timelines),
             Frame::Renewed(renewed) => {
                 self.renewed(Ok(Ticket::new(renewed.ticket)));

@@ -206,7 +206,7 @@ impl Connection {
     }
 
     fn mail(&mut self, mut mail: Mail, transport: &mut impl Transport) {
-        // Directed requests and signals have no client frames yet.
+        // Directed requests have no client frames yet.
         for (directed, asked) in mem::take(&mut mail.directed) {
             asked.answer(match directed.progress {
                 true => Ok(self.progress(transport).encode_to_vec().into()),

@@ -64,10 +64,10 @@ pub(crate) struct Mail {
 }
 
 impl Mail {
-    /// Everything but signals and directed requests, in the order in which the session takes them. Entries come before
+    /// Everything but directed requests, in the order in which the session takes them. Entries come before
     /// answers: the position of an own message counts only when the client has everything before it.
     pub(crate) fn into_inputs(self) -> impl Iterator<Item = Input> {
-        let Self { answers, entries, left, begun, heads, over, drain, go_elsewhere, cut_off, .. } = self;
+        let Self { answers, entries, left, begun, heads, signals, over, drain, go_elsewhere, cut_off, .. } = self;
         let rest = [
             (!begun.is_empty()).then_some(Input::Begun(begun)),
             heads.map(Input::Heads),
@@ -79,7 +79,8 @@ impl Mail {
         let entries = entries.into_iter().map(Input::Entry);
         let answers = answers.into_iter().map(|(tag, answered)| Input::Answer(tag, answered));
         let left = left.into_iter().map(|(feed, timeline, why)| Input::Left(feed, timeline, why));
-        entries.chain(answers).chain(left).chain(rest.into_iter().flatten())
+        let noticed = signals.into_iter().map(Input::Noticed);
+        entries.chain(answers).chain(left).chain(noticed).chain(rest.into_iter().flatten())
     }
 }
 

@@ -153,6 +153,8 @@ fn an_export_tells_of_sessions_devices_and_passwords_but_gives_no_secret() {
             (&device["device"], &device["timeline"], &device["position"]),
             (&"d".into(), &"inbox/dora".into(), &1.into())
         );
+        let conversation = &of_kind(&found, "conversation")[0];
+        assert_eq!((&conversation["with"], &conversation["pinned"]), (&"user/erik".into(), &false.into()));
         let password = &of_kind(&found, "account")[0]["password"];
         assert_eq!(password["kept_as"], "SCRAM-SHA-256");
         assert_eq!(password.as_object().expect("an object").len(), 2, "neither salt nor keys: {password}");

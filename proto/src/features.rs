@@ -8,13 +8,19 @@ pub const UNKNOWN_FIELDS: &str = "content.unknown-fields";
 pub const MORE_POSITIONS: &str = "sign-in.more-positions";
 /// `GroupRequest`, reads of groups, and `Send` to groups.
 pub const GROUPS: &str = "groups";
+/// `ReadConversations`, `MoveMarks`, `SetConversation`, `ReadMarks`.
+pub const CONVERSATIONS: &str = "conversations";
 
 /// Each feature, and the level of the cluster from which on gateways announce it.
 ///
 /// A client may come from a gateway of one release to one of another. While releases are mixed, the level is that of the older one, so
 /// a gateway of the newer one announces nothing that the client could miss there.
-const FEATURES: [(&str, Level); 3] =
-    [(UNKNOWN_FIELDS, Level::CLUSTER), (MORE_POSITIONS, Level::CLUSTER), (GROUPS, Level::GROUPS)];
+const FEATURES: [(&str, Level); 4] = [
+    (UNKNOWN_FIELDS, Level::CLUSTER),
+    (MORE_POSITIONS, Level::CLUSTER),
+    (GROUPS, Level::GROUPS),
+    (CONVERSATIONS, Level::GROUPS),
+];
 
 /// The features of a service whose cluster is at this level.
 pub fn at(level: Level) -> impl Iterator<Item = &'static str> {

@@ -39,6 +39,10 @@ pub const ENTRY_COMMANDS: usize = 64;
 pub const ENTRY_BYTES: usize = 64 * 1024;
 /// Most cursors in one `MoveCursors`.
 pub const MOVED_CURSORS: usize = 256;
+/// Most marks in one `MoveMarks`, and most reads in one `ReadMarks`.
+pub const MARKS: usize = 256;
+/// Longest draft, in bytes.
+pub const MAX_DRAFT_BYTES: usize = 4096;
 /// Most heads in one `ReadHeads`.
 pub const HEADS: usize = 256;
 /// Most bytes in the body of a signal, a directed request or its answer.

@@ -103,6 +103,7 @@ pub fn link(mut bytes: &[u8]) {
                 | Effect::Behind(..)
                 | Effect::Evict { .. }
                 | Effect::Deliver(_)
+                | Effect::Marked(_)
                 | Effect::Watched(..) => {}
             }
         }

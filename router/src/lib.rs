@@ -22,6 +22,7 @@ mod gateway_links;
 mod group_changes;
 mod group_messages;
 mod link;
+mod marks;
 pub mod metrics;
 mod missed;
 mod owner;
@@ -42,6 +43,7 @@ mod session;
 pub mod simulation;
 mod store;
 mod topology;
+mod undelivered;
 mod watches;
 mod workers;
 

@@ -24,6 +24,7 @@ use carillon_proto::{
     trace,
 };
 use futures_util::Stream;
+use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -85,7 +86,7 @@ pub(crate) fn open(context: LinkContext, tier: Tier, closing: &CancellationToken
         replies: Woken::new(Batches::new(replies, weigh)),
         pushes: Woken::new(Batches::new(queues.pushes, |push| push.envelope.len() + 256)),
         missed: Woken::new(queues.missed),
-        signals: Woken::new(Batches::new(queues.signals, |signal| signal.body.len() + 64)),
+        signals: Woken::new(Batches::new(queues.signals, Message::encoded_len)),
         directed: Woken::new(Batches::new(queues.directed, |directed| directed.body.len() + 64)),
         evictions: Woken::new(Batches::new(queues.evictions, |_| 16)),
         describe: Woken::new(Batches::new(queues.describe, |_| 16)),
@@ -149,7 +150,9 @@ impl Reader {
     /// A gateway's token may speak for gateways only, and only routers may send hints.
     fn may_say(&self, hello: &Hello, said: &ToRouter) -> bool {
         let may = match (self.tier, hello.kind()) {
-            (Tier::Gateway, NodeKind::Gateway) => said.hints.is_empty() && said.changed_users.is_empty(),
+            (Tier::Gateway, NodeKind::Gateway) => {
+                said.hints.is_empty() && said.changed_users.is_empty() && said.marked.is_empty()
+            }
             (Tier::Router, NodeKind::Router) => {
                 let answers = said.direct_answers.len() + said.descriptions.len();
                 let lists = said.forgets.len() + said.signals.len() + answers;
@@ -172,6 +175,9 @@ impl Reader {
         self.take_changed(changed_users);
         for hint in hints {
             self.take_hint(hint);
+        }
+        for marked in said.marked {
+            self.context.partitions.marked(marked);
         }
         for signal in signals {
             self.context.partitions.signal(signal);

@@ -82,7 +82,7 @@ static SENT: LazyLock<(Counter, Histogram)> = LazyLock::new(|| handled("send", "
 static ACKNOWLEDGED: LazyLock<(Counter, Histogram)> = LazyLock::new(|| handled("acknowledge", "ok"));
 
 /// All values of the labels of `REQUESTS`; see `reply.rs`.
-const OPS: [&str; 15] = [
+const OPS: [&str; 19] = [
     "look_up_account",
     "ensure_account",
     "open_session",
@@ -98,6 +98,10 @@ const OPS: [&str; 15] = [
     "read_group",
     "read_members",
     "read_memberships",
+    "move_marks",
+    "set_conversation",
+    "read_conversations",
+    "read_marks",
 ];
 const OUTCOMES: [&str; 5] = ["ok", "refused", "overloaded", "unavailable", "not_owner"];
 

@@ -1,5 +1,6 @@
 //! The owner of a part of the users: what each input does. Does not wait and has no clock.
 
+mod conversations;
 mod deliveries;
 mod direct;
 mod groups;
@@ -16,7 +17,9 @@ use carillon_proto::{
     pb::{
         admin::WatchEvent,
         client::Position,
-        link::{self, Behind, Directed, Heads, Push, SessionOpened, Signaled, TimelineHead, evict, router_request},
+        link::{
+            self, Behind, Directed, Heads, Marked, Push, SessionOpened, Signaled, TimelineHead, evict, router_request,
+        },
         store::{
             self, Account, DirectoryCommand, PutAccount, ReadUser, Session, directory_command, put_account,
             store_request,
@@ -25,6 +28,7 @@ use carillon_proto::{
 };
 use tokio::time::Instant;
 
+use self::conversations::{ConversationsAsked, Counting, MarksReading};
 use crate::{
     accounts::Accounts,
     checks::Checks,
@@ -36,12 +40,14 @@ use crate::{
     followers::Followers,
     group_changes::GroupChanging,
     group_messages::{GroupContext, GroupMessage},
+    marks::Marks,
     recent_keys::RecentKeys,
     register::Register,
     reply::{Answer, Failure, ReplySlot, Request},
     send::{RequestContext, Sending},
     store::{Place, StoreAnswer, StoreFailure},
     topology::Topology,
+    undelivered::Undelivered,
     watches::Watches,
     workers::Nudges,
 };
@@ -81,6 +87,8 @@ pub(crate) enum Effect {
     },
     /// For the owner of its user, which may be this router or another one.
     Deliver(Delivery),
+    /// For the owner of the user who is told, which may be this router or another one.
+    Marked(Marked),
     /// For those who watch the user.
     Watched(UserId, Box<WatchEvent>),
 }
@@ -92,6 +100,11 @@ pub(crate) struct Owner {
     companions: Companions,
     checks: Checks,
     cursors: Cursors<ReplySlot>,
+    marks: Marks<ReplySlot>,
+    undelivered: Undelivered,
+    /// Rows of conversations that wait for what groups say.
+    counting: KeyedMap<u64, Counting>,
+    reading_marks: KeyedMap<u64, MarksReading>,
     keys: RecentKeys,
     /// Changes of groups under way.
     changing: KeyedMap<u64, GroupChanging>,
@@ -197,6 +210,7 @@ enum Continuation {
     MembershipSet(u64, UserId, u64),
     /// Heads of groups that a gateway follows: of the request of this number.
     Followed(u64, Vec<GroupId>),
+    Conversations(Box<ConversationsAsked>),
 }
 
 impl Owner {
@@ -219,6 +233,10 @@ impl Owner {
             companions,
             checks: Checks::new(head_check, now),
             cursors: Cursors::new(cursor_pause),
+            marks: Marks::new(cursor_pause),
+            undelivered: Undelivered::default(),
+            counting: KeyedMap::default(),
+            reading_marks: KeyedMap::default(),
             keys: RecentKeys::new(),
             changing: KeyedMap::default(),
             following: KeyedMap::default(),
@@ -302,6 +320,10 @@ impl Owner {
             },
             Op::Direct(direct) => self.direct(direct, parts),
             Op::ReadMemberships(read) => self.read_memberships(&read, parts),
+            Op::MoveMarks(moves) => self.gather_marks(moves, parts, now),
+            Op::SetConversation(set) => self.set_conversation(set, parts),
+            Op::ReadConversations(read) => self.read_conversations(read, parts),
+            Op::ReadMarks(read) => self.read_marks(read, parts),
             Op::ChangeGroup(_) | Op::Follow(_) | Op::ReadGroup(_) | Op::ReadMembers(_) => {
                 self.refuse(parts.slot, &Failure::Invalid("a user is no group"))
             }
@@ -323,12 +345,15 @@ impl Owner {
 
     /// When `flush_cursors` is due.
     pub(crate) fn cursors_due(&self) -> Option<Instant> {
-        self.cursors.due()
+        [self.cursors.due(), self.marks.due()].into_iter().flatten().min()
     }
 
     pub(crate) fn flush_cursors(&mut self) {
         for moves in self.cursors.take() {
             self.move_cursors(moves);
+        }
+        for moves in self.marks.take() {
+            self.move_marks(moves);
         }
     }
 
@@ -393,6 +418,7 @@ impl Owner {
                 self.membership_set(change, user, incarnation, answer);
             }
             Continuation::Followed(request, groups) => self.followed(request, &groups, answer),
+            Continuation::Conversations(asked) => self.conversations_answered(*asked, answer),
         }
     }
 

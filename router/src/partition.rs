@@ -6,7 +6,7 @@ use carillon_proto::{
     LeaseId, TimelineId, UserId, Woken, clock, now_ms,
     pb::{
         admin::{WatchEvent, watch_event::Kind},
-        link::{Push, Signal},
+        link::{Marked, Push, Signal},
     },
 };
 use futures_util::StreamExt as _;
@@ -53,6 +53,7 @@ pub(crate) enum Input {
     /// The account or sessions of this user have changed.
     Changed(UserId),
     Signal(Signal),
+    Marked(Marked),
     /// Deliveries to any user may have been lost.
     Doubt,
     Watch(Watcher),
@@ -78,6 +79,7 @@ impl Input {
             Self::Deliver(delivery) => owner.deliver(delivery),
             Self::Changed(user) => owner.changed(&user, now),
             Self::Signal(signal) => owner.signal(signal),
+            Self::Marked(marked) => owner.marked(&marked),
             Self::Doubt => owner.doubt(),
             Self::Watch(watcher) => owner.watch(watcher),
             Self::Forget { user, gateway, connection, link } => owner.forget(&user, gateway, connection, link),
@@ -134,6 +136,14 @@ impl Partitions {
     pub(crate) fn signal(&self, signal: Signal) {
         let Ok(user) = UserId::new(&signal.user) else { return };
         if self.0[self.index(&user)].inputs.try_send(Input::Signal(signal)).is_err() {
+            metrics::signal(false);
+        }
+    }
+
+    /// Dropped if the user's partition is full.
+    pub(crate) fn marked(&self, marked: Marked) {
+        let mailbox = &self.0[part_of(&marked.user, self.0.len())];
+        if mailbox.inputs.try_send(Input::Marked(marked)).is_err() {
             metrics::signal(false);
         }
     }
@@ -268,6 +278,7 @@ impl Partition {
                     }
                     Effect::Evict { gateway, connection, why } => self.links.evict(gateway, connection, why),
                     Effect::Deliver(delivery) => self.deliver(delivery),
+                    Effect::Marked(marked) => self.marked(marked),
                     Effect::Watched(user, event) => self.tell_watchers(&user, *event),
                 }
             }
@@ -292,6 +303,13 @@ impl Partition {
 
     fn tell_watchers(&mut self, user: &UserId, event: WatchEvent) {
         self.owner.tell_watchers(user, &WatchEvent { time_ms: now_ms(), ..event });
+    }
+
+    fn marked(&mut self, marked: Marked) {
+        match self.topology.borrow().elsewhere(&marked.user) {
+            Some(address) => self.peers.marked(address, marked),
+            None => self.partitions.marked(marked),
+        }
     }
 
     fn deliver(&mut self, delivery: Delivery) {

@@ -12,7 +12,7 @@ use carillon_proto::{
     lease::HeldLease,
     limits, pause,
     pb::{
-        link::{FromRouter, Hello, ToRouter, router_client::RouterClient},
+        link::{FromRouter, Hello, Marked, ToRouter, router_client::RouterClient},
         store::NodeKind,
     },
     peer::{AddToken, OpenError, PeerSecurity},
@@ -75,6 +75,7 @@ type Client = RouterClient<InterceptedService<Channel, AddToken>>;
 enum Word {
     Hint(Delivery),
     Changed(UserId),
+    Marked(Marked),
 }
 
 impl Peers {
@@ -99,6 +100,12 @@ impl Peers {
         let given =
             self.queues.read().get(address).is_some_and(|peer| peer.words.try_send(Word::Changed(user)).is_ok());
         metrics::hint(given);
+    }
+
+    pub(crate) fn marked(&self, address: &str, marked: Marked) {
+        let given =
+            self.queues.read().get(address).is_some_and(|peer| peer.words.try_send(Word::Marked(marked)).is_ok());
+        metrics::signal(given);
     }
 
     /// Keeps queues for exactly these routers and returns the new ones.
@@ -154,6 +161,7 @@ fn message_of(words: impl IntoIterator<Item = Word>) -> ToRouter {
         match word {
             Word::Hint(delivery) => message.hints.push(delivery.into_hint()),
             Word::Changed(user) => message.changed_users.push(user.as_str().to_owned()),
+            Word::Marked(marked) => message.marked.push(marked),
         }
     }
     message
@@ -169,7 +177,7 @@ async fn keep(
     let mut client = None;
     let mut words = Batches::new(words, |word| match word {
         Word::Hint(delivery) => delivery.envelope.len() + 256,
-        Word::Changed(_) => 256,
+        Word::Changed(_) | Word::Marked(_) => 256,
     });
     let mut failures = 0u32;
     let mut waiting = Waiting::new("another router's link");

@@ -87,6 +87,8 @@ pub(crate) enum Failure {
     TooLarge { bytes: usize, max: usize },
     #[error("groups are not supported")]
     Groups,
+    #[error("this service keeps no conversations yet")]
+    Conversations,
     #[error("there is no user {0:?}")]
     NoUser(String),
     #[error("the timeline belongs to somebody else")]
@@ -138,7 +140,7 @@ impl Failure {
             Self::Store(StoreFailure::Unexpected) | Self::LargeAnswer { .. } => (Code::Internal, false, 0),
             Self::Id(_) | Self::Invalid(_) => (Code::Invalid, false, 0),
             Self::TooLarge { .. } => (Code::TooLarge, false, 0),
-            Self::Groups => (Code::Unsupported, false, 0),
+            Self::Groups | Self::Conversations => (Code::Unsupported, false, 0),
             Self::NoUser(_) => (Code::NotFound, false, 0),
             Self::Forbidden | Self::OtherDomain(_) => (Code::Forbidden, false, 0),
             Self::Crowded | Self::GatewayCrowded => (Code::Overloaded, true, 200),
@@ -213,6 +215,10 @@ pub(crate) fn op_name(op: &link::router_request::Op) -> &'static str {
         Op::ReadGroup(_) => "read_group",
         Op::ReadMembers(_) => "read_members",
         Op::ReadMemberships(_) => "read_memberships",
+        Op::MoveMarks(_) => "move_marks",
+        Op::SetConversation(_) => "set_conversation",
+        Op::ReadConversations(_) => "read_conversations",
+        Op::ReadMarks(_) => "read_marks",
     }
 }
 
@@ -238,6 +244,10 @@ pub(crate) fn routed_by(op: &link::router_request::Op) -> Result<TimelineId, Fai
         Op::ReadGroup(op) => of_group(op.group.as_bytes()),
         Op::ReadMembers(op) => of_group(op.group.as_bytes()),
         Op::ReadMemberships(op) => of_user(&op.user),
+        Op::MoveMarks(op) => of_user(&op.user),
+        Op::SetConversation(op) => of_user(&op.user),
+        Op::ReadConversations(op) => of_user(&op.user),
+        Op::ReadMarks(op) => of_user(&op.user),
         Op::ReadHeads(op) => of_user(&op.user),
         Op::Direct(op) => of_user(&op.user),
         Op::ChangeGroup(op) => of_group(&op.group),

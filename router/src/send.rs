@@ -41,7 +41,9 @@ pub(crate) struct Sending {
     /// The client has used its id for a message to another recipient, too: the key in the sender's inbox includes the
     /// recipient.
     pub(crate) key_names_recipient: bool,
-    id: String,
+    /// The session wants to hear when a device of the recipient has it.
+    pub(crate) wants_marks: bool,
+    pub(crate) id: String,
     time_ms: u64,
     /// The envelope in both inboxes, now or later.
     pub(crate) envelope: Bytes,
@@ -148,6 +150,7 @@ impl Sending {
             key,
             bytes,
             key_names_recipient: false,
+            wants_marks: send.wants_marks,
             id,
             time_ms,
             envelope,
@@ -169,7 +172,9 @@ impl Sending {
     pub(crate) fn append_first(&self, shards: ShardMap) -> (ShardId, Op) {
         let append = self.append(&self.bytes.recipient, self.bytes.key.clone(), self.recipient_incarnation);
         let sender = self.bytes.sender.clone();
-        Self::command(shards, Append { sender, sender_generation: self.generation, ..append }, &self.recipient)
+        let append =
+            Append { sender, sender_generation: self.generation, peer_incarnation: self.incarnation, ..append };
+        Self::command(shards, append, &self.recipient)
     }
 
     /// The append to the sender's own inbox.
@@ -187,7 +192,9 @@ impl Sending {
             true => Bytes::copy_from_slice(&self.key.to(&self.recipient).0),
             false => self.bytes.key.clone(),
         };
-        self.append(&self.bytes.sender, key, self.incarnation)
+        let append = self.append(&self.bytes.sender, key, self.incarnation);
+        let (peer, peer_incarnation) = (self.bytes.recipient.clone(), self.recipient_incarnation);
+        Append { peer, peer_incarnation, ..append }
     }
 
     fn append(&self, owner: &Bytes, duplicate_key: Bytes, incarnation: u64) -> Append {

@@ -67,7 +67,7 @@ impl World<'_> {
         for device in &self.model.devices {
             let timeline = TimelineId::Inbox(UserId::new(&device.user).expect("valid"));
             let (incarnation, name) = (device.incarnation, device.name.clone());
-            let op = ReadHead { timeline: Some(timeline.to_key()), device: name, incarnation };
+            let op = ReadHead { timeline: Some(timeline.to_key()), device: name, incarnation, unread_of: None };
             let Outcome::Head(head) = self.cluster.read(MAP.timeline_of(&timeline), &Op::ReadHead(op)) else {
                 continue;
             };

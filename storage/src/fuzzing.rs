@@ -272,6 +272,8 @@ mod tests {
                         sender_generation: any % 5,
                         only_repeat: any % 7 == 0,
                         sender_incarnation: 0,
+                        peer: Bytes::new(),
+                        peer_incarnation: any % 2,
                     }),
                 };
                 TimelineCommand { op: Some(op) }.encode_to_vec().into()

@@ -1,17 +1,20 @@
-//! Periodic removal: envelopes beyond retention, cursors of devices that are gone, and rows of groups that users have left.
+//! Periodic removal: envelopes beyond retention, cursors of devices that are gone, rows of groups that users have left, and conversations
+//! of which nothing is kept.
 
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use carillon_proto::{
     Level, ShardId,
-    pb::store::{StoreError, SweepCursors, SweepMemberships, TimelineCommand, timeline_command::Op},
+    pb::store::{
+        StoreError, SweepConversations, SweepCursors, SweepMemberships, TimelineCommand, timeline_command::Op,
+    },
 };
 use prost::Message as _;
 use tokio::time::sleep;
 
 use crate::{
     cluster::Serving,
-    machine::{Outcome, Retention, SWEEP_CURSORS, SWEEP_MEMBERSHIPS, TimelineReader},
+    machine::{Outcome, Retention, SWEEP_CONVERSATIONS, SWEEP_CURSORS, SWEEP_MEMBERSHIPS, TimelineReader},
     metrics as names,
     rounds::Rounds,
     shard::{Reader, Shard},
@@ -29,7 +32,7 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
     if !retention.needs_clock() {
         return;
     }
-    let mut rounds: HashMap<ShardId, [Rounds; 3]> = HashMap::new();
+    let mut rounds: HashMap<ShardId, [Rounds; 4]> = HashMap::new();
     loop {
         sleep(RETENTION_INTERVAL).await;
         for shard in cluster.shards().values() {
@@ -38,10 +41,11 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
                 rounds.remove(&shard.id());
                 continue;
             }
-            let [trims, sweeps, left] = rounds.entry(shard.id()).or_default();
+            let [trims, sweeps, left, conversations] = rounds.entry(shard.id()).or_default();
             trim(shard, reader, retention, trims).await;
             sweep(shard, reader, retention, sweeps).await;
             sweep_left(shard, reader, retention, left).await;
+            sweep_conversations(shard, reader, conversations).await;
         }
     }
 }
@@ -86,6 +90,18 @@ async fn sweep_left(shard: &Shard, reader: &TimelineReader, retention: Retention
     let rows = look_for(shard, reader, rounds, look).await;
     if !rows.is_empty() {
         carry_out(shard, Op::SweepMemberships(SweepMemberships { rows })).await;
+    }
+}
+
+/// The same for conversations of which no message is kept.
+async fn sweep_conversations(shard: &Shard, reader: &TimelineReader, rounds: &mut Rounds) {
+    if reader.level() < Level::GROUPS {
+        return;
+    }
+    let look = |reader: &TimelineReader, after: &[u8]| reader.ended_conversations(after, SWEEP_CONVERSATIONS);
+    let rows = look_for(shard, reader, rounds, look).await;
+    if !rows.is_empty() {
+        carry_out(shard, Op::SweepConversations(SweepConversations { rows })).await;
     }
 }
 

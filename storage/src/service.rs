@@ -240,6 +240,17 @@ fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Re
             timeline(&read.timeline)?;
             Ok(Checked::Read(ReadOp::Memberships(read)))
         }
+        (ShardKind::Timeline, Some(Op::ReadConversations(read))) => {
+            timeline(&read.timeline)?;
+            Ok(Checked::Read(ReadOp::Conversations(read)))
+        }
+        (ShardKind::Timeline, Some(Op::ReadMarks(read))) => {
+            if read.reads.len() > limits::MARKS {
+                return Err(wrong(Reason::Invalid, "too many marks are asked for at once"));
+            }
+            read.reads.iter().try_for_each(|read| timeline(&read.timeline))?;
+            Ok(Checked::Read(ReadOp::Marks(read)))
+        }
         (ShardKind::Timeline, Some(Op::ReadOutbox(read))) => Ok(Checked::Read(ReadOp::Outbox(read))),
         (ShardKind::Directory, Some(Op::ReadUser(read))) => {
             let user = UserId::new(&read.user).map_err(|error| wrong(Reason::Invalid, &error.to_string()))?;
@@ -276,6 +287,8 @@ fn span_of(request: &StoreRequest) -> Option<Span> {
         Some(Op::ReadMembers(_)) => "read members",
         Some(Op::ReadMemberships(_)) => "read memberships",
         Some(Op::ReadOutbox(_)) => "read outbox",
+        Some(Op::ReadConversations(_)) => "read conversations",
+        Some(Op::ReadMarks(_)) => "read marks",
         Some(Op::ListAccounts(_)) => "list accounts",
         Some(Op::ListSessions(_)) => "list sessions",
         None => "unknown",

@@ -83,6 +83,8 @@ impl Machines {
             | Op::ReadMembers(_)
             | Op::ReadMemberships(_)
             | Op::ReadOutbox(_)
+            | Op::ReadConversations(_)
+            | Op::ReadMarks(_)
             | Op::ListAccounts(_)
             | Op::ListSessions(_) => None,
         })
@@ -115,6 +117,10 @@ impl Machines {
                     Outcome::MembershipsRead(self.timelines[place].1.memberships(op)?)
                 }
                 (ShardKind::Timeline, Op::ReadOutbox(op)) => Outcome::OutboxRead(self.timelines[place].1.outbox(op)?),
+                (ShardKind::Timeline, Op::ReadConversations(op)) => {
+                    Outcome::ConversationsRead(self.timelines[place].1.conversations(op)?)
+                }
+                (ShardKind::Timeline, Op::ReadMarks(op)) => Outcome::MarksRead(self.timelines[place].1.marks(op)?),
                 (ShardKind::Directory, Op::ReadUser(op)) => Outcome::User(self.directories[place].1.user(&op.user)?),
                 (ShardKind::Directory, Op::ListAccounts(op)) => {
                     Outcome::AccountList(self.directories[place].1.accounts(op)?)

@@ -10,11 +10,11 @@ use std::{
 use carillon_proto::{
     ShardId, ShardKind, ShardMap, TimelineId, UserId,
     pb::{
-        store::{ReadHead, ReadTimeline, Rejected, TimelineKey, rejected::Reason},
+        store::{ReadConversations, ReadHead, ReadTimeline, Rejected, TimelineKey, rejected::Reason},
         userdata::{
-            AccountReply, AccountRequest, CursorPage, CursorsReply, CursorsRequest, DeviceCursor, InboxReply,
-            InboxRequest, LeftReply, LeftRequest, NotLeader, account_reply, cursors_reply, inbox_reply,
-            user_data_server,
+            AccountReply, AccountRequest, ConversationsReply, ConversationsRequest, CursorPage, CursorsReply,
+            CursorsRequest, DeviceCursor, InboxReply, InboxRequest, LeftReply, LeftRequest, NotLeader, account_reply,
+            conversations_reply, cursors_reply, inbox_reply, user_data_server,
         },
     },
 };
@@ -122,6 +122,26 @@ impl user_data_server::UserData for UserDataService {
             }
         };
         Ok(Response::new(CursorsReply { answer: Some(answer) }))
+    }
+
+    async fn conversations(
+        &self,
+        request: Request<ConversationsRequest>,
+    ) -> Result<Response<ConversationsReply>, Status> {
+        use conversations_reply::Answer;
+        let ConversationsRequest { cluster, user, incarnation, after } = request.into_inner();
+        let (cluster, user) = self.cluster(&cluster, &user)?;
+        let (shard, timeline) = inbox_of(cluster.map, user);
+        let read = ReadConversations { timeline: Some(timeline), incarnation, after, ..ReadConversations::default() };
+        let found = ask(cluster.hosted.get(shard), move |reader| match reader {
+            Reader::Timeline(reader) => reader.conversations(&read),
+            Reader::Directory(_) => Err(wrong_kind()),
+        });
+        let answer = match found.await? {
+            Asked::NotLeader(other) => Answer::NotLeader(other),
+            Asked::Found(page) => Answer::Page(page),
+        };
+        Ok(Response::new(ConversationsReply { answer: Some(answer) }))
     }
 
     async fn left(&self, request: Request<LeftRequest>) -> Result<Response<LeftReply>, Status> {

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use carillon_proto::pb::{
     client::{Position, Recipient, Timeline, TimelinePosition},
-    store::{GroupSettings, Role, SetGroup, change_members},
+    store::{GroupSettings, ReadConversations, Role, SetConversation, SetGroup, change_members, move_marks},
 };
 
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +33,7 @@ pub(crate) enum Ask {
     },
     Group(Box<GroupAsk>),
     GroupRead(Box<GroupReadAsk>),
+    Conversation(Box<ConversationAsk>),
     /// A new token, sent before the current one expires.
     Renew {
         request: u32,
@@ -96,6 +97,28 @@ pub(crate) struct PageAsk {
     pub(crate) from_seq: u64,
     /// 0 means `Rules::max_page`.
     pub(crate) limit: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ConversationAsk {
+    pub(crate) request: u32,
+    pub(crate) query: ConversationQuery,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum ConversationQuery {
+    /// Without `timeline` and `incarnation`.
+    Read(ReadConversations),
+    /// The user has read up to there.
+    Move(Vec<move_marks::Mark>),
+    /// Without what the service knows itself: `timeline`, `incarnation` and `new_epoch`.
+    Set(SetConversation),
+    /// How far others have read.
+    Marks {
+        /// Empty: in the conversation with each of the users.
+        group: String,
+        users: Vec<String>,
+    },
 }
 
 /// A change of a group.

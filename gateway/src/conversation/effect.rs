@@ -2,7 +2,7 @@
 
 use carillon_proto::{GroupId, TimelineId, pb::link::router_request::Op};
 
-use super::{Tell, renewal::Renewal, sending::Sent};
+use super::{Tell, conversations::AskedMarks, renewal::Renewal, sending::Sent};
 use crate::feeds::{FeedAsk, FeedId};
 
 #[derive(Debug)]
@@ -43,6 +43,11 @@ pub(crate) enum Tag {
         request: u32,
         /// The group, if one was named.
         group: String,
+    },
+    /// What a client has asked about conversations.
+    Conversations {
+        request: u32,
+        asked: AskedMarks,
     },
     /// The groups that the user is in.
     Memberships,

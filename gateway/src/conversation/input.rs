@@ -7,7 +7,7 @@ use std::{
 
 use carillon_proto::pb::{
     client::Code,
-    link::{TimelineHead, evict::Why},
+    link::{Signaled, TimelineHead, evict::Why},
 };
 
 use super::{Ask, AskId, Tag};
@@ -51,6 +51,8 @@ pub(crate) enum Input {
     Begun(Vec<Begun>),
     /// The router reported the heads of the timelines that the user follows.
     Heads(Vec<TimelineHead>),
+    /// A signal for this session.
+    Noticed(Arc<Signaled>),
     /// The session was replaced or ended.
     Evicted(Why),
     /// More output is pending than allowed, or no longer.

@@ -52,6 +52,8 @@ pub(super) struct Live {
     pub(super) pace: SendRate,
     pub(super) pending_sends: u32,
     pub(super) history: History,
+    /// The client has read its conversations, and is told of changes.
+    pub(super) follows_conversations: bool,
     /// The directory is checking a new token.
     pub(super) renewing: bool,
     /// Earliest time of the next acknowledgement.
@@ -112,6 +114,7 @@ impl Live {
             pace: SendRate::new(rules.sends_per_second, rules.send_burst, share, now.instant),
             pending_sends: 0,
             history: History::default(),
+            follows_conversations: false,
             renewing: false,
             ack_not_before: now.instant,
             going: None,
@@ -309,6 +312,7 @@ impl Live {
             // The change is delivered in its turn.
             Tag::Group(sent) => self.sent(now, sent, false, result, out),
             Tag::GroupRead { request, group } => self.group_was_read(request, group, result, out),
+            Tag::Conversations { request, asked } => self.conversations_answered(request, asked, result, out),
             Tag::Memberships => self.memberships_read(now, result, out),
             Tag::Membership(group) => self.checked(now, group, result, out),
             Tag::Gap(timeline) => self.gap_read(now, &timeline, result, out)?,

@@ -4,6 +4,7 @@
 mod acks;
 mod ask;
 pub(crate) mod content;
+mod conversations;
 mod effect;
 mod following;
 mod groups;
@@ -45,7 +46,8 @@ use carillon_proto::{
 };
 
 pub(crate) use ask::{
-    Ask, AskId, Credential, GroupAsk, GroupChangeAsk, GroupQuery, GroupReadAsk, MembersAsk, PageAsk, SendAsk, SignInAsk,
+    Ask, AskId, ConversationAsk, ConversationQuery, Credential, GroupAsk, GroupChangeAsk, GroupQuery, GroupReadAsk,
+    MembersAsk, PageAsk, SendAsk, SignInAsk,
 };
 pub(crate) use effect::{Effect, Tag};
 pub(crate) use input::{Input, Now};
@@ -166,6 +168,10 @@ impl Session {
                 live.begun(now, begun, out);
                 Ok(())
             }),
+            Input::Noticed(signal) => self.with_live(out, |live, _, out| {
+                live.noticed(&signal, out);
+                Ok(())
+            }),
             Input::Heads(heads) => self.with_live(out, |live, _, out| live.heads(&heads, out)),
             Input::Evicted(why) => {
                 ::metrics::counter!(metrics::EVICTIONS).increment(1);
@@ -253,6 +259,7 @@ impl Session {
                     Ask::Page(page) => live.fetch(&self.rules, now, page, out),
                     Ask::Group(ask) => live.change_group(&self.rules, now, *ask, out),
                     Ask::GroupRead(ask) => live.read_group(&self.rules, now, *ask, out),
+                    Ask::Conversation(ask) => live.ask_conversations(&self.rules, now, *ask, out),
                     Ask::Heads { nonce } => live.pong(nonce, out),
                     Ask::Renew { request, token } => self.renew(now, request, &token, out),
                     Ask::SignOut => live.finish(LastWord::SignOut),

@@ -105,7 +105,7 @@ impl Awaited {
 impl DeliveryStart {
     /// `given`: how far the device has it, if it says so.
     pub(super) fn new(head: Head, given: Option<Position>, start: Start) -> Self {
-        let Head { epoch, first, last, cursor, has_cursor } = head;
+        let Head { epoch, first, last, cursor, has_cursor, .. } = head;
         let first = first.max(1);
         let kept_before = first - 1;
         let from = match (given, start) {
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn delivery_begins_where_the_device_is() {
-        let head = Head { epoch: 7, first: 4, last: 9, cursor: 6, has_cursor: true };
+        let head = Head { epoch: 7, first: 4, last: 9, cursor: 6, has_cursor: true, unread: 0 };
         let from = |given: Option<(u64, u64)>, start: Start, head: Head| {
             DeliveryStart::new(head, given.map(|(epoch, seq)| Position { epoch, seq }), start).from
         };

@@ -70,6 +70,7 @@ impl Live {
                     incarnation: self.incarnation,
                     generation: self.generation,
                     time_ms: now.unix_ms,
+                    wants_marks: self.follows_conversations,
                 });
                 let tag = Tag::Send(Sent::new(client_id, named, admitted, now.instant, span));
                 out.push(Effect::Request { tag, op, traceparent });

@@ -8,8 +8,8 @@ use carillon_proto::{
     Position, TimelineId,
     pb::{
         client::{self, Code, Limits, TimelineState},
-        link::Refusal,
-        store::{GroupRead, MembersRead, MembershipsRead},
+        link::{Marked, Refusal},
+        store::{ConversationsMoved, ConversationsRead, GroupRead, MarksRead, MembersRead, MembershipsRead},
     },
 };
 
@@ -47,6 +47,24 @@ pub(crate) enum Tell {
         request: u32,
         read: MembershipsRead,
     },
+    Conversations {
+        request: u32,
+        read: ConversationsRead,
+    },
+    /// Conversations have changed; request 0: nobody asked here.
+    ConversationsMoved {
+        request: u32,
+        moved: Box<ConversationsMoved>,
+    },
+    /// How far others have read; of these users, in this group if one is named.
+    Marks {
+        request: u32,
+        group: String,
+        users: Vec<String>,
+        read: MarksRead,
+    },
+    /// Another user has just read or received.
+    Marked(Box<Marked>),
     /// How far the followed timelines reach; of groups, those of which the client has not everything yet.
     Heads {
         nonce: u64,

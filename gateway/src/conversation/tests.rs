@@ -268,7 +268,7 @@ fn push(seq: u64) -> Push {
 
 fn head(first: u64, last: u64, cursor: Option<u64>) -> Head {
     let epoch = if last == 0 { 0 } else { EPOCH };
-    Head { epoch, first, last, cursor: cursor.unwrap_or(0), has_cursor: cursor.is_some() }
+    Head { epoch, first, last, cursor: cursor.unwrap_or(0), has_cursor: cursor.is_some(), unread: 0 }
 }
 
 fn heads(first: u64, last: u64, cursor: Option<u64>) -> Vec<TimelineHead> {

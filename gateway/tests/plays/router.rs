@@ -1,9 +1,10 @@
 //! A router that keeps everything in memory: enough of one to play with a gateway.
 
+mod conversations;
 mod groups;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
@@ -24,8 +25,9 @@ use carillon_proto::{
             send_to,
         },
         store::{
-            DeregisterReply, DeregisterRequest, Head, LeadsReply, LeadsRequest, Node, NodeKind, RegisterReply,
-            RegisterRequest, RegistryView, RenewReply, RenewRequest, Session, StoredEntry, TimelineRead, WatchRequest,
+            ConversationRow, DeregisterReply, DeregisterRequest, Head, LeadsReply, LeadsRequest, Node, NodeKind,
+            RegisterReply, RegisterRequest, RegistryView, RenewReply, RenewRequest, Session, StoredEntry, TimelineRead,
+            WatchRequest,
             registry_server::{Registry, RegistryServer},
         },
     },
@@ -54,6 +56,11 @@ pub(crate) struct Store {
     pub(crate) groups: HashMap<String, groups::Group>,
     /// The groups that each gateway follows, by lease.
     pub(crate) followed: HashMap<u64, HashSet<String>>,
+    /// By user, and kind and owner of the conversation.
+    conversations: BTreeMap<(String, (i32, Vec<u8>)), ConversationRow>,
+    versions: HashMap<String, u64>,
+    /// Sends of sessions that want to hear what becomes of them.
+    pub(crate) want_marks: usize,
     leases: u64,
     seen: HashMap<(String, String, String), Accepted>,
 }
@@ -151,7 +158,7 @@ impl State {
         let last = store.inboxes.get(user).map_or(0, Vec::len) as u64;
         let cursor = store.cursors.get(&(user.to_owned(), device.to_owned())).copied();
         let epoch = if last == 0 { 0 } else { EPOCH };
-        Head { epoch, first: 1, last, cursor: cursor.unwrap_or(0), has_cursor: cursor.is_some() }
+        Head { epoch, first: 1, last, cursor: cursor.unwrap_or(0), has_cursor: cursor.is_some(), unread: 0 }
     }
 
     fn heads(&self, user: &str, device: &str) -> Vec<TimelineHead> {
@@ -265,7 +272,10 @@ impl State {
                 let entries = entries.take(read.limit as usize).take_while(fits).collect();
                 Reply::TimelineRead(TimelineRead { head: Some(head), entries, complete: true })
             }
-            Op::Send(send) => self.send(send),
+            Op::Send(send) => {
+                self.store.lock().want_marks += usize::from(send.wants_marks);
+                self.send(send)
+            }
             Op::ReadHeads(_) => panic!("routers tell gateways what is missing"),
             Op::Direct(_) => panic!("no client can say so"),
             Op::ChangeGroup(change) => self.change_group(*change),
@@ -273,6 +283,10 @@ impl State {
             Op::ReadGroup(read) => self.read_group(&read),
             Op::ReadMembers(read) => self.read_members(&read),
             Op::ReadMemberships(read) => self.read_memberships(&read),
+            Op::MoveMarks(moves) => self.move_marks(moves),
+            Op::SetConversation(set) => self.set_conversation(set),
+            Op::ReadConversations(read) => self.read_conversations(&read),
+            Op::ReadMarks(read) => self.read_marks(&read),
         };
         RouterReply { id: request.id, result: Some(result) }
     }

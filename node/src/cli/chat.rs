@@ -5,13 +5,14 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context as _, anyhow, bail};
 use carillon_client::{Acknowledge, Address, Client, ClientConfig, Event, Events, SendError, State, Trust};
 use carillon_proto::{
-    UserId,
-    pb::client::{Accepted, Envelope, Recipient, Start, content, group_change::What, recipient, timeline},
+    Position, TimelineId, UserId,
+    pb::client::{Accepted, Envelope, Recipient, Start, UserMark, content, group_change::What, recipient, timeline},
     tasks::Tasks,
 };
 use clap::Args;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
+    sync::watch,
     time::{Instant, timeout_at},
 };
 
@@ -102,7 +103,7 @@ impl Listen {
         let tasks = Tasks::new();
         let (client, mut events) = Client::open(self.connect.settings(config, &self.user, &self.device)?, &tasks)?;
         let ended = tokio::select! {
-            ended = print_events(&mut events, self.user.as_str()) => Err(ended),
+            ended = print_events(&mut events, self.user.as_str(), |_| {}) => Err(ended),
             _ = signals.next() => Ok(()),
         };
         close(&client, events, &ended).await;
@@ -115,13 +116,55 @@ impl Chat {
         let mut signals = Signals::install()?;
         let tasks = Tasks::new();
         let (client, mut events) = Client::open(self.connect.settings(config, &self.user, &self.device)?, &tasks)?;
+        let (seen, to_tell) = watch::channel(Seen::default());
+        let show = |shown: Shown<'_>| match shown {
+            Shown::Message { envelope, position } if envelope.sender == self.with.as_str() => {
+                seen.send_modify(|seen| seen.last = Some(position));
+            }
+            Shown::Message { .. } => {}
+            Shown::Connected => seen.send_modify(|seen| seen.connections += 1),
+        };
         let ended = tokio::select! {
-            ended = print_events(&mut events, self.user.as_str()) => Err(ended),
+            ended = print_events(&mut events, self.user.as_str(), show) => Err(ended),
             typed = send_lines(&client, &self.with) => typed,
+            () = mark_read(&client, &self.with, to_tell) => Ok(()),
             _ = signals.next() => Ok(()),
         };
         close(&client, events, &ended).await;
         ended
+    }
+}
+
+/// What was printed.
+enum Shown<'a> {
+    /// In the user's inbox.
+    Message { envelope: &'a Envelope, position: Position },
+    /// There is a new connection.
+    Connected,
+}
+
+/// What the user of a chat has seen so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Seen {
+    connections: u32,
+    /// The last message of the other side.
+    last: Option<Position>,
+}
+
+/// Tells the other side what was shown, and asks on each connection to hear how far the other side is. A service that keeps no
+/// conversations refuses both.
+async fn mark_read(client: &Client, with: &UserId, mut seen: watch::Receiver<Seen>) {
+    let mut told = Seen::default();
+    while seen.changed().await.is_ok() {
+        let now = *seen.borrow_and_update();
+        if now.connections != told.connections && client.read_conversations(None).await.is_ok() {
+            told.connections = now.connections;
+        }
+        if let Some(position) = now.last.filter(|_| now.last != told.last)
+            && client.move_marks(vec![(Client::user(with.as_str()), position)]).await.is_ok()
+        {
+            told.last = now.last;
+        }
     }
 }
 
@@ -157,14 +200,19 @@ impl Connect {
 }
 
 /// Returns the reason when there are no more events.
-async fn print_events(events: &mut Events, user: &str) -> anyhow::Error {
+async fn print_events(events: &mut Events, user: &str, mut shown: impl FnMut(Shown<'_>)) -> anyhow::Error {
     while let Some(event) = events.next().await {
         match event {
-            Event::Delivered { envelope, .. } => {
+            Event::Delivered { timeline, position, envelope } => {
                 if let Err(error) = out::line(line(&envelope, user)) {
                     return error;
                 }
+                if let TimelineId::Inbox(_) = timeline {
+                    shown(Shown::Message { envelope: &envelope, position });
+                }
             }
+            Event::Conversations(_) => {}
+            Event::Marks(marks) => marks.marks.iter().for_each(|mark| out::tell(format_args!("({})", told(mark)))),
             Event::Sent { .. } => {}
             Event::Trimmed { first, .. } => {
                 out::tell(format_args!("(older messages before position {} are gone)", first.seq));
@@ -172,6 +220,7 @@ async fn print_events(events: &mut Events, user: &str) -> anyhow::Error {
             Event::State(State::Connected { address, signed_in }) => {
                 let (user, device) = (&signed_in.user, &signed_in.device);
                 out::tell(format_args!("({user} is signed in at {address} as device {device})"));
+                shown(Shown::Connected);
             }
             Event::State(State::Disconnected { why }) => {
                 out::tell(format_args!("(not connected: {why}; trying again)"));
@@ -240,6 +289,13 @@ fn line(envelope: &Envelope, reader: &str) -> String {
         None => "[empty]".to_owned(),
     };
     format!("{} {}{to}: {text}", time(envelope.time_ms), envelope.sender)
+}
+
+fn told(mark: &UserMark) -> String {
+    match (&*mark.read_id, &*mark.delivered_id) {
+        ("", delivered) => format!("{} has received everything up to {delivered}", mark.user),
+        (read, _) => format!("{} has read everything up to {read}", mark.user),
+    }
 }
 
 fn changed(what: &What) -> String {

@@ -6,6 +6,7 @@ mod backup;
 mod callees;
 mod chat;
 mod cluster;
+mod conversation;
 mod credential;
 pub(crate) mod date;
 mod debug;
@@ -102,6 +103,8 @@ enum Command {
     /// Shows what workers have still to do; replays or discards what they could not do.
     #[command(subcommand)]
     Outbox(outbox::Outbox),
+    /// Lists conversations, marks them as read, and keeps what the user wants of each.
+    Conversation(conversation::ConversationCommand),
     /// Shows nodes, shards and leaders.
     Status(status::Status),
     /// Checks what this machine and this configuration can tell: configuration, files, ports, limits, disks, other nodes,
@@ -195,6 +198,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Chat(chat)) => small(async { chat.run(&options.load()?).await }),
         Some(Command::Group(group)) => small(async { group.run(&options.load()?).await }),
         Some(Command::Outbox(outbox)) => small(async { outbox.run(&options.load()?).await }),
+        Some(Command::Conversation(conversation)) => small(async { conversation.run(&options.load()?).await }),
         Some(Command::Status(status)) => small(async { status.run(&options.load()?).await }),
         Some(Command::Trace(trace)) => small(async { trace.run(&options.load()?).await }),
         Some(Command::Watch(watch)) => small(async { watch.run(&options.load()?).await }),

@@ -87,7 +87,7 @@ impl Owner {
     }
 
     /// The connections to push to, by gateway. A user has few devices.
-    fn connections_of(
+    pub(super) fn connections_of(
         &self,
         user: &UserId,
         incarnation: u64,
@@ -153,6 +153,7 @@ impl Owner {
                     timeline: Some(timeline.to_key()),
                     device: String::new(),
                     incarnation: *incarnation,
+                    unread_of: None,
                 };
                 let op = store_request::Op::ReadHeads(ReadHeads { reads: timelines.iter().map(read).collect() });
                 self.checks.asked();

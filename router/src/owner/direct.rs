@@ -26,7 +26,7 @@ impl Owner {
             }
         }
         for (gateway, connections) in gateways {
-            let signal = Signaled { connections, from: from.clone(), body: body.clone() };
+            let signal = Signaled { connections, from: from.clone(), body: body.clone(), notice: None };
             self.effects.push(Effect::Signal(gateway, signal));
         }
     }

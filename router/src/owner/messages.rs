@@ -14,6 +14,7 @@ use crate::{
     reply::Failure,
     send::{RequestContext, Sending},
     store::{Place, StoreAnswer, StoreFailure},
+    undelivered::Undelivering,
 };
 
 impl Owner {
@@ -136,6 +137,11 @@ impl Owner {
         };
         self.watch_stored(&sending, position.seq);
         let to_oneself = sending.is_to_oneself();
+        if sending.wants_marks && !to_oneself {
+            let (sender, message_id) = (sending.sender.clone(), sending.id.clone());
+            let incarnation = sending.incarnation;
+            self.undelivered.add(&sending.recipient, Undelivering { position, sender, incarnation, message_id });
+        }
         let delivery = Delivery {
             timeline: TimelineId::Inbox(sending.recipient.clone()),
             incarnation: sending.recipient_incarnation,

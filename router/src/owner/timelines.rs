@@ -86,8 +86,20 @@ impl Owner {
             Err(StoreFailure::Level { .. }) => self.set_cursors(moves),
             answer => {
                 let answer = done(answer);
+                if answer.is_ok() {
+                    self.arrived(&moves);
+                }
                 let slots = moves.cursors.into_iter().flat_map(|(_, cursor)| cursor.waiters);
                 self.end_all(slots, &answer);
+            }
+        }
+    }
+
+    /// The device has what these cursors say.
+    fn arrived(&mut self, moves: &Moves<ReplySlot>) {
+        for (life, cursor) in &moves.cursors {
+            if let TimelineId::Inbox(user) = &life.timeline {
+                self.tell_delivered(user, client::Position { epoch: life.epoch.0, seq: cursor.seq });
             }
         }
     }
@@ -179,7 +191,8 @@ impl Owner {
         asked: Continuation,
     ) {
         let timeline = TimelineId::Inbox(user.clone());
-        let op = store_request::Op::ReadHead(ReadHead { timeline: Some(timeline.to_key()), device, incarnation });
+        let read = ReadHead { timeline: Some(timeline.to_key()), device, incarnation, unread_of: None };
+        let op = store_request::Op::ReadHead(read);
         let shard = self.topology.shards.timeline_of(&timeline);
         self.ask(shard, op, String::new(), deadline, asked);
     }

@@ -342,6 +342,8 @@ fn is_write(op: &Op) -> bool {
         | Op::ReadMembers(_)
         | Op::ReadMemberships(_)
         | Op::ReadOutbox(_)
+        | Op::ReadConversations(_)
+        | Op::ReadMarks(_)
         | Op::ListAccounts(_)
         | Op::ListSessions(_) => false,
     }

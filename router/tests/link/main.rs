@@ -1,5 +1,6 @@
 //! Real routers and real streams, with a store in memory that keeps its contract and fails on command.
 
+mod marks;
 mod outbox;
 mod support;
 
@@ -23,6 +24,7 @@ fn send(to: &str, number: u32) -> Op {
         incarnation: 0,
         generation: 0,
         time_ms: 0,
+        wants_marks: false,
     })
 }
 
@@ -404,7 +406,7 @@ async fn a_signal_reaches_the_sessions_of_a_user_on_another_gateway() {
     let (user, device) = ("bob".to_owned(), String::new());
     alices.signal(link::Signal { from: from.clone(), user, device, body: body.clone() }).await;
     let heard = bobs.until(|message| message.signals.pop()).await;
-    assert_eq!(heard, link::Signaled { connections: vec![7], from, body });
+    assert_eq!(heard, link::Signaled { connections: vec![7], from, body, notice: None });
     cluster.stop().await;
 }
 

@@ -30,6 +30,12 @@ pub(crate) fn admit_timeline(
         append.sender = Bytes::new();
         append.sender_generation = 0;
     }
+    if level < Level::GROUPS
+        && let Some(Op::Append(append)) = &mut command.op
+    {
+        // Below level 7 there are no conversations. One begins with its first message after that.
+        (append.peer, append.peer_incarnation) = (Bytes::new(), 0);
+    }
     let to_group = |op: &Op| {
         let timeline = if let Op::Append(append) = op { append.timeline.as_ref() } else { None };
         timeline.is_some_and(|timeline| timeline.kind() == Kind::Group)

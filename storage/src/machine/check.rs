@@ -1,6 +1,7 @@
 //! Checks commands before they enter the log. The machines rely on it: to them a malformed command is a broken
 //! invariant.
 
+mod conversations;
 mod groups;
 
 use std::fmt::Display;
@@ -183,6 +184,7 @@ pub(crate) fn is_the_leaders(command: &TimelineCommand) -> bool {
                 | TimelineOp::AdvanceClock(_)
                 | TimelineOp::SweepCursors(_)
                 | TimelineOp::SweepMemberships(_)
+                | TimelineOp::SweepConversations(_)
                 | TimelineOp::CollectGarbage(_)
                 | TimelineOp::Redact(_)
                 | TimelineOp::SenderErased(_)
@@ -249,6 +251,9 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
             }
             count => Err(invalid(format!("sweep of {count} memberships, not at most {SWEEP_MEMBERSHIPS}"))),
         },
+        TimelineOp::MoveMarks(op) => conversations::check_marks(shard, map, op),
+        TimelineOp::SetConversation(op) => conversations::check_settings(shard, map, op),
+        TimelineOp::SweepConversations(op) => conversations::check_swept(op),
         TimelineOp::SetLevel(_) => Ok(()),
     }
 }
@@ -268,6 +273,7 @@ fn check_append(shard: ShardId, map: ShardMap, op: &Append) -> Result<Kind, Reje
     if !op.sender.is_empty() {
         check_any_user(std::str::from_utf8(&op.sender).map_err(|_| invalid("sender is not UTF-8"))?)?;
     }
+    conversations::check_peer(kind, op)?;
     if kind == Kind::Inbox && op.sender_incarnation != 0 {
         return Err(invalid("the sender's incarnation is for groups"));
     }

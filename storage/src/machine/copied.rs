@@ -60,7 +60,7 @@ impl TimelineReader {
             if found.len() == limit || key.kind() != Kind::Inbox {
                 break;
             }
-            found.push((key, TimelineState::of_value(&view, &value)?));
+            found.push((key, TimelineState::of_value(&view, &value, false)?));
         }
         Ok(found)
     }

@@ -130,11 +130,16 @@ fn is_numbered(session: &Session) -> bool {
 /// The lowest level at which a timeline shard takes this command.
 pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
     match op {
-        TimelineOp::Append(op) if op.sender_incarnation != 0 => Level::GROUPS,
+        TimelineOp::Append(op) if op.sender_incarnation != 0 || op.peer_incarnation != 0 || !op.peer.is_empty() => {
+            Level::GROUPS
+        }
         TimelineOp::ChangeGroup(_)
         | TimelineOp::SetMembership(_)
         | TimelineOp::SettleOutbox(_)
-        | TimelineOp::SweepMemberships(_) => Level::GROUPS,
+        | TimelineOp::SweepMemberships(_)
+        | TimelineOp::MoveMarks(_)
+        | TimelineOp::SetConversation(_)
+        | TimelineOp::SweepConversations(_) => Level::GROUPS,
         // Programs from before levels ignore these fields.
         TimelineOp::Append(op) if !op.sender.is_empty() || op.sender_generation != 0 || op.only_repeat => Level::CLUSTER,
         TimelineOp::EndSender(_) => Level::CLUSTER,

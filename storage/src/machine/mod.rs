@@ -5,6 +5,7 @@ mod accounts;
 mod admission;
 mod check;
 mod cluster;
+mod conversations;
 mod copied;
 mod directory;
 mod directory_reader;
@@ -41,7 +42,7 @@ pub(crate) use self::{
     level::{ShardLevel, directory_level, timeline_level},
     message_reader::KEYS as FOUND_BY_KEYS,
     registry::RegistryState,
-    retention::{Retention, SWEEP_CURSORS, SWEEP_MEMBERSHIPS},
+    retention::{Retention, SWEEP_CONVERSATIONS, SWEEP_CURSORS, SWEEP_MEMBERSHIPS},
     timeline::{TimelineMachine, TimelineState},
     timeline_reader::TimelineReader,
     user_data::CursorRow,

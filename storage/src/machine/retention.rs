@@ -4,12 +4,13 @@
 use std::io;
 
 use carillon_proto::pb::store::{
-    Membership, Trim, member::Standing, sweep_cursors::Seen, sweep_memberships::Seen as SeenMembership,
+    Conversation, Membership, Trim, member::Standing, sweep_conversations::Seen as SeenConversation,
+    sweep_cursors::Seen, sweep_memberships::Seen as SeenMembership,
 };
 use prost::Message as _;
 
 use super::{
-    broken,
+    broken, conversations,
     keys::{self, Cursor, GroupCursor, Stored},
     timeline::TimelineState,
 };
@@ -21,7 +22,9 @@ pub(crate) const TRIM_ENVELOPES: u32 = 256;
 pub(crate) const SWEEP_CURSORS: usize = 256;
 /// Most rows of groups that users have left that one command removes.
 pub(crate) const SWEEP_MEMBERSHIPS: usize = 256;
-/// How long such rows are kept: longer than an older change may be on its way.
+/// Most conversations that one command removes.
+pub(crate) const SWEEP_CONVERSATIONS: usize = 256;
+/// How long rows of groups that users have left are kept: longer than an older change may be on its way.
 const LEFT_KEPT_MS: u64 = 24 * 3_600_000;
 /// Most timelines, cursors or memberships that one call looks at.
 const LOOKED_AT: usize = 4096;
@@ -139,6 +142,43 @@ pub(crate) fn left(
     Ok((left, Vec::new()))
 }
 
+/// The same for conversations with users of which no message is kept, and which have no settings.
+pub(crate) fn ended(
+    view: &TimelineView<'_>,
+    after: &[u8],
+    limit: usize,
+) -> io::Result<(Vec<SeenConversation>, Vec<u8>)> {
+    let mut ended = Vec::new();
+    let (begin, end) = keys::all_conversations().into_inner();
+    let begin = if after.is_empty() { begin } else { keys::after(after) };
+    // The first position that the inbox of this number keeps.
+    let mut inbox: Option<(u64, Option<u64>)> = None;
+    for (looked_at, row) in (1..).zip(view.range(begin..=end)) {
+        let (key, value) = row?;
+        let (number, with) = keys::conversation_of(&key)?;
+        let row = conversations::decode(&value)?;
+        let first = match inbox.filter(|(of, _)| *of == number) {
+            Some((_, first)) => first,
+            None => first_of(view, number)?,
+        };
+        inbox = Some((number, first));
+        // A conversation in a group ends with the membership.
+        if row.last_seq != 0 && row.settings.is_none() && first.is_none_or(|first| row.last_seq < first) {
+            let Conversation { last_seq, version, .. } = row;
+            ended.push(SeenConversation { number, conversation: Some(with), last_seq, version });
+        }
+        if ended.len() >= limit || looked_at >= LOOKED_AT {
+            return Ok((ended, key.to_vec()));
+        }
+    }
+    Ok((ended, Vec::new()))
+}
+
+fn first_of(view: &TimelineView<'_>, number: u64) -> io::Result<Option<u64>> {
+    let first = view.range(keys::record(number, 0)..=keys::record(number, u64::MAX)).next();
+    first.map(|record| keys::seq_of(&record?.0)).transpose()
+}
+
 /// The cursor of this row, if its device is gone.
 fn gone_at(
     view: &TimelineView<'_>,
@@ -202,7 +242,7 @@ fn first_and_first_kept(
     let too_many = if retention.max_count == 0 {
         0
     } else {
-        let state = TimelineState::of_value(view, value)?;
+        let state = TimelineState::of_value(view, value, false)?;
         (state.last + 1 - first).saturating_sub(retention.max_count)
     };
     if too_many == 0 && retention.max_age_ms == 0 {

@@ -1,26 +1,29 @@
 //! The state machine of a timeline shard: assigns positions, recognises repeated sends, trims and ends timelines, and
-//! in `cursors.rs` keeps cursors, in `groups.rs` the members of groups, in `outbox.rs` what workers have to do, and in `senders.rs`
-//! ends and erases senders.
+//! in `cursors.rs` keeps cursors, in `conversations.rs` what users have read, in `groups.rs` the members of groups, in `outbox.rs` what
+//! workers have to do, and in `senders.rs` ends and erases senders.
 
+mod conversations;
 pub(super) mod cursors;
 mod groups;
 mod outbox;
 #[cfg(feature = "planted-bugs")]
 pub(super) mod planted;
 mod senders;
+mod state;
 
 use std::io;
 
 use carillon_proto::{
     KeyedMap, Level,
     pb::store::{
-        AdvanceClock, Append, Appended, CollectGarbage, Done, EndTimeline, Rejected, RenewEpoch, StoreError,
-        TimelineCommand, TimelineKey, Trim, rejected::Reason, store_error::Why, timeline_command::Op,
-        timeline_key::Kind,
+        AdvanceClock, Append, Appended, CollectGarbage, Conversation, Done, EndTimeline, RecordHeader, Rejected,
+        RenewEpoch, StoreError, TimelineCommand, TimelineKey, Trim, rejected::Reason, store_error::Why,
+        timeline_command::Op, timeline_key::Kind,
     },
 };
 
-use self::outbox::OutboxCounts;
+pub(crate) use self::state::TimelineState;
+use self::{outbox::OutboxCounts, state::CachedTimeline};
 use super::{
     EntryCommands, Machine, Outcome, Record, TimelineReader, broken,
     keys::{self, RowBytes, Stored},
@@ -29,34 +32,17 @@ use super::{
     senders::EndedSenders,
     timeline_level,
 };
-use crate::engine::{
-    Changes,
-    fjall::{TimelineShard, TimelineView},
-};
+use crate::engine::{Changes, fjall::TimelineShard};
 
 /// Most timelines whose state is cached in memory, per shard: some 400 bytes each.
 const STATES: usize = 16 * 1024;
-/// Duplicate keys of the last appends that are cached for each of them: the next append mostly refers to one of these.
-const TAIL: usize = 8;
-
-/// The state of a timeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TimelineState {
-    /// Its number in the keys of this shard. 0: the timeline has ended, and nothing was appended since.
-    pub(crate) number: u64,
-    pub(crate) epoch: u64,
-    /// The first position kept; `last + 1` if there is none.
-    pub(crate) first: u64,
-    /// The last position assigned.
-    pub(crate) last: u64,
-    /// The incarnation of the account that owns the inbox.
-    pub(crate) incarnation: u64,
-}
 
 pub(crate) struct TimelineMachine {
     shard: TimelineShard,
     /// By the key of the timeline. States that are not here are read from the engine.
     states: RecentMap<RowBytes, CachedTimeline>,
+    /// By the key of the row.
+    conversations: RecentMap<RowBytes, Conversation>,
     /// The shard's clock, see `AdvanceClock`; `None`: not read from the engine yet.
     clock_ms: Option<u64>,
     /// `None`: not read from the engine yet.
@@ -67,15 +53,6 @@ pub(crate) struct TimelineMachine {
     level: ShardLevel,
 }
 
-/// The cached state of a timeline.
-#[derive(Clone, Copy)]
-struct CachedTimeline {
-    state: TimelineState,
-    /// Duplicate keys and positions of the last appends; position 0 for unused places. Says nothing about other
-    /// messages.
-    tail: [([u8; 16], u64); TAIL],
-}
-
 impl TimelineMachine {
     /// `known`: the highest level that this program reads.
     pub(crate) fn open(shard: TimelineShard, known: Level) -> io::Result<(Self, TimelineReader)> {
@@ -84,7 +61,16 @@ impl TimelineMachine {
         level.set(reading.level);
         let reader = TimelineReader::new(shard.clone(), level.clone());
         Ok((
-            Self { shard, states: RecentMap::new(STATES), clock_ms: None, senders: None, outbox: None, reading, level },
+            Self {
+                shard,
+                states: RecentMap::new(STATES),
+                conversations: RecentMap::new(STATES),
+                clock_ms: None,
+                senders: None,
+                outbox: None,
+                reading,
+                level,
+            },
             reader,
         ))
     }
@@ -92,6 +78,7 @@ impl TimelineMachine {
     /// Drops everything cached from the engine.
     fn forget(&mut self) {
         self.states.clear();
+        self.conversations.clear();
         self.clock_ms = None;
         self.senders = None;
         self.outbox = None;
@@ -120,6 +107,8 @@ impl TimelineMachine {
             shard: &self.shard,
             states: &mut self.states,
             touched: KeyedMap::default(),
+            conversations: &mut self.conversations,
+            touched_conversations: KeyedMap::default(),
             changes: Changes::default(),
             index: 0,
         };
@@ -129,7 +118,7 @@ impl TimelineMachine {
             outcomes
                 .push(entry.commands.iter().map(|command| batch.command(command.clone())).collect::<Result<_, _>>()?);
         }
-        let Batch { touched, changes, clock_ms, senders, outbox, reading, .. } = batch;
+        let Batch { touched, touched_conversations, changes, clock_ms, senders, outbox, reading, .. } = batch;
         self.shard.commit(changes, applied)?;
         self.clock_ms = Some(clock_ms);
         self.reading = reading;
@@ -141,6 +130,7 @@ impl TimelineMachine {
                 self.states.put(key, held);
             }
         }
+        self.keep_conversations(touched_conversations);
         Ok(outcomes)
     }
 }
@@ -172,50 +162,15 @@ impl Machine for TimelineMachine {
     }
 }
 
-impl TimelineState {
-    pub(crate) fn load(view: &TimelineView<'_>, key: &[u8]) -> io::Result<Option<Self>> {
-        view.get(key)?.map(|value| Self::of_value(view, &value)).transpose()
-    }
-
-    /// From the value of its key, which is written only when the timeline is made or trimmed, and from its last record.
-    pub(crate) fn of_value(view: &TimelineView<'_>, value: &[u8]) -> io::Result<Self> {
-        let ([number, epoch, first, last], incarnation) = keys::timeline_numbers(value)?;
-        let records = keys::record(number, first)..=keys::record(number, u64::MAX);
-        let last = match view.range(records).next_back() {
-            Some(record) => keys::seq_of(&record?.0)?,
-            None => last,
-        };
-        Ok(Self { number, epoch, first, last, incarnation })
-    }
-
-    fn to_value(self) -> RowBytes {
-        keys::timeline_value([self.number, self.epoch, self.first, self.last], self.incarnation)
-    }
-}
-
-impl CachedTimeline {
-    fn new(state: TimelineState) -> Self {
-        Self { state, tail: [([0; 16], 0); TAIL] }
-    }
-
-    fn append(&mut self, duplicate: [u8; 16]) -> u64 {
-        self.state.last += 1;
-        self.tail[(self.state.last % TAIL as u64) as usize] = (duplicate, self.state.last);
-        self.state.last
-    }
-
-    /// False: not known. Trimmed messages no longer belong to the timeline.
-    fn tail_contains(&self, duplicate: &[u8; 16]) -> bool {
-        self.tail.iter().any(|(key, seq)| key == duplicate && *seq >= self.state.first.max(1))
-    }
-}
-
 /// The result of the entries of one batch.
 struct Batch<'a> {
     shard: &'a TimelineShard,
     states: &'a mut RecentMap<RowBytes, CachedTimeline>,
     /// Timelines touched by this batch; `None` if the timeline does not exist.
     touched: KeyedMap<RowBytes, Option<CachedTimeline>>,
+    conversations: &'a mut RecentMap<RowBytes, Conversation>,
+    /// Those of this batch; `None` if there is no such row.
+    touched_conversations: KeyedMap<RowBytes, Option<Conversation>>,
     clock_ms: u64,
     senders: EndedSenders,
     outbox: OutboxCounts,
@@ -251,6 +206,9 @@ impl Batch<'_> {
             Op::SetMembership(op) => self.set_membership(&op),
             Op::SettleOutbox(op) => self.settle_outbox(&op),
             Op::SweepMemberships(op) => self.sweep_memberships(&op),
+            Op::MoveMarks(op) => self.move_marks(&op),
+            Op::SetConversation(op) => self.set_conversation(&op),
+            Op::SweepConversations(op) => self.sweep_conversations(&op),
             Op::SetLevel(op) => {
                 self.reading.set(&op, &mut self.changes)?;
                 Ok(done())
@@ -286,14 +244,18 @@ impl Batch<'_> {
         if is_group && let Err(refused) = self.may_write(held.as_ref(), op)? {
             return Ok(refused);
         }
-        let held = match held {
+        let mut held = match held {
             Some(held) => held,
             None => {
                 self.end(op.timeline.as_ref(), before)?;
                 CachedTimeline::new(self.create(key.clone(), op.new_epoch, op.incarnation)?)
             }
         };
-        Ok(self.record(key, held, duplicate, &op.envelope))
+        let header = match is_group {
+            true => held.count(),
+            false => self.converse(op, &held.state)?,
+        };
+        Ok(self.record(key, held, duplicate, header, &op.envelope))
     }
 
     /// The first answer to what has this duplicate key, if it is in the timeline.
@@ -318,11 +280,12 @@ impl Batch<'_> {
         key: RowBytes,
         mut held: CachedTimeline,
         duplicate: [u8; 16],
+        header: RecordHeader,
         envelope: &bytes::Bytes,
     ) -> Outcome {
         let seq = held.append(duplicate);
         let TimelineState { number, epoch, .. } = held.state;
-        let stored = Stored { clock_ms: self.clock_ms, duplicate, envelope };
+        let stored = Stored { clock_ms: self.clock_ms, duplicate, header, envelope };
         self.changes.put(keys::record(number, seq), stored.encode());
         self.changes.put(keys::duplicate(number, &duplicate), keys::number_value(seq));
         self.touched.insert(key, Some(held));
@@ -408,7 +371,8 @@ impl Batch<'_> {
         let before = self.held(&key)?;
         if before.is_none_or(|before| before.state.incarnation < op.incarnation) {
             self.end(op.timeline.as_ref(), before)?;
-            let state = TimelineState { number: 0, epoch: 0, first: 1, last: 0, incarnation: op.incarnation };
+            let state =
+                TimelineState { number: 0, epoch: 0, first: 1, last: 0, incarnation: op.incarnation, counted: 0 };
             self.changes.put(key.clone(), state.to_value());
             self.touched.insert(key, Some(CachedTimeline::new(state)));
         }
@@ -474,7 +438,7 @@ impl Batch<'_> {
     fn create(&mut self, key: RowBytes, epoch: u64, incarnation: u64) -> io::Result<TimelineState> {
         let number = self.get(keys::NEXT_NUMBER, keys::number_of)?.unwrap_or(1);
         self.changes.put(keys::NEXT_NUMBER, keys::number_value(number + 1));
-        let state = TimelineState { number, epoch, first: 1, last: 0, incarnation };
+        let state = TimelineState { number, epoch, first: 1, last: 0, incarnation, counted: 0 };
         self.changes.put(key, state.to_value());
         Ok(state)
     }

@@ -7,13 +7,14 @@ use carillon_proto::{
     limits::{BATCH_BYTES, MAX_NODE_MESSAGE_BYTES},
     pb::store::{
         CollectGarbage, Head, HeadRead, HeadsRead, ReadHead, ReadHeads, ReadTimeline, Rejected, StoredEntry,
-        TimelineKey, TimelineRead, Trim, rejected::Reason, sweep_cursors::Seen,
-        sweep_memberships::Seen as SeenMembership, timeline_key::Kind,
+        TimelineKey, TimelineRead, Trim, rejected::Reason, sweep_conversations::Seen as SeenConversation,
+        sweep_cursors::Seen, sweep_memberships::Seen as SeenMembership, timeline_key::Kind,
     },
 };
 
 use super::{
     ShardLevel, Unread,
+    conversations::unread_in_group,
     groups::Readable,
     keys::{self, Cursor, Stored},
     retention::{self, Retention},
@@ -86,6 +87,11 @@ impl TimelineReader {
             head.cursor = Cursor::decode(&value)?.seq;
             head.has_cursor = true;
         }
+        if let Some((of, group)) = op.unread_of.as_ref().zip(op.timeline.as_ref())
+            && is_group(group)
+        {
+            head.unread = unread_in_group(&view, group, of)?;
+        }
         Ok(head)
     }
 
@@ -128,7 +134,7 @@ impl TimelineReader {
         let rows = view.range(begin..=keys::after_timelines()).take(limit);
         rows.map(|row| {
             let (key, value) = row?;
-            Ok((keys::timeline_of(&key)?, TimelineState::of_value(&view, &value)?.epoch))
+            Ok((keys::timeline_of(&key)?, TimelineState::of_value(&view, &value, false)?.epoch))
         })
         .collect()
     }
@@ -165,6 +171,15 @@ impl TimelineReader {
         limit: usize,
     ) -> io::Result<(Vec<Seen>, Vec<u8>)> {
         retention::gone(&self.shard.view(), after, retention, limit)
+    }
+
+    /// Finds conversations of which no message is kept, in the same way.
+    pub(crate) fn ended_conversations(
+        &self,
+        after: &[u8],
+        limit: usize,
+    ) -> io::Result<(Vec<SeenConversation>, Vec<u8>)> {
+        retention::ended(&self.shard.view(), after, limit)
     }
 
     /// Finds rows of groups that users have left long ago, in the same way.

@@ -9,8 +9,8 @@ use std::{
 use carillon_proto::{
     Level, ShardId,
     pb::store::{
-        ListAccounts, ListSessions, ReadGroup, ReadHead, ReadHeads, ReadMembers, ReadMemberships, ReadOutbox,
-        ReadTimeline, ReadUser, Rejected, StoreError, rejected::Reason, store_error::Why,
+        ListAccounts, ListSessions, ReadConversations, ReadGroup, ReadHead, ReadHeads, ReadMarks, ReadMembers,
+        ReadMemberships, ReadOutbox, ReadTimeline, ReadUser, Rejected, StoreError, rejected::Reason, store_error::Why,
     },
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -51,6 +51,8 @@ pub(crate) enum ReadOp {
     Members(ReadMembers),
     Memberships(ReadMemberships),
     Outbox(ReadOutbox),
+    Conversations(ReadConversations),
+    Marks(ReadMarks),
 }
 
 pub(super) struct Read {
@@ -160,6 +162,10 @@ impl Reader {
                 (Self::Timeline(reader), ReadOp::Members(op)) => Outcome::MembersRead(reader.members(op)?),
                 (Self::Timeline(reader), ReadOp::Memberships(op)) => Outcome::MembershipsRead(reader.memberships(op)?),
                 (Self::Timeline(reader), ReadOp::Outbox(op)) => Outcome::OutboxRead(reader.outbox(op)?),
+                (Self::Timeline(reader), ReadOp::Conversations(op)) => {
+                    Outcome::ConversationsRead(reader.conversations(op)?)
+                }
+                (Self::Timeline(reader), ReadOp::Marks(op)) => Outcome::MarksRead(reader.marks(op)?),
                 (Self::Directory(reader), ReadOp::User(op)) => Outcome::User(reader.user(&op.user)?),
                 (Self::Directory(reader), ReadOp::Accounts(op)) => Outcome::AccountList(reader.accounts(op)?),
                 (Self::Directory(reader), ReadOp::Sessions(op)) => Outcome::SessionList(reader.sessions(op)?),

@@ -267,7 +267,8 @@ async fn last_one_is_replaced(cluster: &mut Cluster) {
 }
 
 async fn phones_cursor(cluster: &Cluster) -> u64 {
-    let read = ReadHead { timeline: Some(inbox("alice").to_key()), device: "phone".into(), incarnation: 0 };
+    let read =
+        ReadHead { timeline: Some(inbox("alice").to_key()), device: "phone".into(), incarnation: 0, unread_of: None };
     match cluster.ask(timeline_shard("alice"), Op::ReadHead(read)).await {
         Outcome::Head(head) => head.cursor,
         other => panic!("no head: {other:?}"),

@@ -3,15 +3,15 @@
 
 use bytes::Bytes;
 use carillon_proto::pb::client::{
-    self, Ack, Fetch, GroupRequest, Ping, Positions, ReadGroup, ReadGroups, ReadMembers, Recipient, Renew, ScramFinal,
-    SignIn, SignOut, client_frame::Body as TypedBody,
+    self, Ack, Fetch, GroupRequest, MoveMarks, Ping, Positions, ReadConversations, ReadGroup, ReadGroups, ReadMarks,
+    ReadMembers, Recipient, Renew, ScramFinal, SetConversation, SignIn, SignOut, client_frame::Body as TypedBody,
 };
 use prost::{Message, Oneof};
 
 /// carillon.client.v1.ClientFrame.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ClientFrame {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 40, 41, 42, 43")]
     pub(crate) body: Option<Body>,
 }
 
@@ -43,6 +43,14 @@ pub(crate) enum Body {
     ReadMembers(ReadMembers),
     #[prost(message, tag = "13")]
     ReadGroups(ReadGroups),
+    #[prost(message, tag = "40")]
+    ReadConversations(ReadConversations),
+    #[prost(message, tag = "41")]
+    MoveMarks(MoveMarks),
+    #[prost(message, tag = "42")]
+    SetConversation(SetConversation),
+    #[prost(message, tag = "43")]
+    ReadMarks(ReadMarks),
 }
 
 /// carillon.client.v1.Send.
@@ -84,6 +92,10 @@ impl From<TypedBody> for Body {
             TypedBody::ReadGroup(body) => Self::ReadGroup(body),
             TypedBody::ReadMembers(body) => Self::ReadMembers(body),
             TypedBody::ReadGroups(body) => Self::ReadGroups(body),
+            TypedBody::ReadConversations(body) => Self::ReadConversations(body),
+            TypedBody::MoveMarks(body) => Self::MoveMarks(body),
+            TypedBody::SetConversation(body) => Self::SetConversation(body),
+            TypedBody::ReadMarks(body) => Self::ReadMarks(body),
         }
     }
 }

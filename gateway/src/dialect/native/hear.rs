@@ -27,6 +27,10 @@ impl From<ClientFrame> for Ask {
             Some(Body::ReadGroup(read)) => read.into(),
             Some(Body::ReadMembers(read)) => read.into(),
             Some(Body::ReadGroups(read)) => read.into(),
+            Some(Body::ReadConversations(read)) => read.into(),
+            Some(Body::MoveMarks(moves)) => moves.into(),
+            Some(Body::SetConversation(set)) => set.into(),
+            Some(Body::ReadMarks(read)) => read.into(),
             None => Self::Unknown,
         }
     }

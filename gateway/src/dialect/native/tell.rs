@@ -10,6 +10,7 @@ use carillon_proto::{
 
 use super::{
     Outgoing, RawPage,
+    conversations::{told_changes, told_conversations, told_marked, told_marks},
     groups::{told_group, told_groups, told_members},
     raw::RawEntry,
 };
@@ -44,6 +45,10 @@ impl From<Tell> for Outgoing {
             Tell::Group(read) => Body::Group(Box::new(told_group(*read))),
             Tell::Members { request, group, read } => Body::Members(told_members(request, group, read)),
             Tell::Groups { request, read } => Body::Groups(told_groups(request, read)),
+            Tell::Conversations { request, read } => Body::Conversations(told_conversations(request, read)),
+            Tell::ConversationsMoved { request, moved } => Body::Conversations(told_changes(request, *moved)),
+            Tell::Marks { request, group, users, read } => Body::Marks(told_marks(request, group, users, read)),
+            Tell::Marked(marked) => Body::Marks(told_marked(*marked)),
             Tell::Renewed { request, expires_ms, ticket } => Body::Renewed(Renewed { request, expires_ms, ticket }),
             Tell::Bye { code, reason, again_ms } => Body::Bye(Bye {
                 code: code.into(),

@@ -11,9 +11,10 @@ use anyhow::{Context as _, bail};
 use carillon_proto::{
     UserId, now_ms,
     pb::{
-        store::{Head, TimelineRead, User},
+        store::{ConversationsRead, Head, TimelineRead, User},
         userdata::{
-            AccountRequest, CursorPage, CursorsRequest, InboxRequest, account_reply, cursors_reply, inbox_reply,
+            AccountRequest, ConversationsRequest, CursorPage, CursorsRequest, InboxRequest, account_reply,
+            conversations_reply, cursors_reply, inbox_reply,
         },
     },
 };
@@ -66,15 +67,16 @@ impl Export {
         sessions.iter().try_for_each(|session| writer.line(&lines::session(session)))?;
         let mut leader = Leader::default();
         self.devices(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
+        self.conversations(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
         let head = self.messages(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
-        let Counts { sessions, devices, messages } = writer.counts;
+        let Counts { sessions, devices, conversations, messages } = writer.counts;
         let end = json!({
-            "kind": "end", "sessions": sessions, "devices": devices, "messages": messages, "first": head.first,
+            "kind": "end", "sessions": sessions, "devices": devices, "conversations": conversations, "messages": messages, "first": head.first,
             "last": head.last,
         });
         writer.finish(&end)?;
         out::tell(format_args!(
-            "user {}: the account, {sessions} sessions, {devices} positions of devices and {messages} messages",
+            "user {}: the account, {sessions} sessions, {devices} positions of devices, {conversations} conversations and {messages} messages",
             self.name
         ));
         Ok(())
@@ -117,6 +119,33 @@ impl Export {
                 return Ok(());
             }
             request.after = next;
+        }
+    }
+
+    async fn conversations(
+        &self,
+        incarnation: u64,
+        leader: &mut Leader,
+        nodes: &mut StorageNodes,
+        deadline: Instant,
+        writer: &mut Writer,
+    ) -> anyhow::Result<()> {
+        let (cluster, user) = (nodes.cluster.cluster.clone(), self.name.as_str().to_owned());
+        let mut request = ConversationsRequest { cluster, user, incarnation, after: None };
+        loop {
+            let asked = leader.ask(nodes, deadline, async |mut node| {
+                match node.conversations(with_deadline(request.clone(), CALL)).await?.into_inner().answer {
+                    Some(conversations_reply::Answer::NotLeader(other)) => Ok(Answer::NotLeader(other)),
+                    Some(conversations_reply::Answer::Page(page)) => Ok(Answer::Found(page)),
+                    None => Err(not_understood()),
+                }
+            });
+            let ConversationsRead { rows, complete, .. } = asked.await?;
+            rows.iter().try_for_each(|row| writer.line(&lines::conversation(row)?))?;
+            request.after = rows.last().and_then(|row| row.conversation.clone());
+            if complete || request.after.is_none() {
+                return Ok(());
+            }
         }
     }
 
@@ -167,6 +196,7 @@ fn not_understood() -> Status {
 struct Counts {
     sessions: u64,
     devices: u64,
+    conversations: u64,
     messages: u64,
 }
 
@@ -198,6 +228,7 @@ impl Writer {
     fn line(&mut self, line: &Value) -> anyhow::Result<()> {
         match line["kind"].as_str() {
             Some("session") => self.counts.sessions += 1,
+            Some("conversation") => self.counts.conversations += 1,
             Some("device") => self.counts.devices += 1,
             Some("message") => self.counts.messages += 1,
             _ => {}

@@ -6,7 +6,7 @@ use carillon_proto::{
     UserId,
     pb::{
         client::{Envelope, recipient},
-        store::{Account, Erasure, Session, StoredEntry, TimelineKey, timeline_key},
+        store::{Account, Conversation, ConversationRow, Erasure, Session, StoredEntry, TimelineKey, timeline_key},
         userdata::DeviceCursor,
     },
 };
@@ -58,6 +58,26 @@ pub(super) fn device(user: &UserId, cursor: &DeviceCursor) -> anyhow::Result<Val
         }
     };
     Ok(json!({"kind": "device", "device": cursor.device, "timeline": timeline, "position": cursor.seq}))
+}
+
+pub(super) fn conversation(row: &ConversationRow) -> anyhow::Result<Value> {
+    let with = row.conversation.clone().unwrap_or_default();
+    let owner = str::from_utf8(&with.owner).context("name of a conversation")?;
+    let is_group = with.kind() == timeline_key::Kind::Group;
+    let Conversation { read_seq, settings, .. } = row.row.clone().unwrap_or_default();
+    let settings = settings.unwrap_or_default();
+    let notify = settings.notify().as_str_name().trim_start_matches("NOTIFY_").to_ascii_lowercase();
+    Ok(json!({
+        "kind": "conversation",
+        "with": format!("{}/{owner}", if is_group { "group" } else { "user" }),
+        "read_position": (read_seq > 0).then_some(read_seq),
+        "pinned": settings.pinned,
+        "archived": settings.archived,
+        "muted_until_ms": (settings.muted_until_ms > 0).then_some(settings.muted_until_ms),
+        "notify": (notify != "unspecified").then_some(notify),
+        "draft": (!settings.draft.is_empty()).then_some(settings.draft),
+        "marked_unread": settings.unread,
+    }))
 }
 
 pub(super) fn message(user: &UserId, entry: &StoredEntry) -> anyhow::Result<Value> {

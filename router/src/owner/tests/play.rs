@@ -100,6 +100,12 @@ impl Play {
                     Did::ReadHeads(token, read.reads.into_iter().map(of).collect())
                 }
                 store_request::Op::ReadTimeline(read) => Did::ReadTimeline(token, read.limit),
+                store_request::Op::ReadConversations(read) => Did::ReadConversations(token, read),
+                store_request::Op::ReadMembers(read) => Did::ReadMembers(token, read),
+                store_request::Op::ReadMarks(read) => {
+                    let of = read.reads.iter().map(|read| owner(read.timeline.clone())).collect();
+                    Did::ReadMarks(token, of, read)
+                }
                 store_request::Op::Directory(command) => match command.op.expect("set") {
                     directory_command::Op::PutSession(put) => Did::PutSession(token, put.session.expect("set")),
                     directory_command::Op::DeleteSession(delete) => Did::DeleteSession(token, delete.connection),
@@ -127,6 +133,8 @@ impl Play {
                         let moved = moves.moved.into_iter().map(to).collect();
                         Did::MoveCursors(token, owner(moves.timeline), moves.device, moves.incarnation, moved)
                     }
+                    timeline_command::Op::MoveMarks(moves) => Did::MoveMarks(token, moves),
+                    timeline_command::Op::SetConversation(set) => Did::SetConversation(token, set),
                     timeline_command::Op::ChangeGroup(change) => Did::ChangeGroup(token, change),
                     timeline_command::Op::SetMembership(set) => Did::SetMembership(token, set),
                     timeline_command::Op::SetCursor(set) => Did::SetCursor(token, set.device, set.seq),
@@ -144,7 +152,11 @@ impl Play {
                 Did::Answer(id, answer)
             }
             Effect::Push(lease, push) => Did::Push(lease.0, push.position.expect("set").seq),
+            Effect::Signal(lease, link::Signaled { connections, notice: Some(notice), .. }) => {
+                Did::Notice(lease.0, connections, notice)
+            }
             Effect::Signal(lease, signal) => Did::Signal(lease.0, signal.connections, signal.body),
+            Effect::Marked(marked) => Did::Marked(marked),
             Effect::Direct { gateway, directed, slot, .. } => {
                 drop(slot);
                 Did::Direct(gateway.0, directed.connection, directed.body)
@@ -226,6 +238,14 @@ pub(super) enum Did {
     Behind(u64, u64),
     ReadHeads(u64, Vec<String>),
     Signal(u64, Vec<u64>, Bytes),
+    Notice(u64, Vec<u64>, link::signaled::Notice),
+    Marked(link::Marked),
+    MoveMarks(u64, store::MoveMarks),
+    SetConversation(u64, store::SetConversation),
+    ReadConversations(u64, store::ReadConversations),
+    ReadMembers(u64, store::ReadMembers),
+    /// Of each mark the user whose it is.
+    ReadMarks(u64, Vec<String>, store::ReadMarks),
     Direct(u64, u64, Bytes),
     Evict(u64, u64),
     Deliver(Delivery),
@@ -253,6 +273,7 @@ pub(super) fn send(to: &str, client_id: &str) -> Op {
         content: Bytes::from_static(b"content"),
         connection: 1,
         time_ms: 0,
+        wants_marks: false,
     })
 }
 

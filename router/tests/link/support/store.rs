@@ -13,12 +13,13 @@ use carillon_proto::{
     pb::{
         link::RawEnvelope,
         store::{
-            Account, AccountChanged, Append, Appended, DeregisterReply, DeregisterRequest, Done, FindMessageReply,
-            FindMessageRequest, FromStore, Head, HeadRead, HeadsRead, LaneClosed, LeadsReply, LeadsRequest, Node,
-            NodeKind, NotLeader, OutboxRead, ReadHead, RegisterReply, RegisterRequest, RegistryView, Rejected, Release,
-            RenewReply, RenewRequest, Session, SessionPut, StoreError, StoreReply, StoreRequest, TimelineKey, ToStore,
-            User, WatchRequest,
+            Account, AccountChanged, Append, Appended, Conversation, ConversationRow, ConversationsMoved,
+            DeregisterReply, DeregisterRequest, Done, FindMessageReply, FindMessageRequest, FromStore, Head, HeadRead,
+            HeadsRead, LaneClosed, LeadsReply, LeadsRequest, Node, NodeKind, NotLeader, OutboxRead, ReadHead,
+            RegisterReply, RegisterRequest, RegistryView, Rejected, Release, RenewReply, RenewRequest, Session,
+            SessionPut, StoreError, StoreReply, StoreRequest, TimelineKey, ToStore, User, WatchRequest,
             directory_command::Op as Directory,
+            move_marks::Mark,
             outbox_read,
             put_account::Mode,
             registry_server::{Registry, RegistryServer},
@@ -259,7 +260,9 @@ impl State {
             | Op::ListSessions(_)
             | Op::ReadGroup(_)
             | Op::ReadMembers(_)
-            | Op::ReadMemberships(_)) => panic!("not asked here: {other:?}"),
+            | Op::ReadMemberships(_)
+            | Op::ReadConversations(_)
+            | Op::ReadMarks(_)) => panic!("not asked here: {other:?}"),
         }
     }
 
@@ -317,11 +320,26 @@ impl State {
                 assert!(self.level >= 2, "a storage node of the release before stops at it");
                 Reply::Done(Done {})
             }
+            Timeline::MoveMarks(moves) => {
+                let row = |mark: &Mark| ConversationRow {
+                    conversation: mark.conversation.clone(),
+                    row: Some(Conversation { read_seq: mark.seq, ..Conversation::default() }),
+                    read_id: format!("m{}", mark.seq),
+                    unread: 0,
+                };
+                let rows = moves.marks.iter().map(row).collect();
+                Reply::ConversationsMoved(ConversationsMoved { epoch: 1, before: 0, version: 1, rows })
+            }
+            Timeline::SetConversation(_) => panic!("nobody wants anything here"),
             Timeline::EraseSender(_) => panic!("nobody is erased here"),
             Timeline::ChangeGroup(_) => {
                 panic!("there are no groups here")
             }
-            Timeline::CollectGarbage(_) | Timeline::Redact(_) | Timeline::SenderErased(_) | Timeline::SetLevel(_) => {
+            Timeline::CollectGarbage(_)
+            | Timeline::Redact(_)
+            | Timeline::SenderErased(_)
+            | Timeline::SweepConversations(_)
+            | Timeline::SetLevel(_) => {
                 panic!("only a storage node asks for it")
             }
         }

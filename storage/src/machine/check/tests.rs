@@ -2,12 +2,14 @@
 
 use carillon_proto::pb::store::{
     AdvanceLeaseClock, Append, ChangeGroup, ChangeMembers, CollectGarbage, CreateGroup, DeleteGroup, EndSender,
-    EndTimeline, GroupSettings, Membership, Person, PutAccount, RevokeTokens, Role, ScramCredentials, SetCursor,
-    SetGroup, SetMembership, SettleOutbox, SweepMemberships, Trim,
+    EndTimeline, GroupSettings, Membership, MoveMarks, Person, PutAccount, RevokeTokens, Role, ScramCredentials,
+    SetConversation, SetCursor, SetGroup, SetMembership, SettleOutbox, SweepConversations, SweepMemberships, Trim,
     change_group::Change,
     change_members::Change as OfMembers,
     move_cursors::Moved,
+    move_marks::Mark,
     settle_outbox::{Settled, Verdict},
+    sweep_conversations::Seen as SeenConversation,
     sweep_memberships::Seen,
     timeline_key::Kind,
 };
@@ -243,6 +245,59 @@ fn malformed_moves_are_refused() {
     }
     let bobs = MoveCursors { timeline: key(Kind::Inbox, "bob"), ..good };
     assert_eq!(timeline(TimelineOp::MoveCursors(bobs)).expect_err("bob's shard").0, Reason::WrongShard);
+}
+
+#[test]
+fn malformed_words_about_conversations_are_refused() {
+    let sent = |peer: &str, sender: &str| {
+        timeline(TimelineOp::Append(Append {
+            peer: peer.to_owned().into(),
+            sender: sender.to_owned().into(),
+            ..append()
+        }))
+    };
+    assert_eq!(sent("bob", ""), Ok(()));
+    for (peer, sender) in [("Bob", ""), ("b b", ""), ("bob", "carol")] {
+        sent(peer, sender).expect_err("malformed");
+    }
+    let in_group = Append { timeline: key(Kind::Group, "alice"), peer_incarnation: 1, ..append() };
+    timeline(TimelineOp::Append(in_group)).expect_err("a group has no peers");
+
+    let mark = |conversation, epoch| Mark { conversation, epoch, seq: 1 };
+    let moves = |kind, marks| {
+        timeline(TimelineOp::MoveMarks(MoveMarks { timeline: key(kind, "alice"), incarnation: 0, marks }))
+    };
+    let good = || mark(key(Kind::Inbox, "bob"), 1);
+    assert_eq!(moves(Kind::Inbox, vec![good(); 256]), Ok(()));
+    moves(Kind::Group, vec![good()]).expect_err("a group has no marks");
+    for marks in [vec![], vec![good(); 257], vec![mark(None, 1)], vec![mark(key(Kind::Group, "g"), 0)]] {
+        moves(Kind::Inbox, marks).expect_err("malformed");
+    }
+    let good = SetConversation {
+        timeline: key(Kind::Inbox, "alice"),
+        conversation: key(Kind::Group, "g"),
+        draft: Some("x".repeat(4096)),
+        notify: Some(3),
+        new_epoch: 1,
+        ..SetConversation::default()
+    };
+    let set = |op| timeline(TimelineOp::SetConversation(op));
+    assert_eq!(set(good.clone()), Ok(()));
+    let wrong = [
+        SetConversation { timeline: key(Kind::Group, "alice"), ..good.clone() },
+        SetConversation { conversation: None, ..good.clone() },
+        SetConversation { draft: Some("x".repeat(4097)), ..good.clone() },
+        SetConversation { notify: Some(4), ..good.clone() },
+        SetConversation { new_epoch: 0, ..good.clone() },
+        SetConversation { draft: None, notify: None, ..good.clone() },
+    ];
+    wrong.into_iter().for_each(|op| drop(set(op).expect_err("malformed")));
+    let bobs = SetConversation { timeline: key(Kind::Inbox, "bob"), ..good };
+    assert_eq!(set(bobs).expect_err("bob's shard").0, Reason::WrongShard);
+    let seen = SeenConversation { conversation: key(Kind::Inbox, "bob"), ..SeenConversation::default() };
+    let sweep = |rows| timeline(TimelineOp::SweepConversations(SweepConversations { rows }));
+    assert_eq!(sweep(vec![seen.clone(); 256]), Ok(()));
+    sweep(vec![seen; 257]).expect_err("too many");
 }
 
 #[test]

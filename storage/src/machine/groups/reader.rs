@@ -62,6 +62,11 @@ impl Readable {
         };
         Ok(TimelineState { first: self.state.first.max(from), ..self.state })
     }
+
+    /// The whole timeline, and the row of who reads.
+    pub(in crate::machine) fn into_parts(self) -> (TimelineState, Option<Member>) {
+        (self.state, self.reader)
+    }
 }
 
 impl TimelineReader {

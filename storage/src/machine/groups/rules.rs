@@ -78,12 +78,12 @@ pub(in crate::machine) fn refused(reason: Reason, detail: &str) -> Refused {
     Refused { reason, detail: detail.to_owned(), retry_after_ms: 0 }
 }
 
-/// The row after a message of this time, if it has to be written.
+/// The writer's row after a message of this time.
 pub(in crate::machine) fn written(
     group: &GroupSettings,
     writer: Option<&Member>,
     time_ms: u64,
-) -> Result<Option<Member>, Refused> {
+) -> Result<Member, Refused> {
     let Some(writer) = writer.filter(|row| row.standing() == Standing::Member) else {
         return Err(refused(Reason::NotFound, NO_GROUP));
     };
@@ -98,7 +98,7 @@ pub(in crate::machine) fn written(
         return Err(refused(Reason::Forbidden, "this user is muted in the group"));
     }
     if rank >= Rank::Admin || group.slow_mode_ms == 0 {
-        return Ok(None);
+        return Ok(*writer);
     }
     // A gateway whose clock was wrong must not silence anybody for longer than that.
     let since_ms = time_ms.abs_diff(writer.wrote_ms);
@@ -108,7 +108,7 @@ pub(in crate::machine) fn written(
             let detail = format!("slow mode: one message in {} ms", group.slow_mode_ms);
             Err(Refused { reason: Reason::TooEarly, detail, retry_after_ms })
         }
-        _ => Ok(Some(Member { wrote_ms: time_ms, ..*writer })),
+        _ => Ok(Member { wrote_ms: time_ms, ..*writer }),
     }
 }
 
@@ -189,6 +189,7 @@ pub(in crate::machine) fn changed(
         since_seq: seq,
         muted_until_ms,
         wrote_ms: before.map_or(0, |row| row.wrote_ms),
+        wrote_seq: before.map_or(0, |row| row.wrote_seq),
     };
     // Who is muted does not get rid of it by leaving.
     let without = || (muted_until_ms != 0).then(|| now(Standing::Left, Role::Unspecified));

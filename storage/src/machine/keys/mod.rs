@@ -16,13 +16,16 @@
 //! | 0x1d `CLUSTER_GROWTH` | directory 0 | nothing | the id that the next storage node gets u64, 1 while shards are to be spread u64 |
 //! | 0x1e `ERASURE` | directory | user | incarnation u64, when it was ordered u64 (ms since 1970), 1 when it is done u64: the last erasure of a user of this name |
 //! | 0x3a `RING_SLOT` | directory 0 | slot u32 | lease u64 of the router that holds it, 0 for none |
-//! | 0x10 `TIMELINE` | timeline | kind u8, owner | number u64, epoch u64, first u64, last u64 when last trimmed; then incarnation u64 if it is not 0. Number and epoch 0: it has ended and there is no new one |
+//! | 0x10 `TIMELINE` | timeline | kind u8, owner | number u64, epoch u64, first u64, last u64 when last trimmed; then incarnation u64, and the number of a group's counted messages u64, without zeros at the end. Number and epoch 0: it has ended and there is no new one |
 //! | 0x13 `CURSOR` | timeline | number u64, device | seq u64, the shard's clock when it moved there u64 |
 //! | 0x14 `NEXT_NUMBER` | timeline | nothing | the number that the next new timeline gets, u64 |
 //! | 0x15 `CLOCK` | timeline | nothing | the shard's clock in ms u64 |
 //! | 0x16 `GARBAGE` | timeline | number u64 | nothing: what the keys of this number hold is of no timeline any more |
 //! | 0x17 `ENDED_SENDER` | timeline | user | generation u64, the shard's clock when it was told u64 |
 //! | 0x19 `GROUP_CURSOR` | timeline | number of the inbox u64, device, 0x00, kind u8, owner | of the device in this group's timeline: epoch u64, seq u64, the shard's clock when it moved there u64 |
+//! | 0x1a `CONVERSATION_CHANGE` | timeline | number of the inbox u64 | the newest version of its conversations u64 |
+//! | 0x1a `CONVERSATION_CHANGE` | timeline | number of the inbox u64, version u64 | kind u8, owner: the conversation that has this version |
+//! | 0x1b `CONVERSATION` | timeline | number of the inbox u64, kind u8, owner | encoded `Conversation`: with the user who owns this inbox, or in this group |
 //! | 0x1c `MEMBERSHIP` | timeline | number of the inbox u64, kind u8, owner | encoded `Membership`: a group that the user is in, or was |
 //! | 0x1f `ERASING_SENDER` | timeline | user | generation u64: what the user had sent is being erased |
 //! | 0x30 `MEMBER` | timeline | number of the group u64, user | encoded `Member` |
@@ -31,7 +34,7 @@
 //! | 0x38 `ERASED_SENDER` | timeline | user | generation u64: the same is done |
 //! | 0x39 `ERASED` | both | nothing | the entry in the log with which the last erasure ended in the shard u64 |
 //! | 0x3b `GROUP` | timeline | number of the group u64 | encoded `Group` |
-//! | 0x20 to 0x27 `RECORD` | timeline | number in 1 to 8 bytes, seq u64 | the shard's clock u64, duplicate key 16 bytes, envelope |
+//! | 0x20 to 0x27 `RECORD` | timeline | number in 1 to 8 bytes, seq u64 | the shard's clock u64, duplicate key 16 bytes, envelope. With a header the first byte is 1, and before the envelope stand the length of the header (varint) and the encoded `RecordHeader` |
 //! | 0x28 to 0x2f `DUPLICATE` | timeline | number in 1 to 8 bytes, duplicate key 16 bytes | seq u64 |
 //!
 //! Users and owners are ids as they come in commands: a local part, which has no `@` in it, and for those of another domain
@@ -42,7 +45,7 @@
 //! which are most of all, have what distinguishes them in their first four bytes, and no more than 20 bytes as long as a
 //! shard has fewer than 2^24 timelines: the engine compares and holds such keys without following a pointer.
 //!
-//! The value of `RECORD` begins with 0, as the clock is below 2^56. Another first byte is another layout.
+//! The value of `RECORD` begins with 0, as the clock is below 2^56, or with 1 if it has a header. Another first byte is another layout.
 //!
 //! Format 1 had two others in their place, which [`upgraded`] turns into these wherever they are found:
 //!
@@ -59,12 +62,13 @@
 //! `LEVEL`, `STORAGE_NODE`, `PLACEMENT`, `CLUSTER_LEVEL` and `ENDED_SENDER` came without a new format. Folders whose shards are
 //! at level 0 have none of them, those whose shards are below level 2 have no `GROUP_CURSOR`, and those below level 4 no
 //! `CLUSTER_GROWTH`, and those below level 5 no `ERASURE`, `ERASING_SENDER`, `ERASED_SENDER` and `ERASED`, and those below level 6
-//! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `OUTBOX` and
-//! `DEAD_LETTER`.
+//! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `OUTBOX`,
+//! `DEAD_LETTER`, `CONVERSATION`, `CONVERSATION_CHANGE`, and no records with a header.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
 //! the folder of the engine.
 
+mod conversations;
 mod directory;
 mod rows;
 mod timeline;
@@ -75,6 +79,7 @@ use byteview::ByteView;
 use carillon_proto::Level;
 
 pub(crate) use self::{
+    conversations::*,
     directory::*,
     rows::{check, is_of_nodes},
     timeline::*,
@@ -106,6 +111,8 @@ const CURSOR: u8 = 0x13;
 const GARBAGE: u8 = 0x16;
 const ENDED_SENDER: u8 = 0x17;
 const GROUP_CURSOR: u8 = 0x19;
+const CONVERSATION_CHANGE: u8 = 0x1a;
+const CONVERSATION: u8 = 0x1b;
 const MEMBERSHIP: u8 = 0x1c;
 const ERASURE: u8 = 0x1e;
 const ERASING_SENDER: u8 = 0x1f;
@@ -174,7 +181,7 @@ pub(crate) fn numbers_of<const N: usize>(value: &[u8]) -> io::Result<[u64; N]> {
 mod tests {
     use carillon_proto::{
         ShardId,
-        pb::store::{TimelineKey, timeline_key::Kind},
+        pb::store::{RecordHeader, TimelineKey, timeline_key::Kind},
     };
     use proptest::prelude::*;
 
@@ -197,7 +204,8 @@ mod tests {
             prop_assert_eq!(garbage_of(&garbage(a)).expect("decodes"), a);
             prop_assert_eq!(user_of(&account(&text)).expect("decodes"), text.clone());
             prop_assert_eq!(user_of(&ending(&text)).expect("decodes"), text.clone());
-            let [records, duplicates, its_cursors, in_groups, memberships, members, its_group] = all_of(a);
+            let [records, duplicates, its_cursors, in_groups, memberships, members, its_group, conversations, changes] =
+                all_of(a);
             prop_assert!(record(a, b).starts_with(&records) && !record(b, a).starts_with(&records) || a == b);
             prop_assert!(duplicate(a, &sixteen).starts_with(&duplicates) && cursor(a, &text).starts_with(&its_cursors));
             let row = member(a, &text);
@@ -208,6 +216,18 @@ mod tests {
             let row = membership(a, &in_group);
             prop_assert!(row.starts_with(&memberships) && memberships_of(a).contains(&row));
             prop_assert_eq!(membership_of(&row).expect("decodes"), (a, in_group));
+            let with = TimelineKey { kind: i32::from(kind), owner: text.clone().into() };
+            let row = conversation(a, &with);
+            prop_assert!(row.starts_with(&conversations) && conversations_of(a, with.kind()).contains(&row));
+            prop_assert!(all_conversations().contains(&row) && !all_conversations().contains(&membership(a, &with)));
+            prop_assert_eq!(conversation_of(&row).expect("decodes"), (a, with.clone()));
+            prop_assert_eq!(changed_conversation_of(&changed_conversation(&with)).expect("decodes"), with);
+            let row = conversation_change(a, b);
+            prop_assert!(row.starts_with(&changes) && conversations_version(a).starts_with(&changes));
+            prop_assert!(!changes_after(a, b).contains(&row) && !changes_after(a, b).contains(&conversations_version(a)));
+            prop_assert!(b == 0 || changes_after(a, b - 1).contains(&row));
+            prop_assert_eq!(conversation_change_of(&row).expect("decodes"), Some(b));
+            prop_assert_eq!(conversation_change_of(&conversations_version(a)).expect("decodes"), None);
             for (row, rows) in [(outbox(a, d), outbox_rows()), (dead_letter(a, d), dead_letters())] {
                 prop_assert!(rows.contains(&row));
                 prop_assert_eq!(outbox_of(&row).expect("decodes"), (a, d));
@@ -220,14 +240,18 @@ mod tests {
             prop_assert_eq!(placement_of(&placement(shard)).expect("decodes"), shard);
             prop_assert_eq!(number_of(&number_value(a)).expect("decodes"), a);
             prop_assert_eq!(numbers_of(&numbers_value([a, b, c])).expect("decodes"), [a, b, c]);
-            prop_assert_eq!(timeline_numbers(&timeline_value([a, b, c, a], b)).expect("decodes"), ([a, b, c, a], b));
+            prop_assert_eq!(timeline_numbers(&timeline_value([a, b, c, a], b, 0)).expect("decodes"), ([a, b, c, a], [b, 0]));
+            prop_assert_eq!(timeline_numbers(&timeline_value([a, b, c, a], 0, c)).expect("decodes"), ([a, b, c, a], [0, c]));
             let owner = text.clone().into();
             let lease = Lease { kind, ttl_ms: d, ends: a, nonce: sixteen, address: text };
             prop_assert_eq!(Lease::decode(&lease.encode()).expect("decodes"), lease);
             let clock_ms = a >> 24;
-            let encoded = Stored { clock_ms, duplicate: sixteen, envelope: &bytes }.encode();
-            let stored = Stored::decode(&encoded).expect("decodes");
-            prop_assert_eq!((stored.clock_ms, stored.duplicate, stored.envelope), (clock_ms, sixteen, bytes.as_slice()));
+            for header in [RecordHeader::default(), RecordHeader { counted: b, uncounted: kind == 1 }] {
+                let encoded = Stored { clock_ms, duplicate: sixteen, header, envelope: &bytes }.encode();
+                let stored = Stored::decode(&encoded).expect("decodes");
+                prop_assert_eq!((stored.clock_ms, stored.duplicate, stored.header), (clock_ms, sixteen, header));
+                prop_assert_eq!(stored.envelope, bytes.as_slice());
+            }
             let moved = Cursor { seq: a, moved_ms: b };
             prop_assert_eq!(Cursor::decode(&moved.encode()).expect("decodes"), moved);
             let key = TimelineKey { kind: i32::from(kind), owner };
@@ -284,14 +308,16 @@ mod tests {
             let _ = (user_of(&bytes), garbage_of(&bytes));
             let _ = (storage_node_of(&bytes), placement_of(&bytes), level_of(&bytes));
             let _ = (numbers_of::<4>(&bytes), Lease::decode(&bytes), Stored::decode(&bytes).is_ok());
-            let _ = (timeline_numbers(&bytes), outbox_of(&bytes));
+            let _ = (timeline_numbers(&bytes), outbox_of(&bytes), conversation_of(&bytes), conversation_change_of(&bytes));
         }
     }
 
     #[test]
     fn what_has_a_time_since_1970_or_none_counts_from_the_begin_of_the_clock() {
         let march_2026 = 1_774_000_000_000u64;
-        let stored = Stored { clock_ms: march_2026, duplicate: [7; 16], envelope: b"e" }.encode();
+        let stored =
+            Stored { clock_ms: march_2026, duplicate: [7; 16], header: RecordHeader::default(), envelope: b"e" }
+                .encode();
         assert_eq!(Stored::decode(&stored).expect("decodes").clock_ms, 0);
         assert_eq!(Cursor::decode(&number_value(5)).expect("decodes"), Cursor { seq: 5, moved_ms: 0 });
     }
@@ -299,7 +325,7 @@ mod tests {
     #[test]
     fn what_is_kept_for_coming_rows_is_free() {
         // docs/adr/0016-room-in-the-formats.md
-        let kept = (0x0a..=0x0f).chain([0x18]).chain(0x1a..=0x1b).chain([0x31]).chain(0x34..=0x37);
+        let kept = (0x0a..=0x0f).chain([0x18]).chain([0x31]).chain(0x34..=0x37);
         let single =
             [APPLIED, REGISTRY, LEVEL, CLUSTER_LEVEL, CLUSTER_GROWTH, NEXT_NUMBER, CLOCK, ERASED].map(|key| key[0]);
         let rows = [ACCOUNT, SESSION, LEASE, ENDING, STORAGE_NODE, PLACEMENT, TIMELINE, RECORD_1, DUPLICATE_1, CURSOR];
@@ -307,7 +333,7 @@ mod tests {
             .into_iter()
             .chain(rows)
             .chain([GARBAGE, ENDED_SENDER, GROUP_CURSOR, ERASURE, ERASING_SENDER, ERASED_SENDER, RING_SLOT])
-            .chain([GROUP, MEMBER, MEMBERSHIP, OUTBOX, DEAD_LETTER])
+            .chain([GROUP, MEMBER, MEMBERSHIP, OUTBOX, DEAD_LETTER, CONVERSATION, CONVERSATION_CHANGE])
             .chain(RECORD..=DUPLICATE + 7)
             .collect();
         let taken: Vec<u8> = kept.filter(|first| used.contains(first)).collect();
@@ -316,9 +342,10 @@ mod tests {
 
     #[test]
     fn a_record_of_a_later_layout_is_not_taken_for_one_of_this() {
-        let mut record = Stored { clock_ms: 1, duplicate: [7; 16], envelope: b"e" }.encode().to_vec();
+        let header = RecordHeader::default();
+        let mut record = Stored { clock_ms: 1, duplicate: [7; 16], header, envelope: b"e" }.encode().to_vec();
         assert!(Stored::decode(&record).is_ok());
-        record[0] = 1;
+        record[0] = 2;
         assert!(Stored::decode(&record).is_err());
     }
 
@@ -336,8 +363,15 @@ mod tests {
         assert_eq!(*group_cursor(1, "d", &group), [0x19, 0, 0, 0, 0, 0, 0, 0, 1, b'd', 0, 2, b'g']);
         assert_eq!(GroupCursor { epoch: 1, seq: 2, moved_ms: 3 }.encode(), numbers_value([1, 2, 3]));
         // As format 2 had it, and what came after.
-        assert_eq!(timeline_value([1, 2, 3, 4], 0), numbers_value([1, 2, 3, 4]));
-        assert_eq!(timeline_value([1, 2, 3, 4], 5), numbers_value([1, 2, 3, 4, 5]));
+        assert_eq!(timeline_value([1, 2, 3, 4], 0, 0), numbers_value([1, 2, 3, 4]));
+        assert_eq!(timeline_value([1, 2, 3, 4], 5, 0), numbers_value([1, 2, 3, 4, 5]));
+        assert_eq!(timeline_value([1, 2, 3, 4], 0, 6), numbers_value([1, 2, 3, 4, 0, 6]));
+        assert_eq!(*conversation(1, &inbox), [0x1b, 0, 0, 0, 0, 0, 0, 0, 1, 1, b'a', b'l']);
+        assert_eq!(*conversation_change(1, 2), [0x1a, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]);
+        let header = RecordHeader { counted: 2, uncounted: true };
+        let record = Stored { clock_ms: 0x0102, duplicate: [7; 16], header, envelope: b"e" }.encode();
+        assert_eq!(record[..8], [1, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!(record[24..], [6, 0xc0, 2, 2, 0xc8, 2, 1, b'e']);
         assert_eq!(*outbox(1, 2), [0x32, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2]);
         assert_eq!(*dead_letter(1, 2), [0x33, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2]);
         assert_eq!(*garbage(1), [0x16, 0, 0, 0, 0, 0, 0, 0, 1]);

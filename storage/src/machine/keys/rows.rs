@@ -4,17 +4,18 @@ use std::io;
 
 use carillon_proto::{
     ShardKind,
-    pb::store::{Account, Group, Member, Membership, OutboxRow, Placement, Session, StorageNode},
+    pb::store::{Account, Conversation, Group, Member, Membership, OutboxRow, Placement, Session, StorageNode},
 };
 use prost::Message;
 
 use super::{
-    ACCOUNT, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CURSOR, Cursor, DEAD_LETTER, DUPLICATE, ENDED_SENDER, ENDING,
-    ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP, GROUP_CURSOR, GroupCursor, LEASE, LEVEL,
-    Lease, MEMBER, MEMBERSHIP, NEXT_NUMBER, OUTBOX, PLACEMENT, RECORD, REGISTRY, RING_SLOT, SESSION, STORAGE_NODE,
-    Stored, TIMELINE, broken, cursor_of, ended_sender_of, erased_sender_of, garbage_of, group_cursor_of, group_of,
-    lease_of, level_of, member_of, membership_of, number_of, numbers_of, outbox_of, placement_of, ring_slot_of, seq_of,
-    storage_node_of, timeline_numbers, timeline_of, user_of,
+    ACCOUNT, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CONVERSATION, CONVERSATION_CHANGE, CURSOR, Cursor, DEAD_LETTER,
+    DUPLICATE, ENDED_SENDER, ENDING, ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP,
+    GROUP_CURSOR, GroupCursor, LEASE, LEVEL, Lease, MEMBER, MEMBERSHIP, NEXT_NUMBER, OUTBOX, PLACEMENT, RECORD,
+    REGISTRY, RING_SLOT, SESSION, STORAGE_NODE, Stored, TIMELINE, broken, changed_conversation_of,
+    conversation_change_of, conversation_of, cursor_of, ended_sender_of, erased_sender_of, garbage_of, group_cursor_of,
+    group_of, lease_of, level_of, member_of, membership_of, number_of, numbers_of, outbox_of, placement_of,
+    ring_slot_of, seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -72,6 +73,11 @@ fn check_timeline(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
         GROUP => group_of(key).and_then(|_| message::<Group>(value)),
         MEMBER => member_of(key).and_then(|_| message::<Member>(value)),
         MEMBERSHIP => membership_of(key).and_then(|_| message::<Membership>(value)),
+        CONVERSATION => conversation_of(key).and_then(|_| message::<Conversation>(value)),
+        CONVERSATION_CHANGE => match conversation_change_of(key)? {
+            Some(_) => changed_conversation_of(value).map(drop),
+            None => number_of(value).map(drop),
+        },
         OUTBOX | DEAD_LETTER => outbox_of(key).and_then(|_| message::<OutboxRow>(value)),
         RECORD..DUPLICATE => seq_of(key).and_then(|_| Stored::decode(value).map(drop)),
         DUPLICATE..=DUPLICATE_END if key.len() == usize::from(first - DUPLICATE) + 18 => number_of(value).map(drop),
@@ -100,21 +106,24 @@ fn unknown(first: u8) -> io::Error {
 mod tests {
     use carillon_proto::{
         ShardId,
-        pb::store::{TimelineKey, timeline_key::Kind},
+        pb::store::{RecordHeader, TimelineKey, timeline_key::Kind},
     };
 
     use super::*;
     use crate::machine::keys::{
-        account, cursor, dead_letter, duplicate, ended_sender, ending, erased_sender, erasing_sender, erasure, garbage,
-        group, lease, member, membership, number_value, numbers_value, outbox, placement, record, ring_slot, session,
-        storage_node, timeline, timeline_value,
+        account, changed_conversation, conversation, conversation_change, conversations_version, cursor, dead_letter,
+        duplicate, ended_sender, ending, erased_sender, erasing_sender, erasure, garbage, group, lease, member,
+        membership, number_value, numbers_value, outbox, placement, record, ring_slot, session, storage_node, timeline,
+        timeline_value,
     };
 
     #[test]
     fn rows_are_known_in_their_kind_of_shard_alone() {
         let inbox = TimelineKey { kind: Kind::Inbox.into(), owner: "alice".into() };
         let number = number_value(7).to_vec();
-        let stored = Stored { clock_ms: 1, duplicate: [2; 16], envelope: b"x" };
+        let stored = Stored { clock_ms: 1, duplicate: [2; 16], header: RecordHeader::default(), envelope: b"x" };
+        let header = RecordHeader { counted: 300, uncounted: true };
+        let with_header = Stored { header, clock_ms: 1, duplicate: [2; 16], envelope: b"x" };
         let lease_row = Lease { kind: 1, ttl_ms: 1, ends: 1, nonce: [0; 16], address: String::new() };
         let in_directory = [
             (account("alice").to_vec(), Account::default().encode_to_vec()),
@@ -129,13 +138,17 @@ mod tests {
             (CLUSTER_GROWTH.to_vec(), numbers_value([4, 1]).to_vec()),
         ];
         let in_timeline = [
-            (timeline(&inbox).to_vec(), timeline_value([1, 2, 3, 4], 0).to_vec()),
+            (timeline(&inbox).to_vec(), timeline_value([1, 2, 3, 4], 0, 0).to_vec()),
             (cursor(1, "d").to_vec(), numbers_value([1, 2]).to_vec()),
             (NEXT_NUMBER.to_vec(), number.clone()),
             (garbage(3).to_vec(), Vec::new()),
             (group(3).to_vec(), Group::default().encode_to_vec()),
             (member(3, "alice").to_vec(), Member::default().encode_to_vec()),
             (membership(3, &inbox).to_vec(), Membership::default().encode_to_vec()),
+            (conversation(3, &inbox).to_vec(), Conversation::default().encode_to_vec()),
+            (conversations_version(3).to_vec(), number.clone()),
+            (conversation_change(3, 7).to_vec(), changed_conversation(&inbox).to_vec()),
+            (record(70_000, 4).to_vec(), with_header.encode().to_vec()),
             (outbox(3, 1).to_vec(), OutboxRow::default().encode_to_vec()),
             (dead_letter(3, 1).to_vec(), OutboxRow::default().encode_to_vec()),
             (erasing_sender(b"alice").to_vec(), number.clone()),

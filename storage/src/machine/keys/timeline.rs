@@ -3,12 +3,13 @@
 use std::io;
 
 use bytes::Bytes;
-use carillon_proto::pb::store::{TimelineKey, timeline_key::Kind};
+use carillon_proto::pb::store::{RecordHeader, TimelineKey, timeline_key::Kind};
+use prost::Message as _;
 
 use super::{
-    CURSOR, DEAD_LETTER, DUPLICATE, DUPLICATE_1, ENDED_SENDER, ERASED_SENDER, ERASING_SENDER, GARBAGE, GROUP,
-    GROUP_CURSOR, MEMBER, MEMBERSHIP, OUTBOX, RECORD, RECORD_1, RowBytes, TIMELINE, broken, key, number_of, numbers_of,
-    numbers_value,
+    CONVERSATION, CONVERSATION_CHANGE, CURSOR, DEAD_LETTER, DUPLICATE, DUPLICATE_1, ENDED_SENDER, ERASED_SENDER,
+    ERASING_SENDER, GARBAGE, GROUP, GROUP_CURSOR, MEMBER, MEMBERSHIP, OUTBOX, RECORD, RECORD_1, RowBytes, TIMELINE,
+    broken, key, number_of, numbers_of, numbers_value,
 };
 
 /// A clock value from here on is a time since 1970: as such it is 2004 or later, and as a shard's clock it would be 34
@@ -29,13 +30,18 @@ pub(crate) fn after_timelines() -> RowBytes {
     key(TIMELINE + 1, &[])
 }
 
+/// True for the key of a group's timeline.
+pub(crate) fn is_group(key: &[u8]) -> bool {
+    key.get(1) == Some(&kind_byte(Kind::Group))
+}
+
 pub(crate) fn timeline_of(key: &[u8]) -> io::Result<TimelineKey> {
     let [TIMELINE, name @ ..] = key else { return Err(broken("key of a timeline")) };
     named(name)
 }
 
 /// The timeline named by kind and owner in a key.
-fn named(name: &[u8]) -> io::Result<TimelineKey> {
+pub(super) fn named(name: &[u8]) -> io::Result<TimelineKey> {
     let [kind, owner @ ..] = name else { return Err(broken("key of a timeline")) };
     let kind = match kind {
         1 => Kind::Inbox,
@@ -46,7 +52,7 @@ fn named(name: &[u8]) -> io::Result<TimelineKey> {
     Ok(TimelineKey { kind: kind.into(), owner: Bytes::copy_from_slice(owner) })
 }
 
-fn kind_byte(kind: Kind) -> u8 {
+pub(super) fn kind_byte(kind: Kind) -> u8 {
     match kind {
         Kind::Unspecified => 0,
         Kind::Inbox => 1,
@@ -97,11 +103,13 @@ pub(crate) fn outdated() -> std::ops::RangeInclusive<RowBytes> {
 }
 
 /// The prefixes of everything that a timeline has: records, duplicate keys and cursors, of an inbox its devices' cursors in
-/// groups and its user's memberships, of a group its members and its own row.
-pub(crate) fn all_of(number: u64) -> [RowBytes; 7] {
-    let [in_groups, memberships] = [GROUP_CURSOR, MEMBERSHIP].map(|first| key(first, &[&number.to_be_bytes()]));
+/// groups, its user's memberships and conversations, of a group its members and its own row.
+pub(crate) fn all_of(number: u64) -> [RowBytes; 9] {
+    let [in_groups, memberships, conversations, changes] =
+        [GROUP_CURSOR, MEMBERSHIP, CONVERSATION, CONVERSATION_CHANGE].map(|first| key(first, &[&number.to_be_bytes()]));
     let (records, duplicates) = (numbered(RECORD, number, &[]), numbered(DUPLICATE, number, &[]));
-    [records, duplicates, cursor(number, ""), in_groups, memberships, member(number, ""), group(number)]
+    let (cursors, members, group) = (cursor(number, ""), member(number, ""), group(number));
+    [records, duplicates, cursors, in_groups, memberships, members, group, conversations, changes]
 }
 
 pub(crate) fn group(number: u64) -> RowBytes {
@@ -297,16 +305,22 @@ pub(crate) fn group_cursor_of(key: &[u8]) -> io::Result<(u64, &str, TimelineKey)
     Ok((number, device, named(name)?))
 }
 
-/// The value of `TIMELINE`: number, epoch, first, last, and the incarnation, which timelines of format 2 do not have.
-pub(crate) fn timeline_value(numbers: [u64; 4], incarnation: u64) -> RowBytes {
+/// The value of `TIMELINE`: number, epoch, first, last; then the incarnation, which timelines of format 2 do not have, and the number of
+/// counted messages of a group. Zeros at the end are left out.
+pub(crate) fn timeline_value(numbers: [u64; 4], incarnation: u64, counted: u64) -> RowBytes {
     let numbers = numbers_value(numbers);
-    if incarnation == 0 { numbers } else { RowBytes::fused(&numbers, &incarnation.to_be_bytes()) }
+    match (incarnation, counted) {
+        (0, 0) => numbers,
+        (incarnation, 0) => RowBytes::fused(&numbers, &incarnation.to_be_bytes()),
+        (incarnation, counted) => RowBytes::fused(&numbers, &numbers_value([incarnation, counted])),
+    }
 }
 
-pub(crate) fn timeline_numbers(value: &[u8]) -> io::Result<([u64; 4], u64)> {
+pub(crate) fn timeline_numbers(value: &[u8]) -> io::Result<([u64; 4], [u64; 2])> {
     match value.split_at_checked(32) {
-        Some((numbers, [])) => Ok((numbers_of(numbers)?, 0)),
-        Some((numbers, incarnation)) => Ok((numbers_of(numbers)?, number_of(incarnation)?)),
+        Some((numbers, [])) => Ok((numbers_of(numbers)?, [0, 0])),
+        Some((numbers, rest)) if rest.len() == 8 => Ok((numbers_of(numbers)?, [number_of(rest)?, 0])),
+        Some((numbers, rest)) => Ok((numbers_of(numbers)?, numbers_of(rest)?)),
         None => Err(broken("value of a timeline")),
     }
 }
@@ -358,25 +372,42 @@ pub(crate) struct Stored<'a> {
     /// The shard's clock at the append.
     pub(crate) clock_ms: u64,
     pub(crate) duplicate: [u8; 16],
+    pub(crate) header: RecordHeader,
     pub(crate) envelope: &'a [u8],
 }
+
+/// The first byte of a record that has a header. It is in the place of the clock's highest byte.
+const WITH_HEADER: u8 = 1;
 
 impl<'a> Stored<'a> {
     pub(crate) fn encode(&self) -> RowBytes {
         let mut head = [0; 24];
         head[..8].copy_from_slice(&self.clock_ms.to_be_bytes());
         head[8..].copy_from_slice(&self.duplicate);
-        RowBytes::fused(&head, self.envelope)
+        if self.header == RecordHeader::default() {
+            return RowBytes::fused(&head, self.envelope);
+        }
+        head[0] = WITH_HEADER;
+        RowBytes::fused(&[&head[..], &self.header.encode_length_delimited_to_vec()].concat(), self.envelope)
     }
 
     pub(crate) fn decode(value: &'a [u8]) -> io::Result<Self> {
-        let (clock_ms, rest) = value.split_first_chunk().ok_or_else(|| broken("record"))?;
-        if clock_ms[0] != 0 {
-            return Err(broken("record of a layout that this release does not know"));
-        }
-        let clock_ms = Some(u64::from_be_bytes(*clock_ms)).filter(|clock_ms| *clock_ms < SINCE_1970_MS).unwrap_or(0);
-        let (duplicate, envelope) = rest.split_first_chunk().ok_or_else(|| broken("record"))?;
-        Ok(Self { clock_ms, duplicate: *duplicate, envelope })
+        let (clock, rest) = value.split_first_chunk::<8>().ok_or_else(|| broken("record"))?;
+        let (duplicate, mut rest) = rest.split_first_chunk().ok_or_else(|| broken("record"))?;
+        let mut clock = *clock;
+        let layout = std::mem::take(&mut clock[0]);
+        let header = match layout {
+            0 => RecordHeader::default(),
+            WITH_HEADER => {
+                let length = prost::decode_length_delimiter(&mut rest).map_err(|_| broken("record"))?;
+                let (header, envelope) = rest.split_at_checked(length).ok_or_else(|| broken("record"))?;
+                rest = envelope;
+                RecordHeader::decode(header).map_err(|_| broken("header of a record"))?
+            }
+            _ => return Err(broken("record of a layout that this release does not know")),
+        };
+        let clock_ms = Some(u64::from_be_bytes(clock)).filter(|clock_ms| *clock_ms < SINCE_1970_MS).unwrap_or(0);
+        Ok(Self { clock_ms, duplicate: *duplicate, header, envelope: rest })
     }
 
     pub(crate) fn envelope(&self) -> Bytes {

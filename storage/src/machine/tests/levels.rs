@@ -6,12 +6,12 @@ use carillon_proto::{
     pb::store::{
         Account, AccountErased, AddRingSlot, AddStorageNode, Append, ChangeGroup, CreateGroup, DeleteAccount,
         DirectoryCommand, DropRingSlot, DropStorageNode, EndSender, EraseAccount, EraseSender, ForgetReplica,
-        FoundCluster, GroupSettings, Membership, MoveCursors, MoveReplica, PlaceReplica, PreferReplica, PutAccount,
-        PutSession, RaiseLevel, Rebalance, Redact, RemoveReplica, ReplicaJoined, SenderErased, Session, SetLevel,
-        SetMembership, SetReplicaVotes, SetStorageNode, SetStorageNodeState, SettleOutbox, StorageNode, StoreError,
-        SweepCursors, SweepMemberships, TimelineCommand, TimelineKey, change_group::Change, directory_command::Op,
-        move_cursors::Moved, put_account::Mode, redact, rejected, store_error::Why, sweep_cursors::Seen,
-        timeline_command, timeline_key::Kind,
+        FoundCluster, GroupSettings, Membership, MoveCursors, MoveMarks, MoveReplica, PlaceReplica, PreferReplica,
+        PutAccount, PutSession, RaiseLevel, Rebalance, Redact, RemoveReplica, ReplicaJoined, SenderErased, Session,
+        SetConversation, SetLevel, SetMembership, SetReplicaVotes, SetStorageNode, SetStorageNodeState, SettleOutbox,
+        StorageNode, StoreError, SweepConversations, SweepCursors, SweepMemberships, TimelineCommand, TimelineKey,
+        change_group::Change, directory_command::Op, move_cursors::Moved, put_account::Mode, redact, rejected,
+        store_error::Why, sweep_cursors::Seen, timeline_command, timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
@@ -254,7 +254,15 @@ fn a_timeline_shard_below_level_7_stops_at_groups_and_its_node_refuses_messages_
         command(timeline_command::Op::SettleOutbox(SettleOutbox::default())),
         command(timeline_command::Op::SweepMemberships(SweepMemberships::default())),
     ];
-    for command in &new {
+    let of_peer = Append { peer: "bob".into(), peer_incarnation: 3, ..append(Kind::Inbox, 4) };
+    let of_conversations = [
+        command(timeline_command::Op::MoveMarks(MoveMarks::default())),
+        command(timeline_command::Op::SetConversation(SetConversation::default())),
+        command(timeline_command::Op::SweepConversations(SweepConversations::default())),
+        command(timeline_command::Op::Append(Append { peer_incarnation: 0, ..of_peer.clone() })),
+        command(timeline_command::Op::Append(Append { peer: Bytes::new(), ..of_peer.clone() })),
+    ];
+    for command in new.iter().chain(&of_conversations) {
         let why = why(&mut machine, 1, command.encode_to_vec().into());
         assert!(why.contains("a command of level 7 stands where the shard is at level 6"), "{why}");
     }
@@ -265,6 +273,14 @@ fn a_timeline_shard_below_level_7_stops_at_groups_and_its_node_refuses_messages_
     let refused = admit_timeline(shard, map, Level::RING_SLOTS, message.clone()).expect_err("below level 7");
     assert_eq!(refused.reason(), rejected::Reason::Level);
     admit_timeline(shard, map, Level::GROUPS, message).expect("at level 7");
+    // What a level below does not have and does not need is left out.
+    let admitted = |level| {
+        let append = command(timeline_command::Op::Append(of_peer.clone()));
+        admit_timeline(shard, map, level, append).expect("admitted")
+    };
+    let without = command(timeline_command::Op::Append(append(Kind::Inbox, 4)));
+    assert_eq!(admitted(Level::RING_SLOTS), without.encode_to_vec());
+    assert_eq!(admitted(Level::GROUPS), command(timeline_command::Op::Append(of_peer.clone())).encode_to_vec());
     let commands: Vec<_> = [set_level(Level::GROUPS)].into_iter().chain(new).collect();
     let outcomes = machine.apply(&[entry(2, &commands)], &2u64.to_be_bytes()).expect("applies").remove(0);
     let appended = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Appended(_))).count();

@@ -43,8 +43,12 @@ fn check_reads(reader: &TimelineReader, model: &Model) {
         let head = model.map_or(Head { first: 1, ..Head::default() }, Timeline::head);
         for device in DEVICES {
             let cursor = model.and_then(|model| model.cursors.get(device)).copied();
-            let read =
-                reader.head(&ReadHead { timeline: Some(timeline.clone()), device: device.to_owned(), incarnation });
+            let read = reader.head(&ReadHead {
+                timeline: Some(timeline.clone()),
+                device: device.to_owned(),
+                incarnation,
+                unread_of: None,
+            });
             let head = Head { cursor: cursor.unwrap_or(0), has_cursor: cursor.is_some(), ..head };
             assert_eq!(read.expect("reads"), head);
             let of_device = model.into_iter().flat_map(|model| &model.in_groups).filter(|((of, _), _)| of == device);
@@ -84,7 +88,7 @@ fn check_reads(reader: &TimelineReader, model: &Model) {
 
 /// All cursors of the device in groups, one at a time: owner of the group, epoch and position.
 fn in_groups(reader: &TimelineReader, inbox: &TimelineKey, device: &str, incarnation: u64) -> Vec<(Bytes, u64, u64)> {
-    let read = ReadHead { timeline: Some(inbox.clone()), device: device.to_owned(), incarnation };
+    let read = ReadHead { timeline: Some(inbox.clone()), device: device.to_owned(), incarnation, unread_of: None };
     let mut found: Vec<(TimelineKey, u64, u64)> = Vec::new();
     while let [next] = &reader.group_cursors(&read, found.last().map(|(group, ..)| group), 1).expect("reads")[..] {
         found.push(next.clone());
@@ -287,7 +291,9 @@ fn envelopes_of_a_version_without_a_clock_are_kept_for_the_whole_time_from_now_o
     machine.restore(&mut old.into_iter(), &[0; 8]).expect("restores");
     let ages = Retention { max_age_ms: 6000, cursor_age_ms: 6000, ..Retention::default() };
     let head = |reader: &TimelineReader| {
-        reader.head(&ReadHead { timeline: Some(key(0)), device: DEVICES[0].to_owned(), incarnation: 0 }).expect("reads")
+        reader
+            .head(&ReadHead { timeline: Some(key(0)), device: DEVICES[0].to_owned(), incarnation: 0, unread_of: None })
+            .expect("reads")
     };
     assert_eq!((head(&reader).cursor, head(&reader).last), (1, 2));
     machine.apply(&[entry(2, &[advance(6000)])], &[0; 8]).expect("applies");
@@ -319,7 +325,8 @@ fn cursors_of_devices_that_are_gone_are_swept_and_no_others() {
     assert_eq!(gone(), [(DEVICES[0].to_owned(), 1)], "the other one has all there is");
     apply(&[append(0, 3, 1, 5, 7), set_cursor(0, 0, 1, 3), sweep(1, 0, 1)]);
     let cursor = |device: usize| {
-        let read = ReadHead { timeline: Some(key(0)), device: DEVICES[device].to_owned(), incarnation: 0 };
+        let read =
+            ReadHead { timeline: Some(key(0)), device: DEVICES[device].to_owned(), incarnation: 0, unread_of: None };
         Some(reader.head(&read).expect("reads")).filter(|head| head.has_cursor).map(|head| head.cursor)
     };
     assert_eq!(cursor(0), Some(3), "it has moved since it was seen");
@@ -415,7 +422,9 @@ fn a_new_owners_first_message_ends_what_stood_there_and_it_is_removed() {
     machine.apply(&[entry(1, &old)], &[0; 8]).expect("applies");
     assert_eq!(reader.garbage(10).expect("reads"), []);
     machine.apply(&[entry(2, &[of(7, append(0, 1, 8, 10, 1))])], &[0; 8]).expect("applies");
-    let head = |incarnation| reader.head(&ReadHead { timeline: Some(key(0)), device: "phone".into(), incarnation });
+    let head = |incarnation| {
+        reader.head(&ReadHead { timeline: Some(key(0)), device: "phone".into(), incarnation, unread_of: None })
+    };
     let now = head(7).expect("reads");
     assert_eq!((now.epoch, now.first, now.last, now.has_cursor), (8, 1, 1, false));
     assert!(matches!(head(0), Err(Unread::Rejected(_))));

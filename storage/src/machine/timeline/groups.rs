@@ -3,13 +3,13 @@
 use std::io;
 
 use carillon_proto::pb::store::{
-    Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, Done, Group, Member, Membership, Person, Rejected, Role,
-    SetMembership, StoreError, SweepMemberships, TellMembers, TimelineKey, change_group::Change,
+    Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, Done, Group, Member, Membership, Person, RecordHeader,
+    Rejected, Role, SetMembership, StoreError, SweepMemberships, TellMembers, TimelineKey, change_group::Change,
     change_members::Change as OfMembers, member::Standing, rejected::Reason, store_error::Why,
 };
 use prost::Message as _;
 
-use super::{Batch, CachedTimeline, Outcome, done, duplicate_key, outbox, rejected, timeline_key};
+use super::{Batch, CachedTimeline, Outcome, TimelineState, done, duplicate_key, outbox, rejected, timeline_key};
 use crate::machine::{
     broken,
     groups::{self, Actor, Refused},
@@ -73,7 +73,8 @@ impl Batch<'_> {
             ends: group.deleted,
         };
         self.put_told(tell, append.time_ms)?;
-        Ok(of_incarnation(self.record(key, held, duplicate, &append.envelope), Some(&held)))
+        let recorded = self.record(key, held, duplicate, held.header(true), &append.envelope);
+        Ok(of_incarnation(recorded, Some(&held)))
     }
 
     /// The group and the rows of users after the change.
@@ -135,20 +136,22 @@ impl Batch<'_> {
         Ok(groups::stands(group, had_owner, matches!(actor, Actor::Operator)).map(|()| rows))
     }
 
-    /// Whether this message may be written to the group's timeline. If so, and if it has to be remembered, it is.
+    /// Whether this message may be written to the group's timeline. If so, its writer's row remembers it.
     pub(super) fn may_write(
         &mut self,
         held: Option<&CachedTimeline>,
         append: &Append,
     ) -> io::Result<Result<(), Outcome>> {
-        let Some(number) = held.map(|held| held.state.number) else { return Ok(Err(answer(groups::no_group()))) };
+        let Some(TimelineState { number, last, .. }) = held.map(|held| held.state) else {
+            return Ok(Err(answer(groups::no_group())));
+        };
         let Some(group) = self.living_group(number)? else { return Ok(Err(answer(groups::no_group()))) };
         let sender = sender_of(append)?;
         let row = self.member(number, &sender)?;
         let settings = group.settings.unwrap_or_default();
         match groups::written(&settings, of_account(row.as_ref(), &sender), append.time_ms) {
-            Ok(None) => Ok(Ok(())),
-            Ok(Some(row)) => {
+            Ok(row) => {
+                let row = Member { wrote_seq: last + 1, ..row };
                 self.changes.put(keys::member(number, &sender.user), row.encode_to_vec());
                 Ok(Ok(()))
             }
@@ -199,7 +202,10 @@ impl Batch<'_> {
             }
         };
         self.changes.put(keys::membership(held.state.number, group), row.encode_to_vec());
-        Ok(self.record(key, held, duplicate, &append.envelope))
+        if !stands(&row) {
+            self.drop_conversation(held.state.number, group)?;
+        }
+        Ok(self.record(key, held, duplicate, RecordHeader::default(), &append.envelope))
     }
 
     /// An older change that came after this one, when this one's row was swept, does not stand.
@@ -251,7 +257,7 @@ impl Batch<'_> {
 }
 
 /// True for a user who is in the group, or invited to it. Any other row is there only against older changes that may still come.
-fn stands(row: &Membership) -> bool {
+pub(super) fn stands(row: &Membership) -> bool {
     matches!(row.standing(), Standing::Member | Standing::Invited)
 }
 

@@ -15,7 +15,7 @@ pub(super) fn forget_duplicates(known: Option<TimelineState>) -> Option<Timeline
 
 /// The outcomes that these commands would have if they were applied now.
 pub(crate) fn foresee(shard: &TimelineShard, commands: impl Iterator<Item = Bytes>) -> io::Result<Vec<Outcome>> {
-    let (states, changes) = (&mut RecentMap::new(0), Changes::default());
+    let (states, conversations, changes) = (&mut RecentMap::new(0), &mut RecentMap::new(0), Changes::default());
     let reading = Reading { level: Level::OF_PROGRAM, known: Level::OF_PROGRAM };
     let senders = EndedSenders::default();
     let outbox = OutboxCounts::load(shard)?;
@@ -23,6 +23,8 @@ pub(crate) fn foresee(shard: &TimelineShard, commands: impl Iterator<Item = Byte
         shard,
         states,
         touched: KeyedMap::default(),
+        conversations,
+        touched_conversations: KeyedMap::default(),
         clock_ms: 0,
         senders,
         outbox,

@@ -69,7 +69,8 @@ impl<'de> Visitor<'de> for Root {
                 Some("send" | "group") => send = members.next_value_seed(Member(&["clientId", "client_id"]))?,
                 Some(
                     "fetch" | "renew" | "readGroup" | "read_group" | "readMembers" | "read_members" | "readGroups"
-                    | "read_groups",
+                    | "read_groups" | "readConversations" | "read_conversations" | "moveMarks" | "move_marks"
+                    | "setConversation" | "set_conversation" | "readMarks" | "read_marks",
                 ) => request = members.next_value_seed(Member(&["request"]))?,
                 _ => {
                     members.next_value::<IgnoredAny>()?;

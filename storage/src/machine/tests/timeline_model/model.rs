@@ -227,8 +227,14 @@ impl Model {
                     *timeline = ended;
                 }
             }
-            // They have a model of their own: `group_model`.
-            Op::ChangeGroup(_) | Op::SetMembership(_) | Op::SettleOutbox(_) | Op::SweepMemberships(_) => {
+            // They have models of their own: `group_model`, `conversation_model`.
+            Op::ChangeGroup(_)
+            | Op::SetMembership(_)
+            | Op::SettleOutbox(_)
+            | Op::SweepMemberships(_)
+            | Op::MoveMarks(_)
+            | Op::SetConversation(_)
+            | Op::SweepConversations(_) => {
                 unreachable!("not among the commands")
             }
             // Nothing of this is seen.

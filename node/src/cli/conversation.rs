@@ -1,0 +1,295 @@
+//! Conversations, as one of their users.
+
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use carillon_client::{Acknowledge, Client, ConversationList, FetchError};
+use carillon_proto::{
+    GroupId, Position, UserId,
+    pb::client::{Conversation, ConversationSettings, Notify, Recipient, Start, recipient::To},
+    tasks::Tasks,
+};
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{
+    chat::{Connect, SIGN_IN, printable},
+    out,
+    table::{Table, time},
+};
+use crate::Config;
+
+/// Most marks that one request moves.
+const MARKS: usize = 256;
+
+#[derive(Args)]
+pub(super) struct ConversationCommand {
+    /// Whose conversations they are.
+    #[arg(long = "as", value_name = "USER")]
+    user: UserId,
+    /// Names this device among the user's.
+    #[arg(long, default_value = "terminal-conversation")]
+    device: String,
+    #[command(flatten)]
+    connect: Connect,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Lists all conversations, and how much is unread in each.
+    List {
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Marks conversations as read, up to their last message.
+    Read {
+        /// All of them.
+        #[arg(long, conflicts_with_all = ["with", "groups"])]
+        all: bool,
+        #[command(flatten)]
+        with: With,
+    },
+    /// Changes what the user wants of a conversation.
+    Set {
+        #[command(flatten)]
+        with: With,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Shows how far users have read, and their devices have received.
+    Marks {
+        /// In this group, instead of the conversation with each of them.
+        #[arg(long)]
+        group: Option<GroupId>,
+        #[arg(required = true)]
+        users: Vec<UserId>,
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+struct With {
+    /// Those with these users.
+    with: Vec<UserId>,
+    /// That in this group; may be repeated.
+    #[arg(long = "group", value_name = "GROUP")]
+    groups: Vec<GroupId>,
+}
+
+#[derive(Args)]
+struct Settings {
+    #[arg(long, value_name = "true|false")]
+    pinned: Option<bool>,
+    #[arg(long, value_name = "true|false")]
+    archived: Option<bool>,
+    /// Milliseconds since 1970; 0: not muted.
+    #[arg(long, value_name = "MILLISECONDS")]
+    muted_until_ms: Option<u64>,
+    #[arg(long)]
+    notify: Option<NotifyName>,
+    /// At most 4,096 bytes; empty: none.
+    #[arg(long, value_name = "TEXT")]
+    draft: Option<String>,
+    /// Shown as unread until it is read again.
+    #[arg(long, value_name = "true|false")]
+    unread: Option<bool>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum NotifyName {
+    Default,
+    All,
+    Mentions,
+    Nothing,
+}
+
+impl ConversationCommand {
+    pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let mut settings = self.connect.settings(config, &self.user, &self.device)?;
+        let tasks = Tasks::new();
+        settings.start = Start::Head;
+        settings.acknowledge = Acknowledge::Explicit(Duration::from_secs(1));
+        // Nobody reads what is delivered to this device.
+        let (client, _) = Client::open(settings, &tasks)?;
+        client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
+        let done = self.what.run(&client).await;
+        client.close().await;
+        done
+    }
+}
+
+impl What {
+    async fn run(self, client: &Client) -> anyhow::Result<()> {
+        match self {
+            Self::List { json } => list(client, json).await,
+            Self::Read { all, with } => read(client, all, with).await,
+            Self::Set { with, settings } => {
+                let mut named = with.into_recipients();
+                let (Some(with), true) = (named.pop(), named.is_empty()) else {
+                    bail!("settings are those of one conversation: name one user or one --group");
+                };
+                let settings = ConversationSettings::from(settings);
+                if settings == ConversationSettings::default() {
+                    bail!("no setting is given");
+                }
+                for conversation in client.set_conversation(with, settings).await.map_err(unread)? {
+                    out::line(format_args!("the conversation {} was changed", name(&conversation)))?;
+                }
+                Ok(())
+            }
+            Self::Marks { group, users, json } => marks(client, group.as_ref(), &users, json).await,
+        }
+    }
+}
+
+async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
+    let mut table = Table::new(json, &["CONVERSATION", "UNREAD", "READ UP TO", "SETTINGS"]);
+    for conversation in client.read_conversations(None).await.map_err(unread)?.conversations {
+        let settings = conversation.settings.clone().unwrap_or_default();
+        let read = conversation.read.map_or(0, |read| read.seq);
+        let columns = [
+            name(&conversation),
+            conversation.unread.to_string(),
+            if read == 0 { String::new() } else { read.to_string() },
+            told(&settings),
+        ];
+        let object = serde_json::json!({
+            "conversation": name(&conversation),
+            "unread": conversation.unread,
+            "last_seq": conversation.last_seq,
+            "read_seq": read,
+            "pinned": settings.pinned(),
+            "archived": settings.archived(),
+            "muted_until_ms": settings.muted_until_ms(),
+            "notify": notify(settings.notify()),
+            "draft": settings.draft(),
+            "marked_unread": settings.unread(),
+        });
+        table.row(&columns, &object)?;
+    }
+    table.end()
+}
+
+async fn read(client: &Client, all: bool, with: With) -> anyhow::Result<()> {
+    let list = client.read_conversations(None).await.map_err(unread)?;
+    let wanted = with.into_recipients();
+    if wanted.is_empty() && !all {
+        bail!("name users, or groups by --group, or --all");
+    }
+    let mut marks = Vec::new();
+    for conversation in &list.conversations {
+        let Some(with) = conversation.with.clone() else { continue };
+        let has_unread = conversation.unread > 0 || conversation.settings.as_ref().is_some_and(|set| set.unread());
+        if if all { has_unread } else { wanted.contains(&with) } {
+            marks.push((with, last(client, &list, conversation).await?));
+        }
+    }
+    if let Some(missing) = wanted.iter().find(|wanted| !marks.iter().any(|(with, _)| with == *wanted)) {
+        bail!("there is no conversation {}", named(Some(missing)));
+    }
+    for marks in marks.chunks(MARKS) {
+        for conversation in client.move_marks(marks.to_vec()).await.map_err(unread)? {
+            out::line(format_args!("{}: {} unread", name(&conversation), conversation.unread))?;
+        }
+    }
+    Ok(())
+}
+
+/// The position of the last message.
+async fn last(client: &Client, list: &ConversationList, conversation: &Conversation) -> anyhow::Result<Position> {
+    let (epoch, seq) = match conversation.with.as_ref().and_then(|with| with.to.as_ref()) {
+        Some(To::Group(group)) => {
+            let group = client.read_group(&GroupId::new(group)?).await.map_err(unread)?;
+            (group.epoch, group.last)
+        }
+        Some(To::User(_)) | None => (list.version.epoch, conversation.last_seq),
+    };
+    Ok(Position { epoch: carillon_proto::Epoch(epoch), seq })
+}
+
+async fn marks(client: &Client, group: Option<&GroupId>, users: &[UserId], json: bool) -> anyhow::Result<()> {
+    let mut table = Table::new(json, &["USER", "READ UP TO", "DELIVERED UP TO"]);
+    let users = users.iter().map(|user| user.as_str().to_owned()).collect();
+    for mark in client.read_marks(group, users).await.map_err(unread)? {
+        let place = |id: &str, position: Option<carillon_proto::pb::client::Position>| match position {
+            Some(position) => position.seq.to_string(),
+            None => id.to_owned(),
+        };
+        let (read, delivered) = (place(&mark.read_id, mark.read), place(&mark.delivered_id, mark.delivered));
+        let object = serde_json::json!({ "user": mark.user, "read": read, "delivered": delivered });
+        table.row(&[mark.user, read, delivered], &object)?;
+    }
+    table.end()
+}
+
+fn unread(error: FetchError) -> anyhow::Error {
+    match error {
+        FetchError::Refused(refusal) => anyhow!("refused: {}", refusal.reason),
+        other => other.into(),
+    }
+}
+
+fn name(conversation: &Conversation) -> String {
+    named(conversation.with.as_ref())
+}
+
+fn named(with: Option<&Recipient>) -> String {
+    match with.and_then(|with| with.to.as_ref()) {
+        Some(To::User(user)) => format!("with {user}"),
+        Some(To::Group(group)) => format!("in {group}"),
+        None => String::new(),
+    }
+}
+
+fn told(settings: &ConversationSettings) -> String {
+    let mut told = Vec::new();
+    for (set, name) in [(settings.pinned(), "pinned"), (settings.archived(), "archived"), (settings.unread(), "unread")]
+    {
+        if set {
+            told.push(name.to_owned());
+        }
+    }
+    if settings.muted_until_ms() != 0 {
+        told.push(format!("muted until {}", time(settings.muted_until_ms())));
+    }
+    if settings.notify() != Notify::Unspecified {
+        told.push(format!("notify {}", notify(settings.notify())));
+    }
+    if !settings.draft().is_empty() {
+        told.push(format!("draft: {}", printable(settings.draft())));
+    }
+    told.join(", ")
+}
+
+fn notify(notify: Notify) -> &'static str {
+    match notify {
+        Notify::Unspecified => "default",
+        Notify::All => "all",
+        Notify::Mentions => "mentions",
+        Notify::Nothing => "nothing",
+    }
+}
+
+impl With {
+    fn into_recipients(self) -> Vec<Recipient> {
+        let users = self.with.iter().map(|user| Client::user(user.as_str()));
+        users.chain(self.groups.iter().map(|group| Client::group(group.as_str()))).collect()
+    }
+}
+
+impl From<Settings> for ConversationSettings {
+    fn from(given: Settings) -> Self {
+        let Settings { pinned, archived, muted_until_ms, notify, draft, unread } = given;
+        let notify = notify.map(|notify| match notify {
+            NotifyName::Default => Notify::Unspecified.into(),
+            NotifyName::All => Notify::All.into(),
+            NotifyName::Mentions => Notify::Mentions.into(),
+            NotifyName::Nothing => Notify::Nothing.into(),
+        });
+        Self { pinned, archived, muted_until_ms, notify, draft, unread }
+    }
+}

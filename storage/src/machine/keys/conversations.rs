@@ -1,0 +1,69 @@
+//! Keys of conversations in timeline shards.
+
+use std::io;
+
+use carillon_proto::pb::store::{TimelineKey, timeline_key::Kind};
+
+use super::{
+    CONVERSATION, CONVERSATION_CHANGE, RowBytes, broken, key, number_of,
+    timeline::{kind_byte, named},
+};
+
+/// `number` is that of the user's inbox. `with`: the inbox of the other user, or a group.
+pub(crate) fn conversation(number: u64, with: &TimelineKey) -> RowBytes {
+    key(CONVERSATION, &[&number.to_be_bytes(), &[kind_byte(with.kind())], &with.owner])
+}
+
+/// The range of an inbox's conversations of one kind.
+pub(crate) fn conversations_of(number: u64, kind: Kind) -> std::ops::RangeInclusive<RowBytes> {
+    let bound = |end: &[u8]| key(CONVERSATION, &[&number.to_be_bytes(), &[kind_byte(kind)], end]);
+    bound(&[])..=bound(&[0xff])
+}
+
+/// The range of the conversations of all inboxes.
+pub(crate) fn all_conversations() -> std::ops::RangeInclusive<RowBytes> {
+    key(CONVERSATION, &[])..=key(CONVERSATION + 1, &[])
+}
+
+/// Number of the inbox, and with whom.
+pub(crate) fn conversation_of(key: &[u8]) -> io::Result<(u64, TimelineKey)> {
+    let parse = || {
+        let [CONVERSATION, rest @ ..] = key else { return None };
+        let (number, name) = rest.split_first_chunk()?;
+        Some((u64::from_be_bytes(*number), name))
+    };
+    let (number, name) = parse().ok_or_else(|| broken("key of a conversation"))?;
+    Ok((number, named(name)?))
+}
+
+/// The key of the version of an inbox's conversations.
+pub(crate) fn conversations_version(number: u64) -> RowBytes {
+    key(CONVERSATION_CHANGE, &[&number.to_be_bytes()])
+}
+
+pub(crate) fn conversation_change(number: u64, version: u64) -> RowBytes {
+    key(CONVERSATION_CHANGE, &[&number.to_be_bytes(), &version.to_be_bytes()])
+}
+
+/// The range of the changes after this version.
+pub(crate) fn changes_after(number: u64, version: u64) -> std::ops::RangeInclusive<RowBytes> {
+    conversation_change(number, version.saturating_add(1))..=conversation_change(number, u64::MAX)
+}
+
+/// The version in a key of `CONVERSATION_CHANGE`; `None` for the key of the newest version.
+pub(crate) fn conversation_change_of(key: &[u8]) -> io::Result<Option<u64>> {
+    match key {
+        [CONVERSATION_CHANGE, rest @ ..] if rest.len() == 8 => Ok(None),
+        [CONVERSATION_CHANGE, rest @ ..] if rest.len() == 16 => number_of(&rest[8..]).map(Some),
+        _ => Err(broken("key of a change of a conversation")),
+    }
+}
+
+/// The value of `CONVERSATION_CHANGE` with a version.
+pub(crate) fn changed_conversation(with: &TimelineKey) -> RowBytes {
+    RowBytes::fused(&[kind_byte(with.kind())], &with.owner)
+}
+
+pub(crate) fn changed_conversation_of(value: &[u8]) -> io::Result<TimelineKey> {
+    named(value)
+}

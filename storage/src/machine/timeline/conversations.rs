@@ -1,0 +1,320 @@
+//! What a user has read in each conversation, and wants of it. See docs/adr/0028-marks.md.
+
+use std::io;
+
+use carillon_proto::{
+    KeyedMap, Level,
+    pb::store::{
+        Append, Conversation, ConversationRow, ConversationsMoved, Membership, MoveMarks, RecordHeader,
+        SetConversation, SweepConversations, TimelineKey, move_marks::Mark, rejected::Reason, timeline_key::Kind,
+    },
+};
+use prost::Message as _;
+
+use super::{Batch, CachedTimeline, Outcome, TimelineMachine, TimelineState, done, groups, rejected, timeline_key};
+use crate::machine::{
+    broken,
+    conversations::{self, Said},
+    keys::{self, RowBytes, Stored},
+};
+
+/// Most conversations of a user that have marks or settings, when one without any message is to get settings. Replicas with different
+/// numbers would diverge: a change needs a new level.
+pub(in crate::machine) const WITHOUT_MESSAGES: usize = 8192;
+/// Longer rows, which have a draft, are not kept in memory.
+const KEPT_BYTES: usize = 256;
+
+/// The versions that a command gives.
+struct Versions {
+    number: u64,
+    before: u64,
+    last: u64,
+}
+
+impl TimelineMachine {
+    /// The next command mostly moves one of these.
+    pub(super) fn keep_conversations(&mut self, touched: KeyedMap<RowBytes, Option<Conversation>>) {
+        for (key, row) in touched {
+            if let Some(row) = row.filter(|row| row.encoded_len() <= KEPT_BYTES) {
+                self.conversations.put(key, row);
+            }
+        }
+    }
+}
+
+impl Batch<'_> {
+    /// Moves the conversation that the message belongs to, which gets the next position of this inbox.
+    pub(super) fn converse(&mut self, op: &Append, inbox: &TimelineState) -> io::Result<RecordHeader> {
+        let peer = if op.peer.is_empty() { &op.sender } else { &op.peer };
+        if self.reading.level < Level::GROUPS || peer.is_empty() {
+            return Ok(RecordHeader::default());
+        }
+        let with = TimelineKey { kind: Kind::Inbox.into(), owner: peer.clone() };
+        let key = keys::conversation(inbox.number, &with);
+        self.touch_conversation(&key)?;
+        let row = self.touched_conversations.get_mut(&key).and_then(|row| row.as_mut());
+        let mut new = Conversation::default();
+        let (is_new, row) = row.map_or((true, &mut new), |row| (false, row));
+        let seq = inbox.last + 1;
+        if row.last_seq == 0 || row.peer_incarnation < op.peer_incarnation {
+            (row.peer_incarnation, row.since_seq) = (op.peer_incarnation, seq);
+        }
+        let is_own = op.sender.is_empty() || op.timeline.as_ref().is_some_and(|inbox| inbox.owner == op.sender);
+        row.last_seq = seq;
+        row.counted += u64::from(!is_own);
+        let header = RecordHeader { counted: row.counted, uncounted: false };
+        self.changes.put(key.clone(), row.encode_to_vec());
+        if is_new {
+            self.touched_conversations.insert(key, Some(new));
+        }
+        Ok(header)
+    }
+
+    pub(super) fn move_marks(&mut self, op: &MoveMarks) -> io::Result<Outcome> {
+        let inbox = match self.own_inbox(op.timeline.as_ref(), op.incarnation)? {
+            Ok(Some(inbox)) => inbox,
+            Ok(None) => return Ok(rejected(Reason::NotFound, "the user has no inbox yet")),
+            Err(refused) => return Ok(refused),
+        };
+        let mut versions = self.versions(inbox.number)?;
+        let mut rows: Vec<ConversationRow> = Vec::with_capacity(op.marks.len());
+        for mark in &op.marks {
+            let with = mark.conversation.as_ref().ok_or_else(|| broken("mark without a conversation"))?;
+            let owner = op.timeline.as_ref().map_or(&[][..], |inbox| &inbox.owner);
+            let Some(before) = self.marked(&inbox, with)? else { continue };
+            let after = self.read_to(&inbox, owner, with, mark, before.clone())?;
+            let has_read = after.read_seq != before.read_seq || after.read_epoch != before.read_epoch;
+            let after = if after == before { after } else { self.change(&mut versions, with, after) };
+            rows.retain(|row| row.conversation.as_ref() != Some(with));
+            rows.push(self.row(&inbox, with, after, has_read)?);
+        }
+        Ok(self.moved(&inbox, versions, rows))
+    }
+
+    pub(super) fn set_conversation(&mut self, op: &SetConversation) -> io::Result<Outcome> {
+        let with = op.conversation.as_ref().ok_or_else(|| broken("settings without a conversation"))?;
+        let inbox = match self.own_inbox(op.timeline.as_ref(), op.incarnation)? {
+            Ok(Some(inbox)) => inbox,
+            Ok(None) if with.kind() == Kind::Group => return Ok(not_in_group()),
+            Ok(None) => self.first_inbox(op)?,
+            Err(refused) => return Ok(refused),
+        };
+        let before = match self.marked(&inbox, with)? {
+            Some(before) => before,
+            None if with.kind() == Kind::Group => {
+                return Ok(not_in_group());
+            }
+            None if self.changed_conversations(inbox.number)? >= WITHOUT_MESSAGES => {
+                let detail = format!(
+                    "the user has settings of {WITHOUT_MESSAGES} conversations, which is the most for one without messages"
+                );
+                return Ok(rejected(Reason::Full, &detail));
+            }
+            None => Conversation::default(),
+        };
+        let mut versions = self.versions(inbox.number)?;
+        let mut after = before.clone();
+        conversations::set(after.settings.get_or_insert_default(), op);
+        after.settings = after.settings.filter(|settings| *settings != Default::default());
+        let after = if after == before { after } else { self.change(&mut versions, with, after) };
+        let rows = vec![self.row(&inbox, with, after, false)?];
+        Ok(self.moved(&inbox, versions, rows))
+    }
+
+    pub(super) fn sweep_conversations(&mut self, op: &SweepConversations) -> io::Result<Outcome> {
+        for seen in &op.rows {
+            let with = seen.conversation.as_ref().ok_or_else(|| broken("conversation"))?;
+            let row = self.conversation(&keys::conversation(seen.number, with))?;
+            if row.is_some_and(|row| (row.last_seq, row.version) == (seen.last_seq, seen.version)) {
+                self.drop_conversation(seen.number, with)?;
+            }
+        }
+        Ok(done())
+    }
+
+    pub(super) fn drop_conversation(&mut self, number: u64, with: &TimelineKey) -> io::Result<()> {
+        let key = keys::conversation(number, with);
+        let Some(row) = self.conversation(&key)? else { return Ok(()) };
+        if row.version != 0 {
+            self.changes.delete(keys::conversation_change(number, row.version));
+        }
+        self.changes.delete(key.clone());
+        self.touched_conversations.insert(key, None);
+        Ok(())
+    }
+
+    /// The inbox of this incarnation, if there is one.
+    fn own_inbox(
+        &mut self,
+        timeline: Option<&TimelineKey>,
+        incarnation: u64,
+    ) -> io::Result<Result<Option<TimelineState>, Outcome>> {
+        Ok(match self.held(&timeline_key(timeline)?)? {
+            Some(CachedTimeline { state, .. }) if incarnation < state.incarnation => {
+                Err(rejected(Reason::Gone, "the inbox of this user has ended"))
+            }
+            Some(CachedTimeline { state, .. }) if state.number != 0 && state.incarnation == incarnation => {
+                Ok(Some(state))
+            }
+            Some(_) | None => Ok(None),
+        })
+    }
+
+    /// Settings may come before the first message.
+    fn first_inbox(&mut self, op: &SetConversation) -> io::Result<TimelineState> {
+        if op.new_epoch == 0 {
+            return Err(broken("epoch 0"));
+        }
+        let key = timeline_key(op.timeline.as_ref())?;
+        let before = self.held(&key)?;
+        self.end(op.timeline.as_ref(), before)?;
+        let state = self.create(key.clone(), op.new_epoch, op.incarnation)?;
+        self.touched.insert(key, Some(CachedTimeline::new(state)));
+        Ok(state)
+    }
+
+    /// The row of a conversation that there is. The user is in the group that it is in.
+    fn marked(&mut self, inbox: &TimelineState, with: &TimelineKey) -> io::Result<Option<Conversation>> {
+        let row = self.conversation(&keys::conversation(inbox.number, with))?;
+        if with.kind() != Kind::Group {
+            return Ok(row);
+        }
+        let parse = |value: &[u8]| Membership::decode(value).map_err(|_| broken("row of a group"));
+        let membership = self.get(&keys::membership(inbox.number, with), parse)?;
+        Ok(membership.filter(groups::stands).map(|_| row.unwrap_or_default()))
+    }
+
+    /// The row after the user has read up to there.
+    fn read_to(
+        &self,
+        inbox: &TimelineState,
+        owner: &[u8],
+        with: &TimelineKey,
+        mark: &Mark,
+        mut row: Conversation,
+    ) -> io::Result<Conversation> {
+        if with.kind() == Kind::Group {
+            if row.read_epoch != mark.epoch || row.read_seq < mark.seq {
+                (row.read_epoch, row.read_seq) = (mark.epoch, mark.seq);
+            }
+            return Ok(seen(row));
+        }
+        if mark.epoch != inbox.epoch {
+            return Ok(row);
+        }
+        let read = match mark.seq {
+            seq if seq >= row.last_seq => Some((row.last_seq, row.counted)),
+            seq => self.counted_at(inbox, owner, with, seq)?.map(|counted| (seq, counted)),
+        };
+        let Some((seq, counted)) = read else { return Ok(row) };
+        if row.read_seq < seq {
+            (row.read_seq, row.read_counted) = (seq, counted);
+        }
+        Ok(seen(row))
+    }
+
+    /// How many messages the other has sent up to this position, if it is one of this conversation.
+    fn counted_at(&self, inbox: &TimelineState, owner: &[u8], with: &TimelineKey, seq: u64) -> io::Result<Option<u64>> {
+        let counted = self.get(&keys::record(inbox.number, seq), |value| {
+            let stored = Stored::decode(value)?;
+            Ok(Said::of(stored.envelope).is_with(owner, &with.owner).then_some(stored.header.counted))
+        })?;
+        Ok(counted.flatten())
+    }
+
+    fn row(
+        &self,
+        inbox: &TimelineState,
+        with: &TimelineKey,
+        row: Conversation,
+        has_read: bool,
+    ) -> io::Result<ConversationRow> {
+        let read_id = match has_read && with.kind() == Kind::Inbox {
+            true => self.get(&keys::record(inbox.number, row.read_seq), |value| {
+                Ok(Said::of(Stored::decode(value)?.envelope).id)
+            })?,
+            false => None,
+        };
+        let unread = conversations::unread(inbox, &row);
+        Ok(ConversationRow {
+            conversation: Some(with.clone()),
+            row: Some(row),
+            unread,
+            read_id: read_id.unwrap_or_default(),
+        })
+    }
+
+    fn moved(&mut self, inbox: &TimelineState, versions: Versions, rows: Vec<ConversationRow>) -> Outcome {
+        let Versions { number, before, last } = versions;
+        if last != before {
+            self.changes.put(keys::conversations_version(number), keys::number_value(last));
+        }
+        Outcome::ConversationsMoved(ConversationsMoved { epoch: inbox.epoch, before, version: last, rows })
+    }
+
+    fn versions(&self, number: u64) -> io::Result<Versions> {
+        let last = self.get(&keys::conversations_version(number), keys::number_of)?.unwrap_or(0);
+        Ok(Versions { number, before: last, last })
+    }
+
+    /// Writes the changed row, with the next version.
+    fn change(&mut self, versions: &mut Versions, with: &TimelineKey, mut row: Conversation) -> Conversation {
+        let number = versions.number;
+        if row.version != 0 {
+            self.changes.delete(keys::conversation_change(number, row.version));
+        }
+        versions.last += 1;
+        row.version = versions.last;
+        self.changes.put(keys::conversation_change(number, row.version), keys::changed_conversation(with));
+        self.put_conversation(keys::conversation(number, with), row.clone());
+        row
+    }
+
+    /// The number of the inbox's conversations that have marks or settings.
+    fn changed_conversations(&self, number: u64) -> io::Result<usize> {
+        let (all, rows) = (keys::conversations_version(number), keys::changes_after(number, 0));
+        let mut count = 0;
+        for (key, value) in self.changes.with_prefix(&all) {
+            count += usize::from(value.is_some() && keys::conversation_change_of(key)?.is_some());
+        }
+        for row in self.shard.view().range(rows) {
+            count += usize::from(self.changes.get(&row?.0).is_none());
+        }
+        Ok(count)
+    }
+
+    fn conversation(&mut self, key: &RowBytes) -> io::Result<Option<Conversation>> {
+        self.touch_conversation(key)?;
+        Ok(self.touched_conversations.get(key).cloned().flatten())
+    }
+
+    /// Has the row in memory for this batch.
+    fn touch_conversation(&mut self, key: &RowBytes) -> io::Result<()> {
+        if !self.touched_conversations.contains_key(key) {
+            let row = match self.conversations.take(key) {
+                Some(row) => Some(row),
+                None => self.get(key, conversations::decode)?,
+            };
+            self.touched_conversations.insert(key.clone(), row);
+        }
+        Ok(())
+    }
+
+    fn put_conversation(&mut self, key: RowBytes, row: Conversation) {
+        self.changes.put(key.clone(), row.encode_to_vec());
+        self.touched_conversations.insert(key, Some(row));
+    }
+}
+
+fn not_in_group() -> Outcome {
+    rejected(Reason::NotFound, "the user is not in this group")
+}
+
+/// Who reads no longer wants to see it as unread.
+fn seen(mut row: Conversation) -> Conversation {
+    if let Some(settings) = &mut row.settings {
+        settings.unread = false;
+    }
+    row.settings = row.settings.filter(|settings| *settings != Default::default());
+    row
+}
