@@ -55,6 +55,7 @@ impl World<'_> {
         }
         self.check_cursors()?;
         self.check_groups()?;
+        self.check_conversations()?;
         self.model.check_order(!self.is_without(Guard::Names))?;
         self.model.check_sends()?;
         self.model.check_sends_to_groups(!self.is_without(Guard::Names))?;

@@ -1,4 +1,4 @@
-//! People in groups. Each speaks to the routers as a gateway does, for one request at a time, until it is answered for good.
+//! People in groups, who read their messages, too. Each speaks to the routers as a gateway does, for one request at a time, until it is answered for good.
 
 use std::collections::VecDeque;
 
@@ -7,12 +7,12 @@ use carillon_proto::{
     pb::{
         client::{Content, Text, content},
         link::{
-            ChangeGroup, FromRouter, Hello, Refusal, RouterRequest, Send, SendTo, ToRouter, change_group::Change,
-            router_reply, router_request::Op, send_to,
+            ChangeGroup, FromRouter, Hello, MoveMarks, Refusal, RouterRequest, Send, SendTo, ToRouter,
+            change_group::Change, router_reply, router_request::Op, send_to,
         },
         store::{
-            ChangeMembers, CreateGroup, DeleteGroup, GroupSettings, NodeKind, Person,
-            change_members::Change as OfMembers,
+            ChangeMembers, CreateGroup, DeleteGroup, GroupSettings, NodeKind, Person, TimelineKey,
+            change_members::Change as OfMembers, move_marks::Mark, timeline_key::Kind,
         },
     },
 };
@@ -46,7 +46,8 @@ pub(crate) struct Talker {
 }
 
 struct Asked {
-    group: usize,
+    /// The user or group whose router is asked.
+    of: String,
     /// Of the user's account.
     incarnation: u64,
     op: Op,
@@ -69,6 +70,10 @@ enum What {
     /// The same with a device of the user, by way of a gateway.
     Says,
     Change(OfMembers, usize),
+    /// To read what there is with this user, up to some message.
+    Read {
+        with: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -81,6 +86,16 @@ pub(crate) enum GroupEvent {
 
 pub(crate) fn group_name(group: usize) -> String {
     format!("group{group}")
+}
+
+/// What users read, and when. Below the level of conversations that is refused.
+pub(crate) fn reads(seed: u64, users: usize, from: Time, until: Time) -> Vec<(usize, Time, Want)> {
+    let mut random = Random::new(seed ^ 0x7265_6164_7321);
+    let mut one = || {
+        let (user, with) = (random.index(users), random.index(users));
+        (user, random.between(from, until), Want { group: 0, what: What::Read { with } })
+    };
+    (0..20).map(|_| one()).collect()
 }
 
 /// What the users of this run want, and when, by random numbers of its own. Nothing in half of the runs.
@@ -146,21 +161,39 @@ impl World<'_> {
             // Who does not exist wants nothing.
             let Some(incarnation) = self.model.owner(&user_name(user)) else { continue };
             self.talkers[user].number += 1;
-            let Some(op) = asks(user, incarnation, self.talkers[user].number, want) else { continue };
-            self.talkers[user].asked = Some(Asked { group: want.group, incarnation, op });
+            let asked = match want.what {
+                What::Read { with } => self.reads(user, incarnation, with).map(|op| (user_name(user), op)),
+                _ => asks(user, incarnation, self.talkers[user].number, want).map(|op| (group_name(want.group), op)),
+            };
+            let Some((of, op)) = asked else { continue };
+            self.talkers[user].asked = Some(Asked { of, incarnation, op });
             self.talkers[user].attempts += 1;
             self.talker_tries(user);
         }
     }
 
+    /// Up to some message of the conversation; `None`: there is none.
+    fn reads(&self, user: usize, incarnation: u64, with: usize) -> Option<Op> {
+        let (owner, other) = (user_name(user), user_name(with));
+        let messages = self.model.messages_between(&owner, incarnation, &other);
+        if messages.is_empty() {
+            return None;
+        }
+        let seq = messages[self.talkers[user].number as usize * 7 % messages.len()];
+        let (epoch, _) = self.model.head(&owner, incarnation);
+        let conversation = Some(TimelineKey { kind: Kind::Inbox.into(), owner: other.into() });
+        let marks = vec![Mark { conversation, epoch, seq }];
+        Some(Op::MoveMarks(MoveMarks { user: owner, incarnation, marks }))
+    }
+
     fn talker_tries(&mut self, user: usize) {
         let (owner, attempt) = (self.model.owner(&user_name(user)), self.talkers[user].attempts);
-        let Some(Asked { group, incarnation, op }) = &self.talkers[user].asked else { return };
+        let Some(Asked { of, incarnation, op }) = &self.talkers[user].asked else { return };
         if owner != Some(*incarnation) {
             return self.talker_is_done(user);
         }
         let ring = Ring::from_view(&self.view());
-        let router = ring.owner(&group_name(*group)).map(|owner| router_of(&owner.address));
+        let router = ring.owner(of).map(|owner| router_of(&owner.address));
         let request = RouterRequest {
             id: attempt,
             ring_version: ring.version(),
@@ -190,6 +223,13 @@ impl World<'_> {
         let Some(reply) = said.replies.iter().find(|reply| reply.id == talker.attempts) else { return };
         match &reply.result {
             Some(router_reply::Result::Accepted(_)) => self.talker_is_done(user),
+            Some(router_reply::Result::ConversationsMoved(moved)) => {
+                if let Some(Asked { op: Op::MoveMarks(moves), .. }) = &talker.asked {
+                    let marks = moves.marks.clone();
+                    self.model.marks_answered(&user_name(user), &marks, moved);
+                }
+                self.talker_is_done(user);
+            }
             Some(router_reply::Result::Refusal(Refusal { retry: false, .. })) => self.talker_is_done(user),
             _ => self.talker_tries_again(user),
         }
@@ -247,7 +287,8 @@ fn asks(user: usize, incarnation: u64, number: u64, want: Want) -> Option<Op> {
             Change::Create(CreateGroup { settings, members, owner: None })
         }
         What::Delete => Change::Delete(DeleteGroup {}),
-        What::Says => return None,
+        // Asked of no group's router.
+        What::Says | What::Read { .. } => return None,
         What::Change(kind, whom) => Change::Members(ChangeMembers {
             change: kind.into(),
             users: vec![person(whom)],

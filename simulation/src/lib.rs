@@ -10,6 +10,7 @@ mod faults;
 mod gateways;
 mod groups;
 mod lease;
+mod marks;
 mod membership;
 mod model;
 mod order;
@@ -50,6 +51,10 @@ pub enum Plant {
     SenderGoesOn,
     /// A message of a user who is banned from its group is taken.
     BannedMayWrite,
+    /// The store forgets that something was read.
+    MarksForgotten,
+    /// The store counts a message as unread for the one who has sent it.
+    OwnMessagesCount,
     /// A storage node whose disk is gone goes on with an empty one, as the replicas that it had.
     DisksComeBackEmpty,
     /// Routers do not report pushes that they drop.

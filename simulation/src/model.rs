@@ -19,6 +19,7 @@ use prost::Message as _;
 use crate::{
     audience::SeenGroups,
     clients::{device_name, user_name},
+    marks::Marks,
     membership::Groups,
 };
 
@@ -33,6 +34,7 @@ pub(crate) struct Model {
     over_below: BTreeMap<String, u64>,
     pub(crate) devices: Vec<Device>,
     pub(crate) groups: Groups,
+    pub(crate) marks: Marks,
     /// Inboxes of deleted users that a router has still to find.
     pub(crate) endings: u64,
     /// The first thing that went wrong.
@@ -105,6 +107,7 @@ impl Model {
             over_below: BTreeMap::new(),
             devices: devices.iter().enumerate().map(device).collect(),
             groups: Groups::default(),
+            marks: Marks::default(),
             endings: 0,
             broken: None,
         }
@@ -182,6 +185,7 @@ impl Model {
                 let append = set.append.unwrap_or_default();
                 self.appended(append, appended.epoch, appended.seq, &appended.first_envelope)
             }
+            (Some(Op::MoveMarks(op)), Outcome::ConversationsMoved(moved)) => self.marks_moved(&op, moved),
             (Some(Op::EndTimeline(op)), Outcome::Done(_)) => self.groups.ends(&op),
             _ => Ok(()),
         };

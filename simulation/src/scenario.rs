@@ -1,7 +1,7 @@
 //! What one seed decides before the run begins.
 
 use crate::{
-    groups::{Want, wants},
+    groups::{Want, reads, wants},
     random::Random,
     schedule::{MS, SECOND, Time},
     store::changes,
@@ -62,7 +62,7 @@ pub(crate) struct Scenario {
     pub(crate) gateways_stand: Option<(Time, Time)>,
     /// What an operator does with storage nodes, and when; empty in half of the runs.
     pub(crate) changes: Vec<(Change, Time)>,
-    /// Who wants what of groups, and when.
+    /// Who wants what of groups and conversations, and when.
     pub(crate) groups: Vec<(usize, Time, Want)>,
     /// In thousand deliveries after which the application acknowledges.
     pub(crate) acknowledged: u64,
@@ -150,7 +150,7 @@ impl Scenario {
             stands,
             gateways_stand: None,
             changes: changes(seed, BEGINS, heals_at),
-            groups: wants(seed, users, BEGINS, heals_at),
+            groups: [wants(seed, users, BEGINS, heals_at), reads(seed, users, BEGINS, heals_at)].concat(),
             deletions,
             users,
             devices,

@@ -123,6 +123,8 @@ impl<'m> World<'m> {
             // Memberships would end the inboxes that are to go on.
             scenario.groups.clear();
         }
+        let mut model = Model::new(&scenario.devices);
+        model.marks.are_partial = scenario.level_rises.is_some();
         let clients = scenario.devices.iter().enumerate().map(|(i, user)| ClientNode::new(i, *user)).collect();
         Self {
             schedule,
@@ -131,7 +133,7 @@ impl<'m> World<'m> {
             gateways: (0..scenario.gateways).map(|_| GatewayNode::default()).collect(),
             routers: (0..scenario.routers).map(|_| RouterNode::default()).collect(),
             talkers: (0..scenario.users).map(|_| Talker::default()).collect(),
-            model: Model::new(&scenario.devices),
+            model,
             clients,
             random,
             scenario,

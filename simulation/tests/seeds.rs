@@ -122,6 +122,16 @@ fn a_message_behind_the_ban_of_its_sender_is_found() {
 }
 
 #[test]
+fn a_mark_that_is_forgotten_is_found() {
+    is_found(Plant::MarksForgotten, &["and marked"]);
+}
+
+#[test]
+fn a_count_of_ones_own_messages_is_found() {
+    is_found(Plant::OwnMessagesCount, &["the conversation of"]);
+}
+
+#[test]
 fn a_disk_that_comes_back_empty_under_its_old_replicas_is_found() {
     is_found(Plant::DisksComeBackEmpty, &["committed entries"]);
 }

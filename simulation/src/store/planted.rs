@@ -45,6 +45,13 @@ impl World<'_> {
                         (append.sender_incarnation, append.sender_generation) = (other.incarnation, other.incarnation);
                     }
                 }
+                (Plant::MarksForgotten, Some(timeline_command::Op::MoveMarks(moves))) => {
+                    moves.marks.iter_mut().for_each(|mark| mark.seq = 0);
+                }
+                (Plant::OwnMessagesCount, Some(timeline_command::Op::Append(append))) if !append.peer.is_empty() => {
+                    append.sender = std::mem::take(&mut append.peer);
+                    append.sender_generation = u64::MAX;
+                }
                 (Plant::InboxGoesOn, Some(timeline_command::Op::Append(append))) => {
                     append.incarnation = self.first_owner(append.timeline.as_ref());
                 }

@@ -1,0 +1,138 @@
+//! What marks and counts of conversations promise, and what has been seen of them.
+
+use std::collections::BTreeMap;
+
+use carillon_proto::{
+    TimelineId, UserId,
+    pb::store::{
+        ConversationRow, ConversationsMoved, ConversationsRead, MoveMarks, ReadConversations, move_marks::Mark,
+        store_reply::Result as Outcome, store_request::Op, timeline_key::Kind,
+    },
+};
+
+use crate::{
+    clients::user_name,
+    model::{Inbox, Model, owner_of, recipient_of},
+    store::MAP,
+    world::World,
+};
+
+#[derive(Default)]
+pub(crate) struct Marks {
+    /// Conversations began when the level rose, and lack what was there before: nothing is checked.
+    pub(crate) are_partial: bool,
+    /// The highest marks that were answered: of the user, its incarnation, and the other user.
+    highest: BTreeMap<(String, u64, String), u64>,
+}
+
+/// Positions of messages between the owner of an inbox and another user, and whether the other one has sent them.
+fn between<'a>(inbox: &'a Inbox, owner: &'a str, other: &'a str) -> impl DoubleEndedIterator<Item = (u64, bool)> + 'a {
+    let entries = (1..).zip(&inbox.entries).filter(|(_, entry)| entry.envelope.change.is_none());
+    let of_pair = move |envelope: &carillon_proto::pb::client::Envelope| {
+        let pair = (envelope.sender.as_str(), recipient_of(envelope));
+        pair == (owner, other.to_owned()) || pair == (other, owner.to_owned())
+    };
+    let entries = entries.filter(move |(_, entry)| of_pair(&entry.envelope));
+    let entries: Vec<_> = entries.map(|(seq, entry)| (seq, entry.envelope.sender != owner)).collect();
+    entries.into_iter()
+}
+
+impl Model {
+    /// Positions of messages between these two in the inbox of the first.
+    pub(crate) fn messages_between(&self, owner: &str, incarnation: u64, other: &str) -> Vec<u64> {
+        let inbox = self.inboxes.get(&(owner.to_owned(), incarnation));
+        inbox.map(|inbox| between(inbox, owner, other).map(|(seq, _)| seq).collect()).unwrap_or_default()
+    }
+
+    /// The state machine has moved marks.
+    pub(crate) fn marks_moved(&mut self, op: &MoveMarks, moved: &ConversationsMoved) -> Result<(), String> {
+        if self.marks.are_partial {
+            return Ok(());
+        }
+        let owner = owner_of(op.timeline.as_ref()).to_owned();
+        for mark in &op.marks {
+            let with = mark.conversation.clone().unwrap_or_default();
+            let other = with.owner_str().unwrap_or_default().to_owned();
+            let row = moved.rows.iter().find(|row| row.conversation.as_ref() == Some(&with));
+            let row = row.ok_or_else(|| format!("{owner} has no conversation with {other} to mark"))?;
+            self.is_counted(&owner, op.incarnation, &other, row)?;
+            let read = row.row.as_ref().map_or(0, |row| row.read_seq);
+            let known = self.marks.highest.entry((owner.clone(), op.incarnation, other.clone())).or_default();
+            if read < mark.seq.max(*known) {
+                return Err(format!("{owner} has read from {other} up to {read}, and marked {} and {known}", mark.seq));
+            }
+            *known = read;
+        }
+        Ok(())
+    }
+
+    /// A user hears up to where it has read.
+    pub(crate) fn marks_answered(&mut self, owner: &str, marks: &[Mark], moved: &ConversationsMoved) {
+        if self.marks.are_partial {
+            return;
+        }
+        for mark in marks {
+            let row = moved.rows.iter().find(|row| row.conversation == mark.conversation);
+            let read = row.and_then(|row| row.row.as_ref()).map_or(0, |row| row.read_seq);
+            if read < mark.seq {
+                self.breaks(format!("{owner} has read up to {read}, and marked {}", mark.seq));
+            }
+        }
+    }
+
+    /// The row counts what is in the inbox.
+    fn is_counted(&self, owner: &str, incarnation: u64, other: &str, row: &ConversationRow) -> Result<(), String> {
+        let nothing = Inbox::default();
+        let inbox = self.inboxes.get(&(owner.to_owned(), incarnation)).unwrap_or(&nothing);
+        let conversation = row.row.as_ref().ok_or("a conversation without a row")?;
+        let last = between(inbox, owner, other).map(|(seq, _)| seq).next_back().unwrap_or(0);
+        let unread =
+            between(inbox, owner, other).filter(|(seq, of_other)| *of_other && *seq > conversation.read_seq).count();
+        if (conversation.last_seq, row.unread) != (last, unread as u64) {
+            let found = (conversation.last_seq, row.unread);
+            return Err(format!(
+                "the conversation of {owner} with {other} is at {found:?}, not at {:?}",
+                (last, unread)
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl World<'_> {
+    /// All conversations of all users are counted, and no mark is lost.
+    pub(crate) fn check_conversations(&self) -> Result<(), String> {
+        if self.model.marks.are_partial {
+            return Ok(());
+        }
+        for owner in (0..self.scenario.users).map(user_name) {
+            let incarnation = self.model.owner(&owner).ok_or_else(|| format!("{owner} is still deleted"))?;
+            let timeline = TimelineId::Inbox(UserId::new(&owner).expect("valid"));
+            let read =
+                ReadConversations { timeline: Some(timeline.to_key()), incarnation, ..ReadConversations::default() };
+            let found = match self.cluster.read(MAP.timeline_of(&timeline), &Op::ReadConversations(read)) {
+                Outcome::ConversationsRead(ConversationsRead { rows, .. }) => rows,
+                other => return Err(format!("the conversations of {owner} can't be read: {other:?}")),
+            };
+            for other in (0..self.scenario.users).map(user_name) {
+                let is_with = |row: &&ConversationRow| {
+                    row.conversation
+                        .as_ref()
+                        .is_some_and(|with| with.kind() == Kind::Inbox && with.owner_str() == Ok(other.as_str()))
+                };
+                let row = found.iter().find(is_with);
+                if let Some(row) = row {
+                    self.model.is_counted(&owner, incarnation, &other, row)?;
+                } else if !self.model.messages_between(&owner, incarnation, &other).is_empty() {
+                    return Err(format!("{owner} has no conversation with {other}"));
+                }
+                let read = row.and_then(|row| row.row.as_ref()).map_or(0, |row| row.read_seq);
+                let marked = self.model.marks.highest.get(&(owner.clone(), incarnation, other.clone()));
+                if marked.is_some_and(|marked| read < *marked) {
+                    return Err(format!("{owner} has read from {other} up to {read}, and marked {marked:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
