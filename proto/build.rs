@@ -17,12 +17,15 @@ const FILES: [&str; 9] = [
 ];
 
 /// Fields of oneofs that are kept behind a pointer.
-const LARGE: [&str; 5] = [
+const LARGE: [&str; 8] = [
     ".carillon.client.v1.ServerFrame.body.group",
     ".carillon.client.v1.Envelope.change",
     ".carillon.link.v1.RouterReply.result.account",
     ".carillon.link.v1.RouterReply.result.group_read",
     ".carillon.link.v1.RouterRequest.op.change_group",
+    ".carillon.client.v1.ServerFrame.body.contact_news",
+    ".carillon.link.v1.RouterRequest.op.change_contact",
+    ".carillon.link.v1.Signaled.notice.contact_news",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

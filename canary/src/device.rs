@@ -149,7 +149,12 @@ async fn read(mut events: Events, tell: mpsc::Sender<String>, seen: Arc<Seen>, u
                 }
             }
             Event::Sent { timeline, position, .. } => *seen.0.lock() = Some((timeline, position)),
-            Event::Trimmed { .. } | Event::Conversations(_) | Event::Marks(_) => {}
+            Event::Trimmed { .. }
+            | Event::Conversations(_)
+            | Event::Marks(_)
+            | Event::Contact(_)
+            | Event::ContactsMissed
+            | Event::Presence(_) => {}
             Event::State(State::Connected { address, .. }) => {
                 connections += 1;
                 tracing::info!(user, address, "the canary is signed in");

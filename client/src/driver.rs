@@ -24,6 +24,7 @@ use crate::{
     attempts::Attempts,
     backoff::Backoff,
     command::{Command, ReplyTo},
+    contacts::Known,
     fetches::{Fetches, Found},
     outbox::Outbox,
     positions::{Positions, Rest},
@@ -40,6 +41,7 @@ pub(crate) struct Driver {
     /// New tokens that wait for the gateway's answer, the oldest first. Bounded by the callers, each of which waits for
     /// its answer.
     pub(crate) renewals: VecDeque<Renewal>,
+    pub(crate) contacts: Known,
     pub(crate) positions: Positions,
     pub(crate) events: EventQueue,
     pub(crate) attempts: Attempts,
@@ -87,6 +89,7 @@ impl Driver {
         Self {
             backoff: Backoff::new(config.addresses.len(), first, config.backoff),
             positions: Positions::new(config.positions.iter().cloned()),
+            contacts: Known::default(),
             config,
             commands,
             acks,
@@ -247,7 +250,10 @@ impl Driver {
     pub(crate) fn take(&mut self, command: Option<Command>) -> Result<(), ()> {
         match command {
             Some(Command::Send { request, deadline, answer }) => self.outbox.push(request, deadline, answer),
-            Some(Command::Fetch { query, deadline, answer }) => self.fetches.push(query, deadline, answer),
+            Some(Command::Fetch { query, deadline, answer }) => {
+                self.contacts.asked(&query);
+                self.fetches.push(query, deadline, answer);
+            }
             Some(Command::Renew { token, answer }) => {
                 self.renewals.push_back(Renewal { token, sent: false, answer });
             }
@@ -299,6 +305,12 @@ impl EventQueue {
             self.waiting.clear();
         } else {
             self.waiting.push_back(event);
+        }
+    }
+
+    pub(crate) fn extend(&mut self, event: Option<Event>) {
+        if let Some(event) = event {
+            self.push(event);
         }
     }
 

@@ -34,6 +34,8 @@ pub enum FetchError {
     TimedOut,
     #[error("the service answered another question")]
     OtherAnswer,
+    #[error("it has changed again and again while it was read")]
+    Unsteady,
     #[error("client has ended: {0}")]
     Ended(String),
 }

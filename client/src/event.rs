@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use carillon_proto::{
     Position, TimelineId,
-    pb::client::{Conversations, Envelope, Marks, SignedIn},
+    pb::client::{Contact, Conversations, Envelope, Marks, Presence, SignedIn},
 };
 use tokio::sync::mpsc;
 
@@ -40,6 +40,12 @@ pub enum Event {
     /// Another user has read or received what this user has sent. Which of two marks is the later one, the place of its message in the
     /// inbox says.
     Marks(Marks),
+    /// A row of the list of contacts, after [`crate::Client::contacts`]: neither listed nor asking, it is gone.
+    Contact(Contact),
+    /// Changes of the list did not come: it has to be read again.
+    ContactsMissed,
+    /// What a contact shows, after [`crate::Client::show`].
+    Presence(Presence),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -103,6 +109,12 @@ fn place(event: &Event) -> Option<(TimelineId, Position)> {
         Event::Delivered { timeline, position, .. } | Event::Sent { timeline, position, .. } => {
             Some((timeline.clone(), *position))
         }
-        Event::State(_) | Event::Trimmed { .. } | Event::Conversations(_) | Event::Marks(_) => None,
+        Event::State(_)
+        | Event::Trimmed { .. }
+        | Event::Conversations(_)
+        | Event::Marks(_)
+        | Event::Contact(_)
+        | Event::ContactsMissed
+        | Event::Presence(_) => None,
     }
 }

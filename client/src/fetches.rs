@@ -1,10 +1,10 @@
-//! Unanswered reads: pages of history, what groups are asked, and conversations. Pure; time is a parameter.
+//! Unanswered reads and requests: pages of history, groups, conversations and contacts. Pure; time is a parameter.
 
 use std::{collections::BTreeMap, time::Instant};
 
 use carillon_proto::pb::client::{
-    Conversations, Fetch, Group, Groups, Marks, Members, MoveMarks, Page, ReadConversations, ReadGroup, ReadGroups,
-    ReadMarks, ReadMembers, SetConversation, client_frame::Body,
+    ContactRequest, Contacts, Conversations, Fetch, Group, Groups, Marks, Members, MoveMarks, Page, ReadContacts,
+    ReadConversations, ReadGroup, ReadGroups, ReadMarks, ReadMembers, SetConversation, SetPresence, client_frame::Body,
 };
 
 /// Reads may be repeated freely, and so may marks, which only grow, and settings, of which the last one counts: so all of them are repeated after a reconnect.
@@ -23,6 +23,9 @@ pub(crate) enum Query {
     Move(MoveMarks),
     Set(SetConversation),
     Marks(ReadMarks),
+    Contacts(ReadContacts),
+    Contact(ContactRequest),
+    Presence(SetPresence),
 }
 
 /// The answer to a query.
@@ -34,6 +37,9 @@ pub(crate) enum Found {
     Groups(Groups),
     Conversations(Conversations),
     Marks(Marks),
+    Contacts(Contacts),
+    /// It was carried out.
+    Done,
 }
 
 struct Pending<T> {
@@ -61,6 +67,9 @@ impl<T> Fetches<T> {
             Query::Move(moves) => moves.request = request,
             Query::Set(set) => set.request = request,
             Query::Marks(read) => read.request = request,
+            Query::Contacts(read) => read.request = request,
+            Query::Contact(change) => change.request = request,
+            Query::Presence(set) => set.request = request,
         }
         self.pending.insert(request, Pending { query, deadline, answer, sent: false });
     }
@@ -83,6 +92,9 @@ impl<T> Fetches<T> {
                 Query::Move(moves) => Body::MoveMarks(moves),
                 Query::Set(set) => Body::SetConversation(set),
                 Query::Marks(read) => Body::ReadMarks(read),
+                Query::Contacts(read) => Body::ReadContacts(read),
+                Query::Contact(change) => Body::Contact(change),
+                Query::Presence(set) => Body::SetPresence(set),
             });
         }
     }

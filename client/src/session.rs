@@ -67,6 +67,9 @@ impl Driver {
                 .into_iter()
                 .for_each(|frame| session.writer.push(Body::Positions(frame)));
         }
+        if signed_in.features.iter().any(|feature| feature == features::CONTACTS) {
+            self.contacts.begin().for_each(|frame| session.writer.push(frame));
+        }
         let end = match self.serve(&mut session).await {
             Ok(()) => End::Closed,
             Err(end) => end,
@@ -243,6 +246,21 @@ impl Driver {
                 Ok(())
             }
             Frame::Marks(marks) => self.found(marks.request, Found::Marks(marks)),
+            Frame::Contacts(contacts) => {
+                self.events.extend(self.contacts.read(&contacts));
+                self.found(contacts.request, Found::Contacts(contacts))
+            }
+            Frame::Done(done) => self.found(done.request, Found::Done),
+            Frame::ContactNews(news) => {
+                self.events.extend(self.contacts.news(*news));
+                Ok(())
+            }
+            Frame::Presences(told) => {
+                for presence in told.presences {
+                    self.events.extend(self.contacts.presence(presence));
+                }
+                Ok(())
+            }
             Frame::Timelines(begun) => self.delivered_from(&begun.timelines),
             Frame::Renewed(renewed) => {
                 self.renewed(Ok(Ticket::new(renewed.ticket)));

@@ -25,8 +25,8 @@ use crate::{
 const MAX_ENTRIES: usize = 64;
 const MAX_ENTRY_BYTES: usize = 128 * 1024;
 
-/// Signals that wait. Further ones are dropped.
-const MAX_SIGNALS: usize = 32;
+/// Signals that wait. Further ones are dropped, and the session is told so.
+const MAX_SIGNALS: usize = 256;
 /// Directed requests that wait. Further ones are refused.
 const MAX_DIRECTED: usize = 16;
 
@@ -51,7 +51,9 @@ pub(crate) struct Mail {
     pub(crate) begun: Vec<Begun>,
     /// The latest heads that came with an announcement.
     pub(crate) heads: Option<Vec<TimelineHead>>,
-    pub(crate) signals: Vec<Arc<Signaled>>,
+    signals: Vec<Arc<Signaled>>,
+    /// There was no room for further ones.
+    signals_missed: bool,
     pub(crate) directed: Vec<(Directed, DirectedRequest)>,
     /// Why the session is over, if it is.
     pub(crate) over: Option<Why>,
@@ -67,8 +69,10 @@ impl Mail {
     /// Everything but directed requests, in the order in which the session takes them. Entries come before
     /// answers: the position of an own message counts only when the client has everything before it.
     pub(crate) fn into_inputs(self) -> impl Iterator<Item = Input> {
-        let Self { answers, entries, left, begun, heads, signals, over, drain, go_elsewhere, cut_off, .. } = self;
+        let Self { answers, entries, left, begun, heads, signals, signals_missed, over, drain, .. } = self;
+        let (go_elsewhere, cut_off) = (self.go_elsewhere, self.cut_off);
         let rest = [
+            signals_missed.then_some(Input::SignalsMissed),
             (!begun.is_empty()).then_some(Input::Begun(begun)),
             heads.map(Input::Heads),
             over.map(Input::Evicted),
@@ -79,8 +83,8 @@ impl Mail {
         let entries = entries.into_iter().map(Input::Entry);
         let answers = answers.into_iter().map(|(tag, answered)| Input::Answer(tag, answered));
         let left = left.into_iter().map(|(feed, timeline, why)| Input::Left(feed, timeline, why));
-        let noticed = signals.into_iter().map(Input::Noticed);
-        entries.chain(answers).chain(left).chain(noticed).chain(rest.into_iter().flatten())
+        let signals = signals.into_iter().map(Input::Signal);
+        entries.chain(answers).chain(left).chain(signals).chain(rest.into_iter().flatten())
     }
 }
 
@@ -122,6 +126,8 @@ impl Mailbox {
         self.put(|mail| {
             if mail.signals.len() < MAX_SIGNALS {
                 mail.signals.push(signal);
+            } else {
+                mail.signals_missed = true;
             }
         });
     }

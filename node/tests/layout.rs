@@ -90,7 +90,7 @@ fn the_store_has_no_wall_clock() {
 }
 
 /// Names of `client` that the core may use: words, but no frames.
-const WORDS: [&str; 18] = [
+const WORDS: [&str; 20] = [
     "self",
     "Code",
     "Content",
@@ -99,7 +99,9 @@ const WORDS: [&str; 18] = [
     "Limits",
     "Media",
     "Position",
+    "Presence",
     "Recipient",
+    "Show",
     "Start",
     "Timeline",
     "TimelinePosition",

@@ -20,7 +20,7 @@ const FULLEST: Metric =
 pub const ALL: [Metric; 3] = [LENGTH, CAPACITY, FULLEST];
 
 /// The kinds of queues: what waits in them, and what happens when one is full.
-pub const KINDS: [(&str, &str); 18] = [
+pub const KINDS: [(&str, &str); 19] = [
     ("gateway_links", "changes of links and of the registry; when it is full, links wait"),
     ("gateway_requests", "requests on their way to one router; further ones are refused as overload"),
     (
@@ -33,10 +33,11 @@ pub const KINDS: [(&str, &str); 18] = [
     ),
     ("router_answers", "answers of the store for one partition; when it is full, the store client waits"),
     ("router_pushes", "deliveries on their way to one gateway; further ones are dropped, and the gateway reads them"),
-    ("router_signals", "signals on their way to one gateway; further ones are dropped"),
+    ("router_signals", "signals on their way to one gateway; further ones are dropped, and presences are told again"),
     ("router_directed", "directed requests on their way to one gateway; further ones are refused"),
     ("router_evictions", "evictions on their way to one gateway; when it is full, the link is cut"),
     ("router_hints", "deliveries on their way to one other router; further ones are dropped, and told later"),
+    ("router_tellings", "words of users to contacts; further ones are left to the worker of the shard"),
     ("router_store_asks", "operations on their way to the store client; further ones are refused"),
     ("router_store_events", "batches of answers of storage nodes; when it is full, they are not read"),
     ("router_store_requests", "requests on their way to one storage node; further ones are handled as refused"),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use carillon_proto::pb::{
-    link::{Forget, Hint, RouterRequest, Signal},
+    link::{ContactNews, Forget, Hint, Presences, Probe, RouterRequest, Signal},
     store::{Node, NodeKind, RegistryView, StoreReply},
 };
 use carillon_proto::{LeaseId, Level, UserId, now_ms};
@@ -20,6 +20,7 @@ use crate::{
     owner::{Effect, Owner, OwnerConfig},
     partition::Input,
     reply::{Failure, InFlight, ReplySlot, Request, deadline, op_name, routed_by},
+    said::Said,
     topology::Topology,
 };
 
@@ -90,7 +91,23 @@ pub fn link(mut bytes: &[u8]) {
             }
             243 => input(Input::AnnouncedAll { gateway: GATEWAY, link: 1, ring_version: 1 }),
             244 => input(Input::Doubt),
-            245..=250 => owner.check(now),
+            245 => input(Input::Said(Said::Presences(match Presences::decode(message) {
+                Ok(presences) => presences,
+                Err(_) => continue,
+            }))),
+            246 => input(Input::Said(Said::Probe(match Probe::decode(message) {
+                Ok(probe) => probe,
+                Err(_) => continue,
+            }))),
+            247 => input(Input::Said(Said::News(match ContactNews::decode(message) {
+                Ok(news) => Box::new(news),
+                Err(_) => continue,
+            }))),
+            248 => {
+                owner.presence_settles(now);
+                owner.look_at_presences(now);
+            }
+            249..=250 => owner.check(now),
             _ => owner.flush_cursors(),
         }
         for effect in std::mem::take(&mut owner.effects) {
@@ -98,12 +115,18 @@ pub fn link(mut bytes: &[u8]) {
                 Effect::Store { token, .. } => asked.push(token),
                 Effect::Answer(slot, answer) => slot.answer(answer),
                 Effect::Signal(_, signal) => assert!(!signal.connections.is_empty(), "told to nobody"),
+                Effect::Tell(telling) => {
+                    if let Some(slot) = telling.slot {
+                        slot.answer(Failure::Unreached.into());
+                    }
+                }
                 Effect::Direct { slot, .. } => slot.answer(Failure::Unreached.into()),
                 Effect::Push(..)
                 | Effect::Behind(..)
                 | Effect::Evict { .. }
                 | Effect::Deliver(_)
                 | Effect::Marked(_)
+                | Effect::Say(_)
                 | Effect::Watched(..) => {}
             }
         }

@@ -92,7 +92,7 @@ mod tests {
         let session = None;
         for op in [
             Op::OpenSession(OpenSession { session: session.clone() }),
-            Op::Announce(Announce { session: session.clone() }),
+            Op::Announce(Announce { session: session.clone(), presence: None }),
             Op::CloseSession(CloseSession { session }),
             Op::Direct(link::Direct::default()),
         ] {

@@ -140,11 +140,13 @@ impl GatewayLinks {
         }
     }
 
-    pub(crate) fn signal(&self, gateway: LeaseId, signal: Signaled) {
+    /// False if it was dropped.
+    pub(crate) fn signal(&self, gateway: LeaseId, signal: Signaled) -> bool {
         let gateways = self.gateways.read();
         let link = gateways.get(&gateway).and_then(Open::last);
         let given = link.is_some_and(|link| link.signals.try_send(signal).is_ok());
         metrics::signal(given);
+        given
     }
 
     /// The answer comes by `answered`; `Unreached` if none can come.

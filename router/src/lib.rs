@@ -31,17 +31,20 @@ mod partition;
 mod peers;
 #[cfg(feature = "planted-bugs")]
 mod planted;
+mod presence;
 mod recent_keys;
 mod register;
 mod registry;
 mod reply;
 mod router;
+mod said;
 mod send;
 mod server;
 mod session;
 #[doc(hidden)]
 pub mod simulation;
 mod store;
+mod teller;
 mod topology;
 mod undelivered;
 mod watches;

@@ -14,7 +14,7 @@ use carillon_proto::{
     pb::{
         link::{
             Behind, Directed, Evict, Follow, Forget, FromRouter, GatewaysLoad, Hello, Hint, NotOwner, Push,
-            RouterReply, RouterRequest, Signaled, ToRouter, router_reply, router_request::Op,
+            RouterReply, RouterRequest, Signaled, ToRouter, router_reply, router_request::Op, signaled,
         },
         store::NodeKind,
     },
@@ -40,6 +40,7 @@ use crate::{
     partition::Partitions,
     peers::Peers,
     reply::{Answer, Failure, InFlight, ReplySlot, Request, deadline, op_name, routed_by},
+    said::Said,
     topology::Topology,
 };
 
@@ -86,7 +87,7 @@ pub(crate) fn open(context: LinkContext, tier: Tier, closing: &CancellationToken
         replies: Woken::new(Batches::new(replies, weigh)),
         pushes: Woken::new(Batches::new(queues.pushes, |push| push.envelope.len() + 256)),
         missed: Woken::new(queues.missed),
-        signals: Woken::new(Batches::new(queues.signals, Message::encoded_len)),
+        signals: Woken::new(Batches::new(queues.signals, signal_size)),
         directed: Woken::new(Batches::new(queues.directed, |directed| directed.body.len() + 64)),
         evictions: Woken::new(Batches::new(queues.evictions, |_| 16)),
         describe: Woken::new(Batches::new(queues.describe, |_| 16)),
@@ -151,7 +152,8 @@ impl Reader {
     fn may_say(&self, hello: &Hello, said: &ToRouter) -> bool {
         let may = match (self.tier, hello.kind()) {
             (Tier::Gateway, NodeKind::Gateway) => {
-                said.hints.is_empty() && said.changed_users.is_empty() && said.marked.is_empty()
+                let of_contacts = said.presences.len() + said.probes.len() + said.contact_news.len();
+                said.hints.is_empty() && said.changed_users.is_empty() && said.marked.is_empty() && of_contacts == 0
             }
             (Tier::Router, NodeKind::Router) => {
                 let answers = said.direct_answers.len() + said.descriptions.len();
@@ -173,6 +175,13 @@ impl Reader {
             self.queues.drains();
         }
         self.take_changed(changed_users);
+        let presences = said.presences.into_iter().map(Said::Presences);
+        let probes = said.probes.into_iter().map(Said::Probe);
+        let news = said.contact_news.into_iter().map(|news| Said::News(Box::new(news)));
+        for said in presences.chain(probes).chain(news) {
+            // A full partition's users ask again.
+            drop(self.context.partitions.say(said));
+        }
         for hint in hints {
             self.take_hint(hint);
         }
@@ -390,6 +399,20 @@ impl Stream for Outgoing {
         }
         Pin::new(&mut this.closing).poll(context).map(|()| None)
     }
+}
+
+/// Approximate encoded size, in bytes.
+fn signal_size(signal: &Signaled) -> usize {
+    let what = match &signal.notice {
+        Some(signaled::Notice::Presences(presences)) => {
+            presences.presences.iter().map(|presence| presence.user.len() + presence.status.len() + 32).sum()
+        }
+        Some(signaled::Notice::ContactNews(_)) => 4096,
+        Some(signaled::Notice::Conversations(moved)) => moved.encoded_len(),
+        Some(signaled::Notice::Marked(marked)) => marked.encoded_len(),
+        None => 0,
+    };
+    64 + signal.body.len() + signal.connections.len() * 4 + what
 }
 
 /// Approximate encoded size, in bytes.

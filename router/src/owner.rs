@@ -1,10 +1,12 @@
 //! The owner of a part of the users: what each input does. Does not wait and has no clock.
 
+mod contacts;
 mod conversations;
 mod deliveries;
 mod direct;
 mod groups;
 mod messages;
+mod presence;
 mod sessions;
 mod timelines;
 mod users;
@@ -18,7 +20,8 @@ use carillon_proto::{
         admin::WatchEvent,
         client::Position,
         link::{
-            self, Behind, Directed, Heads, Marked, Push, SessionOpened, Signaled, TimelineHead, evict, router_request,
+            self, Behind, Directed, Heads, Marked, Push, SessionOpened, SessionPresence, Signaled, TimelineHead, evict,
+            router_request,
         },
         store::{
             self, Account, DirectoryCommand, PutAccount, ReadUser, Session, directory_command, put_account,
@@ -29,6 +32,7 @@ use carillon_proto::{
 use tokio::time::Instant;
 
 use self::conversations::{ConversationsAsked, Counting, MarksReading};
+use self::{contacts::ContactChanging, presence::shows};
 use crate::{
     accounts::Accounts,
     checks::Checks,
@@ -41,11 +45,14 @@ use crate::{
     group_changes::GroupChanging,
     group_messages::{GroupContext, GroupMessage},
     marks::Marks,
+    presence::Presences,
     recent_keys::RecentKeys,
     register::Register,
     reply::{Answer, Failure, ReplySlot, Request},
+    said::Said,
     send::{RequestContext, Sending},
     store::{Place, StoreAnswer, StoreFailure},
+    teller::Telling,
     topology::Topology,
     undelivered::Undelivered,
     watches::Watches,
@@ -89,6 +96,10 @@ pub(crate) enum Effect {
     Deliver(Delivery),
     /// For the owner of the user who is told, which may be this router or another one.
     Marked(Marked),
+    /// For the owners of other users, which may be this router.
+    Say(Said),
+    /// The contact is told what is new in the row.
+    Tell(Telling),
     /// For those who watch the user.
     Watched(UserId, Box<WatchEvent>),
 }
@@ -112,6 +123,7 @@ pub(crate) struct Owner {
     following: KeyedMap<u64, Following>,
     followers: Followers,
     nudges: Nudges,
+    presences: Presences,
     asked: KeyedMap<u64, Continuation>,
     next_token: u64,
     unknown_recipient: UnknownRecipient,
@@ -151,6 +163,8 @@ enum Waiter {
 /// An announced or opened session, and the request to answer.
 struct Announced {
     session: Session,
+    /// What it shows.
+    presence: Option<Box<SessionPresence>>,
     /// It is new, and not there since before.
     signs_in: bool,
     link: u64,
@@ -208,6 +222,9 @@ enum Continuation {
     GroupChanged(u64),
     /// For a change of a group a membership was set.
     MembershipSet(u64, UserId, u64),
+    /// Contacts of a user who shows something.
+    Watchers(UserId, u64),
+    ContactChanged(Box<ContactChanging>),
     /// Heads of groups that a gateway follows: of the request of this number.
     Followed(u64, Vec<GroupId>),
     Conversations(Box<ConversationsAsked>),
@@ -242,6 +259,7 @@ impl Owner {
             following: KeyedMap::default(),
             followers,
             nudges,
+            presences: Presences::default(),
             asked: KeyedMap::default(),
             next_token: 0,
             unknown_recipient,
@@ -265,6 +283,8 @@ impl Owner {
         if before.ring.version() != self.topology.ring.version() {
             self.accounts.retain(|user| before.owns(user.as_str()) && self.topology.owns(user.as_str()));
             self.checks.ring_changed(now);
+            self.presences.retain(|user| self.topology.owns(user.as_str()));
+            self.presences_in_doubt(now);
         }
         if self.watches.is_some() {
             self.watch_topology(|user| before.owns(user.as_str()));
@@ -305,13 +325,13 @@ impl Owner {
             Op::OpenSession(link::OpenSession { session }) => match session {
                 Some(session) => {
                     let RequestContext { user, link, slot, deadline, .. } = parts;
-                    let asked = Announced { session, signs_in: true, link, slot, deadline };
+                    let asked = Announced { session, presence: None, signs_in: true, link, slot, deadline };
                     self.put_session(user, asked, false);
                 }
                 None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
             },
-            Op::Announce(link::Announce { session }) => match session {
-                Some(session) => self.announce(session, parts, now),
+            Op::Announce(link::Announce { session, presence }) => match session {
+                Some(session) => self.announce(session, shows(presence), parts, now),
                 None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
             },
             Op::CloseSession(link::CloseSession { session }) => match session {
@@ -324,6 +344,9 @@ impl Owner {
             Op::SetConversation(set) => self.set_conversation(set, parts),
             Op::ReadConversations(read) => self.read_conversations(read, parts),
             Op::ReadMarks(read) => self.read_marks(read, parts),
+            Op::ChangeContact(change) => self.change_contact(*change, parts),
+            Op::ReadContacts(read) => self.read_contacts(read, parts),
+            Op::SetPresence(set) => self.set_presence(set, parts, now),
             Op::ChangeGroup(_) | Op::Follow(_) | Op::ReadGroup(_) | Op::ReadMembers(_) => {
                 self.refuse(parts.slot, &Failure::Invalid("a user is no group"))
             }
@@ -402,6 +425,7 @@ impl Owner {
                     Ok(StoreAnswer::GroupRead(read)) => Ok(Answer::GroupRead(Box::new(read))),
                     Ok(StoreAnswer::MembersRead(read)) => Ok(Answer::MembersRead(read)),
                     Ok(StoreAnswer::MembershipsRead(read)) => Ok(Answer::MembershipsRead(read)),
+                    Ok(StoreAnswer::ContactsRead(read)) => Ok(Answer::ContactsRead(read)),
                     other => Err(unexpected(other)),
                 };
                 self.end(slot, read);
@@ -417,6 +441,10 @@ impl Owner {
             Continuation::MembershipSet(change, user, incarnation) => {
                 self.membership_set(change, user, incarnation, answer);
             }
+            Continuation::Watchers(user, incarnation) => {
+                self.watchers_read(&user, incarnation, answer, now, time_ms);
+            }
+            Continuation::ContactChanged(changing) => self.contact_changed(*changing, answer, time_ms),
             Continuation::Followed(request, groups) => self.followed(request, &groups, answer),
             Continuation::Conversations(asked) => self.conversations_answered(*asked, answer),
         }

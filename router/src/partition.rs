@@ -6,7 +6,7 @@ use carillon_proto::{
     LeaseId, TimelineId, UserId, Woken, clock, now_ms,
     pb::{
         admin::{WatchEvent, watch_event::Kind},
-        link::{Marked, Push, Signal},
+        link::{Done, Marked, Push, Signal, signaled::Notice},
     },
 };
 use futures_util::StreamExt as _;
@@ -29,8 +29,10 @@ use crate::{
     owner::{Effect, Owner},
     part::part_of,
     peers::Peers,
-    reply::Request,
+    reply::{Answer, Request},
+    said::Said,
     store::{AnswerTo, Store, StoreOp, StoreResult},
+    teller::Telling,
     topology::Topology,
     watches::Watcher,
 };
@@ -54,6 +56,7 @@ pub(crate) enum Input {
     Changed(UserId),
     Signal(Signal),
     Marked(Marked),
+    Said(Said),
     /// Deliveries to any user may have been lost.
     Doubt,
     Watch(Watcher),
@@ -81,6 +84,11 @@ impl Input {
             Self::Signal(signal) => owner.signal(signal),
             Self::Marked(marked) => owner.marked(&marked),
             Self::Doubt => owner.doubt(),
+            Self::Said(said) => owner.said(said, now, time_ms),
+            Self::Doubt => {
+                owner.doubt();
+                owner.presences_in_doubt(now);
+            }
             Self::Watch(watcher) => owner.watch(watcher),
             Self::Forget { user, gateway, connection, link } => owner.forget(&user, gateway, connection, link),
             Self::AnnouncedAll { gateway, link, ring_version } => owner.announced_all(gateway, link, ring_version),
@@ -148,6 +156,18 @@ impl Partitions {
         }
     }
 
+    /// What could not be said, because the partition is full.
+    #[must_use]
+    pub(crate) fn say(&self, said: Said) -> Vec<Said> {
+        let parts = said.split(|user| part_of(user, self.0.len()));
+        let unsaid =
+            parts.into_iter().filter_map(|(part, said)| match self.0[part].inputs.try_send(Input::Said(said)) {
+                Err(TrySendError::Full(Input::Said(said))) => Some(said),
+                _ => None,
+            });
+        unsaid.collect()
+    }
+
     /// Told to all partitions; false if they have stopped.
     pub(crate) async fn doubt(&self) -> bool {
         for mailbox in self.0.iter() {
@@ -193,6 +213,7 @@ pub(crate) struct Partition {
     pub(crate) peers: Peers,
     pub(crate) partitions: Partitions,
     pub(crate) census: Census,
+    pub(crate) tellings: mpsc::Sender<Telling>,
 }
 
 impl Partition {
@@ -201,10 +222,11 @@ impl Partition {
         let mut inputs = Vec::with_capacity(TURN);
         let mut answers = Vec::with_capacity(TURN);
         let mut topologies = Woken::new(WatchStream::from_changes(self.topology.clone()));
-        let (mut gauge, mut flush_cursors, mut check) = (Due::new(), Due::new(), Due::new());
+        let (mut gauge, mut flush_cursors, mut check, mut look) = (Due::new(), Due::new(), Due::new(), Due::new());
         let mut gauge_at = clock::now();
         loop {
             let (cursors_due, check_due) = (self.owner.cursors_due(), self.owner.check_due());
+            let presences_due = self.owner.presences_due();
             let (queue, missed, stored) = (&mut self.inputs, &mut self.missed, &mut self.answers);
             // All branches are cancel-safe: receiving, watching, ticking. Rare branches come first, so that they are
             // not starved.
@@ -235,11 +257,12 @@ impl Partition {
                 }
                 () = poll_fn(|context| flush_cursors.poll(context, cursors_due)) => self.owner.flush_cursors(),
                 () = poll_fn(|context| check.poll(context, check_due)) => self.owner.check(clock::now()),
+                () = poll_fn(|context| look.poll(context, presences_due)) => self.owner.look_at_presences(clock::now()),
                 taken = poll_fn(|context| {
                     missed.poll_by(context, |missed, context| missed.poll_take(context, TURN))
                 }) => match taken {
                     Taken::Some(deliveries) => deliveries.into_iter().for_each(|missed| self.owner.deliver(missed)),
-                    Taken::Anybody => self.owner.doubt(),
+                    Taken::Anybody => Input::Doubt.carry_out(&mut self.owner, clock::now(), now_ms()),
                 },
                 taken = poll_fn(|context| {
                     queue.poll_by(context, |queue, context| queue.poll_recv_many(context, &mut inputs, TURN))
@@ -253,6 +276,7 @@ impl Partition {
                     }
                 }
             }
+            self.owner.presence_settles(clock::now());
             self.perform();
         }
     }
@@ -272,7 +296,21 @@ impl Partition {
                     Effect::Answer(slot, answer) => slot.answer(answer),
                     Effect::Push(gateway, push) => self.push(gateway, push),
                     Effect::Behind(gateway, behind) => self.links.behind(gateway, behind),
-                    Effect::Signal(gateway, signal) => self.links.signal(gateway, signal),
+                    Effect::Signal(gateway, signal) => {
+                        let of_contacts = matches!(signal.notice, Some(Notice::Presences(_) | Notice::ContactNews(_)));
+                        if !self.links.signal(gateway, signal) && of_contacts {
+                            self.owner.signals_dropped(gateway, clock::now());
+                        }
+                    }
+                    Effect::Say(said) => self.say(said),
+                    Effect::Tell(telling) => {
+                        // Without room the worker of the shard does it.
+                        if let Err(TrySendError::Full(Telling { slot: Some(slot), .. })) =
+                            self.tellings.try_send(telling)
+                        {
+                            slot.answer(Answer::Done(Done {}));
+                        }
+                    }
                     Effect::Direct { gateway, directed, slot, deadline } => {
                         self.links.direct(gateway, directed, slot, deadline);
                     }
@@ -281,6 +319,20 @@ impl Partition {
                     Effect::Marked(marked) => self.marked(marked),
                     Effect::Watched(user, event) => self.tell_watchers(&user, *event),
                 }
+            }
+        }
+    }
+
+    /// To the owners of the users whom it is for.
+    fn say(&mut self, said: Said) {
+        let topology = Arc::clone(&self.topology.borrow());
+        for (address, said) in said.split(|user| topology.elsewhere(user)) {
+            let unsaid = match address {
+                Some(address) => self.peers.say(address, said).into_iter().collect(),
+                None => self.partitions.say(said),
+            };
+            for said in unsaid {
+                self.owner.unsaid(said, clock::now());
             }
         }
     }

@@ -34,6 +34,7 @@ use crate::{
     delivery::Delivery,
     metrics,
     missed::{Missed, Taken},
+    said::Said,
     topology::Topology,
 };
 
@@ -76,6 +77,7 @@ enum Word {
     Hint(Delivery),
     Changed(UserId),
     Marked(Marked),
+    Said(Said),
 }
 
 impl Peers {
@@ -106,6 +108,18 @@ impl Peers {
         let given =
             self.queues.read().get(address).is_some_and(|peer| peer.words.try_send(Word::Marked(marked)).is_ok());
         metrics::signal(given);
+    }
+
+    /// What could not be said, because too much waits for the router.
+    #[must_use]
+    pub(crate) fn say(&self, address: &str, said: Said) -> Option<Said> {
+        let peers = self.queues.read();
+        // A router that is not in the ring (yet).
+        let Some(peer) = peers.get(address) else { return Some(said) };
+        match peer.words.try_send(Word::Said(said)) {
+            Err(TrySendError::Full(Word::Said(said))) => Some(said),
+            _ => None,
+        }
     }
 
     /// Keeps queues for exactly these routers and returns the new ones.
@@ -162,6 +176,9 @@ fn message_of(words: impl IntoIterator<Item = Word>) -> ToRouter {
             Word::Hint(delivery) => message.hints.push(delivery.into_hint()),
             Word::Changed(user) => message.changed_users.push(user.as_str().to_owned()),
             Word::Marked(marked) => message.marked.push(marked),
+            Word::Said(Said::Presences(presences)) => message.presences.push(presences),
+            Word::Said(Said::Probe(probe)) => message.probes.push(probe),
+            Word::Said(Said::News(news)) => message.contact_news.push(*news),
         }
     }
     message
@@ -178,6 +195,8 @@ async fn keep(
     let mut words = Batches::new(words, |word| match word {
         Word::Hint(delivery) => delivery.envelope.len() + 256,
         Word::Changed(_) | Word::Marked(_) => 256,
+        Word::Changed(_) => 256,
+        Word::Said(said) => said.size(),
     });
     let mut failures = 0u32;
     let mut waiting = Waiting::new("another router's link");

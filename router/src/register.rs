@@ -4,7 +4,10 @@
 
 use std::collections::HashSet;
 
-use carillon_proto::{KeyedMap, LeaseId, UserId, pb::client::Position};
+use carillon_proto::{
+    KeyedMap, LeaseId, UserId,
+    pb::{client::Position, link::SessionPresence},
+};
 
 use crate::{companions::Companions, session::Session};
 
@@ -18,6 +21,8 @@ pub(crate) struct Register {
     /// For each gateway that has announced all its sessions: by which link and ring.
     announced: KeyedMap<LeaseId, Announced>,
     companions: Companions,
+    /// Users whose sessions show something else; whether another owner has told their contacts.
+    touched: Vec<(UserId, bool)>,
 }
 
 /// A user who is signed in.
@@ -40,7 +45,13 @@ struct Announced {
 
 impl Register {
     pub(crate) fn new(companions: Companions) -> Self {
-        Self { users: KeyedMap::default(), by_lease: KeyedMap::default(), announced: KeyedMap::default(), companions }
+        Self {
+            users: KeyedMap::default(),
+            by_lease: KeyedMap::default(),
+            announced: KeyedMap::default(),
+            companions,
+            touched: Vec::new(),
+        }
     }
 
     /// The number of sessions of all users.
@@ -95,6 +106,10 @@ impl Register {
         if let Some(known) = self.find(user, session.lease, session.connection) {
             // A message from an older link is outdated.
             session.link = session.link.max(known.link);
+            session.presence = session.presence.or_else(|| known.presence.clone());
+        }
+        if session.presence.is_some() {
+            self.touched.push((user.clone(), true));
         }
         self.retain(user, |known| known.device != session.device);
         *self.by_lease.entry(session.lease).or_default() += 1;
@@ -163,7 +178,34 @@ impl Register {
     pub(crate) fn told_again(&mut self, user: &UserId, session: &Session) {
         if let Some(known) = self.find(user, session.lease, session.connection) {
             known.link = known.link.max(session.link);
+            if session.presence.is_some() && known.presence != session.presence {
+                known.presence.clone_from(&session.presence);
+                self.touched.push((user.clone(), true));
+            }
         }
+    }
+
+    /// The session shows this from now on. True if it showed nothing before, and shows something now.
+    pub(crate) fn show(
+        &mut self,
+        user: &UserId,
+        lease: LeaseId,
+        connection: u64,
+        presence: Option<Box<SessionPresence>>,
+    ) -> bool {
+        let Some(known) = self.find(user, lease, connection) else { return false };
+        if known.presence == presence {
+            return false;
+        }
+        let is_first = known.presence.is_none();
+        known.presence = presence;
+        self.touched.push((user.clone(), false));
+        is_first
+    }
+
+    /// Users whose sessions have changed what they show, since the last call.
+    pub(crate) fn take_touched(&mut self) -> Vec<(UserId, bool)> {
+        std::mem::take(&mut self.touched)
     }
 
     pub(crate) fn remove(&mut self, user: &UserId, lease: LeaseId, connection: u64) {
@@ -208,7 +250,9 @@ impl Register {
     fn retain(&mut self, user: &UserId, stays: impl Fn(&Session) -> bool) {
         let Some(online) = self.users.get_mut(user) else { return };
         let before = online.sessions.len();
-        take_out(online, &mut self.by_lease, stays);
+        if take_out(online, &mut self.by_lease, stays) {
+            self.touched.push((user.clone(), false));
+        }
         if online.sessions.len() != before {
             self.companions.changed(user, &online.sessions);
             if online.sessions.is_empty() {
@@ -218,10 +262,12 @@ impl Register {
     }
 
     fn retain_all(&mut self, stays: impl Fn(&Session) -> bool) {
-        let (by_lease, companions) = (&mut self.by_lease, &self.companions);
+        let (by_lease, companions, touched) = (&mut self.by_lease, &self.companions, &mut self.touched);
         self.users.retain(|user, online| {
             let before = online.sessions.len();
-            take_out(online, by_lease, &stays);
+            if take_out(online, by_lease, &stays) {
+                touched.push((user.clone(), false));
+            }
             if online.sessions.len() != before {
                 companions.changed(user, &online.sessions);
             }
@@ -230,9 +276,12 @@ impl Register {
     }
 }
 
-fn take_out(online: &mut Online, by_lease: &mut KeyedMap<LeaseId, usize>, stays: impl Fn(&Session) -> bool) {
+/// True if one of them showed something.
+fn take_out(online: &mut Online, by_lease: &mut KeyedMap<LeaseId, usize>, stays: impl Fn(&Session) -> bool) -> bool {
+    let mut showed = false;
     online.sessions.retain(|known| {
         let stays = stays(known);
+        showed |= !stays && known.presence.is_some();
         if !stays && let Some(count) = by_lease.get_mut(&known.lease) {
             *count -= 1;
             if *count == 0 {
@@ -241,6 +290,7 @@ fn take_out(online: &mut Online, by_lease: &mut KeyedMap<LeaseId, usize>, stays:
         }
         stays
     });
+    showed
 }
 
 #[cfg(test)]

@@ -89,6 +89,12 @@ pub(crate) enum Failure {
     Groups,
     #[error("this service keeps no conversations yet")]
     Conversations,
+    #[error("contacts are not supported yet")]
+    Contacts,
+    #[error("{0}")]
+    NoRoom(String),
+    #[error("the user has too many requests")]
+    Requests,
     #[error("there is no user {0:?}")]
     NoUser(String),
     #[error("the timeline belongs to somebody else")]
@@ -141,6 +147,8 @@ impl Failure {
             Self::Id(_) | Self::Invalid(_) => (Code::Invalid, false, 0),
             Self::TooLarge { .. } => (Code::TooLarge, false, 0),
             Self::Groups | Self::Conversations => (Code::Unsupported, false, 0),
+            Self::Groups | Self::Contacts => (Code::Unsupported, false, 0),
+            Self::NoRoom(_) | Self::Requests => (Code::Overloaded, true, 60_000),
             Self::NoUser(_) => (Code::NotFound, false, 0),
             Self::Forbidden | Self::OtherDomain(_) => (Code::Forbidden, false, 0),
             Self::Crowded | Self::GatewayCrowded => (Code::Overloaded, true, 200),
@@ -219,6 +227,9 @@ pub(crate) fn op_name(op: &link::router_request::Op) -> &'static str {
         Op::SetConversation(_) => "set_conversation",
         Op::ReadConversations(_) => "read_conversations",
         Op::ReadMarks(_) => "read_marks",
+        Op::ChangeContact(_) => "change_contact",
+        Op::ReadContacts(_) => "read_contacts",
+        Op::SetPresence(_) => "set_presence",
     }
 }
 
@@ -248,6 +259,9 @@ pub(crate) fn routed_by(op: &link::router_request::Op) -> Result<TimelineId, Fai
         Op::SetConversation(op) => of_user(&op.user),
         Op::ReadConversations(op) => of_user(&op.user),
         Op::ReadMarks(op) => of_user(&op.user),
+        Op::ChangeContact(op) => of_user(&op.user),
+        Op::ReadContacts(op) => of_user(&op.user),
+        Op::SetPresence(op) => of_user(&op.user),
         Op::ReadHeads(op) => of_user(&op.user),
         Op::Direct(op) => of_user(&op.user),
         Op::ChangeGroup(op) => of_group(&op.group),

@@ -35,6 +35,7 @@ use crate::{
     reply::InFlight,
     server::Services,
     store::StoreActor,
+    teller::{TELLINGS, Teller, TellingContext},
     topology::Topology,
     workers::{Nudges, Workers},
 };
@@ -74,6 +75,7 @@ struct NotStarted {
     partitions: Vec<Partition>,
     peers: Peers,
     workers: Workers,
+    teller: Teller,
     holder: LeaseHolder,
     held: watch::Sender<Option<HeldLease>>,
     publish: watch::Sender<Arc<Topology>>,
@@ -108,6 +110,8 @@ impl Router {
         let (to_inputs, inputs): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| mpsc::channel(INPUTS)).unzip();
         to_answers.iter().for_each(|answers| queues::watch("router_answers", answers));
         to_inputs.iter().for_each(|inputs| queues::watch("router_inputs", inputs));
+        let (to_tellings, tellings) = mpsc::channel(TELLINGS);
+        queues::watch("router_tellings", &to_tellings);
         let (store, actor) =
             StoreActor::new(topology.clone(), to_answers, security.clone(), config.shard_writes, rand::random());
         let links = GatewayLinks::default();
@@ -142,6 +146,7 @@ impl Router {
                 peers: peers.clone(),
                 partitions: mailboxes.clone(),
                 census: census.clone(),
+                tellings: to_tellings.clone(),
             });
         let partitions = partitions.collect();
 
@@ -155,6 +160,13 @@ impl Router {
             peers: peers.clone(),
             partitions: mailboxes.clone(),
             nudges: nudges.clone(),
+            deadline: config.send_deadline(),
+        };
+        let telling = TellingContext {
+            topology: topology.clone(),
+            store: store.clone(),
+            peers: peers.clone(),
+            partitions: mailboxes.clone(),
             deadline: config.send_deadline(),
         };
         let services = Services {
@@ -195,6 +207,7 @@ impl Router {
             partitions,
             peers,
             workers,
+            teller: Teller { tellings, telling },
             holder,
             held,
             publish,
@@ -235,6 +248,7 @@ impl Router {
             partitions,
             peers,
             workers,
+            teller,
             holder,
             held,
             publish,
@@ -250,6 +264,7 @@ impl Router {
         let follow = peers.follow(self.topology.clone(), self.lease.clone(), security, tasks.child());
         tasks.spawn("router_peers", follow);
         tasks.spawn_critical("router_workers", workers.run());
+        tasks.spawn_critical("router_teller", teller.run());
         tasks.spawn("router_end_inboxes", end_inboxes(services.admin.clone()));
         let group = tasks.child();
         group.spawn(

@@ -1,6 +1,9 @@
 //! A live session in the register of its user's owner.
 
-use carillon_proto::{LeaseId, pb::store};
+use carillon_proto::{
+    LeaseId,
+    pb::{link::SessionPresence, store},
+};
 
 /// A session as its gateway announced it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +14,8 @@ pub(crate) struct Session {
     pub(crate) generation: u64,
     /// The link on which it was announced.
     pub(crate) link: u64,
+    /// `None`: it shows nothing, and is told nothing of others.
+    pub(crate) presence: Option<Box<SessionPresence>>,
 }
 
 impl Session {
@@ -18,7 +23,7 @@ impl Session {
     pub(crate) fn new(stored: &store::Session, link: u64) -> Self {
         let store::Session { device, lease, connection, generation, .. } = stored;
         let (device, lease) = (device.as_str().into(), LeaseId(*lease));
-        Self { device, lease, connection: *connection, generation: *generation, link }
+        Self { device, lease, connection: *connection, generation: *generation, link, presence: None }
     }
 
     pub(crate) fn has_handle(&self, lease: LeaseId, connection: u64) -> bool {

@@ -44,6 +44,7 @@ use crate::{
     peers::Peers,
     reply::InFlight,
     store::StoreActor,
+    teller::{TELLINGS, Teller, TellingContext},
     topology::Topology,
     workers::{Nudges, Workers},
 };
@@ -201,6 +202,15 @@ impl Router {
             deadline: *longest,
         };
         tasks.spawn_critical("router_workers", workers.run());
+        let (to_tellings, tellings) = mpsc::channel(TELLINGS);
+        let telling = TellingContext {
+            topology: follows.clone(),
+            store: store.clone(),
+            peers: peers.clone(),
+            partitions: mailboxes.clone(),
+            deadline: *longest,
+        };
+        tasks.spawn_critical("router_teller", Teller { tellings, telling }.run());
         let owner = OwnerConfig {
             accounts: 64,
             cursor_pause: Duration::from_millis(100),
@@ -228,6 +238,7 @@ impl Router {
                 peers: peers.clone(),
                 partitions: mailboxes.clone(),
                 census: census.clone(),
+                tellings: to_tellings.clone(),
             };
             tasks.spawn_critical("router_partition", partition.run());
         }

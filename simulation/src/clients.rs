@@ -360,7 +360,12 @@ impl World<'_> {
                     self.model.breaks("told of a trimmed timeline, but nothing is trimmed here".to_owned());
                     continue;
                 }
-                Told::State(_) | Told::Conversations(_) | Told::Marks(_) => continue,
+                Told::State(_)
+                | Told::Conversations(_)
+                | Told::Marks(_)
+                | Told::Contact(_)
+                | Told::ContactsMissed
+                | Told::Presence(_) => continue,
             };
             let acknowledges = self.random.in_thousand(self.scenario.acknowledged);
             let node = &mut self.clients[client];

@@ -197,12 +197,20 @@ fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Re
             Err(wrong(Reason::WrongShard, "the timeline is in another shard"))
         }
     };
+    let user = |user: &str| {
+        let user = UserId::new(user).map_err(|error| wrong(Reason::Invalid, &error.to_string()))?;
+        if cluster.map.directory_of(&user) == shard {
+            Ok(())
+        } else {
+            Err(wrong(Reason::WrongShard, "the user is in another shard"))
+        }
+    };
     match (shard.kind, op) {
         (ShardKind::Timeline, Some(Op::Timeline(command))) if is_the_leaders(&command) => {
             Err(wrong(Reason::Invalid, "only the shard's leader says what is removed"))
         }
         (ShardKind::Directory, Some(Op::Directory(command))) if is_the_nodes(&command) => {
-            Err(wrong(Reason::Invalid, "only storage nodes change the cluster"))
+            Err(wrong(Reason::Invalid, "only storage nodes change the cluster, and say what is removed"))
         }
         (ShardKind::Timeline, Some(Op::Timeline(command))) => {
             admit_timeline(shard, cluster.map, level, command).map(Checked::Write)
@@ -253,12 +261,14 @@ fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Re
         }
         (ShardKind::Timeline, Some(Op::ReadOutbox(read))) => Ok(Checked::Read(ReadOp::Outbox(read))),
         (ShardKind::Directory, Some(Op::ReadUser(read))) => {
-            let user = UserId::new(&read.user).map_err(|error| wrong(Reason::Invalid, &error.to_string()))?;
-            if cluster.map.directory_of(&user) != shard {
-                return Err(wrong(Reason::WrongShard, "the user is in another shard"));
-            }
+            user(&read.user)?;
             Ok(Checked::Read(ReadOp::User(read)))
         }
+        (ShardKind::Directory, Some(Op::ReadContacts(read))) => {
+            user(&read.user)?;
+            Ok(Checked::Read(ReadOp::Contacts(read)))
+        }
+        (ShardKind::Directory, Some(Op::ReadUntold(read))) => Ok(Checked::Read(ReadOp::Untold(read))),
         (ShardKind::Directory, Some(Op::ListAccounts(list))) => Ok(Checked::Read(ReadOp::Accounts(list))),
         (ShardKind::Directory, Some(Op::ListSessions(list))) => Ok(Checked::Read(ReadOp::Sessions(list))),
         (_, Some(_)) => Err(wrong(Reason::WrongShard, "the shard is of the other kind")),
@@ -289,6 +299,8 @@ fn span_of(request: &StoreRequest) -> Option<Span> {
         Some(Op::ReadOutbox(_)) => "read outbox",
         Some(Op::ReadConversations(_)) => "read conversations",
         Some(Op::ReadMarks(_)) => "read marks",
+        Some(Op::ReadContacts(_)) => "read contacts",
+        Some(Op::ReadUntold(_)) => "read untold",
         Some(Op::ListAccounts(_)) => "list accounts",
         Some(Op::ListSessions(_)) => "list sessions",
         None => "unknown",

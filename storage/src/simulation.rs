@@ -86,6 +86,8 @@ impl Machines {
             | Op::ReadConversations(_)
             | Op::ReadMarks(_)
             | Op::ListAccounts(_)
+            | Op::ReadContacts(_)
+            | Op::ReadUntold(_)
             | Op::ListSessions(_) => None,
         })
     }
@@ -122,6 +124,12 @@ impl Machines {
                 }
                 (ShardKind::Timeline, Op::ReadMarks(op)) => Outcome::MarksRead(self.timelines[place].1.marks(op)?),
                 (ShardKind::Directory, Op::ReadUser(op)) => Outcome::User(self.directories[place].1.user(&op.user)?),
+                (ShardKind::Directory, Op::ReadContacts(op)) => {
+                    Outcome::ContactsRead(self.directories[place].1.contacts(op)?)
+                }
+                (ShardKind::Directory, Op::ReadUntold(op)) => {
+                    Outcome::UntoldRead(self.directories[place].1.untold(op)?)
+                }
                 (ShardKind::Directory, Op::ListAccounts(op)) => {
                     Outcome::AccountList(self.directories[place].1.accounts(op)?)
                 }

@@ -43,6 +43,10 @@ pub(crate) async fn sweep(serving: Arc<Serving>) {
             let registry = cluster.registry.borrow().clone();
             let search = searches.entry(shard.id()).or_default();
             search.renew(Instant::now());
+            if let Err(error) = end_contacts(shard).await {
+                tracing::error!(shard = %shard.id(), %error, "contacts of ended accounts can't be read");
+                shard.alarm().note(format_args!("shard {}", shard.id()), &error);
+            }
             if let Err(error) = sweep_shard(shard, &registry, search).await {
                 tracing::error!(shard = %shard.id(), %error, "rows to be removed can't be read");
                 shard.alarm().note(format_args!("shard {}", shard.id()), &error);
@@ -106,6 +110,28 @@ async fn sweep_shard(shard: &Shard, registry: &RegistryState, search: &mut Searc
     Ok(())
 }
 
+/// Prepares those whom ended accounts know to be told of the end. There are hardly ever any, so they are looked for each time.
+async fn end_contacts(shard: &Shard) -> io::Result<()> {
+    let Reader::Directory(reader) = shard.reader() else { return Ok(()) };
+    for _ in 0..LOOKS {
+        if !shard.group().leads() {
+            return Ok(());
+        }
+        let reader = reader.clone();
+        let found = tokio::task::spawn_blocking(move || reader.ended_contacts(FOUND)).await;
+        let found = found.map_err(io::Error::other)??;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let command = |change| DirectoryCommand { op: Some(DirectoryOp::ChangeContact(change)) }.encode_to_vec();
+        let sweeping = found.into_iter().map(|change| shard.write(command(change).into()));
+        if join_all(sweeping).await.iter().any(|outcome| matches!(outcome, Outcome::Error(_))) {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
 /// Commands, each with a name for metrics, and where the next look begins; empty if everything has been looked at.
 type Look = (Vec<(Bytes, &'static str)>, Vec<u8>);
 
@@ -120,8 +146,9 @@ fn look(reader: &Reader, registry: &RegistryState, after: &[u8]) -> io::Result<L
         }
         Reader::Directory(reader) => {
             let (found, next) = reader.of_ended(after, |lease| registry.has_ended(lease), FOUND)?;
-            let command = |delete| DirectoryCommand { op: Some(DirectoryOp::DeleteSession(delete)) }.encode_to_vec();
-            Ok((found.into_iter().map(|found| (command(found).into(), "sessions")).collect(), next))
+            let command = |op| DirectoryCommand { op: Some(op) }.encode_to_vec().into();
+            let sessions = found.into_iter().map(|found| (command(DirectoryOp::DeleteSession(found)), "sessions"));
+            Ok((sessions.collect(), next))
         }
     }
 }

@@ -10,11 +10,12 @@ use std::{
 use carillon_proto::{
     ShardId, ShardKind, ShardMap, TimelineId, UserId,
     pb::{
-        store::{ReadConversations, ReadHead, ReadTimeline, Rejected, TimelineKey, rejected::Reason},
+        store::{ReadContacts, ReadConversations, ReadHead, ReadTimeline, Rejected, TimelineKey, rejected::Reason},
         userdata::{
-            AccountReply, AccountRequest, ConversationsReply, ConversationsRequest, CursorPage, CursorsReply,
-            CursorsRequest, DeviceCursor, InboxReply, InboxRequest, LeftReply, LeftRequest, NotLeader, account_reply,
-            conversations_reply, cursors_reply, inbox_reply, user_data_server,
+            AccountReply, AccountRequest, ContactsReply, ContactsRequest, ConversationsReply, ConversationsRequest,
+            CursorPage, CursorsReply, CursorsRequest, DeviceCursor, InboxReply, InboxRequest, LeftReply, LeftRequest,
+            NotLeader, account_reply, contacts_reply, conversations_reply, cursors_reply, inbox_reply,
+            user_data_server,
         },
     },
 };
@@ -142,6 +143,24 @@ impl user_data_server::UserData for UserDataService {
             Asked::Found(page) => Answer::Page(page),
         };
         Ok(Response::new(ConversationsReply { answer: Some(answer) }))
+    }
+
+    async fn contacts(&self, request: Request<ContactsRequest>) -> Result<Response<ContactsReply>, Status> {
+        use contacts_reply::Answer;
+        let ContactsRequest { cluster, user, incarnation, after } = request.into_inner();
+        let (cluster, user) = self.cluster(&cluster, &user)?;
+        let shard = cluster.hosted.get(cluster.map.directory_of(&user));
+        let user = user.as_str().to_owned();
+        let read = ReadContacts { user, incarnation, after, ..ReadContacts::default() };
+        let found = ask(shard, move |reader| match reader {
+            Reader::Directory(reader) => reader.contacts(&read),
+            Reader::Timeline(_) => Err(wrong_kind()),
+        });
+        let answer = match found.await? {
+            Asked::NotLeader(other) => Answer::NotLeader(other),
+            Asked::Found(page) => Answer::Page(page),
+        };
+        Ok(Response::new(ContactsReply { answer: Some(answer) }))
     }
 
     async fn left(&self, request: Request<LeftRequest>) -> Result<Response<LeftReply>, Status> {

@@ -7,6 +7,8 @@ use carillon_proto::pb::{
     store::{GroupSettings, ReadConversations, Role, SetConversation, SetGroup, change_members, move_marks},
 };
 
+use super::ContactAsk;
+
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Ask {
     SignIn(Box<SignInAsk>),
@@ -34,6 +36,7 @@ pub(crate) enum Ask {
     Group(Box<GroupAsk>),
     GroupRead(Box<GroupReadAsk>),
     Conversation(Box<ConversationAsk>),
+    Contact(Box<ContactAsk>),
     /// A new token, sent before the current one expires.
     Renew {
         request: u32,
@@ -182,7 +185,7 @@ pub(crate) enum GroupQuery {
 pub(crate) enum AskId {
     /// The send or the change of a group with this client id.
     Send(String),
-    /// The page, renewal or read of groups with this number.
+    /// The page, renewal, read of groups or request about contacts with this number.
     Request(u32),
     /// The sign-in. Another credential may follow.
     SignIn,

@@ -2,7 +2,7 @@
 
 use carillon_proto::{GroupId, TimelineId, pb::link::router_request::Op};
 
-use super::{Tell, conversations::AskedMarks, renewal::Renewal, sending::Sent};
+use super::{ContactTag, Tell, conversations::AskedMarks, renewal::Renewal, sending::Sent};
 use crate::feeds::{FeedAsk, FeedId};
 
 #[derive(Debug)]
@@ -49,6 +49,7 @@ pub(crate) enum Tag {
         request: u32,
         asked: AskedMarks,
     },
+    Contact(ContactTag),
     /// The groups that the user is in.
     Memberships,
     /// Whether the user is in this group.

@@ -49,10 +49,12 @@ pub(crate) enum Input {
     Joined(JoinedFeed),
     /// How far groups reach, after `FeedAsk::Begin`.
     Begun(Vec<Begun>),
+    /// The router has something to tell that not every session wants to know.
+    Signal(Arc<Signaled>),
+    /// There was no room for all signals.
+    SignalsMissed,
     /// The router reported the heads of the timelines that the user follows.
     Heads(Vec<TimelineHead>),
-    /// A signal for this session.
-    Noticed(Arc<Signaled>),
     /// The session was replaced or ended.
     Evicted(Why),
     /// More output is pending than allowed, or no longer.

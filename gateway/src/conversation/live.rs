@@ -19,6 +19,7 @@ use carillon_proto::{
 
 use super::{
     Effect, Identity, Now, Rules, Tag, Tell, acknowledge,
+    contacts::Contacts,
     following::{Timeline, Timelines, Which},
     history::History,
     pace::SendRate,
@@ -54,6 +55,8 @@ pub(super) struct Live {
     pub(super) history: History,
     /// The client has read its conversations, and is told of changes.
     pub(super) follows_conversations: bool,
+    /// `None`: it has asked nothing about contacts.
+    pub(super) contacts: Option<Box<Contacts>>,
     /// The directory is checking a new token.
     pub(super) renewing: bool,
     /// Earliest time of the next acknowledgement.
@@ -115,6 +118,7 @@ impl Live {
             pending_sends: 0,
             history: History::default(),
             follows_conversations: false,
+            contacts: None,
             renewing: false,
             ack_not_before: now.instant,
             going: None,
@@ -135,7 +139,7 @@ impl Live {
         let ack = self.timelines.has_acks().then_some(self.ack_not_before);
         let feeds = self.timelines.wake_at();
         let awaited = self.awaited.as_ref().map(|awaited| awaited.until);
-        [self.expires, feeds, ack, self.pace.wake_at(), awaited].into_iter().flatten().min()
+        [self.expires, feeds, ack, self.pace.wake_at(), awaited, self.contacts_due()].into_iter().flatten().min()
     }
 
     pub(super) fn entry(&mut self, now: Now, entry: Arc<Entry>, out: &mut Vec<Effect>) -> Result<(), CloseReason> {
@@ -313,6 +317,7 @@ impl Live {
             Tag::Group(sent) => self.sent(now, sent, false, result, out),
             Tag::GroupRead { request, group } => self.group_was_read(request, group, result, out),
             Tag::Conversations { request, asked } => self.conversations_answered(request, asked, result, out),
+            Tag::Contact(tag) => self.contacts_answered(tag, result, out),
             Tag::Memberships => self.memberships_read(now, result, out),
             Tag::Membership(group) => self.checked(now, group, result, out),
             Tag::Gap(timeline) => self.gap_read(now, &timeline, result, out)?,
@@ -409,6 +414,7 @@ impl Live {
         self.pace.sweep(now.instant);
         self.step(Which::Inbox, now, out);
         self.flow_groups(rules, now, out);
+        self.flow_contacts(now, out);
         if now.instant >= self.ack_not_before && self.timelines.has_acks() {
             self.send_acks(rules, now, out);
         }

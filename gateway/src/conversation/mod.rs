@@ -3,6 +3,7 @@
 
 mod acks;
 mod ask;
+mod contacts;
 pub(crate) mod content;
 mod conversations;
 mod effect;
@@ -49,6 +50,7 @@ pub(crate) use ask::{
     Ask, AskId, ConversationAsk, ConversationQuery, Credential, GroupAsk, GroupChangeAsk, GroupQuery, GroupReadAsk,
     MembersAsk, PageAsk, SendAsk, SignInAsk,
 };
+pub(crate) use contacts::{ContactAsk, ContactChange, ContactQuery, ContactTag, ContactTell};
 pub(crate) use effect::{Effect, Tag};
 pub(crate) use input::{Input, Now};
 pub(crate) use rules::Rules;
@@ -168,8 +170,13 @@ impl Session {
                 live.begun(now, begun, out);
                 Ok(())
             }),
-            Input::Noticed(signal) => self.with_live(out, |live, _, out| {
+            Input::Signal(signal) => self.with_live(out, |live, _, out| {
                 live.noticed(&signal, out);
+                live.signaled(&signal, out);
+                Ok(())
+            }),
+            Input::SignalsMissed => self.with_live(out, |live, _, _| {
+                live.signals_missed(now);
                 Ok(())
             }),
             Input::Heads(heads) => self.with_live(out, |live, _, out| live.heads(&heads, out)),
@@ -260,6 +267,7 @@ impl Session {
                     Ask::Group(ask) => live.change_group(&self.rules, now, *ask, out),
                     Ask::GroupRead(ask) => live.read_group(&self.rules, now, *ask, out),
                     Ask::Conversation(ask) => live.ask_conversations(&self.rules, now, *ask, out),
+                    Ask::Contact(ask) => live.ask_contacts(&self.rules, now, *ask, out),
                     Ask::Heads { nonce } => live.pong(nonce, out),
                     Ask::Renew { request, token } => self.renew(now, request, &token, out),
                     Ask::SignOut => live.finish(LastWord::SignOut),

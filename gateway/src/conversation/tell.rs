@@ -13,7 +13,7 @@ use carillon_proto::{
     },
 };
 
-use super::ask::AskId;
+use super::{ContactTell, ask::AskId};
 use crate::feeds::{Entry, TimelineName};
 
 #[derive(Debug, Clone)]
@@ -65,6 +65,7 @@ pub(crate) enum Tell {
     },
     /// Another user has just read or received.
     Marked(Box<Marked>),
+    Contact(Box<ContactTell>),
     /// How far the followed timelines reach; of groups, those of which the client has not everything yet.
     Heads {
         nonce: u64,

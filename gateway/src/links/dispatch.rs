@@ -25,7 +25,7 @@ use carillon_proto::{
     pb::{
         client::Code,
         link::{
-            Done, Forget, Refusal, RouterReply, RouterRequest, TimelineHead, evict::Why, router_reply,
+            Done, Forget, Refusal, RouterReply, RouterRequest, SessionPresence, TimelineHead, evict::Why, router_reply,
             router_request::Op,
         },
         store::Session,
@@ -174,6 +174,8 @@ enum Asker<C> {
 /// A session of this gateway, from the moment when it is first asked for.
 struct Live {
     session: Session,
+    /// What it shows.
+    presence: Option<Box<SessionPresence>>,
     open: bool,
     closing: bool,
     queued: bool,
@@ -247,7 +249,8 @@ impl<C> Dispatch<C> {
             Op::OpenSession(_) if self.sessions.get(&connection).is_some_and(|live| live.open) => {}
             Op::OpenSession(open) => {
                 if let Some(session) = open.session.clone() {
-                    let live = Live { session, open: false, closing: false, queued: false, known_at: None };
+                    let live =
+                        Live { session, presence: None, open: false, closing: false, queued: false, known_at: None };
                     self.sessions.insert(connection, Box::new(live));
                 }
             }
@@ -259,6 +262,11 @@ impl<C> Dispatch<C> {
                 let why = "too many requests are waiting for routers";
                 let after = self.load.retry_after().as_millis() as u32;
                 return answer(asker, Err(refusal(Code::Overloaded, why, after)), 0, out);
+            }
+            Op::SetPresence(set) => {
+                if let Some(live) = self.sessions.get_mut(&connection) {
+                    live.presence = set.presence.clone().map(Box::new);
+                }
             }
             _ => {}
         }

@@ -1,6 +1,7 @@
 //! A gateway over real sockets against a small router of one process, whose store is a map.
 
 mod client;
+mod contacts;
 mod conversations;
 mod groups;
 mod plays;

@@ -34,7 +34,7 @@ use crate::{
 };
 
 pub(crate) struct World {
-    router: MiniRouter,
+    pub(crate) router: MiniRouter,
     pub(crate) gateway: Gateway,
     tasks: Tasks,
 }

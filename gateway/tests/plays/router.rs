@@ -1,5 +1,6 @@
 //! A router that keeps everything in memory: enough of one to play with a gateway.
 
+mod contacts;
 mod conversations;
 mod groups;
 
@@ -17,8 +18,8 @@ use carillon_proto::{
     pb::{
         client::{Position, Recipient, Timeline, recipient::To, timeline::Owner},
         link::{
-            Accepted, DirectAnswer, Done, Evict, FromRouter, Push, RawEnvelope, RouterReply, RouterRequest, Send,
-            SendTo, SessionOpened, TimelineHead, ToRouter,
+            Accepted, ChangeContact, DirectAnswer, Done, Evict, FromRouter, Push, RawEnvelope, RouterReply,
+            RouterRequest, Send, SendTo, SessionOpened, SessionPresence, TimelineHead, ToRouter,
             router_reply::Result as Reply,
             router_request::Op,
             router_server::{Router, RouterServer},
@@ -27,7 +28,7 @@ use carillon_proto::{
         store::{
             ConversationRow, DeregisterReply, DeregisterRequest, Head, LeadsReply, LeadsRequest, Node, NodeKind,
             RegisterReply, RegisterRequest, RegistryView, RenewReply, RenewRequest, Session, StoredEntry, TimelineRead,
-            WatchRequest,
+            WatchRequest, contacts_read,
             registry_server::{Registry, RegistryServer},
         },
     },
@@ -61,6 +62,10 @@ pub(crate) struct Store {
     versions: HashMap<String, u64>,
     /// Sends of sessions that want to hear what becomes of them.
     pub(crate) want_marks: usize,
+    pub(crate) contact_changes: Vec<ChangeContact>,
+    /// The version of each user's list, and its rows.
+    pub(crate) contacts: HashMap<String, (u64, Vec<contacts_read::Row>)>,
+    pub(crate) announced_presences: Vec<SessionPresence>,
     leases: u64,
     seen: HashMap<(String, String, String), Accepted>,
 }
@@ -233,6 +238,7 @@ impl State {
             Op::OpenSession(open) => self.open(open.session.expect("a session")),
             Op::Announce(announce) => {
                 self.store.lock().announced += 1;
+                self.store.lock().announced_presences.extend(announce.presence);
                 self.open(announce.session.expect("a session"))
             }
             Op::CloseSession(close) => {
@@ -287,6 +293,12 @@ impl State {
             Op::SetConversation(set) => self.set_conversation(set),
             Op::ReadConversations(read) => self.read_conversations(&read),
             Op::ReadMarks(read) => self.read_marks(&read),
+            Op::ChangeContact(change) => {
+                self.store.lock().contact_changes.push(*change);
+                Reply::Done(Done {})
+            }
+            Op::ReadContacts(read) => self.read_contacts(&read),
+            Op::SetPresence(_) => Reply::Done(Done {}),
         };
         RouterReply { id: request.id, result: Some(result) }
     }

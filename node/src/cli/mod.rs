@@ -6,6 +6,7 @@ mod backup;
 mod callees;
 mod chat;
 mod cluster;
+mod contact;
 mod conversation;
 mod credential;
 pub(crate) mod date;
@@ -105,6 +106,10 @@ enum Command {
     Outbox(outbox::Outbox),
     /// Lists conversations, marks them as read, and keeps what the user wants of each.
     Conversation(conversation::ConversationCommand),
+    /// Changes the contacts of a user, as this user.
+    Contact(contact::Contact),
+    /// Shows a user's presence, and prints that of the contacts.
+    Presence(contact::PresenceCommand),
     /// Shows nodes, shards and leaders.
     Status(status::Status),
     /// Checks what this machine and this configuration can tell: configuration, files, ports, limits, disks, other nodes,
@@ -199,6 +204,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Group(group)) => small(async { group.run(&options.load()?).await }),
         Some(Command::Outbox(outbox)) => small(async { outbox.run(&options.load()?).await }),
         Some(Command::Conversation(conversation)) => small(async { conversation.run(&options.load()?).await }),
+        Some(Command::Contact(contact)) => small(async { contact.run(&options.load()?).await }),
+        Some(Command::Presence(presence)) => small(async { presence.run(&options.load()?).await }),
         Some(Command::Status(status)) => small(async { status.run(&options.load()?).await }),
         Some(Command::Trace(trace)) => small(async { trace.run(&options.load()?).await }),
         Some(Command::Watch(watch)) => small(async { watch.run(&options.load()?).await }),

@@ -22,11 +22,13 @@ pub(super) struct Progress {
     shards_done: u32,
     shards: u32,
     sessions: u32,
+    /// Contacts have still to be told that the account has ended.
+    contacts_end: bool,
 }
 
 impl Progress {
     fn is_done(&self) -> bool {
-        self.shards_done == self.shards && self.sessions == 0
+        self.shards_done == self.shards && self.sessions == 0 && !self.contacts_end
     }
 }
 
@@ -65,7 +67,7 @@ impl Admin {
         let (inbox, ended) = tokio::join!(self.end_inbox(&account), self.put_out(&user, &account, changed.over));
         inbox.map_err(|failure| failed(Err(failure)))?;
         let progress = self.go_on_erasing(&user, &account).await.map_err(|failure| failed(Err(failure)))?;
-        let Progress { shards_done, shards, sessions } = progress;
+        let Progress { shards_done, shards, sessions, .. } = progress;
         (reply.ended, reply.shards_done, reply.shards, reply.sessions) = (Some(ended), shards_done, shards, sessions);
         if let Some(erasure) = &mut reply.erasure {
             erasure.done = progress.is_done();
@@ -89,7 +91,8 @@ impl Admin {
         let read = self.read(user).await.map_err(|_| StoreFailure::Unexpected)?;
         // Also those of gateways that have ended: their rows are removed within seconds.
         let sessions = read.sessions.len() as u32;
-        let progress = Progress { shards_done, shards: answers.len() as u32, sessions };
+        let contacts_end = read.contacts_end;
+        let progress = Progress { shards_done, shards: answers.len() as u32, sessions, contacts_end };
         if progress.is_done() {
             let erased = AccountErased { user: user.as_str().to_owned(), incarnation: account.incarnation };
             let op = Op::Directory(DirectoryCommand { op: Some(directory_command::Op::AccountErased(erased)) });

@@ -4,7 +4,7 @@ use carillon_proto::{
     DeviceId, LeaseId, TimelineId, UserId,
     pb::{
         client::Position,
-        link::{SessionOpened, TimelineHead, evict::Why},
+        link::{SessionOpened, SessionPresence, TimelineHead, evict::Why},
         store::{self, DeleteSession, Head, PutSession, directory_command},
     },
     sessions,
@@ -20,8 +20,14 @@ use crate::{
 };
 
 impl Owner {
-    pub(super) fn announce(&mut self, session: store::Session, parts: RequestContext, now: Instant) {
-        let known = Session::new(&session, parts.link);
+    pub(super) fn announce(
+        &mut self,
+        session: store::Session,
+        presence: Option<Box<SessionPresence>>,
+        parts: RequestContext,
+        now: Instant,
+    ) {
+        let known = Session { presence: presence.clone(), ..Session::new(&session, parts.link) };
         if let Some(incarnation) = self.register.knows(&parts.user, &known) {
             self.register.catch_up(&parts.user);
             self.register.told_again(&parts.user, &known);
@@ -33,7 +39,7 @@ impl Owner {
             };
         }
         let RequestContext { user, link, deadline, slot, .. } = parts;
-        let announced = Announced { session, signs_in: false, link, slot, deadline };
+        let announced = Announced { session, presence, signs_in: false, link, slot, deadline };
         self.wait(&user, Waiter::Announce(Box::new(announced)), now);
     }
 
@@ -41,7 +47,7 @@ impl Owner {
     /// session of its device, unless its row is there and nothing newer was heard of meanwhile.
     pub(super) fn announced(&mut self, user: &UserId, incarnation: u64, rows: &[store::Session], announced: Announced) {
         let session = &announced.session;
-        let known = Session::new(session, announced.link);
+        let known = Session { presence: announced.presence.clone(), ..Session::new(session, announced.link) };
         let is_stored = rows.iter().any(|row| is_same(row, session) && row.generation == session.generation);
         if is_stored && !self.register.has_other(user, &known) {
             self.watch_signed_in(user, session, true);
@@ -70,7 +76,7 @@ impl Owner {
     }
 
     pub(super) fn session_put(&mut self, user: UserId, asked: Announced, answer: Result<StoreAnswer, StoreFailure>) {
-        let Announced { mut session, signs_in, link, slot, deadline } = asked;
+        let Announced { mut session, presence, signs_in, link, slot, deadline } = asked;
         let put = match answer {
             Ok(StoreAnswer::SessionPut(put)) => put,
             // It may have been stored nevertheless: then the gateway closes it, or asks again.
@@ -92,7 +98,7 @@ impl Owner {
         }
         session.generation = put.generation;
         self.watch_signed_in(&user, &session, !signs_in);
-        self.put(&user, put.incarnation, Session::new(&session, link));
+        self.put(&user, put.incarnation, Session { presence, ..Session::new(&session, link) });
         self.told(user, put.incarnation, session, slot, deadline);
     }
 

@@ -75,6 +75,7 @@ proptest! {
                         connection,
                         generation: incarnation,
                         link: links[lease as usize],
+                        presence: None,
                     };
                     // A handle is of one session: the same one of another device never was.
                     let handle_taken = plain.sessions.iter().any(|(other, _, known)| {

@@ -344,6 +344,8 @@ fn is_write(op: &Op) -> bool {
         | Op::ReadOutbox(_)
         | Op::ReadConversations(_)
         | Op::ReadMarks(_)
+        | Op::ReadContacts(_)
+        | Op::ReadUntold(_)
         | Op::ListAccounts(_)
         | Op::ListSessions(_) => false,
     }

@@ -1,5 +1,6 @@
 //! Real routers and real streams, with a store in memory that keeps its contract and fails on command.
 
+mod contacts;
 mod marks;
 mod outbox;
 mod support;
@@ -189,7 +190,7 @@ async fn what_a_gateway_does_not_announce_on_a_new_link_gets_nothing_more() {
         first.ask(open(session.clone())).await;
     }
     let mut second = first.opens_again(&cluster.address(0)).await;
-    let announce = Op::Announce(link::Announce { session: Some(stays) });
+    let announce = Op::Announce(link::Announce { session: Some(stays), presence: None });
     assert!(matches!(second.ask(announce).await, Reply::SessionOpened(_)));
     second.announced_all().await;
     second.ask_until_accepted(send("bob", 1)).await;
@@ -243,7 +244,7 @@ async fn a_second_session_of_a_device_evicts_the_first() {
     gateway.ask(open(second)).await;
     let evicted = gateway.until(|message: &mut FromRouter| message.evictions.pop()).await;
     assert_eq!(evicted.connection, 1);
-    let announced = gateway.ask(Op::Announce(link::Announce { session: Some(first) })).await;
+    let announced = gateway.ask(Op::Announce(link::Announce { session: Some(first), presence: None })).await;
     assert!(matches!(announced, Reply::SessionOpened(opened) if opened.replaced));
     cluster.stop().await;
 }
@@ -256,7 +257,7 @@ async fn a_sign_in_that_its_client_has_given_up_takes_nothing_from_the_later_one
         |attempt, connection| Session { instance: 7, attempt, ..session("alice", "phone", &gateway, connection) };
     let (later, given_up) = (of_attempt(2, 1), of_attempt(1, 2));
     assert!(later.since_ms < given_up.since_ms);
-    let announce = |session: &Session| Op::Announce(link::Announce { session: Some(session.clone()) });
+    let announce = |session: &Session| Op::Announce(link::Announce { session: Some(session.clone()), presence: None });
     for (op, replaced) in [
         (open(later.clone()), false),
         (open(given_up.clone()), true),

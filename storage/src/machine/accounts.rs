@@ -82,6 +82,7 @@ impl Batch<'_> {
             // A repeat of the command whose first answer was lost.
             return if old.deleted_ms == op.time_ms { self.changed(old) } else { Ok(was_deleted(&old)) };
         }
+        self.end_contacts(&op.user, old.incarnation)?;
         let deleted = deleted(at, old, op.time_ms);
         self.put(&deleted);
         self.changes.put(keys::ending(&op.user), keys::number_value(at));
@@ -93,7 +94,12 @@ impl Batch<'_> {
         if self.erasure(&op.user)?.is_some_and(|erasure| erasure.incarnation == old.incarnation) {
             return self.changed(old);
         }
-        let account = if old.deleted { old } else { deleted(at, old, op.time_ms) };
+        let account = if old.deleted {
+            old
+        } else {
+            self.end_contacts(&op.user, old.incarnation)?;
+            deleted(at, old, op.time_ms)
+        };
         self.put(&account);
         // What was deleted long ago is ended once more, which does no harm.
         self.changes.put(keys::ending(&op.user), keys::number_value(account.incarnation));
@@ -104,7 +110,9 @@ impl Batch<'_> {
 
     pub(super) fn account_erased(&mut self, at: u64, op: &AccountErased) -> io::Result<Outcome> {
         match self.erasure(&op.user)? {
-            Some(erasure) if erasure.incarnation == op.incarnation && !erasure.done => {
+            Some(erasure)
+                if erasure.incarnation == op.incarnation && !erasure.done && !self.contacts_end(&op.user)? =>
+            {
                 let erasure = Erasure { done: true, ..erasure };
                 self.changes.put(keys::erasure(&op.user), erasure.encode());
                 self.changes.put(keys::ERASED, keys::number_value(at / ENTRY_COMMANDS as u64));

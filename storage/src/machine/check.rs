@@ -1,6 +1,7 @@
 //! Checks commands before they enter the log. The machines rely on it: to them a malformed command is a broken
 //! invariant.
 
+mod contacts;
 mod conversations;
 mod groups;
 
@@ -12,9 +13,9 @@ use carillon_proto::{
     credentials,
     limits::{MAX_FRAME_BYTES, MOVED_CURSORS},
     pb::store::{
-        Account, Append, DirectoryCommand, MoveCursors, NodeKind, RegisterNode, Rejected, StorageNode, TimelineCommand,
-        TimelineKey, directory_command::Op as DirectoryOp, put_account::Mode, rejected::Reason, storage_node::State,
-        timeline_command::Op as TimelineOp, timeline_key::Kind,
+        Account, Append, ChangeContact, DirectoryCommand, MoveCursors, NodeKind, RegisterNode, Rejected, StorageNode,
+        TimelineCommand, TimelineKey, change_contact::Change, directory_command::Op as DirectoryOp, put_account::Mode,
+        rejected::Reason, storage_node::State, timeline_command::Op as TimelineOp, timeline_key::Kind,
     },
 };
 
@@ -62,6 +63,7 @@ pub(crate) fn check_directory(shard: ShardId, map: ShardMap, command: &Directory
             if op.time_ms == 0 { Err(invalid("erasure has no time")) } else { Ok(()) }
         }
         DirectoryOp::AccountErased(op) => check_user(shard, map, &op.user),
+        DirectoryOp::ChangeContact(op) => contacts::check_change(shard, map, op),
         DirectoryOp::PutSession(op) => {
             let session = op.session.as_ref().ok_or_else(|| invalid("session is missing"))?;
             check_user(shard, map, &session.user)?;
@@ -149,12 +151,13 @@ pub(crate) fn check_directory(shard: ShardId, map: ShardMap, command: &Directory
     }
 }
 
-/// True for commands that only storage nodes may issue: they change the cluster.
+/// True for commands that only storage nodes may issue: they change the cluster, or decide what is removed.
 pub(crate) fn is_the_nodes(command: &DirectoryCommand) -> bool {
     matches!(
         command.op,
         Some(
-            DirectoryOp::SetLevel(_)
+            DirectoryOp::ChangeContact(ChangeContact { change: Some(Change::Sweep(_)), .. })
+                | DirectoryOp::SetLevel(_)
                 | DirectoryOp::FoundCluster(_)
                 | DirectoryOp::SetStorageNode(_)
                 | DirectoryOp::RaiseLevel(_)

@@ -129,6 +129,7 @@ impl Batch<'_> {
             Op::InboxEnded(op) => self.inbox_ended(&op)?,
             Op::EraseAccount(op) => self.erase_account(at, &op)?,
             Op::AccountErased(op) => self.account_erased(at, &op)?,
+            Op::ChangeContact(op) => self.change_contact(op)?,
             Op::PutSession(op) => self.put_session(op)?,
             Op::DeleteSession(op) => self.delete_session(&op)?,
             Op::RegisterNode(op) => {

@@ -48,7 +48,8 @@ impl DirectoryReader {
             ordered_ms,
             done,
         });
-        Ok(User { account, sessions, erasure })
+        let contacts_end = self.contacts_end(user)?;
+        Ok(User { account, sessions, erasure, contacts_end })
     }
 
     pub(crate) fn accounts(&self, op: &ListAccounts) -> io::Result<AccountList> {

@@ -112,6 +112,7 @@ pub(crate) fn directory_level(op: &DirectoryOp) -> Level {
         | DirectoryOp::Rebalance(_)
         | DirectoryOp::PreferReplica(_) => Level::GROWTH,
         DirectoryOp::EraseAccount(_) | DirectoryOp::AccountErased(_) => Level::ERASURE,
+        DirectoryOp::ChangeContact(_) => Level::GROUPS,
         DirectoryOp::AddRingSlot(_) | DirectoryOp::DropRingSlot(_) => Level::RING_SLOTS,
         DirectoryOp::FoundCluster(_)
         | DirectoryOp::SetStorageNode(_)

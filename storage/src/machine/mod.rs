@@ -5,6 +5,7 @@ mod accounts;
 mod admission;
 mod check;
 mod cluster;
+mod contacts;
 mod conversations;
 mod copied;
 mod directory;

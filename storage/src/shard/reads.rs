@@ -9,8 +9,9 @@ use std::{
 use carillon_proto::{
     Level, ShardId,
     pb::store::{
-        ListAccounts, ListSessions, ReadConversations, ReadGroup, ReadHead, ReadHeads, ReadMarks, ReadMembers,
-        ReadMemberships, ReadOutbox, ReadTimeline, ReadUser, Rejected, StoreError, rejected::Reason, store_error::Why,
+        ListAccounts, ListSessions, ReadContacts, ReadConversations, ReadGroup, ReadHead, ReadHeads, ReadMarks,
+        ReadMembers, ReadMemberships, ReadOutbox, ReadTimeline, ReadUntold, ReadUser, Rejected, StoreError,
+        rejected::Reason, store_error::Why,
     },
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -53,6 +54,8 @@ pub(crate) enum ReadOp {
     Outbox(ReadOutbox),
     Conversations(ReadConversations),
     Marks(ReadMarks),
+    Contacts(ReadContacts),
+    Untold(ReadUntold),
 }
 
 pub(super) struct Read {
@@ -167,6 +170,8 @@ impl Reader {
                 }
                 (Self::Timeline(reader), ReadOp::Marks(op)) => Outcome::MarksRead(reader.marks(op)?),
                 (Self::Directory(reader), ReadOp::User(op)) => Outcome::User(reader.user(&op.user)?),
+                (Self::Directory(reader), ReadOp::Contacts(op)) => Outcome::ContactsRead(reader.contacts(op)?),
+                (Self::Directory(reader), ReadOp::Untold(op)) => Outcome::UntoldRead(reader.untold(op)?),
                 (Self::Directory(reader), ReadOp::Accounts(op)) => Outcome::AccountList(reader.accounts(op)?),
                 (Self::Directory(reader), ReadOp::Sessions(op)) => Outcome::SessionList(reader.sessions(op)?),
                 _ => return Ok(None),

@@ -3,15 +3,16 @@
 
 use bytes::Bytes;
 use carillon_proto::pb::client::{
-    self, Ack, Fetch, GroupRequest, MoveMarks, Ping, Positions, ReadConversations, ReadGroup, ReadGroups, ReadMarks,
-    ReadMembers, Recipient, Renew, ScramFinal, SetConversation, SignIn, SignOut, client_frame::Body as TypedBody,
+    self, Ack, ContactRequest, Fetch, GroupRequest, MoveMarks, Ping, Positions, ReadContacts, ReadConversations,
+    ReadGroup, ReadGroups, ReadMarks, ReadMembers, Recipient, Renew, ScramFinal, SetConversation, SetPresence, SignIn,
+    SignOut, client_frame::Body as TypedBody,
 };
 use prost::{Message, Oneof};
 
 /// carillon.client.v1.ClientFrame.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ClientFrame {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 40, 41, 42, 43")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 30, 31, 32, 40, 41, 42, 43")]
     pub(crate) body: Option<Body>,
 }
 
@@ -51,6 +52,12 @@ pub(crate) enum Body {
     SetConversation(SetConversation),
     #[prost(message, tag = "43")]
     ReadMarks(ReadMarks),
+    #[prost(message, tag = "30")]
+    Contact(ContactRequest),
+    #[prost(message, tag = "31")]
+    ReadContacts(ReadContacts),
+    #[prost(message, tag = "32")]
+    SetPresence(SetPresence),
 }
 
 /// carillon.client.v1.Send.
@@ -96,6 +103,9 @@ impl From<TypedBody> for Body {
             TypedBody::MoveMarks(body) => Self::MoveMarks(body),
             TypedBody::SetConversation(body) => Self::SetConversation(body),
             TypedBody::ReadMarks(body) => Self::ReadMarks(body),
+            TypedBody::Contact(body) => Self::Contact(body),
+            TypedBody::ReadContacts(body) => Self::ReadContacts(body),
+            TypedBody::SetPresence(body) => Self::SetPresence(body),
         }
     }
 }

@@ -31,6 +31,9 @@ impl From<ClientFrame> for Ask {
             Some(Body::MoveMarks(moves)) => moves.into(),
             Some(Body::SetConversation(set)) => set.into(),
             Some(Body::ReadMarks(read)) => read.into(),
+            Some(Body::Contact(request)) => request.into(),
+            Some(Body::ReadContacts(read)) => read.into(),
+            Some(Body::SetPresence(set)) => set.into(),
             None => Self::Unknown,
         }
     }

@@ -1,6 +1,7 @@
 //! The native protocol: encodes and decodes frames, and converts them to asks and from tells.
 
 mod client;
+mod contacts;
 mod conversations;
 mod groups;
 mod hear;

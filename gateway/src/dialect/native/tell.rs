@@ -49,6 +49,7 @@ impl From<Tell> for Outgoing {
             Tell::ConversationsMoved { request, moved } => Body::Conversations(told_changes(request, *moved)),
             Tell::Marks { request, group, users, read } => Body::Marks(told_marks(request, group, users, read)),
             Tell::Marked(marked) => Body::Marks(told_marked(*marked)),
+            Tell::Contact(told) => (*told).into(),
             Tell::Renewed { request, expires_ms, ticket } => Body::Renewed(Renewed { request, expires_ms, ticket }),
             Tell::Bye { code, reason, again_ms } => Body::Bye(Bye {
                 code: code.into(),

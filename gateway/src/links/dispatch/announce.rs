@@ -82,7 +82,8 @@ impl<C> Dispatch<C> {
             if live.closing {
                 continue;
             }
-            let op = Op::Announce(Announce { session: Some(live.session.clone()) });
+            // What it shows is added when the announcement goes out.
+            let op = Op::Announce(Announce { session: Some(live.session.clone()), presence: None });
             // Without a link or a lease: whatever restores them queues all sessions again.
             if self.target(&op).is_some() {
                 self.announcing += 1;

@@ -59,10 +59,13 @@ impl<C> Dispatch<C> {
         let Some(pending) = self.pending.get_mut(&id) else { return };
         let live = self.sessions.get_mut(&pending.connection);
         let mut known_at = None;
+        if let (Op::Announce(announce), Some(live)) = (&mut pending.op, &live) {
+            announce.presence = live.presence.as_deref().cloned();
+        }
         match (&mut pending.op, live) {
             (
                 Op::OpenSession(OpenSession { session: Some(session) })
-                | Op::Announce(Announce { session: Some(session) }),
+                | Op::Announce(Announce { session: Some(session), .. }),
                 Some(live),
             ) => {
                 live.session.lease = self.lease.unwrap_or_default();
@@ -211,6 +214,9 @@ fn key_of(op: &Op) -> &str {
         Op::SetConversation(op) => &op.user,
         Op::ReadConversations(op) => &op.user,
         Op::ReadMarks(op) => &op.user,
+        Op::ChangeContact(op) => &op.user,
+        Op::ReadContacts(op) => &op.user,
+        Op::SetPresence(op) => &op.user,
         Op::ReadHeads(op) => &op.user,
         Op::Direct(op) => &op.user,
         Op::Follow(op) => op.groups.first().map_or("", String::as_str),

@@ -11,10 +11,10 @@ use anyhow::{Context as _, bail};
 use carillon_proto::{
     UserId, now_ms,
     pb::{
-        store::{ConversationsRead, Head, TimelineRead, User},
+        store::{ContactsRead, ConversationsRead, Head, TimelineRead, User},
         userdata::{
-            AccountRequest, ConversationsRequest, CursorPage, CursorsRequest, InboxRequest, account_reply,
-            conversations_reply, cursors_reply, inbox_reply,
+            AccountRequest, ContactsRequest, ConversationsRequest, CursorPage, CursorsRequest, InboxRequest,
+            account_reply, contacts_reply, conversations_reply, cursors_reply, inbox_reply,
         },
     },
 };
@@ -53,7 +53,7 @@ impl Export {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         let deadline = Instant::now() + Duration::from_secs(self.timeout);
         let mut nodes = StorageNodes::find(config, &self.nodes, deadline).await?;
-        let User { account, sessions, erasure } = self.account(&mut nodes, deadline).await?;
+        let User { account, sessions, erasure, .. } = self.account(&mut nodes, deadline).await?;
         let Some(account) = account else {
             return Err(UserDataError::Refused(format!("there never was a user {}", self.name)).into());
         };
@@ -65,18 +65,21 @@ impl Export {
         }))?;
         writer.line(&lines::account(&account, erasure.as_ref()))?;
         sessions.iter().try_for_each(|session| writer.line(&lines::session(session)))?;
+        if !account.deleted && !account.reserved {
+            self.contacts(account.incarnation, &mut nodes, deadline, &mut writer).await?;
+        }
         let mut leader = Leader::default();
         self.devices(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
         self.conversations(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
         let head = self.messages(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
-        let Counts { sessions, devices, conversations, messages } = writer.counts;
+        let Counts { sessions, contacts, devices, conversations, messages } = writer.counts;
         let end = json!({
-            "kind": "end", "sessions": sessions, "devices": devices, "conversations": conversations, "messages": messages, "first": head.first,
+            "kind": "end", "sessions": sessions, "contacts": contacts, "devices": devices, "conversations": conversations, "messages": messages, "first": head.first,
             "last": head.last,
         });
         writer.finish(&end)?;
         out::tell(format_args!(
-            "user {}: the account, {sessions} sessions, {devices} positions of devices, {conversations} conversations and {messages} messages",
+            "user {}: the account, {sessions} sessions, {contacts} contacts, {devices} positions of devices, {conversations} conversations and {messages} messages",
             self.name
         ));
         Ok(())
@@ -93,6 +96,33 @@ impl Export {
             }
         });
         asked.await
+    }
+
+    async fn contacts(
+        &self,
+        incarnation: u64,
+        nodes: &mut StorageNodes,
+        deadline: Instant,
+        writer: &mut Writer,
+    ) -> anyhow::Result<()> {
+        let (cluster, user) = (nodes.cluster.cluster.clone(), self.name.as_str().to_owned());
+        let mut request = ContactsRequest { cluster, user, incarnation, ..ContactsRequest::default() };
+        let mut leader = Leader::default();
+        loop {
+            let asked = leader.ask(nodes, deadline, async |mut node| {
+                match node.contacts(with_deadline(request.clone(), CALL)).await?.into_inner().answer {
+                    Some(contacts_reply::Answer::NotLeader(other)) => Ok(Answer::NotLeader(other)),
+                    Some(contacts_reply::Answer::Page(page)) => Ok(Answer::Found(page)),
+                    None => Err(not_understood()),
+                }
+            });
+            let ContactsRead { contacts, complete, .. } = asked.await?;
+            contacts.iter().try_for_each(|row| writer.line(&lines::contact(row)))?;
+            match contacts.into_iter().last() {
+                Some(last) if !complete => request.after = last.contact,
+                _ => return Ok(()),
+            }
+        }
     }
 
     async fn devices(
@@ -195,6 +225,7 @@ fn not_understood() -> Status {
 #[derive(Default)]
 struct Counts {
     sessions: u64,
+    contacts: u64,
     devices: u64,
     conversations: u64,
     messages: u64,
@@ -229,6 +260,7 @@ impl Writer {
         match line["kind"].as_str() {
             Some("session") => self.counts.sessions += 1,
             Some("conversation") => self.counts.conversations += 1,
+            Some("contact") => self.counts.contacts += 1,
             Some("device") => self.counts.devices += 1,
             Some("message") => self.counts.messages += 1,
             _ => {}
@@ -245,7 +277,7 @@ impl Writer {
         let Some((folder, file)) = self.file else { return Ok(()) };
         let sha256: String = self.sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         let mut manifest = json!({"format": 1, "file": LINES, "bytes": self.bytes, "sha256": sha256});
-        for name in ["sessions", "devices", "messages", "first", "last"] {
+        for name in ["sessions", "contacts", "devices", "messages", "first", "last"] {
             manifest[name] = end[name].clone();
         }
         let written = || -> std::io::Result<()> {

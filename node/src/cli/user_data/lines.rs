@@ -6,7 +6,10 @@ use carillon_proto::{
     UserId,
     pb::{
         client::{Envelope, recipient},
-        store::{Account, Conversation, ConversationRow, Erasure, Session, StoredEntry, TimelineKey, timeline_key},
+        store::{
+            Account, Conversation, ConversationRow, Erasure, Session, StoredEntry, TimelineKey, contacts_read,
+            timeline_key,
+        },
         userdata::DeviceCursor,
     },
 };
@@ -45,6 +48,23 @@ pub(super) fn session(session: &Session) -> Value {
         "by": if session.by_token { "token" } else { "password" },
         "token_id": (!session.token_id.is_empty()).then_some(&session.token_id),
         "ended": session.ended,
+    })
+}
+
+pub(super) fn contact(row: &contacts_read::Row) -> Value {
+    let contact = row.row.clone().unwrap_or_default();
+    json!({
+        "kind": "contact",
+        "contact": row.contact,
+        "listed": contact.listed,
+        "name": contact.name,
+        "labels": contact.labels,
+        "to": contact.to,
+        "asked": contact.asked,
+        "from": contact.from,
+        "asks": contact.asks,
+        "approved": contact.approved,
+        "text": contact.text,
     })
 }
 

@@ -182,7 +182,7 @@ fn an_announced_session_that_is_known_is_not_asked_about_again() {
     let mut play = Play::new();
     let known = session("bob", "a", 10, 1);
     play.knows("bob", std::slice::from_ref(&known));
-    let effects = play.request(Op::Announce(Announce { session: Some(known) }));
+    let effects = play.request(Op::Announce(Announce { session: Some(known), presence: None }));
     assert!(matches!(effects[..], [Did::ReadHead(..)]), "{effects:?}");
 }
 
@@ -190,9 +190,9 @@ fn an_announced_session_that_is_known_is_not_asked_about_again() {
 fn an_announcement_is_compared_with_what_is_stored_then() {
     let mut play = Play::knowing(&["bob"]);
     let (stored, other) = (session("bob", "a", 10, 1), session("bob", "b", 10, 2));
-    let effects = play.request(Op::Announce(Announce { session: Some(stored.clone()) }));
+    let effects = play.request(Op::Announce(Announce { session: Some(stored.clone()), presence: None }));
     let [Did::ReadUser(token, _)] = &effects[..] else { panic!("an old reading tells nothing: {effects:?}") };
-    assert!(play.request(Op::Announce(Announce { session: Some(other.clone()) })).is_empty());
+    assert!(play.request(Op::Announce(Announce { session: Some(other.clone()), presence: None })).is_empty());
     let effects = play.answer(*token, found("bob", &[stored]));
     let [Did::ReadHead(..), Did::PutSession(token, put)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(*put, other);
@@ -207,7 +207,7 @@ fn an_announcement_is_compared_with_what_is_stored_then() {
 fn an_announcement_that_was_overtaken_by_a_sign_in_is_left_to_the_store() {
     let mut play = Play::new();
     let (old, new) = (session("bob", "a", 10, 1), session("bob", "a", 20, 5));
-    let effects = play.request(Op::Announce(Announce { session: Some(old.clone()) }));
+    let effects = play.request(Op::Announce(Announce { session: Some(old.clone()), presence: None }));
     let [Did::ReadUser(read, _)] = &effects[..] else { panic!("{effects:?}") };
     let effects = play.request(Op::OpenSession(OpenSession { session: Some(new) }));
     let [Did::PutSession(put, _)] = &effects[..] else { panic!("{effects:?}") };
@@ -240,7 +240,7 @@ fn what_a_gateway_has_not_announced_on_its_link_is_gone_when_it_says_that_was_al
     assert_eq!(play.owner.sizes().2, GATEWAYS.len(), "nobody has said anything");
     play.next_id += 1;
     let slot = play.replies.slot(play.next_id);
-    let op = Op::Announce(Announce { session: Some(stays) });
+    let op = Op::Announce(Announce { session: Some(stays), presence: None });
     let user = UserId::new("bob").expect("valid");
     let request = Request {
         of: carillon_proto::TimelineId::Inbox(user),
@@ -316,7 +316,7 @@ fn an_announced_session_that_is_known_hears_its_head_without_the_store() {
     let known = session("bob", "a", 10, 1);
     play.knows("bob", std::slice::from_ref(&known));
     assert_eq!(play.pushes("bob"), [10]);
-    let effects = play.request(Op::Announce(Announce { session: Some(known) }));
+    let effects = play.request(Op::Announce(Announce { session: Some(known), presence: None }));
     let [Did::Answer(2, Answer::SessionOpened(opened))] = &effects[..] else { panic!("{effects:?}") };
     let head = opened.heads[0].head.expect("set");
     assert_eq!((head.epoch, head.last), (7, 1));
@@ -355,9 +355,9 @@ fn a_session_that_is_closed_while_it_is_opened_is_not_there_afterwards() {
 fn a_session_that_is_closed_while_its_announcement_waits_is_not_there_afterwards() {
     let mut play = Play::knowing(&["bob"]);
     let (closed, other) = (session("bob", "a", 10, 1), session("bob", "b", 10, 2));
-    let effects = play.request(Op::Announce(Announce { session: Some(closed.clone()) }));
+    let effects = play.request(Op::Announce(Announce { session: Some(closed.clone()), presence: None }));
     let [Did::ReadUser(read, _)] = effects[..] else { panic!("{effects:?}") };
-    assert_eq!(play.request(Op::Announce(Announce { session: Some(other.clone()) })), []);
+    assert_eq!(play.request(Op::Announce(Announce { session: Some(other.clone()), presence: None })), []);
     let effects = play.request(Op::CloseSession(link::CloseSession { session: Some(closed.clone()) }));
     let [Did::Answer(1, Answer::SessionOpened(opened)), Did::DeleteSession(..)] = &effects[..] else {
         panic!("{effects:?}")

@@ -106,9 +106,11 @@ impl Play {
                     let of = read.reads.iter().map(|read| owner(read.timeline.clone())).collect();
                     Did::ReadMarks(token, of, read)
                 }
+                store_request::Op::ReadContacts(read) => Did::ReadContacts(token, read.user, read.subscribed),
                 store_request::Op::Directory(command) => match command.op.expect("set") {
                     directory_command::Op::PutSession(put) => Did::PutSession(token, put.session.expect("set")),
                     directory_command::Op::DeleteSession(delete) => Did::DeleteSession(token, delete.connection),
+                    directory_command::Op::ChangeContact(change) => Did::ChangeContact(token, change),
                     directory_command::Op::PutAccount(put) => Did::PutAccount(token, put.mode()),
                     other => panic!("unexpected {other:?}"),
                 },
@@ -163,6 +165,8 @@ impl Play {
             }
             Effect::Behind(lease, behind) => Did::Behind(lease.0, behind.position.expect("set").seq),
             Effect::Evict { gateway, connection, .. } => Did::Evict(gateway.0, connection),
+            Effect::Say(said) => Did::Says(said),
+            Effect::Tell(telling) => Did::Tell(telling.contact.as_str().to_owned(), telling.row),
             Effect::Deliver(delivery) => Did::Deliver(delivery),
             Effect::Watched(user, event) => Did::Watched(user.as_str().to_owned(), *event),
         }
@@ -246,6 +250,11 @@ pub(super) enum Did {
     ReadMembers(u64, store::ReadMembers),
     /// Of each mark the user whose it is.
     ReadMarks(u64, Vec<String>, store::ReadMarks),
+    Tells(u64, Vec<u64>, link::signaled::Notice),
+    Says(crate::said::Said),
+    Tell(String, store::Contact),
+    ReadContacts(u64, String, bool),
+    ChangeContact(u64, store::ChangeContact),
     Direct(u64, u64, Bytes),
     Evict(u64, u64),
     Deliver(Delivery),

@@ -1,5 +1,6 @@
 //! A cluster of routers over a store in memory, and a gateway's end of a link.
 
+mod contacts;
 mod store;
 
 use std::{sync::Arc, time::Duration};

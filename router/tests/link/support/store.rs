@@ -9,11 +9,11 @@ use std::{
 
 use bytes::Bytes;
 use carillon_proto::{
-    Level, ShardMap,
+    Level, ShardMap, UserId,
     pb::{
         link::RawEnvelope,
         store::{
-            Account, AccountChanged, Append, Appended, Conversation, ConversationRow, ConversationsMoved,
+            Account, AccountChanged, Append, Appended, Contact, Conversation, ConversationRow, ConversationsMoved,
             DeregisterReply, DeregisterRequest, Done, FindMessageReply, FindMessageRequest, FromStore, Head, HeadRead,
             HeadsRead, LaneClosed, LeadsReply, LeadsRequest, Node, NodeKind, NotLeader, OutboxRead, ReadHead,
             RegisterReply, RegisterRequest, RegistryView, Rejected, Release, RenewReply, RenewRequest, Session,
@@ -47,6 +47,8 @@ use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, service::interceptor::InterceptedService};
 
+use super::contacts::Contacts;
+
 pub(crate) struct MemoryStore {
     address: String,
     view: watch::Sender<RegistryView>,
@@ -71,6 +73,7 @@ struct State {
     keeps_senders: bool,
     /// Commands that are refused because their shard's level is below the cluster's.
     below_level: u32,
+    contacts: Contacts,
 }
 
 type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -131,6 +134,14 @@ impl MemoryStore {
     pub(crate) fn has_groups(&self) {
         self.state.lock().level = Level::GROUPS.0;
         self.change(|view| view.level = Level::GROUPS.0);
+    }
+
+    pub(crate) fn has_contact(&self, user: &str, contact: &str, row: Contact) {
+        self.state.lock().contacts.put(user, contact, row);
+    }
+
+    pub(crate) fn contact(&self, user: &str, contact: &str) -> Option<Contact> {
+        self.state.lock().contacts.row(user, contact)
     }
 
     /// The row stands in the outbox of the group's shard, or among its dead letters.
@@ -237,6 +248,14 @@ impl State {
                     HeadRead { head: Some(Head { epoch: 1, first: 1, last, ..Head::default() }) }
                 };
                 Reply::HeadsRead(HeadsRead { heads: read.reads.iter().map(head).collect() })
+            }
+            Op::ReadContacts(read) => self.contacts.read(read),
+            Op::ReadUntold(_) => {
+                let map = ShardMap { directory: 4, timeline: 4 };
+                let of = |user: &str| {
+                    UserId::new(user).is_ok_and(|user| u32::from(map.directory_of(&user).index) == shard.1)
+                };
+                self.contacts.untold(of)
             }
             Op::ReadUser(read) => Reply::User(User {
                 account: self.accounts.get(&read.user).cloned(),
@@ -407,6 +426,9 @@ impl State {
             Directory::DeleteSession(delete) => {
                 let sessions = self.sessions.entry(delete.user.clone()).or_default();
                 sessions.retain(|s| (s.lease, s.connection) != (delete.lease, delete.connection));
+            }
+            Directory::ChangeContact(change) => {
+                return self.contacts.change(change, self.accounts.contains_key(&change.user));
             }
             other => panic!("not asked here: {other:?}"),
         }

@@ -13,6 +13,10 @@
 //! | 0x07 `STORAGE_NODE` | directory 0 | node u64 | encoded `StorageNode` |
 //! | 0x08 `PLACEMENT` | directory 0 | Raft group u64 | encoded `Placement` |
 //! | 0x09 `CLUSTER_LEVEL` | directory 0 | nothing | level u32: what all storage nodes can read |
+//! | 0x0a `CONTACT` | directory | user, 0x00, incarnation u64 of the account, contact | encoded `Contact` |
+//! | 0x0b `CONTACT_LIST` | directory | user, 0x00, incarnation u64 of the account | encoded `ContactList` |
+//! | 0x0c `UNTOLD` | directory | as `CONTACT` | nothing: the contact has to be told something |
+//! | 0x0d `CONTACTS_END` | directory | as `CONTACT_LIST` | the account has ended, and those whom it knows are being told: 0x00 and the contact up to which the rows were prepared, or 0x01: all were |
 //! | 0x1d `CLUSTER_GROWTH` | directory 0 | nothing | the id that the next storage node gets u64, 1 while shards are to be spread u64 |
 //! | 0x1e `ERASURE` | directory | user | incarnation u64, when it was ordered u64 (ms since 1970), 1 when it is done u64: the last erasure of a user of this name |
 //! | 0x3a `RING_SLOT` | directory 0 | slot u32 | lease u64 of the router that holds it, 0 for none |
@@ -64,10 +68,12 @@
 //! `CLUSTER_GROWTH`, and those below level 5 no `ERASURE`, `ERASING_SENDER`, `ERASED_SENDER` and `ERASED`, and those below level 6
 //! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `OUTBOX`,
 //! `DEAD_LETTER`, `CONVERSATION`, `CONVERSATION_CHANGE`, and no records with a header.
+//! `DEAD_LETTER`, `CONTACT`, `CONTACT_LIST`, `UNTOLD` and `CONTACTS_END`.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
 //! the folder of the engine.
 
+mod contacts;
 mod conversations;
 mod directory;
 mod rows;
@@ -79,6 +85,7 @@ use byteview::ByteView;
 use carillon_proto::Level;
 
 pub(crate) use self::{
+    contacts::*,
     conversations::*,
     directory::*,
     rows::{check, is_of_nodes},
@@ -98,6 +105,10 @@ pub(crate) const CLUSTER_GROWTH: &[u8] = &[0x1d];
 pub(crate) const ERASED: &[u8] = &[0x39];
 pub(crate) const NEXT_NUMBER: &[u8] = &[0x14];
 pub(crate) const CLOCK: &[u8] = &[0x15];
+const CONTACT: u8 = 0x0a;
+const CONTACT_LIST: u8 = 0x0b;
+const UNTOLD: u8 = 0x0c;
+const CONTACTS_END: u8 = 0x0d;
 const ACCOUNT: u8 = 0x01;
 const SESSION: u8 = 0x02;
 const LEASE: u8 = 0x03;

@@ -4,18 +4,22 @@ use std::io;
 
 use carillon_proto::{
     ShardKind,
-    pb::store::{Account, Conversation, Group, Member, Membership, OutboxRow, Placement, Session, StorageNode},
+    pb::store::{
+        Account, Contact, ContactList, Conversation, Group, Member, Membership, OutboxRow, Placement, Session,
+        StorageNode,
+    },
 };
 use prost::Message;
 
 use super::{
-    ACCOUNT, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CONVERSATION, CONVERSATION_CHANGE, CURSOR, Cursor, DEAD_LETTER,
-    DUPLICATE, ENDED_SENDER, ENDING, ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP,
-    GROUP_CURSOR, GroupCursor, LEASE, LEVEL, Lease, MEMBER, MEMBERSHIP, NEXT_NUMBER, OUTBOX, PLACEMENT, RECORD,
-    REGISTRY, RING_SLOT, SESSION, STORAGE_NODE, Stored, TIMELINE, broken, changed_conversation_of,
-    conversation_change_of, conversation_of, cursor_of, ended_sender_of, erased_sender_of, garbage_of, group_cursor_of,
-    group_of, lease_of, level_of, member_of, membership_of, number_of, numbers_of, outbox_of, placement_of,
-    ring_slot_of, seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
+    ACCOUNT, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CONTACT, CONTACT_LIST, CONTACTS_END, CONVERSATION,
+    CONVERSATION_CHANGE, CURSOR, ContactsEnd, Cursor, DEAD_LETTER, DUPLICATE, ENDED_SENDER, ENDING, ERASED,
+    ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP, GROUP_CURSOR, GroupCursor, LEASE, LEVEL, Lease,
+    MEMBER, MEMBERSHIP, NEXT_NUMBER, OUTBOX, PLACEMENT, RECORD, REGISTRY, RING_SLOT, SESSION, STORAGE_NODE, Stored,
+    TIMELINE, UNTOLD, broken, changed_conversation_of, contact_of, conversation_change_of, conversation_of, cursor_of,
+    ended_sender_of, erased_sender_of, garbage_of, group_cursor_of, group_of, lease_of, level_of, member_of,
+    membership_of, number_of, numbers_of, outbox_of, placement_of, ring_slot_of, seq_of, storage_node_of,
+    timeline_numbers, timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -49,6 +53,11 @@ fn check_directory(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
     match first {
         ACCOUNT => user_of(key).and_then(|_| message::<Account>(value)),
         SESSION => message::<Session>(value),
+        CONTACT => contact_of(key).and_then(|_| message::<Contact>(value)),
+        CONTACT_LIST => contact_of(key).and_then(|_| message::<ContactList>(value)),
+        UNTOLD if value.is_empty() => contact_of(key).map(drop),
+        UNTOLD => Err(broken("row of what is to be told")),
+        CONTACTS_END => contact_of(key).and_then(|_| ContactsEnd::decode(value).map(drop)),
         LEASE => lease_of(key).and_then(|_| Lease::decode(value).map(drop)),
         ENDING => user_of(key).and_then(|_| number_of(value).map(drop)),
         ERASURE => user_of(key).and_then(|_| Erasure::decode(value).map(drop)),
@@ -111,10 +120,10 @@ mod tests {
 
     use super::*;
     use crate::machine::keys::{
-        account, changed_conversation, conversation, conversation_change, conversations_version, cursor, dead_letter,
-        duplicate, ended_sender, ending, erased_sender, erasing_sender, erasure, garbage, group, lease, member,
-        membership, number_value, numbers_value, outbox, placement, record, ring_slot, session, storage_node, timeline,
-        timeline_value,
+        account, changed_conversation, contact, contact_list, contacts_end, conversation, conversation_change,
+        conversations_version, cursor, dead_letter, duplicate, ended_sender, ending, erased_sender, erasing_sender,
+        erasure, garbage, group, lease, member, membership, number_value, numbers_value, outbox, placement, record,
+        ring_slot, session, storage_node, timeline, timeline_value, untold,
     };
 
     #[test]
@@ -131,6 +140,10 @@ mod tests {
             (lease(64).to_vec(), lease_row.encode()),
             (ring_slot(2).to_vec(), number.clone()),
             (ending("alice").to_vec(), number.clone()),
+            (contact("alice", 7, "bob").to_vec(), Contact::default().encode_to_vec()),
+            (contact_list("alice", 7).to_vec(), ContactList::default().encode_to_vec()),
+            (untold("alice", 7, "bob").to_vec(), Vec::new()),
+            (contacts_end("alice", 7).to_vec(), ContactsEnd::Swept.encode().to_vec()),
             (erasure("alice").to_vec(), numbers_value([1, 2, 0]).to_vec()),
             (storage_node(1).to_vec(), StorageNode::default().encode_to_vec()),
             (placement(ShardId::REGISTRY).to_vec(), Placement::default().encode_to_vec()),

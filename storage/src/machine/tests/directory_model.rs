@@ -264,7 +264,9 @@ impl Model {
             | Op::SetReplicaVotes(_)
             | Op::DropStorageNode(_)
             | Op::Rebalance(_)
-            | Op::PreferReplica(_) => unreachable!("not generated"),
+            | Op::PreferReplica(_)
+            // And those of contacts.
+            | Op::ChangeContact(_) => unreachable!("not generated"),
         }
         done()
     }

@@ -1,5 +1,6 @@
 //! The machines on their real engines, against simple models of what they should do.
 
+mod contacts;
 mod conversation_model;
 mod crash;
 mod directory_model;

@@ -70,7 +70,8 @@ impl<'de> Visitor<'de> for Root {
                 Some(
                     "fetch" | "renew" | "readGroup" | "read_group" | "readMembers" | "read_members" | "readGroups"
                     | "read_groups" | "readConversations" | "read_conversations" | "moveMarks" | "move_marks"
-                    | "setConversation" | "set_conversation" | "readMarks" | "read_marks",
+                    | "setConversation" | "set_conversation" | "readMarks" | "read_marks" | "contact" | "readContacts"
+                    | "read_contacts" | "setPresence" | "set_presence",
                 ) => request = members.next_value_seed(Member(&["request"]))?,
                 _ => {
                     members.next_value::<IgnoredAny>()?;

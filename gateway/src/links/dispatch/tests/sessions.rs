@@ -155,7 +155,7 @@ fn a_session_that_goes_on_with_another_token_is_announced_with_it_and_stays_if_t
     // A new lease: everything is announced anew.
     match &world.input(Input::Lease(Some(6)))[..] {
         [Effect::Transmit { request, .. }] => match &request.op {
-            Some(Op::Announce(Announce { session: Some(session) })) => {
+            Some(Op::Announce(Announce { session: Some(session), .. })) => {
                 assert_eq!((&*session.token_id, session.lease), ("second", 6));
             }
             other => panic!("{other:?}"),

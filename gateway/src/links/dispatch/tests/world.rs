@@ -137,7 +137,7 @@ pub(super) fn sent(effects: &[Effect<&'static str>]) -> Vec<(String, String, u64
 pub(super) fn announced(effects: &[Effect<&'static str>]) -> Vec<(String, u64, u64)> {
     let announced = |effect: &Effect<_>| match effect {
         Effect::Transmit { to, request, .. } => match &request.op {
-            Some(Op::Announce(Announce { session: Some(session) })) => {
+            Some(Op::Announce(Announce { session: Some(session), .. })) => {
                 Some((to.to_string(), session.lease, request.id))
             }
             _ => None,

@@ -1,0 +1,83 @@
+//! Asks and tells of contacts and presence, from and to frames.
+
+use carillon_proto::pb::{
+    client::{
+        Contact, ContactNews, ContactRequest, ContactSettings, Contacts, Done, Presences, ReadContacts, RemoveContact,
+        SayToContact, SetPresence, contact_request::Change, server_frame::Body,
+    },
+    link::{self, SessionPresence},
+    store::{self, ContactsRead},
+};
+
+use crate::conversation::{Ask, ContactAsk, ContactChange, ContactQuery, ContactTell};
+
+impl From<ContactRequest> for Ask {
+    fn from(ContactRequest { request, contact, change }: ContactRequest) -> Self {
+        let change = change.map(|change| match change {
+            Change::Set(ContactSettings { name, labels }) => ContactChange::Set(store::SetContact { name, labels }),
+            Change::Remove(RemoveContact {}) => ContactChange::Remove(store::RemoveContact {}),
+            // The words have the same numbers.
+            Change::Say(SayToContact { word, text }) => ContactChange::Say(store::SayToContact { word, text }),
+        });
+        Self::Contact(Box::new(ContactAsk { request, what: ContactQuery::Change { contact, change } }))
+    }
+}
+
+impl From<ReadContacts> for Ask {
+    fn from(ReadContacts { request, after, limit, version }: ReadContacts) -> Self {
+        Self::Contact(Box::new(ContactAsk { request, what: ContactQuery::Read { after, limit, version } }))
+    }
+}
+
+impl From<SetPresence> for Ask {
+    fn from(SetPresence { request, show, status, priority }: SetPresence) -> Self {
+        let presence = SessionPresence { show, status, priority };
+        Self::Contact(Box::new(ContactAsk { request, what: ContactQuery::Show(presence) }))
+    }
+}
+
+impl From<ContactTell> for Body {
+    fn from(told: ContactTell) -> Self {
+        match told {
+            ContactTell::Done { request } => Self::Done(Done { request }),
+            ContactTell::Contacts { request, read } => Self::Contacts(told_contacts(request, read)),
+            ContactTell::News(news) => Self::ContactNews(Box::new(told_news(news))),
+            ContactTell::Presences(presences) => Self::Presences(Presences { presences }),
+        }
+    }
+}
+
+fn told_contacts(request: u32, read: ContactsRead) -> Contacts {
+    let ContactsRead { version, contacts, complete, unchanged } = read;
+    let contacts = contacts.into_iter().map(|row| told_contact(row.contact, row.row.unwrap_or_default())).collect();
+    Contacts { request, version, contacts, complete, unchanged }
+}
+
+fn told_news(link::ContactNews { contact, row, before, version, .. }: link::ContactNews) -> ContactNews {
+    let contact = (!contact.is_empty()).then(|| told_contact(contact, row.unwrap_or_default()));
+    ContactNews { before, version, contact }
+}
+
+fn told_contact(user: String, row: store::Contact) -> Contact {
+    let store::Contact { name, labels, listed, to, asked, from, asks, approved, text, .. } = row;
+    Contact { user, name, labels, listed, to, asked, from, asks, approved, text }
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_proto::pb::client::say_to_contact::Word;
+
+    #[test]
+    fn words_have_the_numbers_that_the_store_knows() {
+        for (word, stored) in [
+            (Word::Unspecified, super::store::Word::Unspecified),
+            (Word::Subscribe, super::store::Word::Subscribe),
+            (Word::Subscribed, super::store::Word::Subscribed),
+            (Word::Unsubscribe, super::store::Word::Unsubscribe),
+            (Word::Unsubscribed, super::store::Word::Unsubscribed),
+        ] {
+            assert_eq!(i32::from(word), i32::from(stored));
+        }
+        assert!(Word::try_from(5).is_err());
+    }
+}

@@ -1,0 +1,250 @@
+//! Contacts and presence, as one of their users.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use carillon_client::{Acknowledge, Client, ContactChange, Event, Events, FetchError, State};
+use carillon_proto::{
+    UserId,
+    pb::client::{self, ContactSettings, Presence, Start},
+    tasks::Tasks,
+};
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{
+    chat::{Connect, SIGN_IN, printable},
+    out,
+    table::Table,
+};
+use crate::{Config, shutdown::Signals};
+
+#[derive(Args)]
+pub(super) struct Contact {
+    /// Who does it.
+    #[arg(long = "as", value_name = "USER")]
+    user: UserId,
+    /// Names this device among the user's.
+    #[arg(long, default_value = "terminal-contact")]
+    device: String,
+    #[command(flatten)]
+    connect: Connect,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Lists the contacts, and who asks.
+    List {
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Puts a contact on the list, and asks to see its presence.
+    Add {
+        contact: UserId,
+        /// What the user calls the contact.
+        #[arg(long)]
+        name: Option<String>,
+        /// Groups of contacts.
+        #[arg(long = "label")]
+        labels: Vec<String>,
+        /// For the contact to read.
+        #[arg(long, default_value = "")]
+        text: String,
+    },
+    /// Changes what the user calls a contact.
+    Set {
+        contact: UserId,
+        #[arg(long, default_value = "")]
+        name: String,
+        #[arg(long = "label")]
+        labels: Vec<String>,
+    },
+    /// Lets a contact see the user's presence: accepts its request, or the one to come.
+    Accept { contact: UserId },
+    /// Refuses a request, or lets the contact see the user's presence no longer.
+    Refuse { contact: UserId },
+    /// Wants to see the contact's presence no longer.
+    Unsubscribe { contact: UserId },
+    /// Takes a contact off the list; neither sees the other's presence then.
+    Remove { contact: UserId },
+}
+
+/// Shows something until it is interrupted, and prints what the contacts show.
+#[derive(Args)]
+pub(super) struct PresenceCommand {
+    /// Whose presence it is.
+    #[arg(long = "as", value_name = "USER")]
+    user: UserId,
+    #[arg(long, default_value = "terminal-presence")]
+    device: String,
+    #[command(flatten)]
+    connect: Connect,
+    #[arg(long, default_value = "online")]
+    show: ShowName,
+    /// For the contacts to read.
+    #[arg(long, default_value = "")]
+    status: String,
+    /// Of several devices the one with the highest priority counts.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    priority: i32,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ShowName {
+    Online,
+    Away,
+    DoNotDisturb,
+    ExtendedAway,
+}
+
+impl Contact {
+    pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let mut settings = self.connect.settings(config, &self.user, &self.device)?;
+        let tasks = Tasks::new();
+        settings.start = Start::Head;
+        settings.acknowledge = Acknowledge::Explicit(Duration::from_secs(1));
+        // Nobody reads what is delivered to this device.
+        let (client, _) = Client::open(settings, &tasks)?;
+        client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
+        let done = self.what.run(&client).await;
+        client.close().await;
+        done
+    }
+}
+
+impl What {
+    async fn run(self, client: &Client) -> anyhow::Result<()> {
+        match self {
+            Self::List { json } => list(client, json).await,
+            Self::Add { contact, name, labels, text } => {
+                if name.is_some() || !labels.is_empty() {
+                    let settings = ContactSettings { name: name.unwrap_or_default(), labels };
+                    client.change_contact(&contact, ContactChange::Set(settings)).await.map_err(refused)?;
+                }
+                change(client, &contact, ContactChange::Subscribe(text), "was asked").await
+            }
+            Self::Set { contact, name, labels } => {
+                change(client, &contact, ContactChange::Set(ContactSettings { name, labels }), "was changed").await
+            }
+            Self::Accept { contact } => change(client, &contact, ContactChange::Accept, "was accepted").await,
+            Self::Refuse { contact } => change(client, &contact, ContactChange::Refuse, "was refused").await,
+            Self::Unsubscribe { contact } => {
+                change(client, &contact, ContactChange::Unsubscribe, "is not seen any more").await
+            }
+            Self::Remove { contact } => change(client, &contact, ContactChange::Remove, "was removed").await,
+        }
+    }
+}
+
+async fn change(client: &Client, contact: &UserId, change: ContactChange, done: &str) -> anyhow::Result<()> {
+    client.change_contact(contact, change).await.map_err(refused)?;
+    out::line(format_args!("contact {contact} {done}"))
+}
+
+fn refused(error: FetchError) -> anyhow::Error {
+    match error {
+        FetchError::Refused(refusal) => anyhow!("refused: {}", refusal.reason),
+        other => other.into(),
+    }
+}
+
+async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
+    let mut table = Table::new(json, &["CONTACT", "NAME", "SUBSCRIPTION", "LABELS"]);
+    for contact in client.contacts().await.map_err(refused)? {
+        let subscription = subscription(&contact);
+        let labels = contact.labels.join(", ");
+        let columns = [contact.user.clone(), printable(&contact.name), subscription.clone(), printable(&labels)];
+        let object = serde_json::json!({
+            "contact": contact.user,
+            "name": contact.name,
+            "subscription": subscription,
+            "labels": contact.labels,
+            "listed": contact.listed,
+            "text": contact.text,
+        });
+        table.row(&columns, &object)?;
+    }
+    table.end()
+}
+
+/// In the words of RFC 6121.
+fn subscription(contact: &client::Contact) -> String {
+    let subscription = match (contact.to, contact.from) {
+        (false, false) => "none",
+        (true, false) => "to",
+        (false, true) => "from",
+        (true, true) => "both",
+    };
+    let more = [(contact.asked, ", asked"), (contact.asks, ", asks"), (contact.approved, ", approved")];
+    let more: String = more.into_iter().filter(|(is_so, _)| *is_so).map(|(_, what)| what).collect();
+    format!("{subscription}{more}")
+}
+
+impl PresenceCommand {
+    pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let mut signals = Signals::install()?;
+        let mut settings = self.connect.settings(config, &self.user, &self.device)?;
+        let tasks = Tasks::new();
+        settings.start = Start::Head;
+        settings.acknowledge = Acknowledge::Explicit(Duration::from_secs(1));
+        let (client, mut events) = Client::open(settings, &tasks)?;
+        let showing = async {
+            client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
+            client.show(self.show.into(), &self.status, self.priority).await.map_err(refused)?;
+            std::future::pending().await
+        };
+        let ended = tokio::select! {
+            ended = print_presences(&mut events) => Err(ended),
+            failed = showing => failed,
+            _ = signals.next() => Ok(()),
+        };
+        client.close().await;
+        ended
+    }
+}
+
+/// Returns the reason when there are no more events.
+async fn print_presences(events: &mut Events) -> anyhow::Error {
+    while let Some(event) = events.next().await {
+        match event {
+            Event::Presence(presence) => {
+                if let Err(error) = out::line(presence_line(&presence)) {
+                    return error;
+                }
+            }
+            Event::State(State::Disconnected { why }) => {
+                out::tell(format_args!("(not connected: {why}; trying again)"));
+            }
+            Event::State(State::Ended { why }) => return anyhow!(why),
+            _ => {}
+        }
+    }
+    anyhow!("the client has ended")
+}
+
+fn presence_line(presence: &Presence) -> String {
+    let show = match presence.show() {
+        client::Show::Unspecified => "offline",
+        client::Show::Online => "online",
+        client::Show::Away => "away",
+        client::Show::DoNotDisturb => "do not disturb",
+        client::Show::ExtendedAway => "away for longer",
+    };
+    match printable(&presence.status) {
+        status if status.is_empty() => format!("{} {show}", presence.user),
+        status => format!("{} {show}: {status}", presence.user),
+    }
+}
+
+impl From<ShowName> for client::Show {
+    fn from(show: ShowName) -> Self {
+        match show {
+            ShowName::Online => Self::Online,
+            ShowName::Away => Self::Away,
+            ShowName::DoNotDisturb => Self::DoNotDisturb,
+            ShowName::ExtendedAway => Self::ExtendedAway,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Changes and reads of the list of contacts.
+
+use carillon_proto::{
+    Level, UserId,
+    pb::{
+        link::{self, ContactNews, change_contact::Change as Asked},
+        store::{ChangeContact, Person, ReadContacts, change_contact::Change, directory_command, store_request},
+    },
+};
+use tokio::time::Instant;
+
+use super::{Answer, Continuation, Effect, Owner, unexpected};
+use crate::{
+    reply::{Failure, ReplySlot},
+    send::RequestContext,
+    store::{StoreAnswer, StoreFailure},
+    teller::Telling,
+};
+
+/// A change under way.
+pub(super) struct ContactChanging {
+    user: UserId,
+    incarnation: u64,
+    contact: UserId,
+    slot: ReplySlot,
+}
+
+impl Owner {
+    pub(super) fn change_contact(&mut self, asked: link::ChangeContact, parts: RequestContext) {
+        if Level(self.topology.view.level) < Level::GROUPS {
+            return self.refuse(parts.slot, &Failure::Contacts);
+        }
+        let link::ChangeContact { user: _, incarnation, contact, change } = asked;
+        let change = match change {
+            Some(Asked::Set(set)) => Change::Set(set),
+            Some(Asked::Remove(remove)) => Change::Remove(remove),
+            Some(Asked::Say(said)) => Change::Say(said),
+            None => return self.refuse(parts.slot, &Failure::Invalid("the change of a contact says nothing")),
+        };
+        let contact = match UserId::new(&contact) {
+            Ok(contact) => contact,
+            Err(invalid) => return self.refuse(parts.slot, &invalid.into()),
+        };
+        let RequestContext { user, slot, deadline, .. } = parts;
+        let change = ChangeContact {
+            user: user.as_str().to_owned(),
+            incarnation,
+            contact: contact.as_str().to_owned(),
+            change: Some(change),
+        };
+        let changing = ContactChanging { user: user.clone(), incarnation, contact, slot };
+        let op = directory_command::Op::ChangeContact(change);
+        self.directory_write(&user, op, deadline, Continuation::ContactChanged(Box::new(changing)));
+    }
+
+    pub(super) fn contact_changed(
+        &mut self,
+        changing: ContactChanging,
+        answer: Result<StoreAnswer, StoreFailure>,
+        time_ms: u64,
+    ) {
+        let ContactChanging { user, incarnation, contact, slot } = changing;
+        let changed = match answer {
+            Ok(StoreAnswer::ContactChanged(changed)) => changed,
+            Err(StoreFailure::NoRoom { detail }) => return self.refuse(slot, &Failure::NoRoom(detail)),
+            other => return self.refuse(slot, &unexpected(other)),
+        };
+        if changed.changed {
+            self.contact_news(
+                ContactNews {
+                    user: Some(Person { user: user.as_str().to_owned(), incarnation }),
+                    contact: contact.as_str().to_owned(),
+                    row: changed.contact.clone(),
+                    before: changed.before,
+                    version: changed.version,
+                },
+                time_ms,
+            );
+        }
+        match changed.contact.filter(|row| !row.untold.is_empty()) {
+            Some(row) => {
+                self.effects.push(Effect::Tell(Telling { user, incarnation, contact, row, slot: Some(slot) }));
+            }
+            None => self.end(slot, Ok(Answer::Done(link::Done {}))),
+        }
+    }
+
+    pub(super) fn read_contacts(&mut self, read: link::ReadContacts, parts: RequestContext) {
+        if Level(self.topology.view.level) < Level::GROUPS {
+            return self.refuse(parts.slot, &Failure::Contacts);
+        }
+        let link::ReadContacts { user: _, incarnation, after, limit, known } = read;
+        let RequestContext { user, slot, deadline, .. } = parts;
+        self.read_contacts_of(
+            &user,
+            ReadContacts { user: user.as_str().to_owned(), incarnation, after, limit, subscribed: false, known },
+            slot,
+            deadline,
+        );
+    }
+
+    fn read_contacts_of(&mut self, user: &UserId, read: ReadContacts, slot: ReplySlot, deadline: Instant) {
+        let shard = self.topology.shards.directory_of(user);
+        self.ask(shard, store_request::Op::ReadContacts(read), String::new(), deadline, Continuation::Read(slot));
+    }
+}

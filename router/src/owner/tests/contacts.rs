@@ -1,0 +1,272 @@
+//! Contacts, and who is told what of whom.
+
+use carillon_proto::pb::{
+    client::{Presence, Show},
+    link::{ContactNews, Presences, Probe, SessionPresence, SetPresence, signaled::Notice},
+    store::{Contact, ContactChanged, ContactsRead, Person, contacts_read},
+};
+
+use super::play::*;
+use crate::said::Said;
+
+fn person(user: &str, incarnation: u64) -> Person {
+    Person { user: user.to_owned(), incarnation }
+}
+
+fn show(user: &str, connection: u64, show: Show) -> Op {
+    let presence = Some(SessionPresence { show: show.into(), ..SessionPresence::default() });
+    Op::SetPresence(SetPresence { user: user.to_owned(), connection, presence, again: false })
+}
+
+/// A contact who sees the user, and whom the user sees.
+fn both(contact: &str, peer: u64) -> contacts_read::Row {
+    let row = Some(Contact { to: true, from: true, peer, ..Contact::default() });
+    contacts_read::Row { contact: contact.to_owned(), row }
+}
+
+fn read(contacts: Vec<contacts_read::Row>) -> StoreAnswer {
+    StoreAnswer::ContactsRead(ContactsRead { version: 5, contacts, complete: true, unchanged: false })
+}
+
+impl Play {
+    /// What is due at this time after the beginning.
+    fn after(&mut self, millis: u64) -> Vec<Did> {
+        self.now += Duration::from_millis(millis);
+        self.owner.presence_settles(self.now);
+        self.owner.look_at_presences(self.now);
+        self.effects()
+    }
+
+    fn all_announced(&mut self) {
+        GATEWAYS.into_iter().for_each(|gateway| self.owner.announced_all(LeaseId(gateway), 1, 1));
+    }
+
+    /// As at level 7, with alice at gateway 10, whose contact bob sees her.
+    fn with_alice() -> (Self, Vec<Did>) {
+        let mut play = Self::new();
+        play.level_rises(Level::GROUPS);
+        play.knows("alice", &[session("alice", "phone", 10, 1)]);
+        let answered = play.request(show("alice", 1, Show::Online));
+        assert!(matches!(answered[..], [Did::Answer(_, Answer::Done(_))]), "{answered:?}");
+        let effects = play.after(0);
+        let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
+        let effects = play.answer(token, read(vec![both("bob", 7)]));
+        (play, effects)
+    }
+}
+
+/// Who shows what, and who is told that.
+type Told = (Vec<(String, Show)>, Vec<Person>);
+
+/// `None`: nobody is told anything.
+fn told(effects: &[Did]) -> Option<Told> {
+    effects.iter().find_map(|did| match did {
+        Did::Says(Said::Presences(Presences { presences, to })) => {
+            let shown = presences.iter().map(|presence| (presence.user.clone(), presence.show())).collect();
+            Some((shown, to.clone()))
+        }
+        _ => None,
+    })
+}
+
+fn is_told(shown: Show) -> Option<Told> {
+    Some((vec![("alice".to_owned(), shown)], vec![person("bob", 7)]))
+}
+
+#[test]
+fn who_begins_to_show_something_is_told_to_contacts_and_asks_for_theirs() {
+    let (mut play, effects) = Play::with_alice();
+    assert_eq!(told(&effects), is_told(Show::Online));
+    let probe = Probe { from: Some(person("alice", 0)), of: vec![person("bob", 7)] };
+    assert!(effects.contains(&Did::Says(Said::Probe(probe))), "{effects:?}");
+    // The version of the list goes along, so that nothing of it is missed for long.
+    let is_version = |did: &Did| matches!(did, Did::Tells(10, _, Notice::ContactNews(news)) if news.version == 5);
+    assert!(effects.iter().any(is_version), "{effects:?}");
+    assert_eq!(play.after(60_000), [], "nothing more is due");
+}
+
+#[test]
+fn a_flood_of_changes_comes_to_one_word_a_second_and_the_last_one_counts() {
+    let (mut play, _) = Play::with_alice();
+    let mut reads = 0;
+    for at in 0..100 {
+        play.request(show("alice", 1, if at % 2 == 0 { Show::Away } else { Show::Online }));
+        for did in play.after(10) {
+            let Did::ReadContacts(token, ..) = did else { panic!("{did:?}") };
+            reads += 1;
+            play.answer(token, read(vec![both("bob", 7)]));
+        }
+    }
+    assert!(reads <= 1, "{reads} in a second");
+    play.request(show("alice", 1, Show::DoNotDisturb));
+    let effects = play.after(1_000);
+    let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
+    assert_eq!(told(&play.answer(token, read(vec![both("bob", 7)]))), is_told(Show::DoNotDisturb));
+}
+
+#[test]
+fn who_comes_back_soon_was_never_away_and_nobody_is_away_before_all_gateways_have_announced() {
+    let (mut play, _) = Play::with_alice();
+    let alice = UserId::new("alice").expect("valid");
+    play.owner.register.remove(&alice, LeaseId(10), 1);
+    assert_eq!(play.after(0), []);
+    assert_eq!(play.after(4_000), []);
+    let back = session::Session {
+        presence: Some(Box::new(SessionPresence { show: Show::Online.into(), ..SessionPresence::default() })),
+        ..session::Session::new(&session("alice", "phone", 20, 9), 1)
+    };
+    play.owner.register.put(&alice, 0, back);
+    assert_eq!(play.after(10_000), [], "as if nothing had been");
+    play.owner.register.remove(&alice, LeaseId(20), 9);
+    assert_eq!(play.after(0), []);
+    assert_eq!(play.after(60_000), [], "gateways may have sessions of hers");
+    play.all_announced();
+    let effects = play.after(2_000);
+    let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
+    assert_eq!(told(&play.answer(token, read(vec![both("bob", 7)]))), is_told(Show::Unspecified));
+    assert_eq!(play.after(60_000), []);
+}
+
+#[test]
+fn the_sessions_of_a_gateway_that_has_ended_are_away_soon() {
+    let (mut play, _) = Play::with_alice();
+    play.all_announced();
+    let view = store::RegistryView { version: 100, ..(*topology(1, "here:1", &["here:1"], &[20, 30]).view).clone() };
+    let view = store::RegistryView { level: Level::GROUPS.0, ..view };
+    let next = play.owner.topology.followed_by(view).expect("newer");
+    play.owner.follow(Arc::new(next), play.now);
+    assert_eq!(play.after(0), []);
+    let effects = play.after(5_000);
+    let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
+    assert_eq!(told(&play.answer(token, read(vec![both("bob", 7)]))), is_told(Show::Unspecified));
+}
+
+#[test]
+fn thousands_who_lose_their_gateway_are_said_to_be_away_one_after_the_other() {
+    let mut play = Play::new();
+    play.level_rises(Level::GROUPS);
+    play.all_announced();
+    let users: Vec<UserId> = (0..2_000).map(|n| UserId::new(&format!("user{n}")).expect("valid")).collect();
+    let online = || Some(Box::new(SessionPresence { show: Show::Online.into(), ..SessionPresence::default() }));
+    for (connection, user) in users.iter().enumerate() {
+        let stored = session(user.as_str(), "phone", 10, connection as u64);
+        play.owner.register.put(user, 0, session::Session { presence: online(), ..session::Session::new(&stored, 1) });
+    }
+    assert_eq!(play.after(0), []);
+    users.iter().enumerate().for_each(|(connection, user)| {
+        play.owner.register.remove(user, LeaseId(10), connection as u64);
+    });
+    assert_eq!(play.after(0), []);
+    let (mut away, mut most) = (0, 0);
+    for _ in 0..100 {
+        let reads = play.after(100);
+        most = most.max(reads.len());
+        for did in reads {
+            let Did::ReadContacts(token, ..) = did else { panic!("{did:?}") };
+            let effects = play.answer(token, read(vec![both("bob", 7)]));
+            away += usize::from(told(&effects).is_some_and(|(shown, _)| shown[0].1 == Show::Unspecified));
+        }
+    }
+    assert_eq!(away, 2_000);
+    assert!(most <= 60, "{most} in a tenth of a second");
+}
+
+#[test]
+fn only_who_may_see_a_user_is_answered_with_what_it_shows() {
+    let (mut play, _) = Play::with_alice();
+    play.all_announced();
+    let mut probed = |from: Person, of: Person| {
+        play.owner.said(Said::Probe(Probe { from: Some(from), of: vec![of] }), play.now, 1_000);
+        told(&play.effects()).map(|(shown, to)| (shown[0].1, to))
+    };
+    let (alice, bob) = (person("alice", 0), person("bob", 7));
+    assert_eq!(probed(bob.clone(), alice.clone()), Some((Show::Online, vec![bob.clone()])));
+    let carol = person("carol", 9);
+    assert_eq!(probed(carol.clone(), alice.clone()), Some((Show::Unspecified, vec![carol])));
+    let later = person("bob", 8);
+    assert_eq!(probed(later.clone(), alice), Some((Show::Unspecified, vec![later])), "the next owner of the name");
+    let another = person("alice", 1);
+    assert_eq!(probed(bob.clone(), another), Some((Show::Unspecified, vec![bob])), "another owner of her name");
+}
+
+#[test]
+fn a_question_waits_while_it_is_not_known_whether_the_user_is_away() {
+    let mut play = Play::new();
+    let probe = Said::Probe(Probe { from: Some(person("bob", 7)), of: vec![person("alice", 0)] });
+    play.owner.said(probe.clone(), play.now, 1_000);
+    assert_eq!(play.effects(), []);
+    assert_eq!(play.after(1_000), [Did::Says(probe.clone())], "it goes to whoever owns her then");
+    play.all_announced();
+    play.owner.said(probe, play.now, 1_000);
+    assert_eq!(told(&play.effects()), is_told(Show::Unspecified));
+}
+
+#[test]
+fn a_contact_that_is_let_in_is_told_at_once_and_one_that_is_not_any_more_sees_nothing() {
+    let (mut play, _) = Play::with_alice();
+    let mut news = |from: bool| {
+        let row = Some(Contact { from, peer: 9, listed: true, ..Contact::default() });
+        let user = Some(person("alice", 0));
+        let news = ContactNews { user, contact: "carol".into(), row, before: 5, version: 6 };
+        play.owner.said(Said::News(Box::new(news)), play.now, 1_000);
+        told(&play.effects())
+    };
+    let to_carol = |shown| Some((vec![("alice".to_owned(), shown)], vec![person("carol", 9)]));
+    assert_eq!(news(true), to_carol(Show::Online));
+    assert_eq!(news(true), None, "once");
+    assert_eq!(news(false), to_carol(Show::Unspecified));
+}
+
+#[test]
+fn presences_reach_only_sessions_that_show_something_and_of_the_right_owner_of_the_name() {
+    let (mut play, _) = Play::with_alice();
+    play.knows("alice", &[session("alice", "phone", 10, 1), session("alice", "bot", 20, 5)]);
+    play.request(show("alice", 1, Show::Online));
+    let presences = vec![Presence { user: "bob".into(), ..Presence::default() }];
+    let mut says = |incarnation| {
+        let to = vec![person("alice", incarnation), person("stranger", 3)];
+        play.owner.said(Said::Presences(Presences { presences: presences.clone(), to }), play.now, 1_000);
+        play.effects()
+    };
+    let what = Notice::Presences(Presences { presences: presences.clone(), to: Vec::new() });
+    assert_eq!(says(0), [Did::Tells(10, vec![1], what)]);
+    assert_eq!(says(1), []);
+}
+
+#[test]
+fn a_change_is_told_to_the_users_devices_and_then_to_the_contact() {
+    let (mut play, _) = Play::with_alice();
+    let ask = |change| {
+        let change = Some(change);
+        Op::ChangeContact(Box::new(link::ChangeContact {
+            user: "alice".into(),
+            incarnation: 0,
+            contact: "carol".into(),
+            change,
+        }))
+    };
+    let say = store::SayToContact { word: store::Word::Subscribe.into(), text: "hi".into() };
+    let effects = play.request(ask(link::change_contact::Change::Say(say)));
+    let [Did::ChangeContact(token, change)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!((&*change.user, &*change.contact), ("alice", "carol"));
+    let row = Contact { asked: true, listed: true, untold: vec![store::Said::default()], ..Contact::default() };
+    let changed = ContactChanged { contact: Some(row.clone()), version: 6, before: 5, changed: true, incarnation: 0 };
+    let effects = play.answer(*token, StoreAnswer::ContactChanged(changed));
+    let [Did::Tells(10, _, Notice::ContactNews(news)), Did::Tell(contact, telling)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!((news.before, news.version, &**contact, telling), (5, 6, "carol", &row));
+
+    let effects = play.request(ask(link::change_contact::Change::Set(store::SetContact::default())));
+    let [Did::ChangeContact(token, _)] = effects[..] else { panic!("{effects:?}") };
+    let full = StoreFailure::NoRoom { detail: "the list has 10000 contacts already".into() };
+    let effects = play.fails(token, full);
+    assert_eq!(refusal(&effects[0]).code(), client::Code::Overloaded);
+}
+
+#[test]
+fn below_level_7_there_are_no_contacts() {
+    let mut play = Play::knowing(&["alice"]);
+    let refused = play.request(show("alice", 1, Show::Online));
+    assert_eq!(refusal(&refused[0]).code(), client::Code::Unsupported);
+}

@@ -1,0 +1,342 @@
+//! What the contacts of the users of this router were told of them, and when they are told the next thing. See
+//! docs/adr/0027-contacts.md. Does not wait and has no clock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    hash::BuildHasher as _,
+    time::Duration,
+};
+
+use carillon_proto::{
+    Keyed, UserId,
+    pb::{
+        client::{Presence, Show},
+        store::{Person, contacts_read::Row},
+    },
+};
+use tokio::time::Instant;
+
+use crate::{said::Said, session::Session};
+
+/// Between two words about a user.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long a user without a session is not said to be offline: the device may come back.
+const GRACE: Duration = Duration::from_secs(5);
+/// How soon what could not be said is said again, and how soon something is looked at again that could not be decided.
+const AGAIN: Duration = Duration::from_secs(1);
+/// After a change of the ring the owners of contacts are asked again, but not before the gateways have announced.
+const AFTER_A_RING: Duration = Duration::from_secs(2);
+/// Between two users of whom it is said that they are offline, and between two of those that ask again.
+const EACH_OFFLINE: Duration = Duration::from_millis(2);
+const EACH_AGAIN: Duration = Duration::from_millis(4);
+/// Most words that are kept to be said again. Further ones are lost until their users ask again.
+const UNSAID: usize = 16_384;
+/// Most questions that wait until it is known who may see the user.
+const ASKING: usize = 256;
+
+/// The presences of one partition's users. Bounded by the sessions in its register, and by those that have just left it.
+#[derive(Default)]
+pub(crate) struct Presences {
+    users: BTreeMap<UserId, Present>,
+    due: BTreeSet<(Instant, UserId)>,
+    /// The number of the last presence that was told.
+    number: u64,
+    /// When the next user may be said to be offline.
+    next_offline: Option<Instant>,
+    unsaid: VecDeque<(Instant, Said)>,
+}
+
+/// A user who shows something, or has done so until just now.
+struct Present {
+    /// Of the account.
+    incarnation: u64,
+    told: Option<Shown>,
+    told_at: Option<Instant>,
+    /// Since when nothing is shown.
+    gone_at: Option<Instant>,
+    /// When this user may be said to be offline.
+    turn: Option<Instant>,
+    due: Option<Instant>,
+    /// The contacts are being read.
+    is_reading: bool,
+    /// The user wants to know the presence of its contacts.
+    probes: bool,
+    /// Who may see the user, as hashes; `None`: not known yet.
+    watchers: Option<BTreeSet<u64>>,
+    /// Who has asked meanwhile.
+    asking: Vec<Person>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Shown {
+    pub(crate) show: i32,
+    pub(crate) status: String,
+}
+
+/// What is so now of a user.
+pub(crate) struct Current {
+    pub(crate) shown: Option<Shown>,
+    /// There are sessions: nothing is shown because that is wanted.
+    pub(crate) has_sessions: bool,
+    /// All gateways have announced their sessions.
+    pub(crate) all_announced: bool,
+}
+
+/// What follows from reading the contacts of a user.
+pub(crate) struct Telling {
+    /// The contacts are told.
+    pub(crate) tells: bool,
+    /// The contacts are asked.
+    pub(crate) probes: bool,
+    /// Who has asked for the user meanwhile.
+    pub(crate) asking: Vec<Person>,
+}
+
+impl Presences {
+    /// When `take_due` has something.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let unsaid = self.unsaid.front().map(|(at, _)| *at);
+        let due = self.due.first().map(|(at, _)| *at);
+        [unsaid, due].into_iter().flatten().min()
+    }
+
+    /// Users to look at, and words to be said again.
+    pub(crate) fn take_due(&mut self, now: Instant) -> (Vec<UserId>, Vec<Said>) {
+        let mut users = Vec::new();
+        while self.due.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, user)) = self.due.pop_first() else { break };
+            if let Some(present) = self.users.get_mut(&user) {
+                present.due = None;
+            }
+            users.push(user);
+        }
+        let mut again = Vec::new();
+        while self.unsaid.front().is_some_and(|(at, _)| *at <= now) {
+            again.extend(self.unsaid.pop_front().map(|(_, said)| said));
+        }
+        (users, again)
+    }
+
+    pub(crate) fn unsaid(&mut self, said: Said, now: Instant) {
+        if self.unsaid.len() < UNSAID {
+            self.unsaid.push_back((now + AGAIN, said));
+        }
+    }
+
+    /// Something about the sessions of this user has changed. `moved`: they were with another owner, who has told the contacts.
+    pub(crate) fn touch(&mut self, user: &UserId, incarnation: u64, shown: Option<&Shown>, moved: bool, now: Instant) {
+        let known = self.users.get(user).is_some_and(|present| present.incarnation == incarnation);
+        if !known {
+            let Some(shown) = shown else { return };
+            self.forget(user);
+            let told = moved.then(|| shown.clone());
+            let present = Present {
+                incarnation,
+                told,
+                told_at: None,
+                gone_at: None,
+                turn: None,
+                due: None,
+                is_reading: false,
+                probes: true,
+                watchers: None,
+                asking: Vec::new(),
+            };
+            self.users.insert(user.clone(), present);
+        }
+        self.look_at(user, if moved && !known { now + AFTER_A_RING } else { now });
+    }
+
+    /// The user has no session any more.
+    pub(crate) fn gone(&mut self, user: &UserId, now: Instant) {
+        self.look_at(user, now);
+    }
+
+    /// Of the account that shows something, or has just done so.
+    pub(crate) fn incarnation(&self, user: &UserId) -> Option<u64> {
+        self.users.get(user).map(|present| present.incarnation)
+    }
+
+    /// The user's sessions want to know (again) what the contacts show.
+    pub(crate) fn asks_again(&mut self, user: &UserId, now: Instant) {
+        if let Some(present) = self.users.get_mut(user) {
+            present.probes = true;
+            self.look_at(user, now);
+        }
+    }
+
+    /// All of these users ask again, one after the other.
+    pub(crate) fn all_ask_again(&mut self, which: impl Fn(&UserId) -> bool, now: Instant) {
+        let users: Vec<UserId> = self.users.keys().filter(|user| which(user)).cloned().collect();
+        let mut at = now + AFTER_A_RING;
+        for user in users {
+            if let Some(present) = self.users.get_mut(&user) {
+                present.probes = true;
+            }
+            self.look_at(&user, at);
+            at += EACH_AGAIN;
+        }
+    }
+
+    /// Another router owns them: it tells their contacts.
+    pub(crate) fn retain(&mut self, stays: impl Fn(&UserId) -> bool) {
+        self.users.retain(|user, _| stays(user));
+        let users = &self.users;
+        self.due.retain(|(_, user)| users.contains_key(user));
+    }
+
+    /// True if the user's contacts have to be read now.
+    pub(crate) fn look(&mut self, user: &UserId, current: &Current, now: Instant) -> bool {
+        let Some(present) = self.users.get_mut(user) else { return false };
+        if present.is_reading {
+            return false;
+        }
+        let (at, reads) = match &current.shown {
+            None if present.told.is_none() => {
+                self.users.remove(user);
+                return false;
+            }
+            None => {
+                let gone_at = *present.gone_at.get_or_insert(now);
+                let grace = if current.has_sessions { gone_at } else { gone_at + GRACE };
+                if now < grace {
+                    (Some(grace), false)
+                } else if !current.all_announced {
+                    (Some(now + AGAIN), false)
+                } else {
+                    let turn = *present.turn.get_or_insert_with(|| {
+                        let turn = self.next_offline.map_or(now, |next| next.max(now));
+                        self.next_offline = Some(turn + EACH_OFFLINE);
+                        turn
+                    });
+                    if now < turn { (Some(turn), false) } else { (None, true) }
+                }
+            }
+            Some(shown) => {
+                (present.gone_at, present.turn) = (None, None);
+                let news = present.told.as_ref() != Some(shown);
+                let pause = present.told_at.map_or(now, |at| at + PAUSE);
+                let reads = present.probes || present.watchers.is_none();
+                if news && now < pause && !reads { (Some(pause), false) } else { (None, news || reads) }
+            }
+        };
+        present.is_reading = reads;
+        if let Some(at) = at {
+            self.look_at(user, at);
+        }
+        reads
+    }
+
+    /// The contacts of the user have been read; `None`: that has failed.
+    pub(crate) fn read(
+        &mut self,
+        user: &UserId,
+        incarnation: u64,
+        contacts: Option<&[Row]>,
+        current: &Current,
+        now: Instant,
+    ) -> Option<Telling> {
+        let present = self.users.get_mut(user).filter(|present| present.incarnation == incarnation)?;
+        present.is_reading = false;
+        let Some(contacts) = contacts else {
+            self.look_at(user, now + AGAIN);
+            return None;
+        };
+        let watchers = contacts.iter().filter(|row| row.row.as_ref().is_some_and(|row| row.from));
+        present.watchers =
+            Some(watchers.map(|row| hash(&row.contact, row.row.as_ref().map_or(0, |row| row.peer))).collect());
+        let asking = std::mem::take(&mut present.asking);
+        let is_offline = current.shown.is_none();
+        // It may have come to an end only meanwhile.
+        let waits = is_offline && present.turn.is_none();
+        let pause = present.told_at.map_or(now, |at| at + PAUSE);
+        let tells = !waits && present.told != current.shown && (is_offline || now >= pause);
+        let telling = Telling { tells, probes: std::mem::take(&mut present.probes) && !is_offline, asking };
+        if tells {
+            present.told.clone_from(&current.shown);
+            present.told_at = Some(now);
+        }
+        if tells && is_offline {
+            self.forget(user);
+        } else if present.told != current.shown {
+            self.look_at(user, pause.max(now));
+        }
+        Some(telling)
+    }
+
+    /// True if the contact may see the user; `None`: it is not known yet, and the contact will have its answer when it is.
+    pub(crate) fn may_see(&mut self, user: &UserId, incarnation: u64, contact: &Person, now: Instant) -> Option<bool> {
+        let Some(present) = self.users.get_mut(user).filter(|present| present.incarnation == incarnation) else {
+            return Some(false);
+        };
+        if let Some(watchers) = &present.watchers {
+            return Some(watchers.contains(&hash(&contact.user, contact.incarnation)));
+        }
+        if present.asking.len() < ASKING && !present.asking.contains(contact) {
+            present.asking.push(contact.clone());
+        }
+        self.look_at(user, now);
+        None
+    }
+
+    /// From now on the contact may see the user, or may not any more. True if that is a change.
+    pub(crate) fn set_watcher(&mut self, user: &UserId, incarnation: u64, contact: &Person, may: bool) -> bool {
+        let Some(present) = self.users.get_mut(user).filter(|present| present.incarnation == incarnation) else {
+            return false;
+        };
+        let Some(watchers) = &mut present.watchers else { return false };
+        let hash = hash(&contact.user, contact.incarnation);
+        if may { watchers.insert(hash) } else { watchers.remove(&hash) }
+    }
+
+    /// The user as contacts are told. Later ones have higher numbers, also after the owner was started again.
+    pub(crate) fn presence(&mut self, user: &str, shown: Option<&Shown>, era: u64, time_ms: u64) -> Presence {
+        self.number = time_ms.max(self.number + 1);
+        Presence {
+            user: user.to_owned(),
+            show: shown.map_or(Show::Unspecified.into(), |shown| shown.show),
+            status: shown.map(|shown| shown.status.clone()).unwrap_or_default(),
+            era,
+            number: self.number,
+        }
+    }
+
+    fn look_at(&mut self, user: &UserId, at: Instant) {
+        let Some(present) = self.users.get_mut(user) else { return };
+        if let Some(before) = present.due {
+            if before <= at {
+                return;
+            }
+            self.due.remove(&(before, user.clone()));
+        }
+        present.due = Some(at);
+        self.due.insert((at, user.clone()));
+    }
+
+    pub(crate) fn forget(&mut self, user: &UserId) {
+        if let Some(due) = self.users.remove(user).and_then(|present| present.due) {
+            self.due.remove(&(due, user.clone()));
+        }
+    }
+}
+
+/// What a user shows by these sessions: that of the highest priority, and of several the one that is most there.
+pub(crate) fn shown(sessions: &[Session]) -> Option<Shown> {
+    let rank = |show: i32| match Show::try_from(show) {
+        Ok(Show::Online) => 4,
+        Ok(Show::DoNotDisturb) => 3,
+        Ok(Show::Away) => 2,
+        Ok(Show::ExtendedAway) => 1,
+        Ok(Show::Unspecified) | Err(_) => 0,
+    };
+    let shown = sessions.iter().filter_map(|session| session.presence.as_deref());
+    let best = shown.max_by_key(|presence| (presence.priority, rank(presence.show)))?;
+    Some(Shown { show: best.show, status: best.status.clone() })
+}
+
+fn hash(user: &str, incarnation: u64) -> u64 {
+    Keyed::default().hash_one((user, incarnation))
+}
+
+#[cfg(test)]
+mod tests;

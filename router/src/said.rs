@@ -1,0 +1,56 @@
+//! What owners of users say to each other about contacts and presence. Anything of it may be lost: it is said again later.
+
+use std::collections::BTreeMap;
+
+use carillon_proto::pb::{
+    link::{ContactNews, Presences, Probe},
+    store::Person,
+};
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Said {
+    Presences(Presences),
+    Probe(Probe),
+    News(Box<ContactNews>),
+}
+
+impl Said {
+    /// The parts for the owners of the users, each of whom `owner` names.
+    pub(crate) fn split<K: Ord>(self, owner: impl Fn(&str) -> K) -> BTreeMap<K, Self> {
+        match self {
+            Self::Presences(Presences { presences, to }) => by(to, owner)
+                .into_iter()
+                .map(|(owner, to)| (owner, Self::Presences(Presences { presences: presences.clone(), to })))
+                .collect(),
+            Self::Probe(Probe { from, of }) => by(of, owner)
+                .into_iter()
+                .map(|(owner, of)| (owner, Self::Probe(Probe { from: from.clone(), of })))
+                .collect(),
+            Self::News(news) => {
+                let of = owner(news.user.as_ref().map_or("", |user| &user.user));
+                BTreeMap::from([(of, Self::News(news))])
+            }
+        }
+    }
+
+    /// Approximate encoded size, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        let people = |people: &[Person]| people.iter().map(|person| person.user.len() + 16).sum::<usize>();
+        match self {
+            Self::Presences(Presences { presences, to }) => {
+                let each = presences.iter().map(|presence| presence.user.len() + presence.status.len() + 32);
+                64 + people(to) + each.sum::<usize>()
+            }
+            Self::Probe(Probe { of, .. }) => 64 + people(of),
+            Self::News(_) => 4096,
+        }
+    }
+}
+
+fn by<K: Ord>(people: Vec<Person>, owner: impl Fn(&str) -> K) -> BTreeMap<K, Vec<Person>> {
+    let mut split: BTreeMap<K, Vec<Person>> = BTreeMap::new();
+    for person in people {
+        split.entry(owner(&person.user)).or_default().push(person);
+    }
+    split
+}
