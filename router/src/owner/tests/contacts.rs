@@ -80,7 +80,7 @@ fn who_begins_to_show_something_is_told_to_contacts_and_asks_for_theirs() {
     let probe = Probe { from: Some(person("alice", 0)), of: vec![person("bob", 7)] };
     assert!(effects.contains(&Did::Says(Said::Probe(probe))), "{effects:?}");
     // The version of the list goes along, so that nothing of it is missed for long.
-    let is_version = |did: &Did| matches!(did, Did::Tells(10, _, Notice::ContactNews(news)) if news.version == 5);
+    let is_version = |did: &Did| matches!(did, Did::Notice(10, _, Notice::ContactNews(news)) if news.version == 5);
     assert!(effects.iter().any(is_version), "{effects:?}");
     assert_eq!(play.after(60_000), [], "nothing more is due");
 }
@@ -229,7 +229,7 @@ fn presences_reach_only_sessions_that_show_something_and_of_the_right_owner_of_t
         play.effects()
     };
     let what = Notice::Presences(Presences { presences: presences.clone(), to: Vec::new() });
-    assert_eq!(says(0), [Did::Tells(10, vec![1], what)]);
+    assert_eq!(says(0), [Did::Notice(10, vec![1], what)]);
     assert_eq!(says(1), []);
 }
 
@@ -252,7 +252,7 @@ fn a_change_is_told_to_the_users_devices_and_then_to_the_contact() {
     let row = Contact { asked: true, listed: true, untold: vec![store::Said::default()], ..Contact::default() };
     let changed = ContactChanged { contact: Some(row.clone()), version: 6, before: 5, changed: true, incarnation: 0 };
     let effects = play.answer(*token, StoreAnswer::ContactChanged(changed));
-    let [Did::Tells(10, _, Notice::ContactNews(news)), Did::Tell(contact, telling)] = &effects[..] else {
+    let [Did::Notice(10, _, Notice::ContactNews(news)), Did::Tell(contact, telling)] = &effects[..] else {
         panic!("{effects:?}")
     };
     assert_eq!((news.before, news.version, &**contact, telling), (5, 6, "carol", &row));

@@ -250,7 +250,6 @@ pub(super) enum Did {
     ReadMembers(u64, store::ReadMembers),
     /// Of each mark the user whose it is.
     ReadMarks(u64, Vec<String>, store::ReadMarks),
-    Tells(u64, Vec<u64>, link::signaled::Notice),
     Says(crate::said::Said),
     Tell(String, store::Contact),
     ReadContacts(u64, String, bool),
