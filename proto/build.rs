@@ -17,11 +17,13 @@ const FILES: [&str; 9] = [
 ];
 
 /// Fields of oneofs that are kept behind a pointer.
-const LARGE: [&str; 8] = [
+const LARGE: [&str; 10] = [
     ".carillon.client.v1.ServerFrame.body.group",
     ".carillon.client.v1.Envelope.change",
     ".carillon.link.v1.RouterReply.result.account",
+    ".carillon.link.v1.RouterRequest.op.create_media",
     ".carillon.link.v1.RouterReply.result.group_read",
+    ".carillon.link.v1.RouterReply.result.media_read",
     ".carillon.link.v1.RouterRequest.op.change_group",
     ".carillon.client.v1.ServerFrame.body.contact_news",
     ".carillon.link.v1.RouterRequest.op.change_contact",

@@ -20,7 +20,7 @@ use rand::RngExt as _;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::{
-    Acknowledge, ClientConfig, Event, Events, FetchError, OpenError, RenewError, SendError, State,
+    Acknowledge, ClientConfig, ConnectOptions, Event, Events, FetchError, OpenError, RenewError, SendError, State,
     acks::Acks,
     command::{Command, ReplyTo},
     driver::Driver,
@@ -44,6 +44,8 @@ struct Inner {
     send_timeout: Duration,
     /// Prefix of this client's message ids, different for each start of a device.
     prefix: String,
+    media_base: Option<String>,
+    connect: ConnectOptions,
     counter: AtomicU64,
 }
 
@@ -71,6 +73,7 @@ impl Client {
         let acks = Arc::new(Acks::default());
         let automatic = matches!(config.acknowledge, Acknowledge::Taken(_)).then(|| Arc::clone(&acks));
         let noise: u64 = rand::rng().random();
+        let (media_base, connect) = (config.media_base(), config.connect.clone());
         let inner = Inner {
             commands,
             permits: Arc::new(Semaphore::new(config.max_pending.max(1))),
@@ -78,6 +81,8 @@ impl Client {
             state: watch,
             send_timeout: config.send_timeout,
             prefix: format!("{noise:016x}"),
+            media_base,
+            connect,
             counter: AtomicU64::new(0),
         };
         let driver = Driver::new(config, receiver, events, state, acks);
@@ -152,6 +157,11 @@ impl Client {
         let ended = || FetchError::Ended(self.why_ended());
         self.inner.commands.send(command).await.map_err(|_| ended())?;
         found.await.map_err(|_| ended())?
+    }
+
+    /// Scheme and host of files for which the service names none, and how to connect.
+    pub(crate) fn media_base(&self) -> (Option<String>, ConnectOptions) {
+        (self.inner.media_base.clone(), self.inner.connect.clone())
     }
 
     /// Reports that this device has everything up to this position; see [`Acknowledge::Explicit`].

@@ -11,6 +11,7 @@ use crate::{
     outbox::Request,
 };
 
+#[expect(clippy::large_enum_variant, reason = "nearly all are sends")]
 pub(crate) enum Command {
     Send { request: Request, deadline: Instant, answer: ReplyTo },
     Fetch { query: Query, deadline: Instant, answer: oneshot::Sender<Result<Found, FetchError>> },

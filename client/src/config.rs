@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use carillon_proto::{Position, TimelineId, pb::client::Start};
 
-use crate::{Address, ConnectOptions};
+use crate::{Address, ConnectOptions, Transport};
 
 /// How a client reaches the service, and what it does automatically.
 #[derive(Debug, Clone)]
@@ -35,6 +35,9 @@ pub struct ClientConfig {
     pub backoff: (Duration, Duration),
     /// Name and version of the program.
     pub program: String,
+    /// Where files are, if the service does not name a host: for example https://chat.example.org. `None`: the host of the first
+    /// address that is a WebSocket.
+    pub media_url: Option<String>,
 }
 
 #[derive(Clone)]
@@ -70,7 +73,17 @@ impl ClientConfig {
             sign_in_timeout: Duration::from_secs(10),
             backoff: (Duration::from_millis(100), Duration::from_secs(10)),
             program: concat!("carillon-client/", env!("CARGO_PKG_VERSION")).to_owned(),
+            media_url: None,
         }
+    }
+}
+
+impl ClientConfig {
+    /// Scheme and host of files for which the service names none.
+    pub(crate) fn media_base(&self) -> Option<String> {
+        let web_socket = |address: &&Address| matches!(address.transport, Transport::WebSocket { .. });
+        let of = |address: &Address| format!("http{}://{}", if address.tls { "s" } else { "" }, address.authority());
+        self.media_url.clone().or_else(|| self.addresses.iter().find(web_socket).map(of))
     }
 }
 

@@ -1,10 +1,12 @@
 //! Unanswered reads and requests: pages of history, groups, conversations and contacts. Pure; time is a parameter.
+//! Unanswered reads: pages of history, and what is asked about groups and files. Pure; time is a parameter.
 
 use std::{collections::BTreeMap, time::Instant};
 
 use carillon_proto::pb::client::{
-    ContactRequest, Contacts, Conversations, Fetch, Group, Groups, Marks, Members, MoveMarks, Page, ReadContacts,
-    ReadConversations, ReadGroup, ReadGroups, ReadMarks, ReadMembers, SetConversation, SetPresence, client_frame::Body,
+    ContactRequest, Contacts, Conversations, Fetch, Group, Groups, Marks, MediaSlot, MediaUrl, Members, MoveMarks,
+    Page, ReadContacts, ReadConversations, ReadGroup, ReadGroups, ReadMarks, ReadMembers, RequestMediaSlot,
+    RequestMediaUrl, SetConversation, SetPresence, client_frame::Body,
 };
 
 /// Reads may be repeated freely, and so may marks, which only grow, and settings, of which the last one counts: so all of them are repeated after a reconnect.
@@ -26,6 +28,8 @@ pub(crate) enum Query {
     Contacts(ReadContacts),
     Contact(ContactRequest),
     Presence(SetPresence),
+    MediaSlot(RequestMediaSlot),
+    MediaUrl(RequestMediaUrl),
 }
 
 /// The answer to a query.
@@ -40,6 +44,8 @@ pub(crate) enum Found {
     Contacts(Contacts),
     /// It was carried out.
     Done,
+    MediaSlot(MediaSlot),
+    MediaUrl(MediaUrl),
 }
 
 struct Pending<T> {
@@ -70,6 +76,8 @@ impl<T> Fetches<T> {
             Query::Contacts(read) => read.request = request,
             Query::Contact(change) => change.request = request,
             Query::Presence(set) => set.request = request,
+            Query::MediaSlot(ask) => ask.request = request,
+            Query::MediaUrl(ask) => ask.request = request,
         }
         self.pending.insert(request, Pending { query, deadline, answer, sent: false });
     }
@@ -95,6 +103,8 @@ impl<T> Fetches<T> {
                 Query::Contacts(read) => Body::ReadContacts(read),
                 Query::Contact(change) => Body::Contact(change),
                 Query::Presence(set) => Body::SetPresence(set),
+                Query::MediaSlot(ask) => Body::RequestMediaSlot(ask),
+                Query::MediaUrl(ask) => Body::RequestMediaUrl(ask),
             });
         }
     }

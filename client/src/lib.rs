@@ -21,6 +21,7 @@ mod fetches;
 #[doc(hidden)]
 pub mod fuzzing;
 mod groups;
+mod media;
 mod outbox;
 mod positions;
 mod scram;
@@ -43,6 +44,7 @@ pub use conversations::{ConversationList, ListVersion};
 pub use error::{FetchError, OpenError, RenewError, SendError};
 pub use event::{Event, Events, State};
 pub use groups::Change;
+pub use media::{MediaError, NewFile};
 pub use outbox::Refusal;
 pub use scram::{Scram, ScramError};
 pub use sign_in::{SignInError, resume, sign_in};

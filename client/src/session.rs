@@ -235,6 +235,8 @@ impl Driver {
             Frame::Page(page) => self.found(page.request, Found::Page(page)),
             Frame::Group(group) => self.found(group.request, Found::Group(*group)),
             Frame::Members(members) => self.found(members.request, Found::Members(members)),
+            Frame::MediaSlot(slot) => self.found(slot.request, Found::MediaSlot(slot)),
+            Frame::MediaUrl(url) => self.found(url.request, Found::MediaUrl(url)),
             Frame::Groups(groups) => self.found(groups.request, Found::Groups(groups)),
             Frame::Conversations(changed) if changed.request == UNASKED => {
                 self.events.push(Event::Conversations(changed));

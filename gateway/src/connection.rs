@@ -29,6 +29,7 @@ use crate::{
     feeds::{Entry, Follower},
     links::{RouterLinks, Submit},
     mailbox::{Mail, Mailbox},
+    media::MediaService,
     metrics,
     outcome::refusal,
     transport::{Event, Transport},
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) feeding: Arc<Feeding>,
     pub(crate) write_timeout: Duration,
     pub(crate) max_outgoing_bytes: usize,
+    /// `None`: this gateway has no place for files.
+    pub(crate) media: Option<Arc<MediaService>>,
 }
 
 thread_local! {

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
+use carillon_media::Media;
 use carillon_proto::{
     LeaseId, Ready,
     lease::{HeldLease, LeaseHolder, give_up},
@@ -26,11 +28,12 @@ use crate::{
     config::{GatewayConfig, InvalidConfig},
     connection::Shared,
     connections::Connections,
-    conversation::{InvalidTokenKey, Rules, TicketKeys, TokenDomains},
+    conversation::{InvalidTokenKey, MediaRules, Rules, TicketKeys, TokenDomains},
     cut_off,
     feeding::Feeding,
     links::{Hearing, LinksConfig, LinksTask, RouterLinks},
     listener::{Addresses, BindError, Listeners, Tls, TlsError},
+    media::{MediaService, PassKeys},
     metrics,
     rebalance::{self, Bounds},
     status::Status,
@@ -98,11 +101,24 @@ const RECONNECTS_PER_S: u64 = 10_000;
 impl Gateway {
     /// Reads keys and binds listeners; accepts nothing yet.
     pub async fn open(config: GatewayConfig, security: PeerSecurity) -> Result<Self, OpenError> {
+        Self::open_with_media(config, security, None).await
+    }
+
+    /// `media`: where files are kept; without it the gateway takes none.
+    pub async fn open_with_media(
+        config: GatewayConfig,
+        security: PeerSecurity,
+        media: Option<Media>,
+    ) -> Result<Self, OpenError> {
         config.validate()?;
         let security = security.of_tier(Tier::Gateway)?;
         metrics::limits(config.max_connections, config.max_pending_requests);
         let decoy_key = security.derive_key("gateway: credentials of users who have none");
-        let rules = Arc::new(Rules::new(&config, decoy_key)?);
+        let pass_keys = Arc::new(ArcSwap::from_pointee(PassKeys::of(&security)));
+        let of_sessions = |media: &Media| MediaRules { config: media.config.clone(), keys: Arc::clone(&pass_keys) };
+        let mut rules = Rules::new(&config, decoy_key)?;
+        rules.media = media.as_ref().map(of_sessions);
+        let rules = Arc::new(rules);
         rules.tickets.store(Arc::new(TicketKeys::of(&security)));
         let (listeners, addresses) = Listeners::bind(&config).await?;
         let status = Arc::new(Status::new());
@@ -131,6 +147,7 @@ impl Gateway {
             length,
             waits_for: "a router that registers this gateway",
         };
+        let media = media.map(|media| Arc::new(MediaService::new(media, pass_keys, links.clone())));
         let shared = Arc::new(Shared {
             rules,
             links,
@@ -138,6 +155,7 @@ impl Gateway {
             feeding,
             write_timeout: Duration::from_millis(config.write_timeout_ms),
             max_outgoing_bytes: config.max_outgoing_bytes,
+            media,
         });
         Ok(Self {
             addresses,
@@ -184,6 +202,9 @@ impl Gateway {
     pub fn reload(&self, config: &GatewayConfig) -> Result<(), OpenError> {
         self.shared.rules.tickets.store(Arc::new(TicketKeys::of(&self.security)));
         let tokens = TokenDomains::load(config)?;
+        if let Some(media) = &self.shared.rules.media {
+            media.keys.store(Arc::new(PassKeys::of(&self.security)));
+        }
         match (&self.tls, &config.tls) {
             (None, None) => {}
             (Some(tls), Some(config)) => tls.reload(config).map_err(BindError::Tls)?,

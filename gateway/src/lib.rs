@@ -27,6 +27,7 @@ mod herd;
 mod links;
 mod listener;
 mod mailbox;
+mod media;
 pub mod metrics;
 mod network;
 mod outcome;

@@ -37,6 +37,8 @@ pub const REQUESTS_REPEATED: &str = "carillon_gateway_router_requests_repeated_t
 pub const ANNOUNCEMENTS: &str = "carillon_gateway_announcements_total";
 pub const REBALANCED: &str = "carillon_gateway_rebalanced_total";
 pub const LEASES: &str = "carillon_gateway_leases_total";
+pub const MEDIA_TRANSFERS: &str = "carillon_gateway_media_transfers_total";
+pub const MEDIA_BYTES: &str = "carillon_gateway_media_bytes_total";
 
 const CODES: &[&str] = &[
     "CODE_INVALID",
@@ -58,6 +60,7 @@ const CODES: &[&str] = &[
     "CODE_OUT_OF_ORDER",
     "CODE_EXISTS",
 ];
+const DIRECTIONS: [&str; 2] = ["upload", "download"];
 const PROTOCOLS: [&str; 3] = ["tcp", "websocket", "grpc"];
 
 /// All metrics of a gateway.
@@ -125,6 +128,14 @@ pub const ALL: &[Metric] = &[
         "Clients asked to move to another gateway because this one had many more than the others",
     ),
     Metric::counter(LEASES, "Leases taken; more than one in a process's life means that one was lost"),
+    Metric::counter(
+        MEDIA_TRANSFERS,
+        "Uploads and downloads of files that have ended; refused: there were as many as may be at once. A client that goes away is in \
+         neither",
+    )
+    .labels(&[Label::known("direction", &DIRECTIONS), Label::known("outcome", &["ok", "failed", "refused"])]),
+    Metric::counter(MEDIA_BYTES, "Bytes of files that were taken from clients and given to them")
+        .labels(&[Label::known("direction", &DIRECTIONS)]),
 ];
 
 /// Updated by every message, so looked up in the recorder once.
@@ -184,6 +195,14 @@ pub(crate) fn sign_in(way: &'static str, result: &'static str) {
 /// `of`: what was asked for, a send or another request.
 pub(crate) fn refusal(of: &'static str, code: Code) {
     counter!(REFUSALS, "of" => of, "code" => code.as_str_name()).increment(1);
+}
+
+pub(crate) fn media_transfer(direction: &'static str, outcome: &'static str) {
+    counter!(MEDIA_TRANSFERS, "direction" => direction, "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn media_bytes(direction: &'static str, bytes: u64) {
+    counter!(MEDIA_BYTES, "direction" => direction).increment(bytes);
 }
 
 pub(crate) fn bye(code: Code) {

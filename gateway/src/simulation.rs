@@ -160,6 +160,7 @@ impl Gateway {
             feeding,
             write_timeout: WRITE_TIMEOUT,
             max_outgoing_bytes: MAX_OUTGOING_BYTES,
+            media: None,
         };
         Ok(Self {
             shared: Arc::new(shared),

@@ -8,6 +8,7 @@ use std::{
 
 use carillon_canary::Canary;
 use carillon_gateway::{Gateway, GatewayConfig};
+use carillon_media::PlaceError;
 use carillon_proto::{
     peer::{PeerSecurity, Tier},
     tasks::Tasks,
@@ -73,6 +74,8 @@ pub enum StartError {
     Router(#[from] carillon_router::OpenError),
     #[error("{hint}{0}", hint = gateway_hint(.0))]
     Gateway(#[from] carillon_gateway::OpenError),
+    #[error(transparent)]
+    Media(#[from] PlaceError),
     #[error(transparent)]
     Canary(#[from] carillon_canary::OpenError),
     #[cfg(feature = "planted-bugs")]
@@ -156,6 +159,8 @@ async fn open(
 ) -> Result<Opened, StartError> {
     let mut gateway_config = gateway_config(&config, roles, secrets);
     let mut router_config = config.router;
+    let serves_files = roles.iter().any(|role| matches!(role, Role::Router | Role::Gateway));
+    let media = if serves_files { config.media.open(is_whole(roles).then_some(&config.data_dir))? } else { None };
     let mut all = Opened::default();
     if roles.contains(&Role::Canary) {
         let opened = Canary::open(config.canary, gateway_config.routers.clone(), security.cloned())?;
@@ -174,7 +179,8 @@ async fn open(
         if let Some(address) = addresses.storage.filter(|_| router_config.storage == RouterConfig::default().storage) {
             router_config.storage = vec![from_here(address).to_string()];
         }
-        let opened = Router::open(router_config, security.clone()).await?;
+        let files = media.as_ref().map(|media| media.files.clone());
+        let opened = Router::open_with_files(router_config, security.clone(), files).await?;
         addresses.router = Some(opened.address());
         health.opened(Role::Router, opened.ready());
         all.router = Some(opened);
@@ -183,7 +189,7 @@ async fn open(
         if let Some(address) = addresses.router.filter(|_| gateway_config.routers == GatewayConfig::default().routers) {
             gateway_config.routers = vec![from_here(address).to_string()];
         }
-        let opened = Gateway::open(gateway_config, security.clone()).await?;
+        let opened = Gateway::open_with_media(gateway_config, security.clone(), media).await?;
         (addresses.tcp, addresses.ws, addresses.grpc) =
             (opened.tcp_address(), opened.ws_address(), opened.grpc_address());
         health.opened(Role::Gateway, opened.ready());

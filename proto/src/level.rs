@@ -11,6 +11,7 @@
 //! | 6 | in directory shard 0 `AddRingSlot` and `DropRingSlot`, and the slots of routers: those that are registered get one when the level rises, later ones when they register |
 //! | 7 | in timeline shards `ChangeGroup`, `SetMembership`, `SettleOutbox`, `SweepMemberships`, `MoveMarks`, `SetConversation` and `SweepConversations`; of `Append` the fields `sender_incarnation`, `peer` and `peer_incarnation`; what `Append` does to conversations, and to the row of a group's member; what `Append` does in a group's timeline: the sender must be a member who may write; what the end of an inbox does: its user leaves all groups |
 //! | 7 | in timeline shards `ChangeGroup`, `SetMembership`, `SettleOutbox` and `SweepMemberships`; of `Append` the field `sender_incarnation`; what `Append` does in a group's timeline: the sender must be a member who may write; what the end of an inbox does: its user leaves all groups; in directory shards `ChangeContact`, and what the end of an account does: its contacts are told |
+//! | 7 | in timeline shards `ChangeGroup`, `SetMembership`, `SettleOutbox`, `SweepMemberships`, `CreateMedia`, `CompleteMedia` and `RemoveMedia`; of `Append` the field `sender_incarnation`; what `Append` does in a group's timeline: the sender must be a member who may write; what the end of an inbox does: its user leaves all groups |
 //!
 //! A program reads all levels up to its own, and writes by the level of the shard. What a release adds to commands (a kind,
 //! or a field of one) needs the next level, and a line here.

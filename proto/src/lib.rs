@@ -17,6 +17,7 @@ pub mod lease;
 mod level;
 pub mod limits;
 mod local_listeners;
+mod media;
 pub mod metrics;
 pub mod pause;
 pub mod pb;
@@ -53,6 +54,7 @@ pub use id::{
 };
 pub use keyed::{Keyed, KeyedMap, KeyedSet};
 pub use level::Level;
+pub use media::{MediaId, MediaReference, MediaSecret};
 pub use ready::{Readiness, Ready};
 pub use ring::{Ring, RouterNode};
 pub use shard::{ShardId, ShardKind, ShardMap};

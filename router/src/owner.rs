@@ -5,6 +5,7 @@ mod conversations;
 mod deliveries;
 mod direct;
 mod groups;
+mod media;
 mod messages;
 mod presence;
 mod sessions;
@@ -225,6 +226,8 @@ enum Continuation {
     /// Contacts of a user who shows something.
     Watchers(UserId, u64),
     ContactChanged(Box<ContactChanging>),
+    /// A place for a file was made in the shard of this index.
+    MediaCreated(u16, ReplySlot),
     /// Heads of groups that a gateway follows: of the request of this number.
     Followed(u64, Vec<GroupId>),
     Conversations(Box<ConversationsAsked>),
@@ -347,6 +350,9 @@ impl Owner {
             Op::ChangeContact(change) => self.change_contact(*change, parts),
             Op::ReadContacts(read) => self.read_contacts(read, parts),
             Op::SetPresence(set) => self.set_presence(set, parts, now),
+            Op::CreateMedia(create) => self.create_media(*create, parts),
+            Op::CompleteMedia(complete) => self.complete_media(complete, parts),
+            Op::ReadMedia(read) => self.read_media(read, parts),
             Op::ChangeGroup(_) | Op::Follow(_) | Op::ReadGroup(_) | Op::ReadMembers(_) => {
                 self.refuse(parts.slot, &Failure::Invalid("a user is no group"))
             }
@@ -426,6 +432,7 @@ impl Owner {
                     Ok(StoreAnswer::MembersRead(read)) => Ok(Answer::MembersRead(read)),
                     Ok(StoreAnswer::MembershipsRead(read)) => Ok(Answer::MembershipsRead(read)),
                     Ok(StoreAnswer::ContactsRead(read)) => Ok(Answer::ContactsRead(read)),
+                    Ok(StoreAnswer::MediaRead(read)) => Ok(Answer::MediaRead(Box::new(read))),
                     other => Err(unexpected(other)),
                 };
                 self.end(slot, read);
@@ -445,6 +452,9 @@ impl Owner {
                 self.watchers_read(&user, incarnation, answer, now, time_ms);
             }
             Continuation::ContactChanged(changing) => self.contact_changed(*changing, answer, time_ms),
+            Continuation::MediaCreated(shard, slot) => {
+                self.media_created(shard, slot, answer);
+            }
             Continuation::Followed(request, groups) => self.followed(request, &groups, answer),
             Continuation::Conversations(asked) => self.conversations_answered(*asked, answer),
         }

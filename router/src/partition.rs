@@ -83,7 +83,6 @@ impl Input {
             Self::Changed(user) => owner.changed(&user, now),
             Self::Signal(signal) => owner.signal(signal),
             Self::Marked(marked) => owner.marked(&marked),
-            Self::Doubt => owner.doubt(),
             Self::Said(said) => owner.said(said, now, time_ms),
             Self::Doubt => {
                 owner.doubt();

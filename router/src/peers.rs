@@ -195,7 +195,6 @@ async fn keep(
     let mut words = Batches::new(words, |word| match word {
         Word::Hint(delivery) => delivery.envelope.len() + 256,
         Word::Changed(_) | Word::Marked(_) => 256,
-        Word::Changed(_) => 256,
         Word::Said(said) => said.size(),
     });
     let mut failures = 0u32;

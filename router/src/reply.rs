@@ -95,6 +95,10 @@ pub(crate) enum Failure {
     NoRoom(String),
     #[error("the user has too many requests")]
     Requests,
+    #[error("files are not supported")]
+    Media,
+    #[error("{0}")]
+    Quota(String),
     #[error("there is no user {0:?}")]
     NoUser(String),
     #[error("the timeline belongs to somebody else")]
@@ -145,10 +149,9 @@ impl Failure {
             Self::Store(StoreFailure::OutOfOrder { .. }) => (Code::OutOfOrder, true, 0),
             Self::Store(StoreFailure::Unexpected) | Self::LargeAnswer { .. } => (Code::Internal, false, 0),
             Self::Id(_) | Self::Invalid(_) => (Code::Invalid, false, 0),
-            Self::TooLarge { .. } => (Code::TooLarge, false, 0),
-            Self::Groups | Self::Conversations => (Code::Unsupported, false, 0),
-            Self::Groups | Self::Contacts => (Code::Unsupported, false, 0),
+            Self::Groups | Self::Conversations | Self::Contacts | Self::Media => (Code::Unsupported, false, 0),
             Self::NoRoom(_) | Self::Requests => (Code::Overloaded, true, 60_000),
+            Self::TooLarge { .. } | Self::Quota(_) => (Code::TooLarge, false, 0),
             Self::NoUser(_) => (Code::NotFound, false, 0),
             Self::Forbidden | Self::OtherDomain(_) => (Code::Forbidden, false, 0),
             Self::Crowded | Self::GatewayCrowded => (Code::Overloaded, true, 200),
@@ -230,6 +233,9 @@ pub(crate) fn op_name(op: &link::router_request::Op) -> &'static str {
         Op::ChangeContact(_) => "change_contact",
         Op::ReadContacts(_) => "read_contacts",
         Op::SetPresence(_) => "set_presence",
+        Op::CreateMedia(_) => "create_media",
+        Op::CompleteMedia(_) => "complete_media",
+        Op::ReadMedia(_) => "read_media",
     }
 }
 
@@ -262,6 +268,9 @@ pub(crate) fn routed_by(op: &link::router_request::Op) -> Result<TimelineId, Fai
         Op::ChangeContact(op) => of_user(&op.user),
         Op::ReadContacts(op) => of_user(&op.user),
         Op::SetPresence(op) => of_user(&op.user),
+        Op::CreateMedia(op) => of_user(&op.user),
+        Op::CompleteMedia(op) => of_user(&op.user),
+        Op::ReadMedia(op) => of_user(&op.user),
         Op::ReadHeads(op) => of_user(&op.user),
         Op::Direct(op) => of_user(&op.user),
         Op::ChangeGroup(op) => of_group(&op.group),

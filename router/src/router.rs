@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use carillon_media::Files;
 use carillon_proto::{
     Readiness, Ready, Woken,
     lease::{HeldLease, LeaseHolder, give_up},
@@ -86,6 +87,15 @@ struct NotStarted {
 impl Router {
     /// Binds the listener; sends nothing yet.
     pub async fn open(config: RouterConfig, security: PeerSecurity) -> Result<Self, OpenError> {
+        Self::open_with_files(config, security, None).await
+    }
+
+    /// `files`: where files are kept, so that those that nobody needs can be removed.
+    pub async fn open_with_files(
+        config: RouterConfig,
+        security: PeerSecurity,
+        files: Option<Files>,
+    ) -> Result<Self, OpenError> {
         config.validate()?;
         let security = security.of_tier(Tier::Router)?;
         let listen = |source| OpenError::Listen { address: config.listen, source };
@@ -161,6 +171,7 @@ impl Router {
             partitions: mailboxes.clone(),
             nudges: nudges.clone(),
             deadline: config.send_deadline(),
+            files,
         };
         let telling = TellingContext {
             topology: topology.clone(),

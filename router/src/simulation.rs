@@ -200,6 +200,7 @@ impl Router {
             partitions: mailboxes.clone(),
             nudges: nudges.clone(),
             deadline: *longest,
+            files: None,
         };
         tasks.spawn_critical("router_workers", workers.run());
         let (to_tellings, tellings) = mpsc::channel(TELLINGS);

@@ -1,7 +1,9 @@
 //! What follows from entries of the store and was not done yet: workers read the outboxes of timeline shards and do it. See
 //! docs/adr/0026-workers.md.
 
+mod later;
 mod outbox;
+mod removals;
 mod rows;
 mod steps;
 #[cfg(test)]
@@ -13,7 +15,8 @@ use std::{
     time::Duration,
 };
 
-use carillon_proto::{Level, ShardId, ShardKind, clock, now_ms, pb::store::store_request::Op};
+use carillon_media::Files;
+use carillon_proto::{Level, MediaId, ShardId, ShardKind, clock, now_ms, pb::store::store_request::Op};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::{
@@ -21,7 +24,7 @@ use tokio::{
     time::Instant,
 };
 
-use self::outbox::{Asked, Effect, OutboxWorker};
+use self::outbox::{Asked, Effect, OutboxWorker, RowPlace};
 use crate::{
     delivery::Delivery,
     metrics,
@@ -67,6 +70,8 @@ pub(crate) struct Workers {
     pub(crate) nudges: Nudges,
     /// Of each call of the store.
     pub(crate) deadline: Duration,
+    /// Where files are kept; `None`: nowhere that this router knows of.
+    pub(crate) files: Option<Files>,
 }
 
 /// A worker, and a number that no other one has: answers to an earlier worker of the shard are not for it.
@@ -81,7 +86,7 @@ impl Workers {
         let mut employed: BTreeMap<ShardId, Employed> = BTreeMap::new();
         let mut last = 0;
         // Bounded by what each worker asks at once.
-        let mut calls = FuturesUnordered::new();
+        let (mut calls, mut removals) = (FuturesUnordered::new(), FuturesUnordered::new());
         loop {
             let topology = Arc::clone(&self.topology.borrow_and_update());
             employ(&mut employed, &topology, &mut last);
@@ -99,6 +104,9 @@ impl Workers {
                             calls.push(call(self.store.clone(), (*shard, *number, asked), of, op, now + self.deadline));
                         }
                         Effect::Deliver(delivery) => self.deliver(&topology, delivery),
+                        Effect::Remove(place, ids) => {
+                            removals.push(remove(self.files.clone(), (*shard, *number, place), ids));
+                        }
                     }
                 }
             }
@@ -117,6 +125,11 @@ impl Workers {
                 Some(((shard, number, asked), answer)) = calls.next() => {
                     if let Some(employed) = employed.get_mut(&shard).filter(|employed| employed.number == number) {
                         employed.worker.answer(asked, answer, clock::now(), now_ms());
+                    }
+                }
+                Some(((shard, number, place), removed)) = removals.next() => {
+                    if let Some(employed) = employed.get_mut(&shard).filter(|employed| employed.number == number) {
+                        employed.worker.removed(place, removed, clock::now());
                     }
                 }
                 () = self.nudges.0.wakes.notified() => {}
@@ -143,6 +156,20 @@ async fn call(
     deadline: Instant,
 ) -> (Caller, Result<StoreAnswer, StoreFailure>) {
     (caller, store.call(shard, *op, deadline).await)
+}
+
+async fn remove(
+    files: Option<Files>,
+    caller: (ShardId, u64, RowPlace),
+    ids: Vec<MediaId>,
+) -> ((ShardId, u64, RowPlace), Result<(), String>) {
+    let Some(files) = files else { return (caller, Err("this router has no media.place".to_owned())) };
+    for id in &ids {
+        if let Err(error) = files.remove(id).await {
+            return (caller, Err(error.to_string()));
+        }
+    }
+    (caller, Ok(()))
 }
 
 /// Makes and drops workers as the ring says. What a dropped one had begun, its successor does once more.

@@ -1,12 +1,13 @@
-//! Periodic removal: envelopes beyond retention, cursors of devices that are gone, rows of groups that users have left, and conversations
-//! of which nothing is kept.
+//! Periodic removal: envelopes beyond retention, cursors of devices that are gone, rows of groups that users have left, conversations of
+//! which nothing is kept, and files that nobody needs.
 
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use carillon_proto::{
     Level, ShardId,
     pb::store::{
-        StoreError, SweepConversations, SweepCursors, SweepMemberships, TimelineCommand, timeline_command::Op,
+        RemoveMedia, StoreError, SweepConversations, SweepCursors, SweepMemberships, TimelineCommand,
+        timeline_command::Op,
     },
 };
 use prost::Message as _;
@@ -14,7 +15,9 @@ use tokio::time::sleep;
 
 use crate::{
     cluster::Serving,
-    machine::{Outcome, Retention, SWEEP_CONVERSATIONS, SWEEP_CURSORS, SWEEP_MEMBERSHIPS, TimelineReader},
+    machine::{
+        Outcome, REMOVED_MEDIA, Retention, SWEEP_CONVERSATIONS, SWEEP_CURSORS, SWEEP_MEMBERSHIPS, TimelineReader,
+    },
     metrics as names,
     rounds::Rounds,
     shard::{Reader, Shard},
@@ -32,7 +35,7 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
     if !retention.needs_clock() {
         return;
     }
-    let mut rounds: HashMap<ShardId, [Rounds; 4]> = HashMap::new();
+    let mut rounds: HashMap<ShardId, [Rounds; 5]> = HashMap::new();
     loop {
         sleep(RETENTION_INTERVAL).await;
         for shard in cluster.shards().values() {
@@ -41,11 +44,12 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
                 rounds.remove(&shard.id());
                 continue;
             }
-            let [trims, sweeps, left, conversations] = rounds.entry(shard.id()).or_default();
+            let [trims, sweeps, left, conversations, media] = rounds.entry(shard.id()).or_default();
             trim(shard, reader, retention, trims).await;
             sweep(shard, reader, retention, sweeps).await;
             sweep_left(shard, reader, retention, left).await;
             sweep_conversations(shard, reader, conversations).await;
+            remove_media(shard, reader, retention, media).await;
         }
     }
 }
@@ -102,6 +106,19 @@ async fn sweep_conversations(shard: &Shard, reader: &TimelineReader, rounds: &mu
     let rows = look_for(shard, reader, rounds, look).await;
     if !rows.is_empty() {
         carry_out(shard, Op::SweepConversations(SweepConversations { rows })).await;
+    }
+}
+
+/// The same for files that nobody needs. The outbox says that their bytes are to be removed.
+async fn remove_media(shard: &Shard, reader: &TimelineReader, retention: Retention, rounds: &mut Rounds) {
+    if reader.level() < Level::GROUPS {
+        return;
+    }
+    let look = move |reader: &TimelineReader, after: &[u8]| reader.due_media(after, &retention, REMOVED_MEDIA);
+    let files = look_for(shard, reader, rounds, look).await;
+    let count = files.len() as u64;
+    if count > 0 && carry_out(shard, Op::RemoveMedia(RemoveMedia { files })).await {
+        metrics::counter!(names::MEDIA_REMOVED).increment(count);
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) const DISK_TOTAL: &str = "carillon_storage_disk_total_bytes";
 pub(crate) const STORE_BYTES: &str = "carillon_storage_store_bytes";
 pub(crate) const DISK_FULL: &str = "carillon_storage_disk_full";
 pub(crate) const CURSORS_SWEPT: &str = "carillon_storage_cursors_swept_total";
+pub(crate) const MEDIA_REMOVED: &str = "carillon_storage_media_removed_total";
 pub(crate) const REDACTED: &str = "carillon_storage_redacted_total";
 pub(crate) const TRANSFERS: &str = "carillon_storage_lead_transfers_total";
 pub(crate) const SNAPSHOTS: &str = "carillon_storage_snapshots_total";
@@ -142,6 +143,7 @@ pub const ALL: &[Metric] = &[
     Metric::gauge(STORE_BYTES, "Size of the files in a part of the data folder; measured every half minute")
         .labels(&[Label::known("part", &PARTS)]),
     Metric::counter(REDACTED, "Messages of erased users that this node's shards have replaced").for_debugging(),
+    Metric::counter(MEDIA_REMOVED, "Files that nobody needs, which this node's shards have removed").for_debugging(),
     Metric::counter(CURSORS_SWEPT, "Cursors of devices gone for long that this node's shards have removed")
         .for_debugging(),
     Metric::counter(

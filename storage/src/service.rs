@@ -5,7 +5,7 @@ mod find;
 use std::sync::Arc;
 
 use carillon_proto::{
-    Batches, ShardId, ShardKind, TimelineId, UserId, limits,
+    Batches, MediaId, ShardId, ShardKind, TimelineId, UserId, limits,
     pb::store::{
         FindMessageReply, FindMessageRequest, FromStore, NotHere, NotLeader, Rejected, StoreReply, StoreRequest,
         TimelineKey, ToStore, rejected::Reason, store_error::Why, store_request::Op, store_server, timeline_command,
@@ -259,6 +259,14 @@ fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Re
             read.reads.iter().try_for_each(|read| timeline(&read.timeline))?;
             Ok(Checked::Read(ReadOp::Marks(read)))
         }
+        (ShardKind::Timeline, Some(Op::ReadMedia(read))) => {
+            let id = MediaId::from_bytes(&read.id).and_then(|id| id.shard(cluster.map));
+            let id = id.ok_or_else(|| wrong(Reason::Invalid, "the file is not named"))?;
+            if id != shard {
+                return Err(wrong(Reason::WrongShard, "the file is in another shard"));
+            }
+            Ok(Checked::Read(ReadOp::Media(read)))
+        }
         (ShardKind::Timeline, Some(Op::ReadOutbox(read))) => Ok(Checked::Read(ReadOp::Outbox(read))),
         (ShardKind::Directory, Some(Op::ReadUser(read))) => {
             user(&read.user)?;
@@ -301,6 +309,7 @@ fn span_of(request: &StoreRequest) -> Option<Span> {
         Some(Op::ReadMarks(_)) => "read marks",
         Some(Op::ReadContacts(_)) => "read contacts",
         Some(Op::ReadUntold(_)) => "read untold",
+        Some(Op::ReadMedia(_)) => "read media",
         Some(Op::ListAccounts(_)) => "list accounts",
         Some(Op::ListSessions(_)) => "list sessions",
         None => "unknown",

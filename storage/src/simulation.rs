@@ -85,6 +85,7 @@ impl Machines {
             | Op::ReadOutbox(_)
             | Op::ReadConversations(_)
             | Op::ReadMarks(_)
+            | Op::ReadMedia(_)
             | Op::ListAccounts(_)
             | Op::ReadContacts(_)
             | Op::ReadUntold(_)
@@ -118,6 +119,7 @@ impl Machines {
                 (ShardKind::Timeline, Op::ReadMemberships(op)) => {
                     Outcome::MembershipsRead(self.timelines[place].1.memberships(op)?)
                 }
+                (ShardKind::Timeline, Op::ReadMedia(op)) => Outcome::MediaRead(self.timelines[place].1.media(op)?),
                 (ShardKind::Timeline, Op::ReadOutbox(op)) => Outcome::OutboxRead(self.timelines[place].1.outbox(op)?),
                 (ShardKind::Timeline, Op::ReadConversations(op)) => {
                     Outcome::ConversationsRead(self.timelines[place].1.conversations(op)?)

@@ -15,6 +15,7 @@ use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use codec::take_frames;
+pub(crate) use stream::{ByteStream, open as open_stream};
 
 use crate::{Address, TlsError, Transport, Trust};
 

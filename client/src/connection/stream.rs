@@ -10,11 +10,13 @@ use super::{ConnectOptions, ConnectionError};
 use crate::{Address, TlsError};
 
 /// The common interface of TCP and TLS streams.
-pub(super) trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 
-pub(super) async fn open(address: &Address, options: &ConnectOptions) -> Result<Box<dyn Bytes>, ConnectionError> {
+pub(crate) type ByteStream = Box<dyn Bytes>;
+
+pub(crate) async fn open(address: &Address, options: &ConnectOptions) -> Result<ByteStream, ConnectionError> {
     let failed = |source| ConnectionError::Connect { address: address.to_string(), source };
     let tcp = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(failed)?;
     tcp.set_nodelay(true).map_err(failed)?;

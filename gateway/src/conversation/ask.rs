@@ -8,6 +8,7 @@ use carillon_proto::pb::{
 };
 
 use super::ContactAsk;
+use super::media::{SlotAsk, UrlAsk};
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Ask {
@@ -37,6 +38,8 @@ pub(crate) enum Ask {
     GroupRead(Box<GroupReadAsk>),
     Conversation(Box<ConversationAsk>),
     Contact(Box<ContactAsk>),
+    MediaSlot(Box<SlotAsk>),
+    MediaUrl(Box<UrlAsk>),
     /// A new token, sent before the current one expires.
     Renew {
         request: u32,
@@ -185,7 +188,7 @@ pub(crate) enum GroupQuery {
 pub(crate) enum AskId {
     /// The send or the change of a group with this client id.
     Send(String),
-    /// The page, renewal, read of groups or request about contacts with this number.
+    /// The page, renewal, read of groups, request about contacts or for media with this number.
     Request(u32),
     /// The sign-in. Another credential may follow.
     SignIn,

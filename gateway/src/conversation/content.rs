@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use carillon_proto::{
-    limits,
+    MediaReference, limits,
     pb::client::{Code, Content, Media, content::Body},
 };
 use prost::{
@@ -95,7 +95,12 @@ fn has_group(mut fields: &[u8], within: Within) -> Result<bool, DecodeError> {
 }
 
 fn check_media(media: &Media) -> Result<(), ContentError> {
-    check_url(&media.url)?;
+    match (media.id.len(), media.url.is_empty()) {
+        (0, _) => check_url(&media.url)?,
+        (MediaReference::BYTES, true) => {}
+        (MediaReference::BYTES, false) => return Err(wrong("url", "must be empty where there is an id")),
+        (bytes, _) => return Err(wrong("id", format!("is {bytes} bytes but must be 0 or {}", MediaReference::BYTES))),
+    }
     at_most("media_type", media.media_type.len(), limits::MAX_LABEL_BYTES)?;
     at_most("name", media.name.len(), limits::MAX_LABEL_BYTES)?;
     if media.name.contains(['/', '\\', '\0']) {
@@ -170,6 +175,7 @@ mod tests {
             image(|_| {}),
             image(|media| media.url = "HTTP://u@[::1]:8080/x?y#z".to_owned()),
             image(|media| media.sha256 = vec![1; 32].into()),
+            image(|media| (media.url, media.id) = (String::new(), vec![1; 24].into())),
             place(-90.0, 180.0),
             Content { body: Some(Body::Custom(custom)) },
         ] {
@@ -240,6 +246,8 @@ mod tests {
             (image(|media| media.url = "https://a b/".to_owned()), "url"),
             (image(|media| media.url = format!("https://a/{}", "x".repeat(2048))), "url"),
             (image(|media| media.sha256 = vec![1; 31].into()), "sha256"),
+            (image(|media| (media.url, media.id) = (String::new(), vec![1; 23].into())), "id"),
+            (image(|media| media.id = vec![1; 24].into()), "url"),
             (image(|media| media.name = "../etc/passwd".to_owned()), "name"),
             (image(|media| media.preview = vec![0; limits::MAX_PREVIEW_BYTES + 1].into()), "preview"),
             (place(90.1, 0.0), "latitude"),

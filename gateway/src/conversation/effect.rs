@@ -2,7 +2,13 @@
 
 use carillon_proto::{GroupId, TimelineId, pb::link::router_request::Op};
 
-use super::{ContactTag, Tell, conversations::AskedMarks, renewal::Renewal, sending::Sent};
+use super::{
+    ContactTag, Tell,
+    conversations::AskedMarks,
+    media::{SlotPending, UrlPending},
+    renewal::Renewal,
+    sending::Sent,
+};
 use crate::feeds::{FeedAsk, FeedId};
 
 #[derive(Debug)]
@@ -50,6 +56,14 @@ pub(crate) enum Tag {
         asked: AskedMarks,
     },
     Contact(ContactTag),
+    /// A place for a file.
+    MediaSlot(SlotPending),
+    /// The message that refers to a file.
+    MediaMessage(UrlPending),
+    /// The row of a file of which the URL is asked.
+    MediaRow(UrlPending),
+    /// An upload is whole: no session gets the answer.
+    MediaComplete,
     /// The groups that the user is in.
     Memberships,
     /// Whether the user is in this group.

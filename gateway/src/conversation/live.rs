@@ -300,6 +300,7 @@ impl Live {
 
     pub(super) fn answer(
         &mut self,
+        rules: &Rules,
         now: Now,
         tag: Tag,
         result: Result<Reply, Refusal>,
@@ -318,13 +319,16 @@ impl Live {
             Tag::GroupRead { request, group } => self.group_was_read(request, group, result, out),
             Tag::Conversations { request, asked } => self.conversations_answered(request, asked, result, out),
             Tag::Contact(tag) => self.contacts_answered(tag, result, out),
+            Tag::MediaSlot(asked) => self.media_created(rules, now, asked, result, out),
+            Tag::MediaMessage(asked) => self.media_message_read(asked, result, out),
+            Tag::MediaRow(asked) => self.media_row_read(rules, now, &asked, result, out),
             Tag::Memberships => self.memberships_read(now, result, out),
             Tag::Membership(group) => self.checked(now, group, result, out),
             Tag::Gap(timeline) => self.gap_read(now, &timeline, result, out)?,
             Tag::Fetch(request, timeline) => self.fetched(request, &timeline, result, out),
             Tag::Renew(renewal) => self.renewed(now, renewal, result, out)?,
             Tag::Ack(timeline) => self.acked(now, &timeline, &result),
-            Tag::Account | Tag::Ensure | Tag::Open | Tag::Close | Tag::Feed(..) => {}
+            Tag::Account | Tag::Ensure | Tag::Open | Tag::Close | Tag::Feed(..) | Tag::MediaComplete => {}
         }
         if ended { Err(ENDED) } else { Ok(()) }
     }

@@ -12,6 +12,7 @@ mod groups;
 mod history;
 mod input;
 mod live;
+mod media;
 mod membership;
 mod pace;
 #[cfg(feature = "planted-bugs")]
@@ -53,7 +54,8 @@ pub(crate) use ask::{
 pub(crate) use contacts::{ContactAsk, ContactChange, ContactQuery, ContactTag, ContactTell};
 pub(crate) use effect::{Effect, Tag};
 pub(crate) use input::{Input, Now};
-pub(crate) use rules::Rules;
+pub(crate) use media::{SlotAsk, SlotTell, UrlAsk, UrlTell};
+pub(crate) use rules::{MediaRules, Rules};
 pub(crate) use tell::{GroupTell, Page, Placed, Tell, Welcome};
 pub(crate) use ticket::TicketKeys;
 pub(crate) use token::TokenDomains;
@@ -265,6 +267,8 @@ impl Session {
                     Ask::Has { timeline, position } => live.ack(now, timeline.as_ref(), position),
                     Ask::Page(page) => live.fetch(&self.rules, now, page, out),
                     Ask::Group(ask) => live.change_group(&self.rules, now, *ask, out),
+                    Ask::MediaSlot(ask) => live.request_media_slot(&self.rules, now, *ask, out),
+                    Ask::MediaUrl(ask) => live.request_media_url(&self.rules, now, &ask, out),
                     Ask::GroupRead(ask) => live.read_group(&self.rules, now, *ask, out),
                     Ask::Conversation(ask) => live.ask_conversations(&self.rules, now, *ask, out),
                     Ask::Contact(ask) => live.ask_contacts(&self.rules, now, *ask, out),
@@ -312,7 +316,7 @@ impl Session {
                 }
             }
             (State::Live(live), tag) => {
-                if let Err(gone) = live.answer(now, tag, answered.result, out) {
+                if let Err(gone) = live.answer(&self.rules, now, tag, answered.result, out) {
                     self.gone(&gone, out);
                 }
             }

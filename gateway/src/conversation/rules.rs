@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use carillon_media::MediaConfig;
 use carillon_proto::{Level, UserId};
 
 use super::{
@@ -13,6 +14,7 @@ use crate::{
     cluster_level::ClusterLevel,
     config::{GatewayConfig, TokenAccounts},
     herd::Herd,
+    media::PassKeys,
     throttle::Throttle,
     users::Users,
 };
@@ -47,6 +49,14 @@ pub(crate) struct Rules {
     pub(crate) herd: Herd,
     pub(crate) users: Arc<Users>,
     pub(crate) level: ClusterLevel,
+    /// `None`: this gateway has no place for files.
+    pub(crate) media: Option<MediaRules>,
+}
+
+pub(crate) struct MediaRules {
+    pub(crate) config: MediaConfig,
+    /// Replaced when the cluster's secrets change.
+    pub(crate) keys: Arc<ArcSwap<PassKeys>>,
 }
 
 impl Rules {
@@ -91,6 +101,7 @@ impl Rules {
             herd: Herd::new(config.sign_ins_per_second, config.sign_in_burst),
             users: config.users(),
             level: ClusterLevel::default(),
+            media: None,
         })
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use carillon_proto::{
     ConnectionHandle, DeviceId, LeaseId, TimelineId, UserId,
     credentials::{ITERATIONS, MAX_ITERATIONS},
-    features, limits,
+    limits,
     pb::{
         client::{Code, Limits, Start, TimelinePosition},
         link::{EnsureAccount, LookUpAccount, OpenSession, Refusal, router_reply::Result as Reply, router_request::Op},
@@ -344,7 +344,7 @@ impl Session {
             },
             heartbeat_ms: self.rules.heartbeat_ms,
             expires_ms: applicant.expires_ms.unwrap_or(0),
-            features: features::at(self.rules.level.get()).map(str::to_owned).collect(),
+            features: self.rules.features(),
             ticket: self.rules.seal(&Ticket {
                 user: who.user.clone(),
                 device: who.device.clone(),

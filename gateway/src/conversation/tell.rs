@@ -13,7 +13,11 @@ use carillon_proto::{
     },
 };
 
-use super::{ContactTell, ask::AskId};
+use super::{
+    ContactTell,
+    ask::AskId,
+    media::{SlotTell, UrlTell},
+};
 use crate::feeds::{Entry, TimelineName};
 
 #[derive(Debug, Clone)]
@@ -66,6 +70,8 @@ pub(crate) enum Tell {
     /// Another user has just read or received.
     Marked(Box<Marked>),
     Contact(Box<ContactTell>),
+    MediaSlot(Box<SlotTell>),
+    MediaUrl(Box<UrlTell>),
     /// How far the followed timelines reach; of groups, those of which the client has not everything yet.
     Heads {
         nonce: u64,

@@ -3,22 +3,27 @@
 
 use std::{
     convert::Infallible,
-    future::{poll_fn, ready},
+    future::{pending, poll_fn, ready},
+    pin::pin,
     time::Duration,
 };
 
 use bytes::Bytes;
 use carillon_proto::limits;
+use futures_util::{FutureExt as _, future::Either};
 use hyper::{Request, body::Incoming, header::HeaderMap, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{muffled::Muffled, refusal::Refusal, site::Site};
-use crate::transport::{LINGER, ws::Format};
+use crate::{
+    media::{MediaBody, Transfers},
+    transport::{LINGER, ws::Format},
+};
 
 /// Lines of a request head.
 const MAX_HEADERS: usize = 100;
@@ -49,13 +54,20 @@ where
     let state = Mutex::new((admit, Outcome::default()));
     let stream = Muffled::new(stream);
     let answers = stream.answers();
+    let idle = site.media.as_ref().map_or(Duration::ZERO, |media| media.idle);
+    let transfers = Transfers::new(deadline.saturating_duration_since(Instant::now()), idle, answers.clone());
     let service = service_fn(|request: Request<Incoming>| {
         let (admit, outcome) = &mut *state.lock();
-        let (response, format) = site.answer(&request, admit(request.headers()));
-        answers.expect();
+        let place = admit(request.headers());
         outcome.answered = true;
+        if let Some(media) = site.media_of(&request).filter(|_| place.is_ok()) {
+            let answer = media.answer(request, transfers.begin());
+            return Either::Left(async move { Ok::<_, Infallible>(answer.await) }.boxed());
+        }
+        let (response, format) = site.answer(&request, place);
+        answers.expect();
         outcome.format = format;
-        ready(Ok::<_, Infallible>(response))
+        Either::Right(ready(Ok(response.map(MediaBody::Left))))
     });
     let mut connection = http1::Builder::new()
         .half_close(true)
@@ -64,15 +76,15 @@ where
         // The deadline covers everything.
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(stream), service);
-    let ended = timeout_at(deadline, poll_fn(|cx| connection.poll_without_shutdown(cx))).await;
+    let ended = in_time(&transfers, poll_fn(|cx| connection.poll_without_shutdown(cx))).await;
     let parts = connection.into_parts();
     let (mut stream, early) = (parts.io.into_inner().into_inner(), parts.read_buf);
     let Outcome { answered, format } = state.lock().1;
     let last_words = match (ended, format) {
-        (Ok(Ok(())), Some(format)) => return Some(Upgraded { stream, early, format }),
-        (Ok(Err(error)), _) => no_request(&error, &early),
+        (Some(Ok(())), Some(format)) => return Some(Upgraded { stream, early, format }),
+        (Some(Err(error)), _) => no_request(&error, &early),
         // Half a request. A connection without a request, or with all requests answered, is closed without a message.
-        (Err(_), _) if !answered && !early.is_empty() => {
+        (None, _) if !answered && !early.is_empty() => {
             Some(plain("408 Request Timeout", "the request did not come to its end"))
         }
         _ => None,
@@ -86,6 +98,30 @@ where
     // A client that does not read the last bytes goes without them.
     let _ = timeout(CLOSING, close).await;
     None
+}
+
+/// `None`: nothing has happened for too long.
+async fn in_time<T>(transfers: &Transfers, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    loop {
+        let deadline = transfers.deadline();
+        let late = async {
+            match deadline {
+                Some(deadline) => sleep_until(deadline.into()).await,
+                None => pending().await,
+            }
+        };
+        // All are cancel-safe.
+        tokio::select! {
+            biased;
+            ended = &mut work => return Some(ended),
+            () = transfers.sooner() => {}
+            // It may have moved meanwhile.
+            () = late => if transfers.deadline().is_some_and(|deadline| deadline <= std::time::Instant::now()) {
+                return None;
+            },
+        }
+    }
 }
 
 #[derive(Default, Clone, Copy)]

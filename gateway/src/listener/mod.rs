@@ -7,6 +7,7 @@ mod grpc_connection;
 mod grpc_services;
 mod http;
 mod muffled;
+pub(crate) use muffled::Answers;
 pub(crate) mod origin;
 pub(crate) mod proxies;
 pub(crate) mod proxy_protocol;
@@ -114,7 +115,8 @@ impl Listeners {
         }
         if let Some(listener) = self.ws {
             let (shared, tls, entrance) = (Arc::clone(shared), tls.clone(), Arc::clone(&for_ws));
-            let site = Arc::new(site::Site { origins: self.origins, ready: ready.clone() });
+            let media = shared.media.clone();
+            let site = Arc::new(site::Site { origins: self.origins, ready: ready.clone(), media });
             let handle = move |accepted| {
                 ws::serve(Arc::clone(&shared), Arc::clone(&site), acceptor(&tls), Arc::clone(&entrance), accepted)
             };

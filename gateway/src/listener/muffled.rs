@@ -21,23 +21,37 @@ pub(super) struct Muffled<S> {
 }
 
 /// Announces an answer of the service. Clones refer to the same stream.
-#[derive(Clone)]
-pub(super) struct Answers(Arc<AtomicBool>);
+#[derive(Clone, Default)]
+pub(crate) struct Answers(Arc<Passing>);
+
+#[derive(Default)]
+struct Passing {
+    /// Until the next flush.
+    once: AtomicBool,
+    /// Everything, until it is false again.
+    all: AtomicBool,
+}
 
 impl Answers {
     pub(super) fn expect(&self) {
         // One task answers and writes.
-        self.0.store(true, Ordering::Relaxed);
+        self.0.once.store(true, Ordering::Relaxed);
+    }
+
+    /// An answer that takes more than one flush begins, or all of it was given to the library.
+    pub(crate) fn hold(&self, holds: bool) {
+        self.0.all.store(holds, Ordering::Relaxed);
+        self.expect();
     }
 
     fn is_expected(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.once.load(Ordering::Relaxed) || self.0.all.load(Ordering::Relaxed)
     }
 }
 
 impl<S> Muffled<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, answers: Answers(Arc::default()), wrote: false }
+        Self { stream, answers: Answers::default(), wrote: false }
     }
 
     pub(super) fn answers(&self) -> Answers {
@@ -86,7 +100,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Muffled<S> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
         if std::mem::take(&mut this.wrote) {
-            this.answers.0.store(false, Ordering::Relaxed);
+            this.answers.0.once.store(false, Ordering::Relaxed);
         }
         Poll::Ready(Ok(()))
     }

@@ -1,5 +1,7 @@
 //! How the WebSocket port answers HTTP/1.1 requests.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use carillon_proto::Ready;
 use http_body_util::Full;
@@ -14,7 +16,10 @@ use super::{
     origin::Origins,
     refusal::{AGAIN_S, Refusal},
 };
-use crate::transport::ws::Format;
+use crate::{
+    media::{MediaService, PATH},
+    transport::ws::Format,
+};
 
 const WS: &str = "/ws";
 
@@ -24,6 +29,8 @@ pub(super) type HttpResponse = Response<Full<Bytes>>;
 pub(super) struct Site {
     pub(super) origins: Origins,
     pub(super) ready: Ready,
+    /// `None`: this gateway has no place for files.
+    pub(super) media: Option<Arc<MediaService>>,
 }
 
 /// The kinds of requests that get more than an error.
@@ -33,6 +40,11 @@ enum About {
 }
 
 impl Site {
+    /// The service that answers the request, if it is about a file.
+    pub(super) fn media_of<B>(&self, request: &Request<B>) -> Option<Arc<MediaService>> {
+        self.media.clone().filter(|_| request.uri().path().starts_with(PATH) && names_its_host(request))
+    }
+
     /// The response, and the format if it makes the connection a WebSocket. Health checks are answered without a place,
     /// too: a gateway at its limit is healthy.
     pub(super) fn answer<B>(&self, request: &Request<B>, place: Result<(), Refusal>) -> (HttpResponse, Option<Format>) {

@@ -119,7 +119,7 @@ mod tests {
         let address = std::env::var("CARILLON_ECHO_LISTEN").expect("CARILLON_ECHO_LISTEN is host:port");
         let listener = TcpListener::bind(address).await.expect("listens");
         let (_tell, ready) = tokio::sync::watch::channel(Readiness::Ready);
-        let site = Arc::new(Site { origins: Origins::default(), ready });
+        let site = Arc::new(Site { origins: Origins::default(), ready, media: None });
         let tasks = Tasks::new();
         let (echoing, site) = (tasks.clone(), Arc::clone(&site));
         tasks.spawn("echo-listener", async move {

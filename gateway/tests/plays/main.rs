@@ -4,6 +4,7 @@ mod client;
 mod contacts;
 mod conversations;
 mod groups;
+mod media;
 mod plays;
 mod rebalance;
 mod resume;

@@ -5,6 +5,7 @@ use std::{fs, future::Future, sync::Arc, time::Duration};
 use carillon_gateway::{
     Gateway, GatewayConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, ListenConfig, Secret, TlsConfig,
 };
+use carillon_media::Media;
 use carillon_proto::{
     Readiness,
     pb::{
@@ -48,6 +49,14 @@ pub(crate) async fn world(change: impl FnOnce(&mut GatewayConfig)) -> World {
     World { router, gateway, tasks }
 }
 
+pub(crate) async fn world_with_media(media: Media) -> World {
+    let router = MiniRouter::start(Arc::default(), None).await;
+    let tasks = Tasks::new();
+    let gateway = Gateway::open_with_media(config(&router), security(), Some(media)).await.expect("opens");
+    run(&gateway, &tasks).await;
+    World { router, gateway, tasks }
+}
+
 pub(crate) fn config(router: &MiniRouter) -> GatewayConfig {
     let listen = ListenConfig::anywhere;
     let key = JwtKeyConfig { secret: Some(Secret(SECRET.to_owned())), ..JwtKeyConfig::new(JwtAlgorithm::HS256) };
@@ -65,11 +74,15 @@ pub(crate) fn config(router: &MiniRouter) -> GatewayConfig {
 /// Opens a gateway, and waits until it is ready.
 pub(crate) async fn start(config: GatewayConfig, security: PeerSecurity, tasks: &Tasks) -> Gateway {
     let gateway = Gateway::open(config, security).await.expect("opens");
+    run(&gateway, tasks).await;
+    gateway
+}
+
+async fn run(gateway: &Gateway, tasks: &Tasks) {
     gateway.run(tasks);
     let mut ready = gateway.ready();
     let is_ready = ready.wait_for(Readiness::is_ready);
     timeout(Duration::from_secs(20), is_ready).await.expect("ready in time").expect("watched");
-    gateway
 }
 
 impl World {

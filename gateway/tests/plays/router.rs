@@ -3,6 +3,7 @@
 mod contacts;
 mod conversations;
 mod groups;
+mod media;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -14,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use carillon_proto::{
-    Level,
+    Level, MediaId,
     pb::{
         client::{Position, Recipient, Timeline, recipient::To, timeline::Owner},
         link::{
@@ -26,9 +27,9 @@ use carillon_proto::{
             send_to,
         },
         store::{
-            ConversationRow, DeregisterReply, DeregisterRequest, Head, LeadsReply, LeadsRequest, Node, NodeKind,
-            RegisterReply, RegisterRequest, RegistryView, RenewReply, RenewRequest, Session, StoredEntry, TimelineRead,
-            WatchRequest, contacts_read,
+            ConversationRow, DeregisterReply, DeregisterRequest, Head, LeadsReply, LeadsRequest, MediaRow, Node,
+            NodeKind, RegisterReply, RegisterRequest, RegistryView, RenewReply, RenewRequest, Session, StoredEntry,
+            TimelineRead, WatchRequest, contacts_read,
             registry_server::{Registry, RegistryServer},
         },
     },
@@ -55,6 +56,7 @@ pub(crate) struct Store {
     pub(crate) group_cursors: HashMap<(String, String, String), u64>,
     pub(crate) direct_answers: Vec<DirectAnswer>,
     pub(crate) groups: HashMap<String, groups::Group>,
+    pub(crate) files: HashMap<MediaId, MediaRow>,
     /// The groups that each gateway follows, by lease.
     pub(crate) followed: HashMap<u64, HashSet<String>>,
     /// By user, and kind and owner of the conversation.
@@ -299,6 +301,9 @@ impl State {
             }
             Op::ReadContacts(read) => self.read_contacts(&read),
             Op::SetPresence(_) => Reply::Done(Done {}),
+            Op::CreateMedia(create) => self.create_media(*create),
+            Op::CompleteMedia(complete) => self.complete_media(complete),
+            Op::ReadMedia(read) => self.read_media(&read.id),
         };
         RouterReply { id: request.id, result: Some(result) }
     }

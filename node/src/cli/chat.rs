@@ -6,7 +6,9 @@ use anyhow::{Context as _, anyhow, bail};
 use carillon_client::{Acknowledge, Address, Client, ClientConfig, Event, Events, SendError, State, Trust};
 use carillon_proto::{
     Position, TimelineId, UserId,
-    pb::client::{Accepted, Envelope, Recipient, Start, UserMark, content, group_change::What, recipient, timeline},
+    pb::client::{
+        Accepted, Envelope, Media, Recipient, Start, UserMark, content, group_change::What, recipient, timeline,
+    },
     tasks::Tasks,
 };
 use clap::Args;
@@ -16,7 +18,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{credential::CredentialOptions, date, out, variable};
+use super::{credential::CredentialOptions, date, media, out, variable};
 use crate::{Config, shutdown::Signals};
 
 #[derive(Args)]
@@ -39,7 +41,12 @@ pub(super) struct Connect {
 pub(super) struct Send {
     from: UserId,
     to: UserId,
-    text: String,
+    /// What the message says; with a file: its caption.
+    #[arg(required_unless_present = "file")]
+    text: Option<String>,
+    /// Sends this file.
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
     /// Names this device among the sender's.
     #[arg(long, default_value = "terminal-send")]
     device: String,
@@ -87,7 +94,15 @@ impl Send {
         // Nobody reads what is delivered to this device.
         let (client, _) = Client::open(settings, &tasks)?;
         client.connected(SIGN_IN.min(whole)).await.map_err(|why| anyhow!(why))?;
-        let sending = client.send(Client::user(self.to.as_str()), Client::text(&self.text));
+        let text = self.text.unwrap_or_default();
+        let content = match &self.file {
+            None => Client::text(&text),
+            Some(file) => match timeout_at(end, media::uploaded(&client, file, text)).await {
+                Ok(content) => content?,
+                Err(_) => bail!("{} was not uploaded within {} s", file.display(), self.timeout),
+            },
+        };
+        let sending = client.send(Client::user(self.to.as_str()), content);
         let Ok(sent) = timeout_at(end, sending).await else {
             bail!("message to {}: no answer within {} s: it may have been accepted, or not", self.to, self.timeout);
         };
@@ -213,7 +228,6 @@ async fn print_events(events: &mut Events, user: &str, mut shown: impl FnMut(Sho
             }
             Event::Conversations(_) => {}
             Event::Marks(marks) => marks.marks.iter().for_each(|mark| out::tell(format_args!("({})", told(mark)))),
-            Event::Sent { .. } => {}
             Event::Sent { .. } | Event::Contact(_) | Event::ContactsMissed | Event::Presence(_) => {}
             Event::Trimmed { first, .. } => {
                 out::tell(format_args!("(older messages before position {} are gone)", first.seq));
@@ -282,7 +296,7 @@ fn line(envelope: &Envelope, reader: &str) -> String {
             | content::Body::Audio(media)
             | content::Body::Video(media)
             | content::Body::File(media),
-        ) => printable(&format!("[{}] {} {}", media.media_type, media.url, media.caption)),
+        ) => printable(&file(media)),
         Some(content::Body::Location(place)) => {
             printable(&format!("[location] {} {} {}", place.latitude, place.longitude, place.label))
         }
@@ -296,6 +310,14 @@ fn told(mark: &UserMark) -> String {
     match (&*mark.read_id, &*mark.delivered_id) {
         ("", delivered) => format!("{} has received everything up to {delivered}", mark.user),
         (read, _) => format!("{} has read everything up to {read}", mark.user),
+    }
+}
+
+fn file(media: &Media) -> String {
+    let Media { media_type, url, name, size_bytes, caption, .. } = media;
+    match url.is_empty() {
+        true => format!("[{media_type}] {name}, {size_bytes} bytes {caption}"),
+        false => format!("[{media_type}] {url} {caption}"),
     }
 }
 

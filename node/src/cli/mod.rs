@@ -14,6 +14,7 @@ mod debug;
 mod doctor;
 mod ended;
 mod group;
+mod media;
 mod out;
 mod outbox;
 mod repair;
@@ -99,6 +100,9 @@ enum Command {
     Listen(chat::Listen),
     /// Prints what comes and sends the lines that are typed.
     Chat(chat::Chat),
+    /// Downloads files of messages; `send --file` sends one.
+    #[command(subcommand)]
+    Media(media::MediaCommand),
     /// Makes and changes groups, as one of their users.
     Group(group::Group),
     /// Shows what workers have still to do; replays or discards what they could not do.
@@ -201,6 +205,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Send(send)) => small(async { send.run(&options.load()?).await }),
         Some(Command::Listen(listen)) => small(async { listen.run(&options.load()?).await }),
         Some(Command::Chat(chat)) => small(async { chat.run(&options.load()?).await }),
+        Some(Command::Media(media)) => small(async { media.run(&options.load()?).await }),
         Some(Command::Group(group)) => small(async { group.run(&options.load()?).await }),
         Some(Command::Outbox(outbox)) => small(async { outbox.run(&options.load()?).await }),
         Some(Command::Conversation(conversation)) => small(async { conversation.run(&options.load()?).await }),

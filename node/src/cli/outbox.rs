@@ -170,6 +170,7 @@ fn told(task: &Task) -> String {
                 (false, users) => format!("group {group}: tell {} users", users.len()),
             }
         }
+        Task::RemoveObjects(remove) => format!("remove the bytes of {} files", remove.ids.len()),
         Task::Leave(leave) => {
             let user = leave.person.as_ref().map(|person| person.user.as_str()).unwrap_or_default();
             format!("{user} leaves {} groups", leave.groups.len())

@@ -12,6 +12,7 @@ use std::{
 
 use carillon_canary::CanaryConfig;
 use carillon_gateway::GatewayConfig;
+use carillon_media::MediaConfig;
 use carillon_proto::peer::Tier;
 use carillon_router::RouterConfig;
 use carillon_storage::StorageConfig;
@@ -38,6 +39,8 @@ pub struct Config {
     pub storage: StorageConfig,
     pub router: RouterConfig,
     pub gateway: GatewayConfig,
+    /// Of gateways and routers.
+    pub media: MediaConfig,
     pub canary: CanaryConfig,
 }
 
@@ -136,6 +139,7 @@ impl Default for Config {
             storage: StorageConfig::default(),
             router: RouterConfig::default(),
             gateway: GatewayConfig::default(),
+            media: MediaConfig::default(),
             canary: CanaryConfig::default(),
         }
     }
@@ -195,6 +199,11 @@ impl Config {
         }
         if let Err(why) = crate::telemetry::filter(&self.log.level) {
             add("log.level", &format!("is \"{}\": {why}", self.log.level));
+        }
+        if roles.iter().any(|role| matches!(role, Role::Router | Role::Gateway))
+            && let Err((key, why)) = self.media.validate()
+        {
+            add(&format!("media.{key}"), &why);
         }
         let deadline_ms = self.shutdown_deadline_ms;
         let given_up = format!("a stop is given up after shutdown_deadline_ms, which is {deadline_ms}");
@@ -287,6 +296,7 @@ mod tests {
             config.validate(Role::ALL).expect_err("refused").to_string()
         };
         assert!(why(|config| config.gateway.max_connections = 0).starts_with("gateway.max_connections"));
+        assert!(why(|config| config.media.max_uploads = 0).starts_with("media.max_uploads"));
         assert!(why(|config| config.router.lease_ms = 0).starts_with("router.lease_ms"));
         assert!(why(|config| config.storage.heartbeat_ms = 0).starts_with("storage.heartbeat_ms"));
         assert!(why(|config| config.log.level = "info,,=loud".into()).starts_with("log.level"));

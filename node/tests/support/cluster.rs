@@ -51,7 +51,7 @@ impl Cluster {
         }
         for (number, address) in routers.iter().enumerate() {
             let name = format!("router-{number}");
-            let more = format!("router.listen = {address:?}\nrouter.storage = {storage:?}\n");
+            let more = format!("router.listen = {address:?}\nrouter.storage = {storage:?}\n{}", cluster.files(""));
             let node = cluster.node(&name, "router", 7710 + number as u16, &more);
             cluster.routers.push(node);
         }
@@ -63,10 +63,12 @@ impl Cluster {
                  gateway.tcp.listen = \"{ip}:{}\"\n\
                  gateway.ws.listen = \"{ip}:{}\"\n\
                  gateway.grpc.listen = \"{ip}:{}\"\n\
-                 gateway.jwt.keys = [{{ algorithm = \"HS256\", secret = \"{TOKEN_SECRET}\" }}]\n",
+                 gateway.jwt.keys = [{{ algorithm = \"HS256\", secret = \"{TOKEN_SECRET}\" }}]\n{}",
                 7800 + number,
                 7810 + number,
                 7820 + number,
+                // Each gateway sends its clients to the other one.
+                cluster.files(&format!("http://{ip}:{}", 7811 - number)),
             );
             let node = cluster.node(&name, "gateway", 7720 + number, &more);
             cluster.gateways.push(node);
@@ -77,6 +79,11 @@ impl Cluster {
         cluster.storage[0].command(&["cluster", "init"]).expect("the cluster is made");
         cluster.wait_ready();
         cluster
+    }
+
+    /// One folder for all.
+    fn files(&self, url: &str) -> String {
+        format!("media.place = {:?}\nmedia.shared = true\nmedia.url = {url:?}\n", self.data("files"))
     }
 
     pub fn nodes(&mut self) -> impl Iterator<Item = &mut Node> {

@@ -6,5 +6,6 @@ mod conversations;
 mod deliveries;
 mod direct;
 mod groups;
+mod media;
 mod messages;
 mod play;

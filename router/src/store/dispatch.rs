@@ -346,6 +346,7 @@ fn is_write(op: &Op) -> bool {
         | Op::ReadMarks(_)
         | Op::ReadContacts(_)
         | Op::ReadUntold(_)
+        | Op::ReadMedia(_)
         | Op::ListAccounts(_)
         | Op::ListSessions(_) => false,
     }

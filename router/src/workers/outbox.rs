@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use carillon_proto::{
-    GroupId, ShardId, ShardMap, limits, pause,
+    GroupId, MediaId, ShardId, ShardMap, limits, pause,
     pb::store::{
         EndTimeline, OutboxRead, Person, ReadMembers, ReadOutbox, Role, SettleOutbox, TellMembers, TimelineCommand,
         member::Standing,
@@ -23,6 +23,8 @@ use carillon_proto::{
 use tokio::time::Instant;
 
 use super::{
+    later::{Later, PAUSES, put_off},
+    removals::Removals,
     rows::{Begun, Ends, Next, group_of, in_lane, is_end, plan_leave, tells},
     steps::{Appending, Outcome, Step, came_to, is_temporary},
 };
@@ -42,10 +44,6 @@ const AT_ONCE: usize = 64;
 const MEMBERS: u32 = limits::HEADS as u32;
 /// How long a worker that has done everything waits for a change that another router has carried out.
 const IDLE: Duration = Duration::from_secs(5);
-/// Before something that failed is tried again.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
-/// Rows that wait for another attempt.
-const LATER: usize = 4096;
 /// Bytes of a reason that the store keeps.
 const WHY: usize = 512;
 
@@ -54,6 +52,8 @@ pub(super) enum Effect {
     /// Asks a shard of the store; its answer comes back with the first part.
     Ask(Asked, ShardId, Box<Op>),
     Deliver(Delivery),
+    /// Removes the bytes of files; `removed` hears of it.
+    Remove(RowPlace, Vec<MediaId>),
 }
 
 /// What was asked.
@@ -74,7 +74,7 @@ pub(super) type Lane = (String, Option<GroupId>);
 pub(super) type RowPlace = (u64, u32);
 
 pub(super) struct OutboxWorker {
-    shard: ShardId,
+    pub(super) shard: ShardId,
     shards: ShardMap,
     /// When the next pass begins; `None` during one.
     due: Option<Instant>,
@@ -83,11 +83,12 @@ pub(super) struct OutboxWorker {
     /// Passes that ended because the outbox could not be read or settled.
     failures: u32,
     pass: Pass,
-    later: BTreeMap<RowPlace, Later>,
+    pub(super) later: BTreeMap<RowPlace, Later>,
+    pub(super) removals: Removals,
     /// The age of the oldest row.
     pub(super) lag_ms: u64,
     pub(super) dead_letters: u32,
-    effects: Vec<Effect>,
+    pub(super) effects: Vec<Effect>,
 }
 
 /// One way through the outbox.
@@ -118,12 +119,6 @@ struct Running {
     rest: VecDeque<Step>,
 }
 
-/// When a row is tried again.
-struct Later {
-    at: Instant,
-    failures: u32,
-}
-
 impl OutboxWorker {
     pub(super) fn new(shard: ShardId, shards: ShardMap, now: Instant) -> Self {
         Self {
@@ -134,6 +129,7 @@ impl OutboxWorker {
             failures: 0,
             pass: Pass::default(),
             later: BTreeMap::new(),
+            removals: Removals::default(),
             lag_ms: 0,
             dead_letters: 0,
             effects: Vec::new(),
@@ -258,11 +254,17 @@ impl OutboxWorker {
             }
             return false;
         }
+        if let Some(Task::RemoveObjects(remove)) = &row.task
+            && !self.is_removed(place, remove)
+        {
+            return false;
+        }
         let at = self.pass.begun.len();
         let mut begun = Begun { place, refused: None, waits: false, ends: None };
         let planned = match row.task {
             Some(Task::Tell(tell)) => self.plan_tell(at, tell, row.time_ms, envelope, &mut begun),
             Some(Task::Leave(leave)) => plan_leave(at, &leave),
+            Some(Task::RemoveObjects(_)) => Ok(Vec::new()),
             None => Err("this release does not know what is to be done".to_owned()),
         };
         let steps = planned.unwrap_or_else(|why| {
@@ -460,17 +462,13 @@ impl OutboxWorker {
                 None if !waits => {
                     metrics::outbox_row("done");
                     self.later.remove(&place);
+                    self.removals.settled(place);
                     rows.push(settled(Verdict::Done, String::new()));
                     continue;
                 }
                 None => {}
             }
-            let failures = self.later.get(&place).map_or(1, |later| later.failures.saturating_add(1));
-            if self.later.len() >= LATER {
-                self.later.clear();
-            }
-            let at = now + pause::growing(failures, PAUSES.0, PAUSES.1);
-            self.later.insert(place, Later { at, failures });
+            put_off(&mut self.later, place, now);
         }
         if rows.is_empty() {
             return self.next_run(now, time_ms);

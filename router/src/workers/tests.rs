@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use carillon_proto::{
-    DuplicateKey, GroupId, UserId,
+    DuplicateKey, GroupId, MediaId, UserId,
     pb::{
         client::{self, Envelope, group_change::What as Changed, members_change::Kind},
         store::{
             Appended, ChangeGroup, Done, EndTimeline, LeaveGroups, Member, MembersRead, OutboxRead, OutboxRow, Person,
-            ReadMembers, ReadOutbox, Role, SetMembership, TellMembers, TimelineCommand, TimelineKey, change_group,
+            ReadMembers, ReadOutbox, RemoveObjects, Role, SetMembership, TellMembers, TimelineCommand, TimelineKey,
+            change_group,
             member::Standing,
             members_read, outbox_read,
             outbox_row::Task,
@@ -22,7 +23,7 @@ use carillon_proto::{ShardId, ShardKind, ShardMap, TimelineId};
 use prost::Message as _;
 use tokio::time::{Duration, Instant};
 
-use super::outbox::{Asked, Effect, OutboxWorker};
+use super::outbox::{Asked, Effect, OutboxWorker, RowPlace};
 use crate::{
     delivery::Delivery,
     store::{StoreAnswer, StoreFailure},
@@ -48,13 +49,16 @@ struct Play {
     time_ms: u64,
     asked: Vec<(Asked, ShardId, Ask)>,
     told: Vec<Delivery>,
+    /// Files that are being removed, by rows.
+    removals: Vec<(RowPlace, Vec<MediaId>)>,
 }
 
 impl Play {
     fn new() -> Self {
         let now = Instant::now();
         let worker = OutboxWorker::new(SHARD, ShardMap { directory: 4, timeline: 8 }, now);
-        let mut play = Self { worker, now, time_ms: NOW_MS, asked: Vec::new(), told: Vec::new() };
+        let (asked, told, removals) = (Vec::new(), Vec::new(), Vec::new());
+        let mut play = Self { worker, now, time_ms: NOW_MS, asked, told, removals };
         play.go_on();
         play
     }
@@ -68,6 +72,7 @@ impl Play {
         for effect in self.worker.take_effects() {
             match effect {
                 Effect::Deliver(delivery) => self.told.push(delivery),
+                Effect::Remove(place, ids) => self.removals.push((place, ids)),
                 Effect::Ask(asked, shard, op) => {
                     let ask = match *op {
                         Op::ReadOutbox(read) => Ask::Rows(read),
@@ -357,6 +362,59 @@ fn a_group_that_another_worker_has_ended_is_done_and_one_whose_members_are_not_t
     play.rows(vec![tell(6, &[], true)]);
     assert!(matches!(play.answer(late()), Ask::Members(_)));
     assert_eq!(play.asks(), []);
+}
+
+fn removes(index: u64, file: u8) -> outbox_read::Row {
+    let ids = vec![MediaId::new(3, [file; 14]).as_bytes().to_vec().into()];
+    let row = OutboxRow { task: Some(Task::RemoveObjects(RemoveObjects { ids })), ..OutboxRow::default() };
+    outbox_read::Row { index, row: Some(row), ..outbox_read::Row::default() }
+}
+
+#[test]
+fn files_are_removed_beside_everything_else_and_their_row_is_settled_when_they_are_gone() {
+    let mut play = Play::new();
+    play.rows(vec![removes(5, 1), joins(6, "bob")]);
+    let file = |number| vec![MediaId::new(3, [number; 14])];
+    assert_eq!(play.removals, [((5, 0), file(1))]);
+    // Nobody waits for the place where files are kept.
+    play.answer(appended(1));
+    assert_eq!(play.settles(), [(6, Verdict::Done)]);
+    play.next_pass();
+    play.rows(vec![removes(5, 1)]);
+    assert_eq!(play.removals.len(), 1, "it is under way");
+    play.worker.removed((5, 0), Ok(()), play.now);
+    play.next_pass();
+    play.rows(vec![removes(5, 1)]);
+    assert_eq!(play.settles(), [(5, Verdict::Done)]);
+    assert_eq!(play.removals.len(), 1);
+}
+
+#[test]
+fn while_the_place_for_files_is_away_removals_are_tried_again_and_never_given_up() {
+    let mut play = Play::new();
+    play.rows(vec![removes(5, 1)]);
+    for attempt in 1..20 {
+        play.worker.removed((5, 0), Err("away".to_owned()), play.now);
+        assert_eq!(play.removals.len(), attempt);
+        while play.removals.len() == attempt {
+            play.next_pass();
+            play.rows(vec![removes(5, 1)]);
+            assert_eq!(play.asks(), [], "nothing is settled");
+        }
+    }
+}
+
+#[test]
+fn a_few_rows_have_their_files_removed_at_once() {
+    let mut play = Play::new();
+    let rows = || (1..=9).map(|index| removes(index, index as u8)).collect::<Vec<_>>();
+    play.rows(rows());
+    assert_eq!(play.removals.len(), 4);
+    play.worker.removed((1, 0), Ok(()), play.now);
+    play.next_pass();
+    play.rows(rows());
+    assert_eq!(play.settles(), [(1, Verdict::Done)]);
+    assert_eq!(play.removals.len(), 5);
 }
 
 #[test]

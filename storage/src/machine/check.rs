@@ -4,6 +4,7 @@
 mod contacts;
 mod conversations;
 mod groups;
+mod media;
 
 use std::fmt::Display;
 
@@ -188,6 +189,7 @@ pub(crate) fn is_the_leaders(command: &TimelineCommand) -> bool {
                 | TimelineOp::SweepCursors(_)
                 | TimelineOp::SweepMemberships(_)
                 | TimelineOp::SweepConversations(_)
+                | TimelineOp::RemoveMedia(_)
                 | TimelineOp::CollectGarbage(_)
                 | TimelineOp::Redact(_)
                 | TimelineOp::SenderErased(_)
@@ -257,6 +259,9 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
         TimelineOp::MoveMarks(op) => conversations::check_marks(shard, map, op),
         TimelineOp::SetConversation(op) => conversations::check_settings(shard, map, op),
         TimelineOp::SweepConversations(op) => conversations::check_swept(op),
+        TimelineOp::CreateMedia(op) => media::check_created(shard, map, op),
+        TimelineOp::CompleteMedia(op) => media::check_completed(shard, map, op),
+        TimelineOp::RemoveMedia(op) => media::check_removed(op),
         TimelineOp::SetLevel(_) => Ok(()),
     }
 }

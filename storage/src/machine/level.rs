@@ -141,6 +141,9 @@ pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
         | TimelineOp::MoveMarks(_)
         | TimelineOp::SetConversation(_)
         | TimelineOp::SweepConversations(_) => Level::GROUPS,
+        | TimelineOp::CreateMedia(_)
+        | TimelineOp::CompleteMedia(_)
+        | TimelineOp::RemoveMedia(_) => Level::GROUPS,
         // Programs from before levels ignore these fields.
         TimelineOp::Append(op) if !op.sender.is_empty() || op.sender_generation != 0 || op.only_repeat => Level::CLUSTER,
         TimelineOp::EndSender(_) => Level::CLUSTER,

@@ -14,6 +14,7 @@ mod erasure;
 mod groups;
 pub(crate) mod keys;
 mod level;
+mod media_reader;
 mod message_reader;
 mod outbox_reader;
 mod recent;
@@ -41,6 +42,7 @@ pub(crate) use self::{
     directory_reader::DirectoryReader,
     erasure::{Erasing, REDACTED},
     level::{ShardLevel, directory_level, timeline_level},
+    media_reader::REMOVED_MEDIA,
     message_reader::KEYS as FOUND_BY_KEYS,
     registry::RegistryState,
     retention::{Retention, SWEEP_CONVERSATIONS, SWEEP_CURSORS, SWEEP_MEMBERSHIPS},

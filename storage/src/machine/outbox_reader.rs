@@ -39,7 +39,7 @@ impl TimelineReader {
                     let record = view.get(&keys::record(tell.number, tell.seq))?;
                     record.map(|record| Stored::decode(&record).map(|stored| stored.envelope())).transpose()?
                 }
-                Some(Task::Leave(_)) | None => None,
+                Some(Task::Leave(_) | Task::RemoveObjects(_)) | None => None,
             };
             let envelope = envelope.unwrap_or_default();
             bytes += value.len() + envelope.len();

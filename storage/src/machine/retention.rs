@@ -27,7 +27,7 @@ pub(crate) const SWEEP_CONVERSATIONS: usize = 256;
 /// How long rows of groups that users have left are kept: longer than an older change may be on its way.
 const LEFT_KEPT_MS: u64 = 24 * 3_600_000;
 /// Most timelines, cursors or memberships that one call looks at.
-const LOOKED_AT: usize = 4096;
+pub(super) const LOOKED_AT: usize = 4096;
 
 /// How long envelopes are kept. An envelope beyond either limit is due, unless it is younger than the duplicate window.
 #[derive(Debug, Clone, Copy, Default)]
@@ -55,7 +55,7 @@ impl Retention {
     }
 
     /// The least age that it can have.
-    fn age_ms(&self, clock_ms: u64, written_ms: u64) -> u64 {
+    pub(super) fn age_ms(&self, clock_ms: u64, written_ms: u64) -> u64 {
         clock_ms.saturating_sub(written_ms).saturating_sub(self.slack_ms)
     }
 }
@@ -227,7 +227,7 @@ fn is_gone(
     }
 }
 
-fn clock(view: &TimelineView<'_>) -> io::Result<u64> {
+pub(super) fn clock(view: &TimelineView<'_>) -> io::Result<u64> {
     view.get(keys::CLOCK)?.map_or(Ok(0), |value| keys::number_of(&value))
 }
 

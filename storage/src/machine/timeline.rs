@@ -1,10 +1,11 @@
 //! The state machine of a timeline shard: assigns positions, recognises repeated sends, trims and ends timelines, and
-//! in `cursors.rs` keeps cursors, in `conversations.rs` what users have read, in `groups.rs` the members of groups, in `outbox.rs` what
-//! workers have to do, and in `senders.rs` ends and erases senders.
+//! in `cursors.rs` keeps cursors, in `conversations.rs` what users have read, in `groups.rs` the members of groups, in `media.rs` files, in
+//! `outbox.rs` what workers have to do, and in `senders.rs` ends and erases senders.
 
 mod conversations;
 pub(super) mod cursors;
 mod groups;
+mod media;
 mod outbox;
 #[cfg(feature = "planted-bugs")]
 pub(super) mod planted;
@@ -209,6 +210,9 @@ impl Batch<'_> {
             Op::MoveMarks(op) => self.move_marks(&op),
             Op::SetConversation(op) => self.set_conversation(&op),
             Op::SweepConversations(op) => self.sweep_conversations(&op),
+            Op::CreateMedia(op) => self.create_media(&op),
+            Op::CompleteMedia(op) => self.complete_media(&op),
+            Op::RemoveMedia(op) => self.remove_media(&op),
             Op::SetLevel(op) => {
                 self.reading.set(&op, &mut self.changes)?;
                 Ok(done())

@@ -10,7 +10,7 @@ use carillon_proto::{
     Level, ShardId,
     pb::store::{
         ListAccounts, ListSessions, ReadContacts, ReadConversations, ReadGroup, ReadHead, ReadHeads, ReadMarks,
-        ReadMembers, ReadMemberships, ReadOutbox, ReadTimeline, ReadUntold, ReadUser, Rejected, StoreError,
+        ReadMedia, ReadMembers, ReadMemberships, ReadOutbox, ReadTimeline, ReadUntold, ReadUser, Rejected, StoreError,
         rejected::Reason, store_error::Why,
     },
 };
@@ -56,6 +56,7 @@ pub(crate) enum ReadOp {
     Marks(ReadMarks),
     Contacts(ReadContacts),
     Untold(ReadUntold),
+    Media(ReadMedia),
 }
 
 pub(super) struct Read {
@@ -164,6 +165,7 @@ impl Reader {
                 (Self::Timeline(reader), ReadOp::Group(op)) => Outcome::GroupRead(reader.group(op)?),
                 (Self::Timeline(reader), ReadOp::Members(op)) => Outcome::MembersRead(reader.members(op)?),
                 (Self::Timeline(reader), ReadOp::Memberships(op)) => Outcome::MembershipsRead(reader.memberships(op)?),
+                (Self::Timeline(reader), ReadOp::Media(op)) => Outcome::MediaRead(reader.media(op)?),
                 (Self::Timeline(reader), ReadOp::Outbox(op)) => Outcome::OutboxRead(reader.outbox(op)?),
                 (Self::Timeline(reader), ReadOp::Conversations(op)) => {
                     Outcome::ConversationsRead(reader.conversations(op)?)

@@ -4,15 +4,15 @@
 use bytes::Bytes;
 use carillon_proto::pb::client::{
     self, Ack, ContactRequest, Fetch, GroupRequest, MoveMarks, Ping, Positions, ReadContacts, ReadConversations,
-    ReadGroup, ReadGroups, ReadMarks, ReadMembers, Recipient, Renew, ScramFinal, SetConversation, SetPresence, SignIn,
-    SignOut, client_frame::Body as TypedBody,
+    ReadGroup, ReadGroups, ReadMarks, ReadMembers, Recipient, Renew, RequestMediaSlot, RequestMediaUrl, ScramFinal,
+    SetConversation, SetPresence, SignIn, SignOut, client_frame::Body as TypedBody,
 };
 use prost::{Message, Oneof};
 
 /// carillon.client.v1.ClientFrame.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ClientFrame {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 30, 31, 32, 40, 41, 42, 43")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 30, 31, 32, 40, 41, 42, 43, 60, 61")]
     pub(crate) body: Option<Body>,
 }
 
@@ -58,6 +58,10 @@ pub(crate) enum Body {
     ReadContacts(ReadContacts),
     #[prost(message, tag = "32")]
     SetPresence(SetPresence),
+    #[prost(message, tag = "60")]
+    RequestMediaSlot(RequestMediaSlot),
+    #[prost(message, tag = "61")]
+    RequestMediaUrl(RequestMediaUrl),
 }
 
 /// carillon.client.v1.Send.
@@ -106,6 +110,8 @@ impl From<TypedBody> for Body {
             TypedBody::Contact(body) => Self::Contact(body),
             TypedBody::ReadContacts(body) => Self::ReadContacts(body),
             TypedBody::SetPresence(body) => Self::SetPresence(body),
+            TypedBody::RequestMediaSlot(body) => Self::RequestMediaSlot(body),
+            TypedBody::RequestMediaUrl(body) => Self::RequestMediaUrl(body),
         }
     }
 }

@@ -34,6 +34,8 @@ impl From<ClientFrame> for Ask {
             Some(Body::Contact(request)) => request.into(),
             Some(Body::ReadContacts(read)) => read.into(),
             Some(Body::SetPresence(set)) => set.into(),
+            Some(Body::RequestMediaSlot(request)) => request.into(),
+            Some(Body::RequestMediaUrl(request)) => request.into(),
             None => Self::Unknown,
         }
     }

@@ -6,6 +6,7 @@ mod conversations;
 mod groups;
 mod hear;
 mod json;
+mod media;
 pub(crate) mod raw;
 mod tell;
 pub(crate) mod varint;

@@ -12,6 +12,7 @@ use super::{
     Outgoing, RawPage,
     conversations::{told_changes, told_conversations, told_marked, told_marks},
     groups::{told_group, told_groups, told_members},
+    media::{told_slot, told_url},
     raw::RawEntry,
 };
 use crate::conversation::{AskId, Page, Placed, Tell, Welcome};
@@ -50,6 +51,8 @@ impl From<Tell> for Outgoing {
             Tell::Marks { request, group, users, read } => Body::Marks(told_marks(request, group, users, read)),
             Tell::Marked(marked) => Body::Marks(told_marked(*marked)),
             Tell::Contact(told) => (*told).into(),
+            Tell::MediaSlot(slot) => Body::MediaSlot(told_slot(*slot)),
+            Tell::MediaUrl(url) => Body::MediaUrl(told_url(*url)),
             Tell::Renewed { request, expires_ms, ticket } => Body::Renewed(Renewed { request, expires_ms, ticket }),
             Tell::Bye { code, reason, again_ms } => Body::Bye(Bye {
                 code: code.into(),

@@ -10,7 +10,6 @@
 //! ```
 
 mod create;
-mod http;
 mod list;
 mod manifest;
 mod restore;

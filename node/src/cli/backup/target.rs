@@ -24,7 +24,9 @@ use object_store::{
 };
 use tokio::time::timeout;
 
-use super::{BackupError, http::Connector, manifest::Manifest};
+use carillon_media::Connector;
+
+use super::{BackupError, manifest::Manifest};
 
 /// Deadline of one operation with its repetitions.
 const OPERATION: Duration = Duration::from_secs(300);

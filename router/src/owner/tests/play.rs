@@ -92,13 +92,14 @@ impl Play {
 
     fn perform(&mut self, effect: Effect) -> Did {
         match effect {
-            Effect::Store { token, op, .. } => match op {
+            Effect::Store { token, shard, op, .. } => match op {
                 store_request::Op::ReadUser(read) => Did::ReadUser(token, read.user),
                 store_request::Op::ReadHead(read) => Did::ReadHead(token, owner(read.timeline), read.device),
                 store_request::Op::ReadHeads(read) => {
                     let of = |read: store::ReadHead| owner(read.timeline);
                     Did::ReadHeads(token, read.reads.into_iter().map(of).collect())
                 }
+                store_request::Op::ReadMedia(read) => Did::ReadMedia(token, shard, read.id),
                 store_request::Op::ReadTimeline(read) => Did::ReadTimeline(token, read.limit),
                 store_request::Op::ReadConversations(read) => Did::ReadConversations(token, read),
                 store_request::Op::ReadMembers(read) => Did::ReadMembers(token, read),
@@ -137,6 +138,9 @@ impl Play {
                     }
                     timeline_command::Op::MoveMarks(moves) => Did::MoveMarks(token, moves),
                     timeline_command::Op::SetConversation(set) => Did::SetConversation(token, set),
+                    op @ (timeline_command::Op::CreateMedia(_) | timeline_command::Op::CompleteMedia(_)) => {
+                        Did::Media(token, shard, Box::new(op))
+                    }
                     timeline_command::Op::ChangeGroup(change) => Did::ChangeGroup(token, change),
                     timeline_command::Op::SetMembership(set) => Did::SetMembership(token, set),
                     timeline_command::Op::SetCursor(set) => Did::SetCursor(token, set.device, set.seq),
@@ -223,6 +227,8 @@ pub(super) fn one_append(effects: Vec<Did>) -> Appending {
 
 #[derive(Debug, PartialEq)]
 pub(super) enum Did {
+    Media(u64, ShardId, Box<timeline_command::Op>),
+    ReadMedia(u64, ShardId, Bytes),
     ReadUser(u64, String),
     ReadHead(u64, String, String),
     ReadTimeline(u64, u32),

@@ -281,7 +281,8 @@ impl State {
             | Op::ReadMembers(_)
             | Op::ReadMemberships(_)
             | Op::ReadConversations(_)
-            | Op::ReadMarks(_)) => panic!("not asked here: {other:?}"),
+            | Op::ReadMarks(_)
+            | Op::ReadMedia(_)) => panic!("not asked here: {other:?}"),
         }
     }
 
@@ -330,6 +331,9 @@ impl State {
             | Timeline::SweepCursors(_)
             | Timeline::SweepMemberships(_)
             | Timeline::RenewEpoch(_)
+            | Timeline::CreateMedia(_)
+            | Timeline::CompleteMedia(_)
+            | Timeline::RemoveMedia(_)
             | Timeline::EndTimeline(_) => Reply::Done(Done {}),
             Timeline::EndSender(_) => {
                 assert!(self.level >= 1, "a storage node of the release before stops at it");

@@ -1,20 +1,25 @@
 //! Malformed commands, and those of other shards, are refused.
 
 use carillon_proto::pb::store::{
-    AdvanceLeaseClock, Append, ChangeGroup, ChangeMembers, CollectGarbage, CreateGroup, DeleteGroup, EndSender,
-    EndTimeline, GroupSettings, Membership, MoveMarks, Person, PutAccount, RevokeTokens, Role, ScramCredentials,
-    SetConversation, SetCursor, SetGroup, SetMembership, SettleOutbox, SweepConversations, SweepMemberships, Trim,
+    AdvanceLeaseClock, Append, ChangeGroup, ChangeMembers, CollectGarbage, CompleteMedia, CreateGroup, CreateMedia,
+    DeleteGroup, EndSender, EndTimeline, GroupSettings, Membership, MoveMarks, Person, PutAccount, RemoveMedia,
+    RevokeTokens, Role, ScramCredentials, SetConversation, SetCursor, SetGroup, SetMembership, SettleOutbox,
+    SweepConversations, SweepMemberships, Trim,
     change_group::Change,
     change_members::Change as OfMembers,
     move_cursors::Moved,
     move_marks::Mark,
+    remove_media,
     settle_outbox::{Settled, Verdict},
     sweep_conversations::Seen as SeenConversation,
     sweep_memberships::Seen,
     timeline_key::Kind,
 };
 
+use carillon_proto::MediaId;
+
 use super::*;
+use crate::machine::REMOVED_MEDIA;
 
 const MAP: ShardMap = ShardMap { directory: 8, timeline: 16 };
 
@@ -194,6 +199,44 @@ fn malformed_rows_of_the_outbox_and_sweeps_of_memberships_are_refused() {
     let of_friends = || seen(key(Kind::Group, "friends"));
     assert_eq!(sweep(vec![of_friends(); SWEEP_MEMBERSHIPS]), Ok(()));
     assert!(sweep(vec![of_friends(); SWEEP_MEMBERSHIPS + 1]).is_err() && sweep(vec![seen(None)]).is_err());
+}
+
+#[test]
+fn malformed_files_are_refused() {
+    let id = || MediaId::new(1, [7; 14]).as_bytes().to_vec();
+    let create = || CreateMedia {
+        timeline: key(Kind::Inbox, "alice"),
+        id: id().into(),
+        size_bytes: 1,
+        media_type: "t".repeat(256),
+        name: "n".repeat(256),
+        ..CreateMedia::default()
+    };
+    let created = |op| timeline(TimelineOp::CreateMedia(op));
+    assert_eq!(created(create()), Ok(()));
+    let elsewhere = MediaId::new(2, [7; 14]).as_bytes().to_vec();
+    for wrong in [
+        CreateMedia { timeline: None, ..create() },
+        CreateMedia { timeline: key(Kind::Group, "friends"), ..create() },
+        CreateMedia { id: vec![1; 15].into(), ..create() },
+        CreateMedia { id: elsewhere.clone().into(), ..create() },
+        CreateMedia { size_bytes: 0, ..create() },
+        CreateMedia { size_bytes: u64::MAX, ..create() },
+        CreateMedia { media_type: "t".repeat(257), ..create() },
+        CreateMedia { name: "n\r\nX: 1".to_owned(), ..create() },
+    ] {
+        assert!(created(wrong.clone()).is_err(), "{wrong:?}");
+    }
+    let owner = || Some(Person { user: "alice".to_owned(), incarnation: 1 });
+    let completed = |owner, id: Vec<u8>| {
+        timeline(TimelineOp::CompleteMedia(CompleteMedia { owner, id: id.into(), ..CompleteMedia::default() }))
+    };
+    assert_eq!(completed(owner(), id()), Ok(()));
+    assert!(completed(None, id()).is_err() && completed(owner(), elsewhere).is_err());
+    let removed =
+        |count| timeline(TimelineOp::RemoveMedia(RemoveMedia { files: vec![remove_media::Seen::default(); count] }));
+    assert_eq!(removed(REMOVED_MEDIA), Ok(()));
+    assert!(removed(0).is_err() && removed(REMOVED_MEDIA + 1).is_err());
 }
 
 #[test]

@@ -35,6 +35,8 @@
 //! | 0x30 `MEMBER` | timeline | number of the group u64, user | encoded `Member` |
 //! | 0x32 `OUTBOX` | timeline | index in the log u64, number u32 of the row in its entry | encoded `OutboxRow`: what a worker has to do |
 //! | 0x33 `DEAD_LETTER` | timeline | the same | encoded `OutboxRow`: what no worker could do |
+//! | 0x34 `MEDIA` | timeline | id of the file 16 bytes | encoded `MediaRow` |
+//! | 0x35 `MEDIA_SUM` | timeline | user | encoded `MediaSum`: what the user's files come to |
 //! | 0x38 `ERASED_SENDER` | timeline | user | generation u64: the same is done |
 //! | 0x39 `ERASED` | both | nothing | the entry in the log with which the last erasure ended in the shard u64 |
 //! | 0x3b `GROUP` | timeline | number of the group u64 | encoded `Group` |
@@ -69,6 +71,7 @@
 //! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `OUTBOX`,
 //! `DEAD_LETTER`, `CONVERSATION`, `CONVERSATION_CHANGE`, and no records with a header.
 //! `DEAD_LETTER`, `CONTACT`, `CONTACT_LIST`, `UNTOLD` and `CONTACTS_END`.
+//! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `OUTBOX`, `DEAD_LETTER`, `MEDIA` and `MEDIA_SUM`.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
 //! the folder of the engine.
@@ -131,6 +134,8 @@ const ERASED_SENDER: u8 = 0x38;
 const MEMBER: u8 = 0x30;
 const OUTBOX: u8 = 0x32;
 const DEAD_LETTER: u8 = 0x33;
+const MEDIA: u8 = 0x34;
+const MEDIA_SUM: u8 = 0x35;
 const RING_SLOT: u8 = 0x3a;
 const GROUP: u8 = 0x3b;
 const RECORD: u8 = 0x20;

@@ -5,8 +5,8 @@ use std::io;
 use carillon_proto::{
     ShardKind,
     pb::store::{
-        Account, Contact, ContactList, Conversation, Group, Member, Membership, OutboxRow, Placement, Session,
-        StorageNode,
+        Account, Contact, ContactList, Conversation, Group, MediaRow, MediaSum, Member, Membership, OutboxRow,
+        Placement, Session, StorageNode,
     },
 };
 use prost::Message;
@@ -15,11 +15,11 @@ use super::{
     ACCOUNT, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CONTACT, CONTACT_LIST, CONTACTS_END, CONVERSATION,
     CONVERSATION_CHANGE, CURSOR, ContactsEnd, Cursor, DEAD_LETTER, DUPLICATE, ENDED_SENDER, ENDING, ERASED,
     ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP, GROUP_CURSOR, GroupCursor, LEASE, LEVEL, Lease,
-    MEMBER, MEMBERSHIP, NEXT_NUMBER, OUTBOX, PLACEMENT, RECORD, REGISTRY, RING_SLOT, SESSION, STORAGE_NODE, Stored,
-    TIMELINE, UNTOLD, broken, changed_conversation_of, contact_of, conversation_change_of, conversation_of, cursor_of,
-    ended_sender_of, erased_sender_of, garbage_of, group_cursor_of, group_of, lease_of, level_of, member_of,
-    membership_of, number_of, numbers_of, outbox_of, placement_of, ring_slot_of, seq_of, storage_node_of,
-    timeline_numbers, timeline_of, user_of,
+    MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP, NEXT_NUMBER, OUTBOX, PLACEMENT, RECORD, REGISTRY, RING_SLOT, SESSION,
+    STORAGE_NODE, Stored, TIMELINE, UNTOLD, broken, changed_conversation_of, contact_of, conversation_change_of,
+    conversation_of, cursor_of, ended_sender_of, erased_sender_of, garbage_of, group_cursor_of, group_of, lease_of,
+    level_of, media_of, media_sum_of, member_of, membership_of, number_of, numbers_of, outbox_of, placement_of,
+    ring_slot_of, seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -87,6 +87,8 @@ fn check_timeline(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
             Some(_) => changed_conversation_of(value).map(drop),
             None => number_of(value).map(drop),
         },
+        MEDIA => media_of(key).and_then(|_| message::<MediaRow>(value)),
+        MEDIA_SUM => media_sum_of(key).and_then(|_| message::<MediaSum>(value)),
         OUTBOX | DEAD_LETTER => outbox_of(key).and_then(|_| message::<OutboxRow>(value)),
         RECORD..DUPLICATE => seq_of(key).and_then(|_| Stored::decode(value).map(drop)),
         DUPLICATE..=DUPLICATE_END if key.len() == usize::from(first - DUPLICATE) + 18 => number_of(value).map(drop),
@@ -114,7 +116,7 @@ fn unknown(first: u8) -> io::Error {
 #[cfg(test)]
 mod tests {
     use carillon_proto::{
-        ShardId,
+        MediaId, ShardId,
         pb::store::{RecordHeader, TimelineKey, timeline_key::Kind},
     };
 
@@ -122,8 +124,8 @@ mod tests {
     use crate::machine::keys::{
         account, changed_conversation, contact, contact_list, contacts_end, conversation, conversation_change,
         conversations_version, cursor, dead_letter, duplicate, ended_sender, ending, erased_sender, erasing_sender,
-        erasure, garbage, group, lease, member, membership, number_value, numbers_value, outbox, placement, record,
-        ring_slot, session, storage_node, timeline, timeline_value, untold,
+        erasure, garbage, group, lease, media, media_sum, member, membership, number_value, numbers_value, outbox,
+        placement, record, ring_slot, session, storage_node, timeline, timeline_value, untold,
     };
 
     #[test]
@@ -164,6 +166,8 @@ mod tests {
             (record(70_000, 4).to_vec(), with_header.encode().to_vec()),
             (outbox(3, 1).to_vec(), OutboxRow::default().encode_to_vec()),
             (dead_letter(3, 1).to_vec(), OutboxRow::default().encode_to_vec()),
+            (media(&MediaId::new(3, [1; 14])).to_vec(), MediaRow::default().encode_to_vec()),
+            (media_sum(b"alice").to_vec(), MediaSum::default().encode_to_vec()),
             (erasing_sender(b"alice").to_vec(), number.clone()),
             (erased_sender(b"alice").to_vec(), number.clone()),
             (ended_sender(b"alice").to_vec(), numbers_value([1, 2]).to_vec()),

@@ -3,13 +3,16 @@
 use std::io;
 
 use bytes::Bytes;
-use carillon_proto::pb::store::{RecordHeader, TimelineKey, timeline_key::Kind};
+use carillon_proto::{
+    MediaId,
+    pb::store::{RecordHeader, TimelineKey, timeline_key::Kind},
+};
 use prost::Message as _;
 
 use super::{
     CONVERSATION, CONVERSATION_CHANGE, CURSOR, DEAD_LETTER, DUPLICATE, DUPLICATE_1, ENDED_SENDER, ERASED_SENDER,
-    ERASING_SENDER, GARBAGE, GROUP, GROUP_CURSOR, MEMBER, MEMBERSHIP, OUTBOX, RECORD, RECORD_1, RowBytes, TIMELINE,
-    broken, key, number_of, numbers_of, numbers_value,
+    ERASING_SENDER, GARBAGE, GROUP, GROUP_CURSOR, MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP, OUTBOX, RECORD, RECORD_1,
+    RowBytes, TIMELINE, broken, key, number_of, numbers_of, numbers_value,
 };
 
 /// A clock value from here on is a time since 1970: as such it is 2004 or later, and as a shard's clock it would be 34
@@ -193,6 +196,29 @@ pub(crate) fn outbox_of(key: &[u8]) -> io::Result<(u64, u32)> {
         Some((u64::from_be_bytes(*index), u32::from_be_bytes(number.try_into().ok()?)))
     };
     parse().ok_or_else(|| broken("key of the outbox"))
+}
+
+pub(crate) fn media(id: &MediaId) -> RowBytes {
+    key(MEDIA, &[id.as_bytes()])
+}
+
+/// The range of all files.
+pub(crate) fn all_media() -> std::ops::RangeInclusive<RowBytes> {
+    key(MEDIA, &[])..=key(MEDIA + 1, &[])
+}
+
+pub(crate) fn media_of(key: &[u8]) -> io::Result<MediaId> {
+    let [MEDIA, id @ ..] = key else { return Err(broken("key of a file")) };
+    MediaId::from_bytes(id).ok_or_else(|| broken("key of a file"))
+}
+
+pub(crate) fn media_sum(user: &[u8]) -> RowBytes {
+    key(MEDIA_SUM, &[user])
+}
+
+pub(crate) fn media_sum_of(key: &[u8]) -> io::Result<&str> {
+    let [MEDIA_SUM, user @ ..] = key else { return Err(broken("key of a sum of files")) };
+    str::from_utf8(user).map_err(|_| broken("user in the key of a sum of files"))
 }
 
 pub(crate) fn ended_sender(user: &[u8]) -> RowBytes {

@@ -4,14 +4,15 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use carillon_proto::{
     Level, ShardId, ShardKind, ShardMap,
     pb::store::{
-        Account, AccountErased, AddRingSlot, AddStorageNode, Append, ChangeGroup, CreateGroup, DeleteAccount,
-        DirectoryCommand, DropRingSlot, DropStorageNode, EndSender, EraseAccount, EraseSender, ForgetReplica,
-        FoundCluster, GroupSettings, Membership, MoveCursors, MoveMarks, MoveReplica, PlaceReplica, PreferReplica,
-        PutAccount, PutSession, RaiseLevel, Rebalance, Redact, RemoveReplica, ReplicaJoined, SenderErased, Session,
-        SetConversation, SetLevel, SetMembership, SetReplicaVotes, SetStorageNode, SetStorageNodeState, SettleOutbox,
-        StorageNode, StoreError, SweepConversations, SweepCursors, SweepMemberships, TimelineCommand, TimelineKey,
-        change_group::Change, directory_command::Op, move_cursors::Moved, put_account::Mode, redact, rejected,
-        store_error::Why, sweep_cursors::Seen, timeline_command, timeline_key::Kind,
+        Account, AccountErased, AddRingSlot, AddStorageNode, Append, ChangeGroup, CompleteMedia, CreateGroup,
+        CreateMedia, DeleteAccount, DirectoryCommand, DropRingSlot, DropStorageNode, EndSender, EraseAccount,
+        EraseSender, ForgetReplica, FoundCluster, GroupSettings, Membership, MoveCursors, MoveMarks, MoveReplica,
+        PlaceReplica, PreferReplica, PutAccount, PutSession, RaiseLevel, Rebalance, Redact, RemoveMedia, RemoveReplica,
+        ReplicaJoined, SenderErased, Session, SetConversation, SetLevel, SetMembership, SetReplicaVotes,
+        SetStorageNode, SetStorageNodeState, SettleOutbox, StorageNode, StoreError, SweepConversations, SweepCursors,
+        SweepMemberships, TimelineCommand, TimelineKey, change_group::Change, directory_command::Op,
+        move_cursors::Moved, put_account::Mode, redact, rejected, store_error::Why, sweep_cursors::Seen,
+        timeline_command, timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
@@ -247,12 +248,20 @@ fn a_timeline_shard_below_level_7_stops_at_groups_and_its_node_refuses_messages_
     let membership = Some(Membership { seq: 1, ..Membership::default() });
     let joins = SetMembership { append: Some(append(Kind::Inbox, 2)), group: key(Kind::Group), membership };
     let message = Append { duplicate_key: vec![3; 16].into(), ..by_alice };
+    let id = bytes::Bytes::from_static(&[0; 16]);
     let new = [
         command(timeline_command::Op::ChangeGroup(create)),
         command(timeline_command::Op::SetMembership(joins)),
         command(timeline_command::Op::Append(message.clone())),
         command(timeline_command::Op::SettleOutbox(SettleOutbox::default())),
         command(timeline_command::Op::SweepMemberships(SweepMemberships::default())),
+        command(timeline_command::Op::CreateMedia(CreateMedia {
+            timeline: key(Kind::Inbox),
+            id: id.clone(),
+            ..CreateMedia::default()
+        })),
+        command(timeline_command::Op::CompleteMedia(CompleteMedia { id, ..CompleteMedia::default() })),
+        command(timeline_command::Op::RemoveMedia(RemoveMedia::default())),
     ];
     let of_peer = Append { peer: "bob".into(), peer_incarnation: 3, ..append(Kind::Inbox, 4) };
     let of_conversations = [

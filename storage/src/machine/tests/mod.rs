@@ -6,6 +6,7 @@ mod crash;
 mod directory_model;
 mod group_model;
 mod levels;
+mod media_model;
 mod timeline_model;
 
 use std::{

@@ -47,7 +47,7 @@ impl OutboxCounts {
 
 impl Batch<'_> {
     /// Writes a row at the next place of the entry.
-    fn put_outbox(&mut self, row: &OutboxRow) -> io::Result<()> {
+    pub(super) fn put_outbox(&mut self, row: &OutboxRow) -> io::Result<()> {
         loop {
             let key = keys::outbox(self.index, self.outbox_number);
             self.outbox_number += 1;

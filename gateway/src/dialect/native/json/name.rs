@@ -71,7 +71,8 @@ impl<'de> Visitor<'de> for Root {
                     "fetch" | "renew" | "readGroup" | "read_group" | "readMembers" | "read_members" | "readGroups"
                     | "read_groups" | "readConversations" | "read_conversations" | "moveMarks" | "move_marks"
                     | "setConversation" | "set_conversation" | "readMarks" | "read_marks" | "contact" | "readContacts"
-                    | "read_contacts" | "setPresence" | "set_presence",
+                    | "read_contacts" | "setPresence" | "set_presence" | "requestMediaSlot" | "request_media_slot"
+                    | "requestMediaUrl" | "request_media_url",
                 ) => request = members.next_value_seed(Member(&["request"]))?,
                 _ => {
                     members.next_value::<IgnoredAny>()?;

@@ -227,7 +227,7 @@ impl Model {
                     *timeline = ended;
                 }
             }
-            // They have models of their own: `group_model`, `conversation_model`.
+            // They have models of their own: `group_model`, `conversation_model`, `media_model`.
             Op::ChangeGroup(_)
             | Op::SetMembership(_)
             | Op::SettleOutbox(_)
@@ -237,6 +237,7 @@ impl Model {
             | Op::SweepConversations(_) => {
                 unreachable!("not among the commands")
             }
+            Op::CreateMedia(_) | Op::CompleteMedia(_) | Op::RemoveMedia(_) => unreachable!("not among the commands"),
             // Nothing of this is seen.
             Op::CollectGarbage(_) | Op::SetLevel(_) => {}
         }

@@ -2,15 +2,16 @@
 
 use std::{
     fmt, fs, io,
+    path::PathBuf,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use anyhow::Context as _;
-use axum::http::{Response, Uri};
+use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use hyper::{Response, Uri};
 use hyper_util::{
     client::legacy::{
         Client,
@@ -44,31 +45,43 @@ const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
 
 /// Makes clients for `object_store`.
 #[derive(Clone)]
-pub(super) struct Connector {
+pub struct Connector {
     tls: Arc<ClientConfig>,
     allows_http: bool,
 }
 
 impl Connector {
-    pub(super) fn new() -> anyhow::Result<Self> {
+    /// By the environment: see AWS_CA_BUNDLE and AWS_ALLOW_HTTP.
+    pub fn new() -> Result<Self, ConnectorError> {
         let mut roots = RootCertStore::empty();
         match std::env::var_os(CA_BUNDLE).filter(|file| !file.is_empty()) {
             None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
             Some(file) => {
-                let pem = fs::read(&file).with_context(|| format!("{CA_BUNDLE} {} can't be read", file.display()))?;
+                let pem = fs::read(&file).map_err(|error| ConnectorError::Read(file.into(), error))?;
                 for certificate in CertificateDer::pem_slice_iter(&pem) {
-                    let certificate = certificate.with_context(|| format!("{CA_BUNDLE} is not PEM"))?;
-                    roots.add(certificate).with_context(|| format!("{CA_BUNDLE} can't be used"))?;
+                    roots.add(certificate.map_err(ConnectorError::Pem)?).map_err(ConnectorError::Tls)?;
                 }
             }
         }
         let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()?
+            .with_safe_default_protocol_versions()
+            .map_err(ConnectorError::Tls)?
             .with_root_certificates(roots)
             .with_no_client_auth();
         let allows_http = std::env::var(ALLOW_HTTP).is_ok_and(|allowed| matches!(&*allowed, "true" | "1"));
         Ok(Self { tls: Arc::new(tls), allows_http })
     }
+}
+
+/// The certificates of the environment can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectorError {
+    #[error("{CA_BUNDLE} {file} can't be read: {1}", file = .0.display())]
+    Read(PathBuf, io::Error),
+    #[error("{CA_BUNDLE} is not PEM: {0}")]
+    Pem(rustls_pki_types::pem::Error),
+    #[error("{CA_BUNDLE} can't be used: {0}")]
+    Tls(rustls::Error),
 }
 
 impl fmt::Debug for Connector {
@@ -86,7 +99,7 @@ impl HttpConnector for Connector {
 #[derive(Debug)]
 struct Service(Client<Connector, HttpRequestBody>);
 
-#[tonic::async_trait]
+#[async_trait]
 impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let answer = timeout(ANSWER, self.0.request(request)).await;
@@ -126,7 +139,7 @@ impl Connector {
         let is_tls = uri.scheme_str() == Some("https");
         // Machines in a cloud are given their credentials there.
         if !is_tls && !self.allows_http && !host.starts_with("169.254.") {
-            return Err(wrong("http:// would show the backup to others: use https://, or set AWS_ALLOW_HTTP=true"));
+            return Err(wrong("http:// would show to others what is kept: use https://, or set AWS_ALLOW_HTTP=true"));
         }
         let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 }))).await?;
         stream.set_nodelay(true)?;
@@ -143,7 +156,7 @@ trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// A connection, with or without TLS.
-pub(super) struct Stream(Box<dyn Io>);
+pub struct Stream(Box<dyn Io>);
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {

@@ -1,0 +1,114 @@
+//! The body of a download: read piece by piece as the client takes it.
+
+use std::{
+    ops::Range,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use carillon_media::{Files, FilesError};
+use carillon_proto::MediaId;
+use futures_util::future::BoxFuture;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::transfer::Transfer;
+use crate::metrics;
+
+/// Bytes that are read at once.
+const READ: u64 = 512 * 1024;
+/// Bytes that are given to the connection at once: a slow client makes progress by so much.
+const GIVEN: usize = 64 * 1024;
+
+pub(crate) struct Download {
+    files: Files,
+    id: MediaId,
+    /// What was not read yet.
+    rest: Range<u64>,
+    /// Read, and not given yet.
+    read: Bytes,
+    given: u64,
+    reading: Option<BoxFuture<'static, Result<Bytes, FilesError>>>,
+    transfer: Transfer,
+    _turn: OwnedSemaphorePermit,
+}
+
+/// The connection ends: the head of the answer has been sent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DownloadError {
+    #[error("the file can't be read: {0}")]
+    Files(#[from] FilesError),
+    #[error("the file is shorter than it should be")]
+    Short,
+    #[error("the client takes less than 1 KiB a second")]
+    Slow,
+}
+
+impl Download {
+    pub(super) fn new(
+        files: Files,
+        id: MediaId,
+        range: Range<u64>,
+        transfer: Transfer,
+        turn: OwnedSemaphorePermit,
+    ) -> Self {
+        Self { files, id, rest: range, read: Bytes::new(), given: 0, reading: None, transfer, _turn: turn }
+    }
+
+    fn fail(&self, error: DownloadError) -> DownloadError {
+        metrics::media_transfer("download", "failed");
+        tracing::warn!(file = %self.id, %error, "a download ended before its end");
+        error
+    }
+}
+
+impl Body for Download {
+    type Data = Bytes;
+    type Error = DownloadError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, DownloadError>>> {
+        let this = self.get_mut();
+        if this.read.is_empty() {
+            if this.rest.is_empty() {
+                return Poll::Ready(None);
+            }
+            let reading = this.reading.get_or_insert_with(|| {
+                let (files, id) = (this.files.clone(), this.id);
+                let range = this.rest.start..this.rest.end.min(this.rest.start + READ);
+                this.transfer.waits_for_place();
+                Box::pin(async move { files.read(&id, range).await })
+            });
+            let read = ready!(reading.as_mut().poll(context));
+            this.reading = None;
+            this.read = match read {
+                Ok(read) if !read.is_empty() => read,
+                Ok(_) => return Poll::Ready(Some(Err(this.fail(DownloadError::Short)))),
+                Err(error) => return Poll::Ready(Some(Err(this.fail(error.into())))),
+            };
+            this.rest.start += this.read.len() as u64;
+        }
+        this.transfer.waits_for_client();
+        if this.transfer.is_too_slow(this.given) {
+            return Poll::Ready(Some(Err(this.fail(DownloadError::Slow))));
+        }
+        let piece = this.read.split_to(this.read.len().min(GIVEN));
+        this.given += piece.len() as u64;
+        metrics::media_bytes("download", piece.len() as u64);
+        if this.is_end_stream() {
+            metrics::media_transfer("download", "ok");
+        }
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_empty() && self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.end - self.rest.start + self.read.len() as u64)
+    }
+}

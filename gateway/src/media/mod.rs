@@ -1,0 +1,13 @@
+//! Files over HTTP: uploads and downloads by URLs that sessions give out. See docs/adr/0030-media.md.
+
+mod download;
+mod pass;
+mod range;
+mod service;
+mod transfer;
+mod types;
+mod upload;
+
+pub(crate) use pass::{PATH, Pass, PassKeys, Purpose};
+pub(crate) use service::{MediaBody, MediaService};
+pub(crate) use transfer::Transfers;

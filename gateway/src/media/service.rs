@@ -1,0 +1,288 @@
+//! Answers requests for files.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use carillon_media::{Files, Media};
+use carillon_proto::{
+    now_ms,
+    pb::{
+        client::Code,
+        link::{self, Refusal, router_reply::Result as Reply, router_request::Op},
+    },
+};
+use http_body_util::{Either, Full};
+use hyper::{
+    HeaderMap, Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{self, HeaderName, HeaderValue},
+};
+use tokio::sync::Semaphore;
+
+use super::{
+    download::Download,
+    pass::{Pass, PassKeys, Purpose},
+    range::{Asked, asked},
+    transfer::Transfer,
+    types,
+    upload::{Upload, UploadError, type_of},
+};
+use crate::{
+    conversation::Tag,
+    links::{RouterLinks, Submit},
+    mailbox::Mailbox,
+    metrics,
+    outcome::refusal,
+};
+
+pub(crate) type MediaBody = Either<Full<Bytes>, Download>;
+type Answer = Response<MediaBody>;
+
+/// How many bytes of an upload are kept.
+const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
+const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
+/// Seconds after which a client tries again when there is no room.
+const AGAIN_S: u32 = 5;
+
+pub(crate) struct MediaService {
+    files: Files,
+    keys: Arc<ArcSwap<PassKeys>>,
+    links: RouterLinks,
+    /// Further ones are refused, with a time to try again.
+    uploads: Arc<Semaphore>,
+    downloads: Arc<Semaphore>,
+    pub(crate) idle: std::time::Duration,
+}
+
+impl MediaService {
+    pub(crate) fn new(media: Media, keys: Arc<ArcSwap<PassKeys>>, links: RouterLinks) -> Self {
+        let Media { files, config } = media;
+        Self {
+            files,
+            keys,
+            links,
+            uploads: Arc::new(Semaphore::new(config.max_uploads)),
+            downloads: Arc::new(Semaphore::new(config.max_downloads)),
+            idle: std::time::Duration::from_millis(config.idle_timeout_ms),
+        }
+    }
+
+    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>, transfer: Transfer) -> Answer {
+        let method = request.method().clone();
+        let mut answer = match self.keys.load().open(request.uri().path(), now_ms()) {
+            _ if method == Method::OPTIONS => text(StatusCode::NO_CONTENT, ""),
+            Err(error) => text(StatusCode::FORBIDDEN, &error.to_string()),
+            Ok(pass) => match &pass.to {
+                Purpose::Upload { .. } => self.uploaded(request, &pass, transfer).await,
+                Purpose::Download { media_type, name } => self.downloaded(&request, &pass, media_type, name, transfer),
+            },
+        };
+        put_common(answer.headers_mut());
+        answer
+    }
+
+    async fn uploaded(&self, request: Request<Incoming>, pass: &Pass, mut transfer: Transfer) -> Answer {
+        match *request.method() {
+            Method::HEAD => {
+                transfer.waits_for_place();
+                match self.files.stored_bytes(&pass.id).await {
+                    Ok(stored) => of_upload(text(StatusCode::OK, ""), stored, pass.size_bytes),
+                    Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+                }
+            }
+            Method::PUT => {
+                let Ok(_turn) = Arc::clone(&self.uploads).try_acquire_owned() else { return full("upload") };
+                let taken = self.take(request, pass, &mut transfer).await;
+                metrics::media_transfer("upload", if taken.is_ok() { "ok" } else { "failed" });
+                match taken {
+                    Ok(stored) => {
+                        let is_whole = stored == pass.size_bytes;
+                        let status = if is_whole { StatusCode::CREATED } else { StatusCode::ACCEPTED };
+                        of_upload(text(status, ""), stored, pass.size_bytes)
+                    }
+                    Err(answer) => *answer,
+                }
+            }
+            _ => not_allowed("PUT, HEAD, OPTIONS"),
+        }
+    }
+
+    /// Takes what the request brings, and tells the routers when the file is whole.
+    async fn take(&self, request: Request<Incoming>, pass: &Pass, transfer: &mut Transfer) -> Result<u64, Box<Answer>> {
+        let Pass { id, size_bytes, expires_ms, .. } = *pass;
+        let upload = Upload { files: &self.files, id, size_bytes, expires_ms, transfer };
+        let stored = match upload.take(request).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                tracing::debug!(file = %id, %error, "an upload has stopped");
+                let answer = text(error.status(), &error.to_string());
+                return Err(Box::new(match error {
+                    UploadError::NotHere { stored } => of_upload(answer, stored, size_bytes),
+                    UploadError::Files(_) => again(answer),
+                    _ => answer,
+                }));
+            }
+        };
+        if stored == size_bytes {
+            transfer.waits_for_place();
+            self.complete(pass).await.map_err(|why| Box::new(refused(&why)))?;
+        }
+        Ok(stored)
+    }
+
+    async fn complete(&self, pass: &Pass) -> Result<(), Refusal> {
+        let Purpose::Upload { user, incarnation } = &pass.to else { return Ok(()) };
+        let media_type = type_of(&self.files, &pass.id, pass.size_bytes).await;
+        let media_type = media_type.map_err(|error| refusal(Code::Unavailable, &error.to_string(), 1000))?;
+        let op = Op::CompleteMedia(link::CompleteMedia {
+            user: user.as_str().to_owned(),
+            incarnation: *incarnation,
+            id: Bytes::copy_from_slice(pass.id.as_bytes()),
+            media_type: media_type.to_owned(),
+        });
+        match self.ask(pass, op).await? {
+            Reply::Done(_) => Ok(()),
+            _ => Err(refusal(Code::Internal, "the service gave an answer of the wrong kind", 100)),
+        }
+    }
+
+    /// The answer comes by the deadline of all requests to routers.
+    async fn ask(&self, pass: &Pass, op: Op) -> Result<Reply, Refusal> {
+        let mailbox = Arc::new(Mailbox::default());
+        // It belongs to no connection: the number only spreads such requests over the partitions.
+        let [.., number] = *pass.id.as_bytes();
+        let client = Some((Arc::clone(&mailbox), Tag::MediaComplete));
+        self.links.submit(Submit { client, ..Submit::unasked(number.into(), op) });
+        loop {
+            mailbox.arrived().await;
+            if let Some((_, answered)) = mailbox.take().answers.pop() {
+                return answered.result;
+            }
+        }
+    }
+
+    fn downloaded(
+        &self,
+        request: &Request<Incoming>,
+        pass: &Pass,
+        media_type: &str,
+        name: &str,
+        transfer: Transfer,
+    ) -> Answer {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return not_allowed("GET, HEAD, OPTIONS");
+        }
+        // A file never changes.
+        let tag = format!("\"{}\"", pass.id);
+        let says = |name: HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
+        let is_known = says(header::IF_NONE_MATCH).is_some_and(|tags| tags.trim() == "*" || tags.contains(&tag));
+        // RFC 9110, section 13.1.5: with another tag the range is not of this file.
+        let is_same = says(header::IF_RANGE).is_none_or(|of| of.trim() == tag);
+        let size = pass.size_bytes;
+        let (status, range) = match asked(says(header::RANGE).filter(|_| is_same), size) {
+            _ if is_known => (StatusCode::NOT_MODIFIED, 0..0),
+            Asked::Whole => (StatusCode::OK, 0..size),
+            Asked::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+            Asked::Outside => (StatusCode::RANGE_NOT_SATISFIABLE, 0..0),
+        };
+        let (served, is_shown) = types::served(media_type);
+        let mut answer = text(status, "");
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(served));
+        headers.insert(header::CONTENT_LENGTH, (range.end - range.start).into());
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        put(headers, header::ETAG, &tag);
+        put(headers, header::CONTENT_DISPOSITION, &types::disposition(is_shown, name));
+        // Caches know it by its address alone, which expires.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, max-age=3600, immutable"));
+        match status {
+            StatusCode::PARTIAL_CONTENT => {
+                let told = format!("bytes {}-{}/{size}", range.start, range.end - 1);
+                put(headers, header::CONTENT_RANGE, &told);
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE => put(headers, header::CONTENT_RANGE, &format!("bytes */{size}")),
+            StatusCode::NOT_MODIFIED => {
+                headers.remove(header::CONTENT_LENGTH);
+            }
+            _ => {}
+        }
+        if *request.method() == Method::HEAD || range.is_empty() {
+            return answer;
+        }
+        let Ok(turn) = Arc::clone(&self.downloads).try_acquire_owned() else { return full("download") };
+        *answer.body_mut() = Either::Right(Download::new(self.files.clone(), pass.id, range, transfer, turn));
+        answer
+    }
+}
+
+/// For people, and without a body for machines if there is nothing to say.
+fn text(status: StatusCode, why: &str) -> Answer {
+    let body = if why.is_empty() { Bytes::new() } else { Bytes::from(format!("{why}\n")) };
+    let mut answer = Response::new(Either::Left(Full::new(body)));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// Nothing that is kept here runs as a page of the service, and pages of other origins may fetch what they have the address of.
+fn put_common(headers: &mut HeaderMap) {
+    let all = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "cross-origin"),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, PUT"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "Content-Type, Content-Range, Range"),
+        (header::ACCESS_CONTROL_EXPOSE_HEADERS, "Content-Range, Upload-Offset, Upload-Length"),
+        (header::ACCESS_CONTROL_MAX_AGE, "3600"),
+    ];
+    for (name, value) in all {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}
+
+fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    // All are made here of visible ASCII.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+fn of_upload(mut answer: Answer, stored: u64, size: u64) -> Answer {
+    let headers = answer.headers_mut();
+    headers.insert(UPLOAD_OFFSET, stored.into());
+    headers.insert(UPLOAD_LENGTH, size.into());
+    answer
+}
+
+fn not_allowed(methods: &'static str) -> Answer {
+    let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "the address of this file is for something else");
+    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    answer
+}
+
+fn full(direction: &'static str) -> Answer {
+    metrics::media_transfer(direction, "refused");
+    again(text(StatusCode::SERVICE_UNAVAILABLE, "this gateway transfers as many files as it may"))
+}
+
+fn again(mut answer: Answer) -> Answer {
+    answer.headers_mut().insert(header::RETRY_AFTER, AGAIN_S.into());
+    answer
+}
+
+/// What the routers have refused.
+fn refused(why: &Refusal) -> Answer {
+    let status = match why.code() {
+        Code::NotFound => StatusCode::GONE,
+        Code::Unauthenticated => StatusCode::FORBIDDEN,
+        _ if why.retry => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    let answer = text(status, &why.reason);
+    if why.retry { again(answer) } else { answer }
+}

@@ -1,0 +1,393 @@
+//! Files over real sockets: asked for on the connection, and transferred over HTTP.
+
+use std::{net::SocketAddr, time::Duration};
+
+use carillon_media::{CHUNK_BYTES, Files, Media, MediaConfig};
+use carillon_proto::{
+    MediaReference,
+    pb::client::{
+        self, Code, Content, MediaSlot, MediaUrl, Recipient, RequestMediaSlot, RequestMediaUrl, Send, Timeline,
+        client_frame::Body, content, recipient::To, server_frame, timeline::Owner,
+    },
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::{
+    client::{StreamClient, send},
+    plays::{World, world_with_media},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR and so on";
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+}
+
+/// One request on a connection of its own.
+async fn http(address: SocketAddr, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+    if !headers.iter().any(|header| header.starts_with("Content-Length")) && !body.is_empty() {
+        head += &format!("Content-Length: {}\r\n", body.len());
+    }
+    headers.iter().for_each(|header| head += &format!("{header}\r\n"));
+    let answering = async {
+        // The service may have answered before everything was sent.
+        let _ = stream.write_all(format!("{head}\r\n").as_bytes()).await;
+        let _ = stream.write_all(body).await;
+        let mut got = Vec::new();
+        let _ = stream.read_to_end(&mut got).await;
+        got
+    };
+    parsed(&timeout(PATIENCE, answering).await.expect("an answer in time"))
+}
+
+fn parsed(got: &[u8]) -> Answer {
+    let end = got.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
+    let head = String::from_utf8(got[..end].to_vec()).expect("text");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    Answer { status, head, body: got[end + 4..].to_vec() }
+}
+
+/// A gateway with a folder for files.
+struct Play {
+    world: World,
+    http: SocketAddr,
+    folder: TempDir,
+}
+
+async fn play(change: impl FnOnce(&mut MediaConfig)) -> Play {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut config = MediaConfig::default();
+    change(&mut config);
+    let files = Files::in_folder(folder.path()).expect("opens");
+    let world = world_with_media(Media { files, config }).await;
+    let http = world.gateway.ws_address().expect("on");
+    Play { world, http, folder }
+}
+
+async fn slot_or_refusal(client: &mut StreamClient, size_bytes: u64, name: &str) -> Result<MediaSlot, client::Refused> {
+    let media_type = "text/html".to_owned();
+    let ask = RequestMediaSlot { request: 7, size_bytes, media_type, name: name.to_owned() };
+    client.says(Body::RequestMediaSlot(ask)).await;
+    match client.hears().await {
+        server_frame::Body::MediaSlot(slot) => Ok(slot),
+        server_frame::Body::Refused(refused) => Err(refused),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn slot(client: &mut StreamClient, size_bytes: usize) -> MediaSlot {
+    slot_or_refusal(client, size_bytes as u64, "cat.png").await.expect("a place")
+}
+
+async fn url(client: &mut StreamClient, id: &[u8], of: Option<(Owner, u64)>) -> Result<MediaUrl, Code> {
+    let (owner, seq) = of.map_or((None, 0), |(owner, seq)| (Some(owner), seq));
+    let timeline = owner.map(|owner| Timeline { owner: Some(owner) });
+    let ask = RequestMediaUrl { request: 8, id: id.to_vec().into(), timeline, seq };
+    client.says(Body::RequestMediaUrl(ask)).await;
+    loop {
+        match client.hears().await {
+            server_frame::Body::MediaUrl(url) => return Ok(url),
+            server_frame::Body::Refused(refused) => return Err(refused.code()),
+            server_frame::Body::Deliver(_) | server_frame::Body::Accepted(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn inbox(user: &str) -> Owner {
+    Owner::Inbox(user.to_owned())
+}
+
+fn image(client_id: &str, to: &str, id: &[u8]) -> Body {
+    let media = client::Media { id: id.to_vec().into(), ..client::Media::default() };
+    let content = Some(Content { body: Some(content::Body::Image(media)) });
+    let to = Some(Recipient { to: Some(To::User(to.to_owned())) });
+    Body::Send(Send { client_id: client_id.to_owned(), to, content, after: String::new() })
+}
+
+/// Alice uploads these bytes, and sends them to Bob as message 1 of his inbox.
+async fn sent_to_bob(play: &Play, bytes: &[u8]) -> (StreamClient, StreamClient, MediaSlot) {
+    let mut alice = play.world.client("alice", "a").await;
+    let mut bob = play.world.client("bob", "b").await;
+    let place = slot(&mut alice, bytes.len()).await;
+    let put = http(play.http, "PUT", &place.url, &[], bytes).await;
+    assert_eq!(put.status, 201, "{}", put.head);
+    alice.says(image("m1", "bob", &place.id)).await;
+    assert!(matches!(alice.hears().await, server_frame::Body::Accepted(_)));
+    assert!(matches!(bob.hears().await, server_frame::Body::Deliver(_)));
+    (alice, bob, place)
+}
+
+#[tokio::test]
+async fn what_is_uploaded_is_downloaded_by_who_can_read_the_message() {
+    let play = play(|_| {}).await;
+    let (mut alice, mut bob, place) = sent_to_bob(&play, PNG).await;
+    let told = url(&mut bob, &place.id, Some((inbox("bob"), 1))).await.expect("may read it");
+    assert_eq!((told.size_bytes, &*told.media_type, &*told.name), (PNG.len() as u64, "image/png", "cat.png"));
+    let got = http(play.http, "GET", &told.url, &[], b"").await;
+    assert_eq!((got.status, &*got.body), (200, PNG));
+    assert_eq!(got.header("content-type"), Some("image/png"), "by the content, not as it was claimed");
+    assert_eq!(got.header("x-content-type-options"), Some("nosniff"));
+    assert_eq!(got.header("content-security-policy"), Some("sandbox; default-src 'none'"));
+    assert_eq!(got.header("content-length"), Some(PNG.len().to_string().as_str()));
+    assert!(got.header("content-disposition").expect("told").starts_with("inline; filename=\"cat.png\""));
+    // The sender by the own copy, and as the owner.
+    let again = url(&mut alice, &place.id, Some((inbox("alice"), 1))).await.expect("may read it");
+    assert_eq!(http(play.http, "GET", &again.url, &[], b"").await.body, PNG);
+    url(&mut alice, &place.id, None).await.expect("the owner");
+    // Neither the file's address nor the place where it is kept names what messages name.
+    let reference = MediaReference::from_bytes(&place.id).expect("a reference");
+    let secret: String = place.id[2..].iter().map(|byte| format!("{byte:02x}")).collect();
+    let kept = std::fs::read_dir(play.folder.path()).expect("reads").count();
+    assert_eq!(kept, 1);
+    assert!(!told.url.contains(&secret) && reference.id().to_string() != secret);
+}
+
+#[tokio::test]
+async fn parts_are_given_and_known_files_are_not_given_again() {
+    let play = play(|_| {}).await;
+    let (_alice, mut bob, place) = sent_to_bob(&play, PNG).await;
+    let told = url(&mut bob, &place.id, Some((inbox("bob"), 1))).await.expect("may read it");
+    let get = |headers: &'static [&'static str]| http(play.http, "GET", &told.url, headers, b"");
+    let part = get(&["Range: bytes=1-3"]).await;
+    assert_eq!((part.status, &*part.body), (206, &b"PNG"[..]));
+    assert_eq!(part.header("content-range"), Some(format!("bytes 1-3/{}", PNG.len()).as_str()));
+    assert_eq!(get(&["Range: bytes=-2"]).await.body, b"on");
+    let outside = get(&["Range: bytes=1000-"]).await;
+    assert_eq!(
+        (outside.status, outside.header("content-range")),
+        (416, Some(format!("bytes */{}", PNG.len()).as_str()))
+    );
+    assert_eq!(get(&["Range: bytes=1-3", "If-Range: \"other\""]).await.status, 200);
+    let head = http(play.http, "HEAD", &told.url, &[], b"").await;
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    let tag = format!("If-None-Match: {}", head.header("etag").expect("a tag"));
+    let known = http(play.http, "GET", &told.url, &[&tag], b"").await;
+    assert_eq!((known.status, known.body.len()), (304, 0));
+}
+
+#[tokio::test]
+async fn an_upload_that_broke_goes_on_behind_what_is_kept() {
+    let play = play(|_| {}).await;
+    let bytes: Vec<u8> = (0..2 * CHUNK_BYTES + 1000).map(|at| (at * 7 / 5) as u8).collect();
+    let mut alice = play.world.client("alice", "a").await;
+    let place = slot(&mut alice, bytes.len()).await;
+    {
+        let mut stream = TcpStream::connect(play.http).await.expect("connects");
+        let head = format!("PUT {} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", place.url, bytes.len());
+        stream.write_all(head.as_bytes()).await.expect("writes");
+        stream.write_all(&bytes[..CHUNK_BYTES as usize + 5000]).await.expect("writes");
+    }
+    let kept = loop {
+        let head = http(play.http, "HEAD", &place.url, &[], b"").await;
+        match head.header("upload-offset").expect("told") {
+            "0" => tokio::task::yield_now().await,
+            kept => break kept.to_owned(),
+        }
+    };
+    assert_eq!(kept, CHUNK_BYTES.to_string());
+    let size = bytes.len();
+    let range = |from: u64| format!("Content-Range: bytes {from}-{}/{size}", size - 1);
+    let gap = http(play.http, "PUT", &place.url, &[&range(2 * CHUNK_BYTES)], &bytes[2 * CHUNK_BYTES as usize..]).await;
+    assert_eq!((gap.status, gap.header("upload-offset")), (409, Some(&*kept)));
+    let rest = http(play.http, "PUT", &place.url, &[&range(CHUNK_BYTES)], &bytes[CHUNK_BYTES as usize..]).await;
+    assert_eq!(rest.status, 201, "{}", rest.head);
+    let told = url(&mut alice, &place.id, None).await.expect("whole");
+    assert_eq!(http(play.http, "GET", &told.url, &[], b"").await.body, bytes);
+    let part = format!("Range: bytes={}-{}", CHUNK_BYTES - 3, CHUNK_BYTES + 2);
+    let part = http(play.http, "GET", &told.url, &[&part], b"").await;
+    assert_eq!(part.body, bytes[CHUNK_BYTES as usize - 3..CHUNK_BYTES as usize + 3], "over the end of a chunk");
+}
+
+#[tokio::test]
+async fn an_upload_of_which_only_the_last_word_was_lost_is_made_whole() {
+    let play = play(|_| {}).await;
+    let mut alice = play.world.client("alice", "a").await;
+    let place = slot(&mut alice, PNG.len()).await;
+    let first = format!("Content-Range: bytes */{}", PNG.len());
+    let nothing = http(play.http, "PUT", &place.url, &[&first, "Content-Length: 0"], b"").await;
+    assert_eq!((nothing.status, nothing.header("upload-offset")), (202, Some("0")));
+    assert_eq!(http(play.http, "PUT", &place.url, &[], PNG).await.status, 201);
+    play.world.router.store.lock().files.values_mut().for_each(|row| row.state = 1);
+    assert_eq!(url(&mut alice, &place.id, None).await, Err(Code::NotFound), "not whole");
+    let whole = http(play.http, "PUT", &place.url, &[&first, "Content-Length: 0"], b"").await;
+    assert_eq!((whole.status, whole.header("upload-offset")), (201, Some(PNG.len().to_string().as_str())));
+    url(&mut alice, &place.id, None).await.expect("whole");
+}
+
+#[tokio::test]
+async fn who_cannot_read_the_message_gets_no_address() {
+    let play = play(|_| {}).await;
+    let (mut alice, mut bob, place) = sent_to_bob(&play, PNG).await;
+    let mut carol = play.world.client("carol", "c").await;
+    carol.says(send("m2", "carol")).await;
+    // Whatever she tries, with the right reference or with a guess.
+    let mut guess = place.id.to_vec();
+    guess[23] ^= 1;
+    assert_eq!(url(&mut carol, &place.id, Some((inbox("bob"), 1))).await, Err(Code::Forbidden), "another's inbox");
+    assert_eq!(url(&mut carol, &place.id, Some((inbox("carol"), 1))).await, Err(Code::NotFound), "another message");
+    assert_eq!(url(&mut carol, &place.id, Some((inbox("carol"), 9))).await, Err(Code::NotFound), "no message");
+    assert_eq!(url(&mut carol, &place.id, None).await, Err(Code::NotFound), "another's file");
+    let club = Owner::Group("club".to_owned());
+    assert_eq!(url(&mut carol, &place.id, Some((club, 1))).await, Err(Code::NotFound), "no group of hers");
+    assert_eq!(url(&mut bob, &guess, Some((inbox("bob"), 1))).await, Err(Code::NotFound));
+    assert_eq!(url(&mut alice, &guess, None).await, Err(Code::NotFound));
+    assert_eq!(url(&mut alice, &place.id[..23], None).await, Err(Code::Invalid));
+}
+
+#[tokio::test]
+async fn an_address_is_for_one_thing_and_for_its_time() {
+    let play = play(|config| config.download_url_s = 0).await;
+    let (mut alice, _bob, place) = sent_to_bob(&play, PNG).await;
+    let told = url(&mut alice, &place.id, None).await.expect("the owner");
+    let late = http(play.http, "GET", &told.url, &[], b"").await;
+    assert_eq!(late.status, 403);
+    assert!(String::from_utf8_lossy(&late.body).contains("expired"));
+    assert_eq!(http(play.http, "PUT", &told.url, &[], PNG).await.status, 403);
+    assert_eq!(http(play.http, "GET", &place.url, &[], b"").await.status, 405, "an upload shows nothing");
+    let mut forged = place.url.clone();
+    let last = forged.pop().expect("long");
+    forged.push(if last == 'A' { 'B' } else { 'A' });
+    for path in [&*forged, "/media/", "/media/x", "/media/../etc/passwd", "/media/%2e%2e/x"] {
+        assert_eq!(http(play.http, "GET", path, &[], b"").await.status, 403, "{path}");
+    }
+    assert_eq!(http(play.http, "GET", "/healthz", &[], b"").await.status, 200);
+}
+
+#[tokio::test]
+async fn what_is_whole_does_not_change_any_more() {
+    let play = play(|_| {}).await;
+    let (mut alice, _bob, place) = sent_to_bob(&play, PNG).await;
+    let other = vec![b'x'; PNG.len()];
+    http(play.http, "PUT", &place.url, &[], &other).await;
+    let told = url(&mut alice, &place.id, None).await.expect("the owner");
+    assert_eq!(http(play.http, "GET", &told.url, &[], b"").await.body, PNG);
+}
+
+#[tokio::test]
+async fn what_could_run_in_a_browser_is_a_download() {
+    let play = play(|_| {}).await;
+    let page = b"<!DOCTYPE html><script>alert(1)</script>";
+    let (mut alice, _bob, place) = sent_to_bob(&play, page).await;
+    let told = url(&mut alice, &place.id, None).await.expect("the owner");
+    let got = http(play.http, "GET", &told.url, &[], b"").await;
+    assert_eq!(got.header("content-type"), Some("application/octet-stream"));
+    assert!(got.header("content-disposition").expect("told").starts_with("attachment"));
+}
+
+#[tokio::test]
+async fn uploads_of_another_length_than_was_told_are_refused() {
+    let play = play(|config| config.max_file_bytes = 1000).await;
+    let mut alice = play.world.client("alice", "a").await;
+    let place = slot(&mut alice, PNG.len()).await;
+    let longer = [PNG, b"more"].concat();
+    assert_eq!(http(play.http, "PUT", &place.url, &[], &longer).await.status, 413);
+    // Without a length, too.
+    let chunked = [format!("{:x}\r\n", longer.len()).as_bytes(), &longer, b"\r\n0\r\n\r\n"].concat();
+    let headers = ["Transfer-Encoding: chunked", "Content-Length-Is: unknown"];
+    let mut stream = TcpStream::connect(play.http).await.expect("connects");
+    let head = format!("PUT {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}\r\n\r\n", place.url, headers[0]);
+    stream.write_all(&[head.as_bytes(), &chunked].concat()).await.expect("writes");
+    let mut got = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut got)).await.expect("ends").expect("reads");
+    assert_eq!(parsed(&got).status, 413);
+    assert_eq!(http(play.http, "PUT", &place.url, &[], &PNG[..5]).await.status, 400);
+    for wrong in ["bytes 0-4/6", "bytes 5-1/31", "pages 1-2/3"] {
+        let range = format!("Content-Range: {wrong}");
+        assert_eq!(http(play.http, "PUT", &place.url, &[&range], &PNG[..5]).await.status, 400, "{wrong}");
+    }
+    assert_eq!(url(&mut alice, &place.id, None).await, Err(Code::NotFound), "not whole");
+    assert_eq!(http(play.http, "PUT", &place.url, &[], PNG).await.status, 201, "nothing wrong was kept");
+    let refused = slot_or_refusal(&mut alice, 1001, "x").await.expect_err("too large");
+    assert_eq!(refused.code(), Code::TooLarge);
+    assert!(refused.reason.contains("1000"), "{}", refused.reason);
+}
+
+#[tokio::test]
+async fn names_with_paths_and_lines_are_refused() {
+    let play = play(|_| {}).await;
+    let mut alice = play.world.client("alice", "a").await;
+    for name in ["../etc/passwd", "a\\b", "a\r\nSet-Cookie: x", "a\0b"] {
+        let refused = slot_or_refusal(&mut alice, 5, name).await.expect_err("refused");
+        assert_eq!(refused.code(), Code::Invalid, "{name:?}");
+    }
+    assert_eq!(slot_or_refusal(&mut alice, 0, "x").await.expect_err("empty").code(), Code::Invalid);
+    let long = "n".repeat(257);
+    assert_eq!(slot_or_refusal(&mut alice, 5, &long).await.expect_err("long").code(), Code::Invalid);
+}
+
+#[tokio::test]
+async fn a_client_that_stops_sending_or_taking_is_let_go() {
+    let play = play(|config| (config.idle_timeout_ms, config.max_downloads) = (300, 1)).await;
+    let mut alice = play.world.client("alice", "a").await;
+    let place = slot(&mut alice, PNG.len()).await;
+    let mut stream = TcpStream::connect(play.http).await.expect("connects");
+    let head = format!("PUT {} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n\u{89}", place.url, PNG.len());
+    stream.write_all(head.as_bytes()).await.expect("writes");
+    let mut got = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut got)).await.expect("let go in time").expect("reads");
+    // More than sockets hold.
+    let large = vec![1; 16 << 20];
+    let place = slot(&mut alice, large.len()).await;
+    assert_eq!(http(play.http, "PUT", &place.url, &[], &large).await.status, 201);
+    let told = url(&mut alice, &place.id, None).await.expect("the owner");
+    let mut stream = TcpStream::connect(play.http).await.expect("connects");
+    stream.write_all(format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", told.url).as_bytes()).await.expect("writes");
+    stream.peek(&mut [0]).await.expect("the answer begins");
+    // The turn of one who takes nothing is free again.
+    let others = async { while http(play.http, "GET", &told.url, &["Range: bytes=0-0"], b"").await.status == 503 {} };
+    timeout(PATIENCE, others).await.expect("let go in time");
+    drop(stream);
+}
+
+#[tokio::test]
+async fn so_many_uploads_at_once_and_no_more() {
+    let play = play(|config| config.max_uploads = 1).await;
+    let mut alice = play.world.client("alice", "a").await;
+    let (one, two) = (slot(&mut alice, PNG.len()).await, slot(&mut alice, PNG.len()).await);
+    let mut stream = TcpStream::connect(play.http).await.expect("connects");
+    let head = format!(
+        "PUT {} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        one.url,
+        PNG.len()
+    );
+    stream.write_all(head.as_bytes()).await.expect("writes");
+    let mut said = [0; 25];
+    timeout(PATIENCE, stream.read_exact(&mut said)).await.expect("asked for the body").expect("reads");
+    assert_eq!(&said, b"HTTP/1.1 100 Continue\r\n\r\n");
+    let refused = http(play.http, "PUT", &two.url, &[], PNG).await;
+    assert_eq!(refused.status, 503);
+    assert!(refused.header("retry-after").is_some());
+    stream.write_all(PNG).await.expect("writes");
+    let mut got = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut got)).await.expect("ends").expect("reads");
+    assert_eq!(parsed(&got).status, 201);
+    assert_eq!(http(play.http, "PUT", &two.url, &[], PNG).await.status, 201);
+}
+
+#[tokio::test]
+async fn without_a_place_for_files_the_service_says_so() {
+    let world = crate::plays::world(|_| {}).await;
+    let mut alice = world.client("alice", "a").await;
+    assert_eq!(slot_or_refusal(&mut alice, 5, "x").await.expect_err("refused").code(), Code::Unsupported);
+    assert_eq!(url(&mut alice, &[1; 24], None).await, Err(Code::Unsupported));
+    let http_at = world.gateway.ws_address().expect("on");
+    assert_eq!(http(http_at, "GET", "/media/x", &[], b"").await.status, 404);
+}

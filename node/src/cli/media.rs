@@ -1,0 +1,161 @@
+//! Files of messages.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow, bail};
+use bytes::Bytes;
+use carillon_client::{Acknowledge, Client, NewFile};
+use carillon_proto::{
+    GroupId, TimelineId, UserId,
+    pb::client::{Content, Direction, Envelope, Media, Start, content::Body},
+    tasks::Tasks,
+};
+use clap::{Args, Subcommand};
+use tokio::{fs::File, io::AsyncWriteExt as _};
+
+use super::{
+    chat::{Connect, SIGN_IN},
+    out,
+};
+use crate::Config;
+
+#[derive(Subcommand)]
+pub(super) enum MediaCommand {
+    /// Downloads the file of a message.
+    Get(Get),
+}
+
+#[derive(Args)]
+pub(super) struct Get {
+    /// Who reads the message.
+    #[arg(long = "as", value_name = "USER")]
+    user: UserId,
+    /// The group with the message; otherwise it is in the user's inbox.
+    #[arg(long)]
+    group: Option<GroupId>,
+    /// The position of the message.
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    position: u64,
+    /// Where it is written, which must not be there; otherwise under the file's own name in this folder.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Names this device among the user's.
+    #[arg(long, default_value = "terminal-media")]
+    device: String,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+impl MediaCommand {
+    pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let Self::Get(get) = self;
+        get.run(config).await
+    }
+}
+
+impl Get {
+    async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let mut settings = self.connect.settings(config, &self.user, &self.device)?;
+        settings.start = Start::Head;
+        settings.acknowledge = Acknowledge::Explicit(std::time::Duration::from_secs(1));
+        let tasks = Tasks::new();
+        let (client, _) = Client::open(settings, &tasks)?;
+        client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
+        let timeline = match &self.group {
+            Some(group) => TimelineId::Group(group.clone()),
+            None => TimelineId::Inbox(self.user.clone()),
+        };
+        let page = client.fetch(&timeline, Direction::Forward, self.position, 1).await?;
+        let entry = page.entries.into_iter().find(|entry| entry.seq == self.position);
+        let media = entry.and_then(|entry| entry.envelope).and_then(media_of);
+        let Some(media) = media.filter(|media| !media.id.is_empty()) else {
+            bail!("message {} of {timeline} has no file that this service keeps", self.position);
+        };
+        let of = Some((&timeline, self.position));
+        let told = client.media_url(&media.id, of).await?;
+        let path = match self.output {
+            Some(path) => path,
+            None => PathBuf::from(own_name(&told.name).unwrap_or("file")),
+        };
+        // Nothing of somebody else's choice replaces a file.
+        let made = File::create_new(&path).await.with_context(|| format!("can't make {}", path.display()));
+        let written = write(&client, &media.id, of, made?).await;
+        if written.is_err() {
+            // Half a file is none.
+            let _ = tokio::fs::remove_file(&path).await;
+        }
+        written?;
+        client.close().await;
+        out::line(format_args!("{}: {} bytes of {}", path.display(), told.size_bytes, told.media_type))
+    }
+}
+
+async fn write(client: &Client, id: &Bytes, of: Option<(&TimelineId, u64)>, mut file: File) -> anyhow::Result<()> {
+    client.download(id, of, 0, &mut file).await?;
+    Ok(file.shutdown().await?)
+}
+
+fn media_of(envelope: Envelope) -> Option<Media> {
+    match envelope.content?.body? {
+        Body::Image(media) | Body::Audio(media) | Body::Video(media) | Body::File(media) => Some(media),
+        Body::Text(_) | Body::Location(_) | Body::Custom(_) => None,
+    }
+}
+
+/// The name of a file, if it is one in this folder.
+fn own_name(name: &str) -> Option<&str> {
+    let name = Path::new(name).file_name().and_then(|name| name.to_str()).filter(|own| *own == name)?;
+    (!name.starts_with('.')).then_some(name)
+}
+
+/// Uploads a file for a message, with this caption.
+pub(super) async fn uploaded(client: &Client, path: &Path, caption: String) -> anyhow::Result<Content> {
+    let opened = async {
+        let file = File::open(path).await?;
+        let size = file.metadata().await?.len();
+        std::io::Result::Ok((file, size))
+    };
+    let (mut file, size_bytes) = opened.await.with_context(|| format!("can't read {}", path.display()))?;
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let media_type = claimed_type(path).to_owned();
+    let new = NewFile { size_bytes, media_type: media_type.clone(), name: name.clone() };
+    let id = client.upload(new, &mut file).await.with_context(|| format!("{} was not uploaded", path.display()))?;
+    let kind = media_type.split('/').next().unwrap_or_default().to_owned();
+    let media = Media { id, media_type, size_bytes, name, caption, ..Media::default() };
+    let body = match kind.as_str() {
+        "image" => Body::Image(media),
+        "audio" => Body::Audio(media),
+        "video" => Body::Video(media),
+        _ => Body::File(media),
+    };
+    Ok(Content { body: Some(body) })
+}
+
+/// What the sender takes it for. The service finds out itself.
+fn claimed_type(path: &Path) -> &'static str {
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
+    match ending.as_str() {
+        "png" => "image/png",
+        "jpg" | "jpeg" => "image/jpeg",
+        "gif" => "image/gif",
+        "webp" => "image/webp",
+        "mp3" => "audio/mpeg",
+        "ogg" | "opus" => "audio/ogg",
+        "mp4" => "video/mp4",
+        "webm" => "video/webm",
+        _ => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_leads_elsewhere_is_not_used() {
+        assert_eq!(own_name("cat.png"), Some("cat.png"));
+        for name in ["", ".", "..", "../cat.png", "/etc/passwd", "a/b", ".bashrc", "a/"] {
+            assert_eq!(own_name(name), None, "{name}");
+        }
+    }
+}

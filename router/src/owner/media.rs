@@ -1,0 +1,87 @@
+//! Files of users: their rows in the store. See docs/adr/0030-media.md.
+
+use carillon_proto::{
+    Level, MediaId, ShardId, TimelineId,
+    pb::{
+        link,
+        store::{self, Person, TimelineCommand, store_request, timeline_command},
+    },
+};
+
+use super::{Answer, Continuation, Owner, done};
+use crate::{
+    reply::{Failure, ReplySlot},
+    send::RequestContext,
+    store::{StoreAnswer, StoreFailure},
+};
+
+const NO_ID: Failure = Failure::Invalid("the file has no id");
+
+impl Owner {
+    /// In the shard of the user's inbox, where the user's files are counted.
+    pub(super) fn create_media(&mut self, create: link::CreateMedia, parts: RequestContext) {
+        if Level(self.topology.view.level) < Level::GROUPS {
+            return self.refuse(parts.slot, &Failure::Media);
+        }
+        let timeline = TimelineId::Inbox(parts.user.clone());
+        let shard = self.topology.shards.timeline_of(&timeline);
+        let Ok(tail) = create.tail.as_ref().try_into() else { return self.refuse(parts.slot, &NO_ID) };
+        let op = timeline_command::Op::CreateMedia(store::CreateMedia {
+            timeline: Some(timeline.to_key()),
+            incarnation: create.incarnation,
+            sender_generation: create.generation,
+            id: id_bytes(&MediaId::new(shard.index, tail)),
+            size_bytes: create.size_bytes,
+            media_type: create.media_type,
+            name: create.name,
+            most_bytes: create.most_bytes,
+            most_files: create.most_files,
+        });
+        let asked = Continuation::MediaCreated(shard.index, parts.slot);
+        self.media_command(shard, op, parts.deadline, asked);
+    }
+
+    pub(super) fn media_created(&mut self, shard: u16, slot: ReplySlot, answer: Result<StoreAnswer, StoreFailure>) {
+        let created = match answer {
+            Err(StoreFailure::NoRoom { detail }) => Err(Failure::Quota(detail)),
+            answer => done(answer).map(|_| Answer::MediaCreated(link::MediaCreated { shard: shard.into() })),
+        };
+        self.end(slot, created);
+    }
+
+    pub(super) fn complete_media(&mut self, complete: link::CompleteMedia, parts: RequestContext) {
+        let Some((id, shard)) = self.media(&complete.id) else { return self.refuse(parts.slot, &NO_ID) };
+        let op = timeline_command::Op::CompleteMedia(store::CompleteMedia {
+            owner: Some(Person { user: parts.user.as_str().to_owned(), incarnation: complete.incarnation }),
+            id: id_bytes(&id),
+            media_type: complete.media_type,
+        });
+        self.media_command(shard, op, parts.deadline, Continuation::Done(parts.slot));
+    }
+
+    pub(super) fn read_media(&mut self, read: link::ReadMedia, parts: RequestContext) {
+        let Some((_, shard)) = self.media(&read.id) else { return self.refuse(parts.slot, &NO_ID) };
+        let op = store_request::Op::ReadMedia(store::ReadMedia { id: read.id });
+        self.ask(shard, op, String::new(), parts.deadline, Continuation::Read(parts.slot));
+    }
+
+    fn media(&self, id: &[u8]) -> Option<(MediaId, ShardId)> {
+        let id = MediaId::from_bytes(id)?;
+        Some((id, id.shard(self.topology.shards)?))
+    }
+
+    fn media_command(
+        &mut self,
+        shard: ShardId,
+        op: timeline_command::Op,
+        deadline: tokio::time::Instant,
+        asked: Continuation,
+    ) {
+        let op = store_request::Op::Timeline(TimelineCommand { op: Some(op) });
+        self.ask(shard, op, String::new(), deadline, asked);
+    }
+}
+
+fn id_bytes(id: &MediaId) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(id.as_bytes())
+}

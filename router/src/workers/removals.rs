@@ -1,0 +1,69 @@
+//! Rows of the outbox that ask for the bytes of files to be removed. That takes as long as the place for files takes, so such a row holds
+//! up nothing: the row is settled in a later pass, when its files are gone.
+
+use std::collections::BTreeMap;
+
+use carillon_proto::{MediaId, pb::store::RemoveObjects};
+use tokio::time::Instant;
+
+use super::{
+    later::put_off,
+    outbox::{Effect, OutboxWorker, RowPlace},
+};
+
+/// Rows whose files are being removed at once.
+const AT_ONCE: usize = 4;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Removal {
+    UnderWay,
+    Done,
+}
+
+/// Bounded by what is under way, and by the rows of one pass.
+#[derive(Default)]
+pub(super) struct Removals(BTreeMap<RowPlace, Removal>);
+
+impl Removals {
+    pub(super) fn settled(&mut self, place: RowPlace) {
+        self.0.remove(&place);
+    }
+
+    /// True if the removal of this row may begin, and now has.
+    fn begin(&mut self, place: RowPlace) -> bool {
+        let has_room = self.0.values().filter(|removal| **removal == Removal::UnderWay).count() < AT_ONCE;
+        if has_room {
+            self.0.insert(place, Removal::UnderWay);
+        }
+        has_room
+    }
+}
+
+impl OutboxWorker {
+    /// Whether the files of this row are gone. If nobody removes them yet, that begins as soon as there is room.
+    pub(super) fn is_removed(&mut self, place: RowPlace, row: &RemoveObjects) -> bool {
+        if let Some(removal) = self.removals.0.get(&place) {
+            return *removal == Removal::Done;
+        }
+        if self.removals.begin(place) {
+            let ids = row.ids.iter().filter_map(|id| MediaId::from_bytes(id)).collect();
+            self.effects.push(Effect::Remove(place, ids));
+        }
+        false
+    }
+
+    /// What `Effect::Remove` came to. While the place for files is away, it is tried again.
+    pub(super) fn removed(&mut self, place: RowPlace, result: Result<(), String>, now: Instant) {
+        match result {
+            Ok(()) => {
+                self.removals.0.insert(place, Removal::Done);
+                self.nudge(now);
+            }
+            Err(why) => {
+                tracing::warn!(shard = %self.shard, why, "files that nobody needs can't be removed now");
+                self.removals.0.remove(&place);
+                put_off(&mut self.later, place, now);
+            }
+        }
+    }
+}
