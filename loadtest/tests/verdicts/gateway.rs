@@ -139,7 +139,11 @@ impl Gateway {
             From::Ack(_) | From::SignIn(_) | From::ScramFinal(_) | From::Renew(_) | From::Positions(_) => {}
             From::Group(_) | From::ReadGroup(_) | From::ReadMembers(_) | From::ReadGroups(_) => {}
             From::ReadConversations(_) | From::MoveMarks(_) | From::SetConversation(_) | From::ReadMarks(_) => {}
-            From::Contact(_) | From::ReadContacts(_) | From::SetPresence(_) => {}
+            From::Contact(_)
+            | From::ReadContacts(_)
+            | From::SetPresence(_)
+            | From::RequestMediaSlot(_)
+            | From::RequestMediaUrl(_) => {}
         }
     }
 }
