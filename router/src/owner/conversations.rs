@@ -279,11 +279,12 @@ impl Owner {
         if row.read_id.is_empty() || conversation.read_seq < conversation.since_seq || with.kind() != Kind::Inbox {
             return;
         }
-        if let Ok(user) = with.owner_str()
-            && user != by.as_str()
+        if let Ok(user) = with.owner_str().and_then(UserId::new)
+            && user != *by
+            && self.crossings.allow(by.domain(), user.domain())
         {
             self.effects.push(Effect::Marked(Marked {
-                user: user.to_owned(),
+                user: user.as_str().to_owned(),
                 incarnation: conversation.peer_incarnation,
                 by: by.as_str().to_owned(),
                 read_id: row.read_id.clone(),
@@ -329,10 +330,12 @@ impl Owner {
         };
         if group.is_empty() {
             let asked = MarksAsked { conversation: key_of(&user), incarnation, users, slot, deadline };
-            return self.read_marks_of(asked, |_| true);
+            let crossings = self.crossings.clone();
+            return self.read_marks_of(asked, |other| crossings.allow(user.domain(), other.domain()));
         }
         let group = match GroupId::new(&group) {
-            Ok(group) => TimelineId::Group(group),
+            Ok(group) if self.crossings.allow(user.domain(), group.domain()) => TimelineId::Group(group),
+            Ok(group) => return self.refuse(slot, &Failure::OtherDomain(group.to_string())),
             Err(invalid) => return self.refuse(slot, &invalid.into()),
         };
         // Only members may know, and of members alone.

@@ -216,6 +216,10 @@ fn marks_of_others_are_read_where_they_are_and_in_a_group_of_members_alone() {
     let [Did::ReadMembers(token, _)] = did[..] else { panic!("{did:?}") };
     let did = play.fails(token, StoreFailure::NotFound { detail: "no such group".into() });
     assert_eq!(refusal(&did[0]).code(), client::Code::NotFound);
+    // Nothing crosses the border of a domain.
+    let asked = play.request(ask("", &["bob@acme.example"]));
+    let nothing = MarksRead { marks: vec![marks_read::Mark::default()] };
+    assert_eq!(asked, [Did::Answer(4, Answer::MarksRead(nothing))]);
     let did = play.request(ask("", &[]));
     assert_eq!(refusal(&did[0]).code(), client::Code::Invalid);
 }
