@@ -84,4 +84,12 @@ fn users_of_a_domain_reach_each_other_and_nobody_else_unless_it_is_allowed() {
     other_domain(group(&anns, ann, &["create", "club"]));
     let made = group(&anns, ann, &["create"]).expect("made");
     assert!(made.trim().ends_with("@acme.example was made"), "{made}");
+
+    let contact = |token: &str, user: &str, args: &[&str]| {
+        carillon(&service, Carrier::Tcp, token, &[&["contact", "--as", user], args].concat())
+    };
+    contact(&anns, ann, &["add", bob]).expect("both are of acme.example");
+    other_domain(contact(&anns, ann, &["add", "ann"]));
+    other_domain(contact(&anns, ann, &["accept", "ann@partner.example"]));
+    contact(&default_ann, "ann", &["add", "ann@partner.example"]).expect("allowed");
 }

@@ -42,6 +42,9 @@ impl Owner {
             Err(invalid) => return self.refuse(parts.slot, &invalid.into()),
         };
         let RequestContext { user, slot, deadline, .. } = parts;
+        if matches!(change, Change::Say(_)) && !self.crossings.allow(user.domain(), contact.domain()) {
+            return self.refuse(slot, &Failure::OtherDomain(contact.to_string()));
+        }
         let change = ChangeContact {
             user: user.as_str().to_owned(),
             incarnation,
