@@ -119,7 +119,7 @@ pub async fn start(mut config: Config, roles: &[Role]) -> Result<Running, StartE
     certificates.use_files(certificates::files_of(&config, roles));
     certificates.run(&tasks);
     let shutdown_deadline = Duration::from_millis(config.shutdown_deadline_ms);
-    let makes_cluster = is_whole(roles) && config.storage.members.len() <= 1;
+    let makes_cluster = is_alone(roles, &config);
     let opened = open(config, roles, &secrets, security.as_ref(), &health, &mut addresses).await?;
     let Opened { storage, router, gateway, canary } = opened;
     let running = Running {
@@ -158,9 +158,10 @@ async fn open(
     addresses: &mut Addresses,
 ) -> Result<Opened, StartError> {
     let mut gateway_config = gateway_config(&config, roles, secrets);
+    let alone = is_alone(roles, &config);
     let mut router_config = config.router;
     let serves_files = roles.iter().any(|role| matches!(role, Role::Router | Role::Gateway));
-    let media = if serves_files { config.media.open(is_whole(roles).then_some(&config.data_dir))? } else { None };
+    let media = if serves_files { config.media.open(alone.then_some(&config.data_dir))? } else { None };
     let mut all = Opened::default();
     if roles.contains(&Role::Canary) {
         let opened = Canary::open(config.canary, gateway_config.routers.clone(), security.cloned())?;
@@ -262,6 +263,11 @@ pub(crate) fn no_operator(roles: &[Role], security: &PeerSecurity) -> Option<&'s
 
 pub(crate) fn is_whole(roles: &[Role]) -> bool {
     Role::ALL.iter().all(|role| roles.contains(role))
+}
+
+/// True if this process is the whole cluster.
+fn is_alone(roles: &[Role], config: &Config) -> bool {
+    is_whole(roles) && config.storage.members.len() <= 1
 }
 
 impl Running {

@@ -90,11 +90,12 @@ fn the_store_has_no_wall_clock() {
 }
 
 /// Names of `client` that the core may use: words, but no frames.
-const WORDS: [&str; 20] = [
+const WORDS: [&str; 21] = [
     "self",
     "Code",
     "Content",
     "Direction",
+    "Envelope",
     "GroupChange",
     "Limits",
     "Media",

@@ -69,9 +69,8 @@
 //! at level 0 have none of them, those whose shards are below level 2 have no `GROUP_CURSOR`, and those below level 4 no
 //! `CLUSTER_GROWTH`, and those below level 5 no `ERASURE`, `ERASING_SENDER`, `ERASED_SENDER` and `ERASED`, and those below level 6
 //! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `OUTBOX`,
-//! `DEAD_LETTER`, `CONVERSATION`, `CONVERSATION_CHANGE`, and no records with a header.
-//! `DEAD_LETTER`, `CONTACT`, `CONTACT_LIST`, `UNTOLD` and `CONTACTS_END`.
-//! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `OUTBOX`, `DEAD_LETTER`, `MEDIA` and `MEDIA_SUM`.
+//! `DEAD_LETTER`, `CONVERSATION`, `CONVERSATION_CHANGE`, `CONTACT`, `CONTACT_LIST`, `UNTOLD`, `CONTACTS_END`, `MEDIA` and `MEDIA_SUM`, and no
+//! records with a header.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
 //! the folder of the engine.
