@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{
-    Flow, Outcome, Summary, Violation, WatcherCheck,
+    Flow, GroupCheck, Outcome, Summary, Violation, WatcherCheck,
     ranges::Ranges,
     violation::{Kept, Violations},
 };
@@ -13,6 +13,8 @@ use super::{
 /// The checks of one flow. Each flow has a lock of its own, so that flows do not wait for each other.
 pub struct FlowCheck {
     pub name: Flow,
+    /// The group to which the messages go; `None`: to a user.
+    pub group: Option<Arc<GroupCheck>>,
     state: Mutex<State>,
     violations: Arc<Violations>,
 }
@@ -40,8 +42,8 @@ struct Seen {
 }
 
 impl FlowCheck {
-    pub(super) fn new(name: Flow, violations: Arc<Violations>) -> Self {
-        Self { name, state: Mutex::default(), violations }
+    pub(super) fn new(name: Flow, group: Option<Arc<GroupCheck>>, violations: Arc<Violations>) -> Self {
+        Self { name, group, state: Mutex::default(), violations }
     }
 
     /// This watcher must be shown everything that is accepted.
@@ -150,7 +152,7 @@ impl FlowCheck {
             after.for_each(|counter| late.insert(counter, counter));
         }
         let anew = State { sent: state.sent, refused: state.refused.clone(), unknown, late, ..State::default() };
-        Self { name: self.name.clone(), state: Mutex::new(anew), violations }
+        Self { name: self.name.clone(), group: self.group.clone(), state: Mutex::new(anew), violations }
     }
 
     /// Reports each message that some of those who read timelines back have seen, and others have not.

@@ -4,8 +4,13 @@
 //! sends ended, and for each *watcher* (a device, or one who reads a timeline back) how far it is and what it has
 //! skipped. All of it as runs of numbers: memory grows with the sends that are on their way and with the places at
 //! which something was refused, unknown or skipped, not with the number of messages.
+//!
+//! The sends to a group are flows, too, which are checked when its log is read back; its devices are checked by positions, see `group`.
 
 mod flow;
+mod group;
+#[cfg(test)]
+mod group_tests;
 mod ranges;
 #[cfg(test)]
 mod tests;
@@ -19,7 +24,12 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::ranges::Ranges;
 use self::violation::Violations;
-pub use self::{flow::FlowCheck, violation::Violation, watcher::WatcherCheck};
+pub use self::{
+    flow::FlowCheck,
+    group::{GroupCheck, GroupReader, GroupWatcher},
+    violation::Violation,
+    watcher::WatcherCheck,
+};
 
 /// The messages of one sender to one recipient.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,15 +95,31 @@ pub struct Unread {
 pub struct Checker {
     flows: Mutex<HashMap<Flow, Arc<FlowCheck>>>,
     watchers: Mutex<HashMap<Watcher, Arc<WatcherCheck>>>,
+    groups: Mutex<HashMap<String, Arc<GroupCheck>>>,
     violations: Arc<Violations>,
 }
 
 impl Checker {
     /// The flow of this name.
     pub fn flow(&self, sender: &str, recipient: &str) -> Arc<FlowCheck> {
+        self.flow_to(sender, recipient, None)
+    }
+
+    /// What this user sends to the group.
+    pub fn group_flow(&self, sender: &str, group: &Arc<GroupCheck>) -> Arc<FlowCheck> {
+        self.flow_to(sender, &group.name, Some(group))
+    }
+
+    fn flow_to(&self, sender: &str, recipient: &str, group: Option<&Arc<GroupCheck>>) -> Arc<FlowCheck> {
         let name = Flow { sender: sender.to_owned(), recipient: recipient.to_owned() };
-        let new = || Arc::new(FlowCheck::new(name.clone(), Arc::clone(&self.violations)));
+        let new = || Arc::new(FlowCheck::new(name.clone(), group.cloned(), Arc::clone(&self.violations)));
         Arc::clone(self.flows.lock().entry(name.clone()).or_insert_with(new))
+    }
+
+    /// The group of this name.
+    pub fn group(&self, name: &str) -> Arc<GroupCheck> {
+        let new = || Arc::new(GroupCheck::new(name, Arc::clone(&self.violations)));
+        Arc::clone(self.groups.lock().entry(name.to_owned()).or_insert_with(new))
     }
 
     /// The device of this name.
@@ -133,7 +159,8 @@ impl Checker {
     pub fn complete(&self) -> bool {
         // Copied, so that nobody waits for a look at all flows.
         let flows: Vec<_> = self.flows.lock().values().cloned().collect();
-        flows.iter().all(|flow| flow.complete())
+        let groups: Vec<_> = self.groups.lock().values().cloned().collect();
+        flows.iter().all(|flow| flow.complete()) && groups.iter().all(|group| group.complete())
     }
 
     /// The senders were stopped: a send that has no answer by now is unknown, and does not keep the run open.
@@ -174,6 +201,9 @@ impl Checker {
                 flow.compare_readers(&mut kept);
             }
         }
+        let mut groups: Vec<_> = self.groups.lock().values().cloned().collect();
+        groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        groups.iter().for_each(|group| group.finish(&mut summary, &mut kept));
         Findings { summary, counts: kept.counts, violations: kept.first, unread }
     }
 }

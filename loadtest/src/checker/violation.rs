@@ -23,19 +23,34 @@ pub enum Violation {
     Halved { watcher: Watcher, flow: Flow, counter: u64 },
     /// The position is not the next one.
     Gap { watcher: Watcher, expected: u64, got: u64 },
+    /// The watcher, a member, was never shown what stands at this position of the group's log.
+    Unheard { watcher: Watcher, group: String, seq: u64 },
+    /// The watcher was shown the position of the group again.
+    Repeated { watcher: Watcher, group: String, seq: u64 },
+    /// The position is not the next one of the group.
+    Skipped { watcher: Watcher, group: String, expected: u64, got: u64 },
+    /// Something else was shown to others at this position of the group.
+    Misplaced { watcher: Watcher, group: String, seq: u64 },
+    /// The watcher was shown what was said while its user was no member.
+    Overheard { watcher: Watcher, group: String, seq: u64 },
+    /// A message in the group's log of a user who was no member then.
+    Intruded { sender: String, group: String, seq: u64 },
 }
 
 impl Violation {
     /// The class, in one word.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Lost { .. } => "lost",
-            Self::Doubled { .. } => "doubled",
+            Self::Lost { .. } | Self::Unheard { .. } => "lost",
+            Self::Doubled { .. } | Self::Repeated { .. } => "doubled",
             Self::Reordered { .. } => "reordered",
             Self::Invented { .. } => "invented",
             Self::Corrupted { .. } => "corrupted",
             Self::Halved { .. } => "halved",
-            Self::Gap { .. } => "gap",
+            Self::Gap { .. } | Self::Skipped { .. } => "gap",
+            Self::Misplaced { .. } => "misplaced",
+            Self::Overheard { .. } => "overheard",
+            Self::Intruded { .. } => "intruded",
         }
     }
 }
@@ -55,6 +70,16 @@ impl fmt::Display for Violation {
             Self::Gap { watcher, expected, got } => {
                 write!(f, "{kind}: {watcher}: position {got} where {expected} is next")
             }
+            Self::Unheard { watcher, group, seq }
+            | Self::Repeated { watcher, group, seq }
+            | Self::Misplaced { watcher, group, seq }
+            | Self::Overheard { watcher, group, seq } => {
+                write!(f, "{kind}: {watcher}: position {seq} of group {group}")
+            }
+            Self::Skipped { watcher, group, expected, got } => {
+                write!(f, "{kind}: {watcher}: position {got} of group {group} where {expected} is next")
+            }
+            Self::Intruded { sender, group, seq } => write!(f, "{kind}: {sender}: position {seq} of group {group}"),
         }
     }
 }
