@@ -93,7 +93,7 @@ fn idle_connections_are_held() {
     let service = Service::shared();
     service.block_on(async {
         let environment = environment(service, "idle", &Carrier::ALL);
-        let config = IdleConfig { connections: 40, concurrency: 8 };
+        let config = IdleConfig { connections: 40, concurrency: 8, groups: None };
         let held = async { assert_eq!(environment.recorder.counts().signed_in, 40) };
         let found = idle::run(&environment, config, Duration::ZERO, held).await.expect("it runs");
         assert_eq!(found.invalid, None);
@@ -107,7 +107,7 @@ fn more_connections_than_the_process_may_have_are_refused_at_once() {
     let service = Service::shared();
     service.block_on(async {
         let environment = environment(service, "many", &[Carrier::Tcp]);
-        let config = IdleConfig { connections: 1 << 40, concurrency: 8 };
+        let config = IdleConfig { connections: 1 << 40, concurrency: 8, groups: None };
         let refused = idle::run(&environment, config, Duration::ZERO, ready(())).await.expect_err("refused");
         assert!(refused.to_string().contains("open files"), "{refused}");
     });
@@ -121,8 +121,17 @@ fn sign_ins_are_counted_and_timed() {
             [("ramp", None, false, false), ("ramp-rate", Some(200.0), true, false), ("ramp-resume", None, false, true)]
         {
             let environment = environment(service, run, &[Carrier::Tcp, Carrier::WebSocketProto]);
-            let config =
-                SignInConfig { count: 40, users: 20, concurrency: 8, rate, sign_out, new_users: false, resume };
+            let config = SignInConfig {
+                count: 40,
+                users: 20,
+                concurrency: 8,
+                rate,
+                sign_out,
+                new_users: false,
+                resume,
+                groups: None,
+                up_to_date: false,
+            };
             let found = sign_in::run(&environment, config).await.expect("it runs");
             assert_eq!(count(&found, "sign_in"), 40);
             assert_eq!(environment.recorder.counts().signed_in, if sign_out { 0 } else { 40 });

@@ -4,6 +4,7 @@ use std::{num::ParseFloatError, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
+use super::memberships::Memberships;
 use crate::{
     credentials::SignInPart,
     faults::parse_length,
@@ -39,7 +40,7 @@ impl Arguments {
 pub(super) enum Command {
     #[command(flatten)]
     Scenario(Scenario),
-    /// Carry out a scenario file, or one of the presets smoke, ci, capacity, soak and chaos
+    /// Carry out a scenario file, or a preset (`presets` lists them)
     Run(RunArguments),
     /// Carry out a scenario with several workers, which may run on other machines
     Coordinate(CoordinateArguments),
@@ -159,6 +160,8 @@ pub(super) struct Idle {
     /// Sign-ins at the same time
     #[arg(long, default_value_t = 64)]
     pub(super) concurrency: usize,
+    #[command(flatten)]
+    pub(super) groups: Memberships,
     /// Between the last sign-in and the measurement
     #[arg(long, default_value_t = 2.0, value_name = "SECONDS", value_parser = number_of_seconds)]
     pub(super) warm_up: f64,
@@ -189,8 +192,13 @@ pub(super) struct SignIn {
     #[arg(long)]
     pub(super) new_users: bool,
     /// Sign in by resume tickets: every device gets one before the measurement, as it signs in otherwise
-    #[arg(long, conflicts_with = "new_users")]
+    #[arg(long, conflicts_with_all = ["new_users", "groups"])]
     pub(super) resume: bool,
+    #[command(flatten)]
+    pub(super) groups: Memberships,
+    /// The devices have everything of their groups already, and say so
+    #[arg(long, requires = "groups")]
+    pub(super) up_to_date: bool,
 }
 
 #[derive(Args)]

@@ -93,7 +93,11 @@ impl Direct {
 
 impl Idle {
     pub(super) fn config(&self) -> IdleConfig {
-        IdleConfig { connections: self.connections.max(1), concurrency: self.concurrency }
+        IdleConfig {
+            connections: self.connections.max(1),
+            concurrency: self.concurrency,
+            groups: self.groups.in_groups(),
+        }
     }
 }
 
@@ -107,6 +111,8 @@ impl SignIn {
             sign_out: self.sign_out,
             new_users: self.new_users,
             resume: self.resume,
+            groups: self.groups.in_groups(),
+            up_to_date: self.up_to_date,
         }
     }
 }

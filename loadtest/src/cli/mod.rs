@@ -2,6 +2,7 @@
 
 mod arguments;
 mod config;
+mod memberships;
 mod run;
 mod together;
 

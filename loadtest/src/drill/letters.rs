@@ -89,7 +89,7 @@ impl Letters {
     ) -> anyhow::Result<Option<String>> {
         let client = target.open_reader((user, DEVICE), token, tasks).await?;
         let mut found = Vec::new();
-        let read = each_page(&client, user, |page| {
+        let read = each_page(&client, inbox_of(user), |page| {
             found.extend(page.entries.iter().filter_map(|entry| letter(entry.seq, entry.envelope.as_ref()?)));
         });
         read.await.with_context(|| format!("the inbox of {user} is not read"))?;

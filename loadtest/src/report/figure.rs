@@ -27,6 +27,8 @@ pub enum Better {
 pub const RATE: &str = "accepted";
 /// Server CPU for each message, sign-in or delivery; `--max-cpu-us` sets its level.
 pub const SERVER_CPU: &str = "server CPU";
+/// Server CPU for each delivery to a device, with all that was done for its message.
+pub const SERVER_CPU_OF_A_DELIVERY: &str = "server CPU for a delivery";
 
 impl Figure {
     pub fn lower(name: &str, unit: &str, value: f64) -> Self {
@@ -54,6 +56,9 @@ pub fn message_figures(window: &Window) -> Vec<Figure> {
         Figure::higher("delivered", "1/s", window.counts.delivered as f64 / seconds),
     ];
     figures.extend(cost(window, window.counts.accepted, "message"));
+    if let (Some(us), delivered @ 1..) = (window.server_cpu_us(), window.counts.delivered) {
+        figures.push(Figure::lower(SERVER_CPU_OF_A_DELIVERY, "us/delivery", us as f64 / delivered as f64));
+    }
     figures
 }
 

@@ -11,7 +11,11 @@ use std::{
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 
-use super::{Environment, Found, RunError, check_open_files, light::Light};
+use super::{
+    Environment, Found, RunError, check_open_files,
+    groups::{InGroups, founding::make_groups_of},
+    light::Light,
+};
 use crate::{
     measure::window::Reading,
     report::{
@@ -25,6 +29,7 @@ pub struct IdleConfig {
     pub connections: usize,
     /// Sign-ins at the same time.
     pub concurrency: usize,
+    pub groups: Option<InGroups>,
 }
 
 /// The golden ratio. The fractional parts of its multiples lie evenly between 0 and 1, however many there are.
@@ -42,6 +47,10 @@ pub async fn run(
     let (lost, failed) = (Arc::new(AtomicU64::new(0)), Mutex::new(None));
     let user = |number: usize| format!("{}-{number}", environment.run);
     environment.credentials.prepare((0..config.connections).map(user)).await?;
+    if let Some(groups) = config.groups {
+        let users: Vec<_> = (0..config.connections).map(user).collect();
+        make_groups_of(environment, &users, groups.plan(config.connections)).await?;
+    }
     recorder.set_phase("signing in");
     let empty = Reading::now(recorder, &environment.servers).await;
     let sign_in = |number: usize| {
@@ -72,6 +81,9 @@ pub async fn run(
     let (filling, window) = (empty.until(&before), before.until(&after));
     let connections = config.connections as f64;
     let mut figures = vec![Figure::neutral("connections", "", connections)];
+    if let Some(groups) = config.groups {
+        figures.push(Figure::neutral("groups of each", "", groups.each as f64));
+    }
     if let Some(growth) = filling.server_rss_growth_bytes() {
         figures.push(Figure::lower("server memory", "bytes/connection", growth as f64 / connections));
     }

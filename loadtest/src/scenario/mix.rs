@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::{FutureExt as _, LocalBoxFuture, try_join_all};
 
-use super::{Ending, Environment, Found, Gate, RunError, direct, herd, idle, offline};
+use super::{Ending, Environment, Found, Gate, RunError, direct, groups, herd, idle, offline};
 use crate::{
     measure::window::Reading,
     report::{
@@ -29,6 +29,9 @@ pub(crate) async fn run(environment: &Environment, scenario: &ScenarioFile) -> R
     if scenario.direct.is_some() {
         all.push(whole.direct().boxed_local());
     }
+    if scenario.groups.is_some() {
+        all.push(whole.groups().boxed_local());
+    }
     if scenario.idle.is_some() {
         all.push(whole.idle().boxed_local());
     }
@@ -46,7 +49,7 @@ pub(crate) async fn run(environment: &Environment, scenario: &ScenarioFile) -> R
         return Ok(parts.remove(0).found);
     }
     let mut figures = message_figures(&window);
-    if scenario.direct.is_none() && scenario.offline.is_none() {
+    if scenario.direct.is_none() && scenario.groups.is_none() && scenario.offline.is_none() {
         figures.clear();
     }
     Ok(join(parts, Found { integrity: Integrity::default(), times: Vec::new(), figures, window, invalid: None }))
@@ -102,6 +105,15 @@ impl Whole<'_> {
         let times = (time.warm_up.0, time.patience.0);
         let found = direct::run_at(&environment, config, self.scenario.pace(part), times, measured).await?;
         Ok(vec![Part { name: "", found }])
+    }
+
+    async fn groups(&self) -> Result<Vec<Part>, RunError> {
+        let Some(config) = self.scenario.groups_config() else { return Ok(Vec::new()) };
+        let environment = self.part("groups", "groups");
+        let time = &self.scenario.time;
+        let measured = async { _ = self.ending.within(time.measured.0).await };
+        let found = groups::run_at(&environment, config, (time.warm_up.0, time.patience.0), measured).await?;
+        Ok(vec![Part { name: "groups", found }])
     }
 
     async fn idle(&self) -> Result<Vec<Part>, RunError> {

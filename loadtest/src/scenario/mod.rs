@@ -1,9 +1,11 @@
 //! What users do, and what is measured while they do it.
 
+mod accounts;
 mod device;
 pub mod direct;
 mod ending;
 mod gate;
+pub mod groups;
 pub mod herd;
 pub mod idle;
 mod light;
@@ -117,6 +119,8 @@ pub enum RunError {
     SignIn { user: String, why: String },
     #[error("the account of user {user} can't be made: {why}")]
     Account { user: String, why: String },
+    #[error("group {group} can't be made: {why}")]
+    Group { group: String, why: String },
     #[error(
         "{wanted} connections need {wanted} open files and some {SPARE_FILES} more, and this process may have {limit}: \
          raise ulimit -n or spread the connections over several processes"
@@ -129,7 +133,7 @@ pub enum RunError {
 impl RunError {
     /// True if the run failed, and not the operator's request.
     pub fn makes_the_run_invalid(&self) -> bool {
-        matches!(self, Self::SignIn { .. } | Self::Account { .. })
+        matches!(self, Self::SignIn { .. } | Self::Account { .. } | Self::Group { .. })
     }
 }
 

@@ -3,16 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use carillon_client::Client;
-use futures_util::StreamExt as _;
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    DEVICE, Environment, Found, Load, NOTHING_ACCEPTED, RunError, check_open_files,
+    DEVICE, Environment, Found, Load, NOTHING_ACCEPTED, RunError,
+    accounts::make_accounts,
+    check_open_files,
     device::Device,
-    eventually,
-    light::Light,
-    open_senders,
+    eventually, open_senders,
     pacer::{Pace, Pacer},
     read_back::{Inbox, read_back},
     sender::Sender,
@@ -23,7 +21,7 @@ use crate::{
     measure::window::{Reading, Window},
     report::{
         Integrity,
-        figure::{Figure, SERVER_CPU, cost, message_figures},
+        figure::{Figure, SERVER_CPU, SERVER_CPU_OF_A_DELIVERY, cost, message_figures},
         times::Times,
     },
 };
@@ -58,7 +56,8 @@ pub async fn run(environment: &Environment, config: OfflineConfig) -> Result<Fou
     check_open_files(config.absent + config.senders)?;
     let load = Arc::new(environment.load(config.bytes, config.window));
     let offline = Offline { environment, config, load };
-    offline.make_accounts().await?;
+    make_accounts(environment, (0..offline.config.absent).map(|number| offline.load.user("away", number)).collect())
+        .await?;
     let senders =
         open_senders(&offline.load, environment, offline.config.senders, |sender| offline.flows_from(sender)).await?;
     let (stored, all_sent) = offline.store(&senders).await;
@@ -83,26 +82,6 @@ pub async fn run(environment: &Environment, config: OfflineConfig) -> Result<Fou
 }
 
 impl Offline<'_> {
-    /// Signs every absent user in once, so that the account exists.
-    async fn make_accounts(&self) -> Result<(), RunError> {
-        self.environment.recorder.set_phase("making accounts");
-        let users = (0..self.config.absent).map(|number| self.load.user("away", number));
-        self.environment.credentials.prepare(users).await?;
-        let failed = Mutex::new(None);
-        let all = futures_util::stream::iter(0..self.config.absent);
-        all.for_each_concurrent(64, |number| {
-            let (user, failed) = (self.load.user("away", number), &failed);
-            async move {
-                match Light::open(self.environment, number, (&user, DEVICE)).await {
-                    Ok(light) => light.sign_out().await,
-                    Err(error) => _ = failed.lock().get_or_insert((user, error.to_string())),
-                }
-            }
-        })
-        .await;
-        failed.into_inner().map_or(Ok(()), |(user, why)| Err(RunError::SignIn { user, why }))
-    }
-
     /// Sends everything, or until the run ends early. False if that was not done in time.
     async fn store(&self, senders: &[Client]) -> (Window, bool) {
         let (recorder, config) = (&self.environment.recorder, &self.config);
@@ -198,7 +177,8 @@ impl Offline<'_> {
 
 fn figures(stored: &Window, caught_up: &Window) -> Vec<Figure> {
     let mut figures = message_figures(stored);
-    figures.retain(|figure| figure.name != "delivered");
+    // Nobody is there to whom it could be delivered.
+    figures.retain(|figure| !["delivered", SERVER_CPU_OF_A_DELIVERY].contains(&figure.name.as_str()));
     let delivered = caught_up.counts.delivered;
     figures.push(Figure::lower("catch-up", "s", caught_up.took.as_secs_f64()));
     figures.push(Figure::higher("catch-up rate", "1/s", delivered as f64 / caught_up.took.as_secs_f64()));

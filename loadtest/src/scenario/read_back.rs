@@ -34,7 +34,7 @@ async fn read(load: &Load, inbox: Inbox) {
     for flow in &inbox.flows {
         flow.expect(&reader);
     }
-    let read = each_page(&inbox.client, &inbox.user, |page| {
+    let read = each_page(&inbox.client, inbox_of(&inbox.user), |page| {
         if reader.last_position().is_none() {
             // The timeline may begin later by now.
             reader.trimmed(page.first.max(1));
@@ -51,9 +51,12 @@ async fn read(load: &Load, inbox: Inbox) {
     }
 }
 
-/// Reads an inbox from its beginning to its end.
-pub(crate) async fn each_page(client: &Client, user: &str, mut read: impl FnMut(&Page)) -> Result<(), FetchError> {
-    let timeline = inbox_of(user);
+/// Reads a timeline from its beginning to its end.
+pub(crate) async fn each_page(
+    client: &Client,
+    timeline: TimelineId,
+    mut read: impl FnMut(&Page),
+) -> Result<(), FetchError> {
     let mut from = 1;
     let mut failures = 0;
     loop {

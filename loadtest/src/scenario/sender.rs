@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use carillon_client::{Client, Pending, SendError};
+use carillon_proto::pb::client::Accepted;
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::watch;
 
@@ -86,7 +87,8 @@ impl Sender {
         let (sender, recipient) = (flow.name.sender.as_str(), flow.name.recipient.as_str());
         let payload = Payload { run: &self.load.run, sender, recipient, counter, intended_us };
         let content = payload.to_content(self.load.bytes, self.load.filling);
-        match self.client.submit(Client::user(recipient), content).await {
+        let to = if flow.group.is_some() { Client::group(recipient) } else { Client::user(recipient) };
+        match self.client.submit(to, content).await {
             Ok(pending) => Some(self.answer(flow, counter, (intended_us, due_us), pending)),
             Err(error) => {
                 self.ended(flow, counter, (intended_us, due_us), outcome(&error));
@@ -96,7 +98,11 @@ impl Sender {
     }
 
     async fn answer(&self, flow: &FlowCheck, counter: u64, times: (u64, u64), pending: Pending) {
-        let outcome = pending.await.map_or_else(|error| outcome(&error), |_| Outcome::Accepted);
+        let answer = pending.await;
+        if let (Some(group), Ok(Accepted { position: Some(position), message_id, .. })) = (&flow.group, &answer) {
+            group.accepted(position.seq, message_id);
+        }
+        let outcome = answer.map_or_else(|error| outcome(&error), |_| Outcome::Accepted);
         self.ended(flow, counter, times, outcome);
     }
 

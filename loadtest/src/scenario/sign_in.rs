@@ -15,6 +15,7 @@ use carillon_client::Ticket;
 
 use super::{
     Environment, Found, RunError, check_open_files,
+    groups::{Crowd, InGroups},
     light::{By, Light},
 };
 use crate::{
@@ -46,6 +47,9 @@ pub struct SignInConfig {
     pub new_users: bool,
     /// By resume tickets, which every device gets before the measured part.
     pub resume: bool,
+    pub groups: Option<InGroups>,
+    /// The devices have everything of the groups, and say so.
+    pub up_to_date: bool,
 }
 
 pub async fn run(environment: &Environment, config: SignInConfig) -> Result<Found, RunError> {
@@ -65,10 +69,18 @@ pub async fn run(environment: &Environment, config: SignInConfig) -> Result<Foun
         let first = SignInConfig { count: config.users, rate: None, sign_out: true, ..config.clone() };
         Ramp::new(environment, &first, "first").run().await.must_succeed()?;
     }
+    let crowd = match config.groups {
+        Some(groups) => Some(Crowd::make(environment, groups, &config).await?),
+        None => None,
+    };
     recorder.set_phase("signing in");
     recorder.measure_from_now();
     let before = Reading::now(recorder, &environment.servers).await;
-    let ramped = Ramp { tickets: &tickets, ..Ramp::new(environment, &config, DEVICE) }.run().await;
+    let ramp = Ramp { tickets: &tickets, crowd: crowd.as_ref(), ..Ramp::new(environment, &config, DEVICE) };
+    let ramped = ramp.run().await;
+    if crowd.is_some() {
+        environment.ending.within(SETTLE).await;
+    }
     let after = Reading::now(recorder, &environment.servers).await;
     let window = before.until(&after);
     Ok(Found {
@@ -82,6 +94,8 @@ pub async fn run(environment: &Environment, config: SignInConfig) -> Result<Foun
 
 /// The devices of the measured part.
 const DEVICE: &str = "ramp";
+/// After the last sign-in, for what a service tells of groups behind its answer.
+const SETTLE: Duration = Duration::from_secs(1);
 
 struct Ramp<'a> {
     environment: &'a Environment,
@@ -89,6 +103,8 @@ struct Ramp<'a> {
     device: &'static str,
     /// By number of the sign-in: taken from here if the configuration says so, put here otherwise. Empty if nobody wants them.
     tickets: &'a [OnceLock<Ticket>],
+    /// Users in groups.
+    crowd: Option<&'a Crowd>,
 }
 
 struct Ramped {
@@ -102,7 +118,7 @@ struct Ramped {
 
 impl<'a> Ramp<'a> {
     fn new(environment: &'a Environment, config: &'a SignInConfig, device: &'static str) -> Self {
-        Self { environment, config, device, tickets: &[] }
+        Self { environment, config, device, tickets: &[], crowd: None }
     }
 
     async fn run(&self) -> Ramped {
@@ -145,6 +161,9 @@ impl<'a> Ramp<'a> {
         let users = self.config.users.max(1);
         let (user, device) =
             (format!("{}-{}", environment.run, number % users), format!("{}-{}", self.device, number / users));
+        if let Some(crowd) = self.crowd {
+            return crowd.sign_in(environment, number % users, (&user, &device), self.config).await;
+        }
         let slot = self.tickets.get(number);
         let by = match slot.and_then(OnceLock::get) {
             Some(ticket) if self.config.resume => By::Ticket(ticket.clone()),

@@ -8,7 +8,7 @@ use crate::faults::{Change, Step};
 /// The most of anything: beyond it, a number is a slip.
 const MOST: usize = 10_000_000;
 
-fn ensure(so: bool, wrong: impl FnOnce() -> String) -> Result<(), String> {
+pub(super) fn ensure(so: bool, wrong: impl FnOnce() -> String) -> Result<(), String> {
     if so { Ok(()) } else { Err(wrong()) }
 }
 
@@ -17,7 +17,7 @@ fn above_zero(key: &str, value: f64) -> Result<(), String> {
     ensure(value.is_finite() && value > 0.0, || format!("{key} is {value}, and must be above 0"))
 }
 
-fn within(key: &str, value: usize, least: usize) -> Result<(), String> {
+pub(super) fn within(key: &str, value: usize, least: usize) -> Result<(), String> {
     ensure((least..=MOST).contains(&value), || format!("{key} is {value}, and must be from {least} to {MOST}"))
 }
 
@@ -31,10 +31,18 @@ impl ScenarioFile {
         }
         above_zero("target.sends_per_user", target.sends_per_user)?;
         self.sign_in.check()?;
-        let any = self.direct.is_some() || self.idle.is_some() || self.offline.is_some() || self.reconnect.is_some();
-        ensure(any, || "it has no load: [direct], [idle], [offline] or [reconnect]".to_owned())?;
+        let others = self.idle.is_some() || self.offline.is_some() || self.reconnect.is_some();
+        let any = self.direct.is_some() || self.groups.is_some() || others;
+        ensure(any, || "it has no load: [direct], [groups], [idle], [offline] or [reconnect]".to_owned())?;
         if let Some(direct) = &self.direct {
             self.check_direct(direct)?;
+        }
+        if let Some(groups) = &self.groups {
+            groups.check()?;
+            if let Some(rate) = groups.rate {
+                above_zero("groups.rate", rate)?;
+                self.check_rate("groups", rate, groups.senders(), "senders")?;
+            }
         }
         if let Some(idle) = &self.idle {
             within("idle.connections", idle.connections, 1)?;
@@ -128,12 +136,12 @@ impl ScenarioFile {
         ensure(level.server_cpu_us.is_none() || servers, || {
             "level.server_cpu_us needs target.server_pids or target.admin".to_owned()
         })?;
-        let messages = self.direct.is_some() || self.offline.is_some();
-        ensure(level.acceptance_p99_ms.is_none() || messages, || {
-            "level.acceptance_p99_ms needs [direct] or [offline]".to_owned()
+        let delivered = self.direct.is_some() || self.groups.is_some();
+        ensure(level.acceptance_p99_ms.is_none() || delivered || self.offline.is_some(), || {
+            "level.acceptance_p99_ms needs [direct], [groups] or [offline]".to_owned()
         })?;
-        ensure(level.delivery_p99_ms.is_none() || self.direct.is_some(), || {
-            "level.delivery_p99_ms needs [direct]".to_owned()
+        ensure(level.delivery_p99_ms.is_none() || delivered, || {
+            "level.delivery_p99_ms needs [direct] or [groups]".to_owned()
         })?;
         let rate = self.direct.as_ref().filter(|_| self.capacity.is_none()).and_then(|direct| direct.rate);
         match (level.rate, rate) {
@@ -145,7 +153,8 @@ impl ScenarioFile {
     }
 
     fn check_capacity(&self, capacity: &CapacityPart) -> Result<(), String> {
-        let alone = self.idle.is_none() && self.offline.is_none() && self.reconnect.is_none() && self.chaos.is_none();
+        let others = self.groups.is_some() || self.idle.is_some() || self.offline.is_some() || self.reconnect.is_some();
+        let alone = !others && self.chaos.is_none();
         let direct = self.direct.as_ref().filter(|_| alone);
         let direct = direct.ok_or("[capacity] needs [direct], and nothing beside it")?;
         ensure(direct.rate.is_none() && direct.ramp.is_none(), || {
@@ -182,7 +191,8 @@ impl ScenarioFile {
     }
 
     fn check_chaos(&self, chaos: &ChaosPart) -> Result<(), String> {
-        ensure(self.direct.is_some(), || "[chaos] needs [direct]".to_owned())?;
+        let messages = self.direct.is_some() || self.groups.is_some();
+        ensure(messages, || "[chaos] needs [direct] or [groups]".to_owned())?;
         ensure(!chaos.faults.is_empty(), || "chaos.faults is empty".to_owned())?;
         let (mut added, mut removed) = (0, 0);
         for fault in &chaos.faults {

@@ -1,6 +1,7 @@
 //! Scenario files: what is run, against what, for how long, and what is demanded of it. docs/loadtest.md describes them.
 
 mod check;
+mod groups;
 pub(crate) mod length;
 mod presets;
 mod setting;
@@ -10,8 +11,8 @@ use std::{fs, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use self::length::Length;
 pub(crate) use self::presets::PRESETS;
+use self::{groups::GroupsPart, length::Length};
 use crate::{credentials::SignInPart, faults::Step};
 
 /// A whole scenario. Unknown keys are errors.
@@ -30,6 +31,8 @@ pub(crate) struct ScenarioFile {
     pub(crate) time: TimePart,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) direct: Option<DirectPart>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) groups: Option<GroupsPart>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) idle: Option<IdlePart>,
     #[serde(skip_serializing_if = "Option::is_none")]

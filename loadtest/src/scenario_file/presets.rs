@@ -1,12 +1,17 @@
 //! The scenarios that the program brings with it.
 
 /// Names and texts.
-pub(crate) const PRESETS: [(&str, &str); 5] = [
+pub(crate) const PRESETS: [(&str, &str); 10] = [
     ("smoke", include_str!("presets/smoke.toml")),
     ("ci", include_str!("presets/ci.toml")),
     ("capacity", include_str!("presets/capacity.toml")),
     ("soak", include_str!("presets/soak.toml")),
     ("chaos", include_str!("presets/chaos.toml")),
+    ("groups", include_str!("presets/groups.toml")),
+    ("group-large", include_str!("presets/group-large.toml")),
+    ("group-crowd", include_str!("presets/group-crowd.toml")),
+    ("groups-many", include_str!("presets/groups-many.toml")),
+    ("groups-mixed", include_str!("presets/groups-mixed.toml")),
 ];
 
 pub(super) fn names() -> String {

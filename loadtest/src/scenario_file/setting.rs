@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A send without an answer for this long is unknown.
-const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl ScenarioFile {
     /// Reads the files that the scenario names, and connects to nothing.
@@ -99,7 +99,7 @@ impl ScenarioFile {
 
     pub(crate) fn idle_config(&self) -> Option<IdleConfig> {
         let idle = self.idle.as_ref()?;
-        Some(IdleConfig { connections: idle.connections, concurrency: idle.concurrency })
+        Some(IdleConfig { connections: idle.connections, concurrency: idle.concurrency, groups: None })
     }
 
     pub(crate) fn offline_config(&self) -> Option<OfflineConfig> {

@@ -1,6 +1,6 @@
 //! The share of each of several processes that make the load of a scenario together.
 
-use super::ScenarioFile;
+use super::{GroupsPart, ScenarioFile};
 use crate::scenario;
 
 /// Of a count.
@@ -13,6 +13,7 @@ impl ScenarioFile {
     pub(crate) fn most_workers(&self) -> usize {
         [
             self.direct.as_ref().map(|direct| direct.users / 2),
+            self.groups.as_ref().map(GroupsPart::most_workers),
             self.idle.as_ref().map(|idle| idle.connections),
             self.offline.as_ref().map(|offline| offline.absent.min(offline.senders).min(offline.messages as usize)),
             self.reconnect.as_ref().map(|reconnect| reconnect.connections.min(reconnect.senders)),
@@ -45,6 +46,9 @@ impl ScenarioFile {
             if let Some(ramp) = &mut direct.ramp {
                 (ramp.from, ramp.to) = (ramp.from * part, ramp.to * part);
             }
+        }
+        if let Some(groups) = &mut own.groups {
+            groups.share(|all| share(all, workers, number));
         }
         if let Some(idle) = &mut own.idle {
             idle.connections = share(idle.connections, workers, number);
@@ -80,7 +84,13 @@ mod tests {
                 let parts: Vec<_> = (0..workers).map(|number| whole.of_worker(workers, number)).collect();
                 let users = |one: &ScenarioFile| one.direct.as_ref().map_or(0, |direct| direct.users);
                 assert_eq!(parts.iter().map(users).sum::<usize>(), users(&whole));
-                assert!(parts.iter().all(|part| users(part) >= 2), "everyone writes to someone");
+                assert!(
+                    parts.iter().all(|part| part.direct.is_none() || users(part) >= 2),
+                    "everyone writes to someone"
+                );
+                let groups = |one: &ScenarioFile| one.groups.as_ref().map_or(0, |groups| groups.groups);
+                assert_eq!(parts.iter().map(groups).sum::<usize>(), groups(&whole));
+                assert!(parts.iter().all(|part| part.groups.as_ref().is_none_or(|groups| groups.check().is_ok())));
                 let rate = |one: &ScenarioFile| one.direct.as_ref().and_then(|direct| direct.rate).unwrap_or(0.0);
                 assert!((parts.iter().map(rate).sum::<f64>() - rate(&whole)).abs() < 1e-6);
                 let messages = |one: &ScenarioFile| one.offline.as_ref().map_or(0, |offline| offline.messages);

@@ -43,6 +43,7 @@ fn rounds_have_no_unknown_keys_either() {
 #[test]
 fn what_contradicts_itself_is_told_before_anything_is_connected() {
     let direct = "[direct]\nusers = 10\n";
+    let groups = "[groups]\nusers = 5\ngroups = 2\nmembers = 3\n";
     let capacity = "[direct]\nusers = 10\n[level]\nacceptance_p99_ms = 50\n[capacity]\n";
     for (text, says) in [
         (String::new(), "it has no load"),
@@ -66,7 +67,22 @@ fn what_contradicts_itself_is_told_before_anything_is_connected() {
         (format!("{direct}[level]\nlost = 1\n"), "level.lost is not 0"),
         (format!("{direct}[level]\nserver_cpu_us = 100\n"), "needs target.server_pids or target.admin"),
         (format!("{direct}rate = 100\n[level]\nrate = 200\n"), "level.rate is 200, and direct.rate only 100"),
-        ("[idle]\nconnections = 5\n[level]\nacceptance_p99_ms = 5\n".to_owned(), "needs [direct] or [offline]"),
+        (
+            "[idle]\nconnections = 5\n[level]\nacceptance_p99_ms = 5\n".to_owned(),
+            "needs [direct], [groups] or [offline]",
+        ),
+        (
+            "[groups]\nusers = 5\ngroups = 1\nmembers = 6\n".to_owned(),
+            "groups.members is 6, and there are 5 groups.users",
+        ),
+        (format!("{groups}senders = 4\n"), "groups.senders is 4, and groups.members 3"),
+        (format!("{groups}absent = 99998\n"), "a group has 100000 members at most"),
+        (
+            format!("{groups}rate = 101\n"),
+            "101 messages a second of 2 groups.senders are more than gateways let them send",
+        ),
+        (format!("{groups}change_every = \"0s\"\n"), "groups.change_every is 0"),
+        ("[groups]\nusers = 5\ngroups = 1\nmembers = 1\nchange_every = \"1s\"\n".to_owned(), "the owner stays"),
         (format!("{capacity}from = 501\n"), "capacity.from is 501, and 500 is the most"),
         (format!("{capacity}most = 501\n"), "more than gateways let them send"),
         (format!("{capacity}precision = 0\n"), "capacity.precision is 0"),
@@ -111,5 +127,5 @@ fn values_are_replaced_by_their_keys() {
 #[test]
 fn what_is_neither_file_nor_preset_is_told_with_the_presets() {
     let said = ScenarioFile::read("smok", &[]).expect_err("there is none").to_string();
-    assert!(said.contains("\"smok\"") && said.contains("smoke, ci, capacity, soak, chaos"), "{said}");
+    assert!(said.contains("\"smok\"") && said.contains("smoke, ci, capacity, soak, chaos, groups"), "{said}");
 }
