@@ -14,6 +14,10 @@ pub enum PlantedBug {
     ForgetDuplicates,
     /// A session skips an envelope and renumbers those after it, so that the device sees no gap.
     DropPush,
+    /// The same in groups, and not in inboxes.
+    DropGroupPush,
+    /// Who is no member of a group writes there nevertheless.
+    AnybodyWrites,
     /// Two messages of one sender are swapped within a log entry.
     ReorderBatch,
     /// A router pushes nothing to the user whom the file of [`WHOM`] names, as long as there is such a file.
@@ -28,14 +32,23 @@ pub const WHOM: &str = "CARILLON_PLANTED_WHOM";
 pub struct UnknownBug(String);
 
 impl PlantedBug {
-    pub const ALL: [Self; 5] =
-        [Self::AckBeforeCommit, Self::ForgetDuplicates, Self::DropPush, Self::ReorderBatch, Self::WithholdPushes];
+    pub const ALL: [Self; 7] = [
+        Self::AckBeforeCommit,
+        Self::ForgetDuplicates,
+        Self::DropPush,
+        Self::DropGroupPush,
+        Self::AnybodyWrites,
+        Self::ReorderBatch,
+        Self::WithholdPushes,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::AckBeforeCommit => "ack-before-commit",
             Self::ForgetDuplicates => "forget-duplicates",
             Self::DropPush => "drop-push",
+            Self::DropGroupPush => "drop-group-push",
+            Self::AnybodyWrites => "anybody-writes",
             Self::ReorderBatch => "reorder-batch",
             Self::WithholdPushes => "withhold-pushes",
         }

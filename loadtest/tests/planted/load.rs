@@ -29,13 +29,24 @@ impl Load {
     /// Keeps several messages of each user on their way at any time. `patience` is the time for the last ones, in
     /// seconds.
     pub(crate) fn start(service: &Service, patience: &str) -> Self {
+        let longest = LONGEST.as_secs().to_string();
+        let load = ["--users", "4", "--window", "16", "--seconds", &longest, "--patience", patience];
+        Self::start_with(service, &[&["--token-secret-file", "token", "--url", &service.url()], &load[..]].concat())
+    }
+
+    /// Carries out a scenario until it is told to end.
+    pub(crate) fn start_scenario(service: &Service, scenario: &str) -> Self {
+        std::fs::write(service.folder.path().join("scenario.toml"), scenario).expect("written");
+        Self::start_with(service, &["run", "scenario.toml", "--url", &service.url()])
+    }
+
+    fn start_with(service: &Service, arguments: &[&str]) -> Self {
         let report = service.folder.path().join("run.json");
         let log = service.folder.path().join("load.log");
         let log = std::fs::File::options().create(true).append(true).open(log).expect("a log");
-        let longest = LONGEST.as_secs().to_string();
         let process = Command::new(env!("CARGO_BIN_EXE_carillon-loadtest"))
-            .args(["--url", &service.url(), "--token-secret-file", "token", "--json", "run.json"])
-            .args(["--users", "4", "--window", "16", "--seconds", &longest, "--patience", patience])
+            .args(arguments)
+            .args(["--json", "run.json"])
             .current_dir(service.folder.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))

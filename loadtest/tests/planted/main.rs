@@ -1,6 +1,7 @@
 //! The real service with a bug planted in it, and the load generator's verdict on it. See docs/testing.md.
 
 mod canary;
+mod groups;
 mod load;
 mod service;
 mod sign_in;

@@ -146,6 +146,10 @@ impl Batch<'_> {
             return Ok(Err(answer(groups::no_group())));
         };
         let Some(group) = self.living_group(number)? else { return Ok(Err(answer(groups::no_group()))) };
+        #[cfg(feature = "planted-bugs")]
+        if super::planted::anybody_writes() {
+            return Ok(Ok(()));
+        }
         let sender = sender_of(append)?;
         let row = self.member(number, &sender)?;
         let settings = group.settings.unwrap_or_default();

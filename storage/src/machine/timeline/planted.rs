@@ -13,6 +13,11 @@ pub(super) fn forget_duplicates(known: Option<TimelineState>) -> Option<Timeline
     known.filter(|_| !PlantedBug::ForgetDuplicates.is_planted())
 }
 
+/// Asks nobody whether the sender is a member.
+pub(super) fn anybody_writes() -> bool {
+    PlantedBug::AnybodyWrites.is_planted()
+}
+
 /// The outcomes that these commands would have if they were applied now.
 pub(crate) fn foresee(shard: &TimelineShard, commands: impl Iterator<Item = Bytes>) -> io::Result<Vec<Outcome>> {
     let (states, conversations, changes) = (&mut RecentMap::new(0), &mut RecentMap::new(0), Changes::default());
