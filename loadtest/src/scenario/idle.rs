@@ -49,7 +49,7 @@ pub async fn run(
     environment.credentials.prepare((0..config.connections).map(user)).await?;
     if let Some(groups) = config.groups {
         let users: Vec<_> = (0..config.connections).map(user).collect();
-        make_groups_of(environment, &users, groups.plan(config.connections)).await?;
+        make_groups_of(environment, &users, groups.plan(config.connections), false).await?;
     }
     recorder.set_phase("signing in");
     let empty = Reading::now(recorder, &environment.servers).await;

@@ -29,7 +29,7 @@ impl Crowd {
         let count = config.users.max(1);
         let users: Vec<_> = (0..count).map(|number| format!("{}-{number}", environment.run)).collect();
         let plan = groups.plan(count);
-        let places = make_groups_of(environment, &users, plan).await?;
+        let places = make_groups_of(environment, &users, plan, config.up_to_date).await?;
         let of = |groups: Vec<usize>| groups.into_iter().map(|group| places[group].clone()).collect();
         let places = if config.up_to_date { plan.groups_of_all().into_iter().map(of).collect() } else { Vec::new() };
         Ok(Self { places })

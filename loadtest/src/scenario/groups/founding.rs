@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use carillon_client::{Change, Client, ClientConfig, SendError};
+use carillon_client::{Change, Client, ClientConfig, FetchError, SendError};
 use carillon_proto::{
     Epoch, GroupId, Position, TimelineId,
     pb::client::{ChangeMembers, CreateGroup, Start, members_change::Kind},
 };
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use parking_lot::Mutex;
 
 use super::Plan;
@@ -22,16 +22,21 @@ const AT_ONCE: usize = 32;
 const OF_FOUNDER: usize = 4000;
 /// For a change that the service has to put off: it limits what a user may ask.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// Reads of one founder that wait for their answers: gateways refuse many.
+const READ_AT_ONCE: usize = 4;
+/// How often a read may be refused with "try again".
+const TRIES: u32 = 50;
 
 /// How far a group's log reaches.
 pub(crate) type Places = Vec<(TimelineId, Position)>;
 
 /// Makes the accounts of these users, and groups of them by the plan. Each group has one more member, its founder, who signs out again.
-/// Returns the ends of the groups' logs.
+/// `places`: the ends of the groups' logs are wanted.
 pub(crate) async fn make_groups_of(
     environment: &Environment,
     users: &[String],
     plan: Plan,
+    places: bool,
 ) -> Result<Places, RunError> {
     make_accounts(environment, users.to_vec()).await?;
     environment.recorder.set_phase("making groups");
@@ -43,19 +48,29 @@ pub(crate) async fn make_groups_of(
         members: plan.members_of(group).map(|user| users[user].clone()).collect(),
     };
     make_groups((0..plan.groups).map(founding)).await?;
-    let failed = Mutex::new(None);
-    let read = async |group: usize| {
-        let read = founders[group / OF_FOUNDER].read_group(&id(group)).await;
-        let read = read.map_err(|error| failed.lock().get_or_insert(error.to_string()).len()).unwrap_or_default();
-        (TimelineId::Group(id(group)), Position { epoch: Epoch(read.epoch), seq: read.last })
-    };
-    let places = futures_util::stream::iter((0..plan.groups).map(read)).buffered(AT_ONCE).collect().await;
+    let read = async |group: usize| place(&founders[group / OF_FOUNDER], id(group)).await;
+    let wanted = futures_util::stream::iter((0..plan.groups).filter(|_| places));
+    let places = wanted.map(read).buffered(READ_AT_ONCE).try_collect().await?;
     for founder in founders {
         founder.close().await;
     }
-    match failed.into_inner() {
-        Some(why) => Err(RunError::Group { group: "of a founder".to_owned(), why }),
-        None => Ok(places),
+    Ok(places)
+}
+
+/// Where the group's log ends.
+async fn place(founder: &Client, group: GroupId) -> Result<(TimelineId, Position), RunError> {
+    let mut tries = 0;
+    loop {
+        match founder.read_group(&group).await {
+            Ok(read) => {
+                return Ok((TimelineId::Group(group), Position { epoch: Epoch(read.epoch), seq: read.last }));
+            }
+            Err(FetchError::Refused(refusal)) if refusal.retry && tries < TRIES => {
+                tries += 1;
+                tokio::time::sleep(refusal.retry_after.max(Duration::from_millis(100))).await;
+            }
+            Err(error) => return Err(RunError::Group { group: group.to_string(), why: error.to_string() }),
+        }
     }
 }
 
