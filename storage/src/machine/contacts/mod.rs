@@ -34,7 +34,8 @@ impl Batch<'_> {
         if let Change::Sweep(_) = change {
             return self.sweep_contacts(&user, incarnation);
         }
-        let incarnation = match (&change, self.owner(&user, incarnation)?) {
+        let is_anybody = matches!(&change, Change::Heard(heard) if heard.anybody);
+        let incarnation = match (&change, self.owner(&user, incarnation, is_anybody)?) {
             // Also of an account that has ended.
             (Change::Told(_), _) => incarnation,
             (_, Ok(incarnation)) => incarnation,
@@ -57,14 +58,14 @@ impl Batch<'_> {
         self.keep(&user, incarnation, &contact, list, before, after, is_seen)
     }
 
-    /// The incarnation of the name's owner, if it is the one that is meant; 0 means whoever it is. Otherwise the answer.
-    fn owner(&self, user: &str, incarnation: u64) -> io::Result<Result<u64, Outcome>> {
+    /// The incarnation of the name's owner, if it is the one that is meant, or anybody is. Otherwise the answer.
+    fn owner(&self, user: &str, incarnation: u64, is_anybody: bool) -> io::Result<Result<u64, Outcome>> {
         Ok(match self.get::<Account>(&keys::account(user), "account")? {
             // A reserved name has no owner yet.
             None | Some(Account { deleted: true, .. } | Account { reserved: true, .. }) => {
                 Err(not_found(format!("there is no user {user:?}")))
             }
-            Some(account) if incarnation == 0 || account.incarnation == incarnation => Ok(account.incarnation),
+            Some(account) if is_anybody || account.incarnation == incarnation => Ok(account.incarnation),
             Some(_) => Err(rejected(Reason::Gone, format!("user {user:?} has another owner by now"))),
         })
     }
@@ -229,8 +230,8 @@ fn carry_out(change: &Change, row: &mut Contact, version: &mut u64) -> Result<()
 fn remembered(list: &mut ContactList, contact: &str) -> Contact {
     match list.forgotten.iter().position(|row| row.contact == contact) {
         Some(at) => {
-            let Forgotten { peer, heard, .. } = list.forgotten.remove(at);
-            Contact { peer, heard, ..Contact::default() }
+            let Forgotten { peer, heard, met, .. } = list.forgotten.remove(at);
+            Contact { peer, heard, met, ..Contact::default() }
         }
         None => Contact::default(),
     }
@@ -243,7 +244,7 @@ fn forget(list: &mut ContactList, contact: &str, row: &Contact) {
     if list.forgotten.len() >= FORGOTTEN {
         list.forgotten.remove(0);
     }
-    list.forgotten.push(Forgotten { contact: contact.to_owned(), peer: row.peer, heard: row.heard });
+    list.forgotten.push(Forgotten { contact: contact.to_owned(), peer: row.peer, heard: row.heard, met: row.met });
 }
 
 fn count(list: &mut ContactList, row: Option<&Contact>, by: i32) {

@@ -76,13 +76,13 @@ impl Changing<'_> {
     }
 
     pub(super) fn hear(&mut self, heard: &HeardFromContact) -> Result<(), Crowded> {
-        if self.row.peer > heard.peer {
+        if self.row.met && self.row.peer > heard.peer {
             return Ok(());
         }
-        if self.row.peer != heard.peer && self.row.peer != 0 {
+        if self.row.met && self.row.peer != heard.peer {
             self.another_owner();
         }
-        self.row.peer = heard.peer;
+        (self.row.met, self.row.peer) = (true, heard.peer);
         for said in &heard.said {
             if said.number > self.row.heard {
                 self.row.heard = said.number;
@@ -121,24 +121,31 @@ impl Changing<'_> {
     }
 
     pub(super) fn told(&mut self, told: &ContactTold) -> Result<(), Crowded> {
-        let asks_again = self.row.untold.last().is_some_and(|last| last.word() == Word::Subscribe);
+        let of_asking = |said: &&Said| matches!(said.word(), Word::Subscribe | Word::Unsubscribe);
+        let last = self.row.untold.iter().rfind(of_asking).filter(|last| last.word() == Word::Subscribe).cloned();
         self.row.untold.retain(|said| said.number > told.upto);
-        if !told.failed {
-            if self.row.peer == 0 {
-                self.row.peer = told.peer;
+        let is_met = self.row.met && told.peer == self.row.peer;
+        match (told.failed, self.row.met) {
+            (false, false) => (self.row.met, self.row.peer) = (true, told.peer),
+            // Whoever bore the name was meant, and has heard it; something of an earlier owner has come in between.
+            (false, true) if told.peer > self.row.peer => {
+                let untold = std::mem::take(&mut self.row.untold);
+                self.another_owner();
+                (self.row.met, self.row.peer, self.row.untold) = (true, told.peer, untold);
+                self.row.asked = last.is_some();
+                self.row.asked_at = last.map_or(0, |last| last.number);
             }
-            return Ok(());
-        }
-        if told.peer == 0 {
-            self.row.asked &= self.row.asked_at > told.upto;
-        } else if told.peer == self.row.peer {
-            let text = self.row.untold.last().map(|last| last.text.clone()).unwrap_or_default();
-            self.another_owner();
-            if asks_again {
-                // Whoever bears the name now is asked.
-                self.tell(Word::Subscribe, &text)?;
-                (self.row.asked, self.row.asked_at) = (true, *self.version);
+            (false, true) => {}
+            (true, _) if told.full || told.anybody => self.row.asked &= self.row.asked_at > told.upto,
+            (true, _) if is_met => {
+                self.another_owner();
+                if let Some(last) = last {
+                    // Whoever bears the name now is asked.
+                    self.tell(Word::Subscribe, &last.text)?;
+                    (self.row.asked, self.row.asked_at) = (true, *self.version);
+                }
             }
+            (true, _) => {}
         }
         Ok(())
     }
@@ -152,8 +159,9 @@ impl Changing<'_> {
             // The queue was empty.
             let _ = self.tell(word, "");
         }
-        let (heard, peer, untold) = (self.row.heard, self.row.peer, std::mem::take(&mut self.row.untold));
-        *self.row = Contact { heard, peer, untold, ..Contact::default() };
+        let (met, heard, peer) = (self.row.met, self.row.heard, self.row.peer);
+        let untold = std::mem::take(&mut self.row.untold);
+        *self.row = Contact { met, heard, peer, untold, ..Contact::default() };
     }
 
     /// What there was with the contact was with an earlier owner of the name.
@@ -161,7 +169,7 @@ impl Changing<'_> {
         self.no_subscription();
         self.row.approved = false;
         self.row.untold.clear();
-        (self.row.peer, self.row.heard, self.row.asked_at) = (0, 0, 0);
+        (self.row.met, self.row.peer, self.row.heard, self.row.asked_at) = (false, 0, 0, 0);
     }
 
     fn no_subscription(&mut self) {
@@ -198,7 +206,7 @@ pub(super) fn is_empty(row: &Contact) -> bool {
 /// What the user's devices see.
 pub(super) fn visible(row: &Contact) -> Contact {
     let mut seen = row.clone();
-    (seen.version, seen.peer, seen.heard, seen.asked_at) = (0, 0, 0, 0);
+    (seen.version, seen.met, seen.peer, seen.heard, seen.asked_at) = (0, false, 0, 0, 0);
     seen.untold.clear();
     seen
 }

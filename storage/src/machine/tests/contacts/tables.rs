@@ -14,7 +14,7 @@ fn in_state(wanted: &str) -> World {
     let hears = |world: &mut World, word: Word| {
         let number = world.index * 100;
         let heard = Said { number, word: word.into(), answers: u64::MAX, ..Said::default() };
-        let heard = Change::Heard(HeardFromContact { peer: incarnation, said: vec![heard] });
+        let heard = Change::Heard(HeardFromContact { peer: incarnation, said: vec![heard], anybody: false });
         world.does("a", "b", heard).expect("heard");
     };
     if to || wanted.contains("out") {
@@ -29,7 +29,7 @@ fn in_state(wanted: &str) -> World {
     if from {
         world.says("a", "b", Word::Subscribed);
     }
-    let told = ContactTold { upto: u64::MAX, peer: incarnation, failed: false };
+    let told = ContactTold { upto: u64::MAX, peer: incarnation, ..ContactTold::default() };
     world.does("a", "b", Change::Told(told)).expect("told");
     let row = world.row("a", "b").expect("a row");
     assert_eq!((&*state(&row), row.untold.len()), (wanted, 0));
@@ -176,7 +176,7 @@ fn what_a_user_hears_follows_table_a_3() {
             let mut world = in_state(before);
             let peer = world.incarnation("b").expect("an account");
             let said = Said { number: u64::MAX, word: word.into(), answers: u64::MAX, ..Said::default() };
-            let change = Change::Heard(HeardFromContact { peer, said: vec![said] });
+            let change = Change::Heard(HeardFromContact { peer, said: vec![said], anybody: false });
             let (user, incarnation) = ("a".to_owned(), world.incarnation("a").expect("an account"));
             let change = ChangeContact { user, incarnation, contact: "b".to_owned(), change: Some(change) };
             let Outcome::ContactChanged(changed) = world.apply(Op::ChangeContact(change)) else { panic!("refused") };
