@@ -144,6 +144,11 @@ impl Showing {
                     None => self.watched.inbox.trimmed(first.seq),
                 },
                 Event::State(state) => self.set_connected(&state),
+                Event::Conversations(_)
+                | Event::Marks(_)
+                | Event::Contact(_)
+                | Event::ContactsMissed
+                | Event::Presence(_) => {}
             }
         }
     }
