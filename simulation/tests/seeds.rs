@@ -182,7 +182,7 @@ fn clients_that_name_nothing_have_their_order_by_the_key_alone() {
     let by_key = is_kept_without(&[Names, Gateway, Lanes]);
     assert!(by_key.out_of_order > whole.out_of_order, "the other guards were not left out: {whole:?} {by_key:?}");
     // Gateways repeat what was refused for its order: their clients hear of little of it.
-    assert!(by_key.accepted * 10 > by_key.sent * 7 && by_key.refused < by_key.out_of_order, "{by_key:?}");
+    assert!(by_key.accepted * 10 > by_key.sent * 6 && by_key.refused < by_key.out_of_order, "{by_key:?}");
 }
 
 #[test]
