@@ -2,8 +2,8 @@
 
 use carillon_proto::pb::{
     client::{
-        Code, ContactRequest, ContactSettings, Presence, ReadContacts, RemoveContact, SayToContact, SetPresence, Show,
-        client_frame::Body, contact_request::Change, say_to_contact::Word, server_frame,
+        Code, ContactRequest, ContactSettings, Ping, Presence, ReadContacts, RemoveContact, SayToContact, SetPresence,
+        Show, client_frame::Body, contact_request::Change, say_to_contact::Word, server_frame,
     },
     link::{ContactNews, FromRouter, Presences, Signaled, change_contact, signaled::Notice},
     store::{Contact, contacts_read},
@@ -28,6 +28,7 @@ fn show(request: u32, show: Show) -> Body {
 
 async fn hears(client: &mut StreamClient) -> String {
     match client.hears().await {
+        server_frame::Body::Pong(pong) => format!("pong {}", pong.nonce),
         server_frame::Body::Done(done) => format!("done {}", done.request),
         server_frame::Body::Refused(refused) => format!("refused {:?}", refused.code()),
         server_frame::Body::Contacts(contacts) => {
@@ -139,8 +140,10 @@ async fn a_connection_is_told_of_the_list_when_it_has_read_it_and_of_others_when
     tablet.says(show(2, Show::Unspecified)).await;
     assert_eq!(hears(&mut tablet).await, "done 2");
     world.signals("alice", presences("bob", Show::Online)).await;
-    tablet.says(show(3, Show::Online)).await;
-    assert_eq!(hears(&mut tablet).await, "done 3", "nothing before it");
+    world.signals("alice", news("carol", 9)).await;
+    assert_eq!(hears(&mut phone).await, "news 9 carol");
+    tablet.says(Body::Ping(Ping { nonce: 3 })).await;
+    assert_eq!(hears(&mut tablet).await, "pong 3", "nothing before it");
     world.end().await;
 }
 
