@@ -182,6 +182,12 @@ GATEWAY = [
               rate("carillon_gateway_received_bytes_total", "", legend="received"), rate("carillon_gateway_sent_bytes_total", "", legend="sent")),
         panel("Refusals", "ops", "What was refused, and why.", happened("carillon_gateway_refusals_total", "of, code")),
     ]),
+    ("Files", [
+        panel("Uploads and downloads", "ops", "Files that clients put and get over HTTP, by outcome.",
+              happened("carillon_gateway_media_transfers_total", "direction, outcome")),
+        panel("Bytes of files", "Bps", "Bytes of files that were taken from clients and given to them.",
+              happened("carillon_gateway_media_bytes_total", "direction")),
+    ]),
     ("Routers", [
         panel("Links", "short", "Routers to which a link is open.", gauge("carillon_gateway_router_links")),
         panel("Requests without an answer", "percentunit", "Of those that may wait; further ones are refused.",
