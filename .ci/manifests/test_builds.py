@@ -88,3 +88,9 @@ def test_the_image_runs_as_a_number_and_needs_no_shell():
     assert re.search(r'(?m)^ENTRYPOINT \["/usr/bin/carillon"\]$', last)
     assert re.findall(r"/delivery/\S+ (/usr/bin/\S+)$", last, re.M) == ["/usr/bin/carillon", "/usr/bin/carillon-loadtest"]
     assert not re.search(r"(?m)^(RUN|CMD|SHELL|HEALTHCHECK) ", last)
+
+
+def test_the_image_is_built_from_the_whole_workspace():
+    members = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["members"]
+    shown = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert members and set(members) <= shown, set(members) - shown
