@@ -225,6 +225,7 @@ enum Continuation {
     MembershipSet(u64, UserId, u64),
     /// Contacts of a user who shows something.
     Watchers(UserId, u64),
+    ContactRead(Box<ContactChanging>),
     ContactChanged(Box<ContactChanging>),
     /// A place for a file was made in the shard of this index.
     MediaCreated(u16, ReplySlot),
@@ -451,6 +452,7 @@ impl Owner {
             Continuation::Watchers(user, incarnation) => {
                 self.watchers_read(&user, incarnation, answer, now, time_ms);
             }
+            Continuation::ContactRead(changing) => self.contact_read(changing, answer),
             Continuation::ContactChanged(changing) => self.contact_changed(*changing, answer, time_ms),
             Continuation::MediaCreated(shard, slot) => {
                 self.media_created(shard, slot, answer);

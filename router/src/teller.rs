@@ -140,21 +140,19 @@ impl TellingContext {
         row: &Contact,
     ) -> Result<(ContactTold, Result<(), Failure>, Option<(u64, ContactChanged)>), Failure> {
         let upto = row.untold.last().map_or(0, |said| said.number);
-        let heard = HeardFromContact { peer: incarnation, said: row.untold.clone(), anybody: !row.met };
+        let heard = HeardFromContact { peer: incarnation, said: row.untold.clone() };
         Ok(match self.change(contact, row.peer, user, Change::Heard(heard)).await {
             Ok(changed) => {
                 let of = changed.incarnation;
-                (ContactTold { upto, peer: of, ..ContactTold::default() }, Ok(()), Some((of, changed)))
+                (ContactTold { upto, peer: row.peer, ..ContactTold::default() }, Ok(()), Some((of, changed)))
             }
             Err(StoreFailure::NotFound { .. } | StoreFailure::Gone { .. }) => {
                 let failure = Failure::NoUser(contact.as_str().to_owned());
-                (ContactTold { upto, peer: row.peer, failed: true, full: false, anybody: !row.met }, Err(failure), None)
+                (ContactTold { upto, peer: row.peer, failed: true, full: false }, Err(failure), None)
             }
-            Err(StoreFailure::NoRoom { .. }) => (
-                ContactTold { upto, peer: row.peer, failed: true, full: true, anybody: !row.met },
-                Err(Failure::Requests),
-                None,
-            ),
+            Err(StoreFailure::NoRoom { .. }) => {
+                (ContactTold { upto, peer: row.peer, failed: true, full: true }, Err(Failure::Requests), None)
+            }
             Err(failure) => return Err(failure.into()),
         })
     }

@@ -210,7 +210,7 @@ fn check(change: &Change) -> Result<(), Refusal> {
             Ok(())
         }
         Change::Remove(_) => Ok(()),
-        Change::Say(SayToContact { word, text }) => {
+        Change::Say(SayToContact { word, text, .. }) => {
             let Ok(word @ (Word::Subscribe | Word::Subscribed | Word::Unsubscribe | Word::Unsubscribed)) =
                 Word::try_from(*word)
             else {

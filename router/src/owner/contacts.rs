@@ -4,7 +4,10 @@ use carillon_proto::{
     Level, UserId,
     pb::{
         link::{self, ContactNews, change_contact::Change as Asked},
-        store::{ChangeContact, Person, ReadContacts, change_contact::Change, directory_command, store_request},
+        store::{
+            ChangeContact, Person, ReadContacts, SayToContact, User, Word, change_contact::Change, directory_command,
+            store_request,
+        },
     },
 };
 use tokio::time::Instant;
@@ -22,7 +25,16 @@ pub(super) struct ContactChanging {
     user: UserId,
     incarnation: u64,
     contact: UserId,
+    change: Change,
     slot: ReplySlot,
+    deadline: Instant,
+}
+
+impl ContactChanging {
+    fn is_for_the_contact(&self) -> bool {
+        let words = [Word::Subscribe, Word::Subscribed];
+        matches!(&self.change, Change::Say(said) if words.contains(&said.word()))
+    }
 }
 
 impl Owner {
@@ -34,7 +46,7 @@ impl Owner {
         let change = match change {
             Some(Asked::Set(set)) => Change::Set(set),
             Some(Asked::Remove(remove)) => Change::Remove(remove),
-            Some(Asked::Say(said)) => Change::Say(said),
+            Some(Asked::Say(said)) => Change::Say(SayToContact { peer: None, ..said }),
             None => return self.refuse(parts.slot, &Failure::Invalid("the change of a contact says nothing")),
         };
         let contact = match UserId::new(&contact) {
@@ -45,15 +57,46 @@ impl Owner {
         if matches!(change, Change::Say(_)) && !self.crossings.allow(user.domain(), contact.domain()) {
             return self.refuse(slot, &Failure::OtherDomain(contact.to_string()));
         }
-        let change = ChangeContact {
-            user: user.as_str().to_owned(),
-            incarnation,
-            contact: contact.as_str().to_owned(),
-            change: Some(change),
+        let changing = Box::new(ContactChanging { user, incarnation, contact, change, slot, deadline });
+        if changing.is_for_the_contact() {
+            // It is said to this owner of the name, and to no later one.
+            let contact = changing.contact.clone();
+            return self.read_user(&contact, deadline, Continuation::ContactRead(changing));
+        }
+        self.write_change(changing);
+    }
+
+    pub(super) fn contact_read(
+        &mut self,
+        mut changing: Box<ContactChanging>,
+        answer: Result<StoreAnswer, StoreFailure>,
+    ) {
+        let peer = match answer {
+            Ok(StoreAnswer::User(User { account: Some(account), .. })) if !account.deleted && !account.reserved => {
+                account.incarnation
+            }
+            Ok(StoreAnswer::User(_)) => {
+                let failure = Failure::NoUser(changing.contact.as_str().to_owned());
+                return self.refuse(changing.slot, &failure);
+            }
+            other => return self.refuse(changing.slot, &unexpected(other)),
         };
-        let changing = ContactChanging { user: user.clone(), incarnation, contact, slot };
+        if let Change::Say(said) = &mut changing.change {
+            said.peer = Some(peer);
+        }
+        self.write_change(changing);
+    }
+
+    fn write_change(&mut self, changing: Box<ContactChanging>) {
+        let change = ChangeContact {
+            user: changing.user.as_str().to_owned(),
+            incarnation: changing.incarnation,
+            contact: changing.contact.as_str().to_owned(),
+            change: Some(changing.change.clone()),
+        };
+        let (user, deadline) = (changing.user.clone(), changing.deadline);
         let op = directory_command::Op::ChangeContact(change);
-        self.directory_write(&user, op, deadline, Continuation::ContactChanged(Box::new(changing)));
+        self.directory_write(&user, op, deadline, Continuation::ContactChanged(changing));
     }
 
     pub(super) fn contact_changed(
@@ -62,7 +105,7 @@ impl Owner {
         answer: Result<StoreAnswer, StoreFailure>,
         time_ms: u64,
     ) {
-        let ContactChanging { user, incarnation, contact, slot } = changing;
+        let ContactChanging { user, incarnation, contact, slot, .. } = changing;
         let changed = match answer {
             Ok(StoreAnswer::ContactChanged(changed)) => changed,
             Err(StoreFailure::NoRoom { detail }) => return self.refuse(slot, &Failure::NoRoom(detail)),

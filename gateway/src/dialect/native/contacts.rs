@@ -17,7 +17,9 @@ impl From<ContactRequest> for Ask {
             Change::Set(ContactSettings { name, labels }) => ContactChange::Set(store::SetContact { name, labels }),
             Change::Remove(RemoveContact {}) => ContactChange::Remove(store::RemoveContact {}),
             // The words have the same numbers.
-            Change::Say(SayToContact { word, text }) => ContactChange::Say(store::SayToContact { word, text }),
+            Change::Say(SayToContact { word, text }) => {
+                ContactChange::Say(store::SayToContact { word, text, peer: None })
+            }
         });
         Self::Contact(Box::new(ContactAsk { request, what: ContactQuery::Change { contact, change } }))
     }

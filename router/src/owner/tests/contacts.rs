@@ -245,10 +245,22 @@ fn a_change_is_told_to_the_users_devices_and_then_to_the_contact() {
             change,
         }))
     };
-    let say = store::SayToContact { word: store::Word::Subscribe.into(), text: "hi".into() };
-    let effects = play.request(ask(link::change_contact::Change::Say(say)));
+    let say = || {
+        link::change_contact::Change::Say(store::SayToContact {
+            word: store::Word::Subscribe.into(),
+            text: "hi".into(),
+            // Nobody but the router says who that is.
+            peer: Some(99),
+        })
+    };
+    let effects = play.request(ask(say()));
+    let [Did::ReadUser(token, contact)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(contact, "carol");
+    let effects = play.answer(*token, found_as(9, Account::default(), &[]));
     let [Did::ChangeContact(token, change)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!((&*change.user, &*change.contact), ("alice", "carol"));
+    let Some(store::change_contact::Change::Say(said)) = &change.change else { panic!("{change:?}") };
+    assert_eq!(said.peer, Some(9));
     let row = Contact { asked: true, listed: true, untold: vec![store::Said::default()], ..Contact::default() };
     let changed = ContactChanged { contact: Some(row.clone()), version: 6, before: 5, changed: true, incarnation: 0 };
     let effects = play.answer(*token, StoreAnswer::ContactChanged(changed));
@@ -256,6 +268,11 @@ fn a_change_is_told_to_the_users_devices_and_then_to_the_contact() {
         panic!("{effects:?}")
     };
     assert_eq!((news.before, news.version, &**contact, telling), (5, 6, "carol", &row));
+
+    let effects = play.request(ask(say()));
+    let [Did::ReadUser(token, _)] = effects[..] else { panic!("{effects:?}") };
+    let effects = play.answer(token, StoreAnswer::User(User::default()));
+    assert_eq!(refusal(&effects[0]).code(), client::Code::NotFound);
 
     let effects = play.request(ask(link::change_contact::Change::Set(store::SetContact::default())));
     let [Did::ChangeContact(token, _)] = effects[..] else { panic!("{effects:?}") };

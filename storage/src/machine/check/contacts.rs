@@ -27,6 +27,9 @@ pub(super) fn check_change(shard: ShardId, map: ShardMap, op: &ChangeContact) ->
         Change::Set(set) => check_set(set),
         Change::Say(said) => {
             check_word(said.word)?;
+            if said.peer.is_none() && matches!(said.word(), Word::Subscribe | Word::Subscribed) {
+                return Err(invalid("it is not known to whom it is said"));
+            }
             check_text(&said.text)
         }
         Change::Heard(heard) => match heard.said.len() {

@@ -34,13 +34,12 @@ impl Batch<'_> {
         if let Change::Sweep(_) = change {
             return self.sweep_contacts(&user, incarnation);
         }
-        let is_anybody = matches!(&change, Change::Heard(heard) if heard.anybody);
-        let incarnation = match (&change, self.owner(&user, incarnation, is_anybody)?) {
-            // Also of an account that has ended.
-            (Change::Told(_), _) => incarnation,
-            (_, Ok(incarnation)) => incarnation,
-            (_, Err(why)) => return Ok(why),
-        };
+        // What was told is noted also for an account that has ended.
+        if !matches!(change, Change::Told(_))
+            && let Some(why) = self.is_not_owner(&user, incarnation)?
+        {
+            return Ok(why);
+        }
         let key = keys::contact(&user, incarnation, &contact);
         let mut list: ContactList = self.get(&keys::contact_list(&user, incarnation), "contacts")?.unwrap_or_default();
         let before = self.get::<Contact>(&key, "contact")?;
@@ -58,15 +57,15 @@ impl Batch<'_> {
         self.keep(&user, incarnation, &contact, list, before, after, is_seen)
     }
 
-    /// The incarnation of the name's owner, if it is the one that is meant, or anybody is. Otherwise the answer.
-    fn owner(&self, user: &str, incarnation: u64, is_anybody: bool) -> io::Result<Result<u64, Outcome>> {
+    /// The answer, if the name has no owner or another one than is meant.
+    fn is_not_owner(&self, user: &str, incarnation: u64) -> io::Result<Option<Outcome>> {
         Ok(match self.get::<Account>(&keys::account(user), "account")? {
             // A reserved name has no owner yet.
             None | Some(Account { deleted: true, .. } | Account { reserved: true, .. }) => {
-                Err(not_found(format!("there is no user {user:?}")))
+                Some(not_found(format!("there is no user {user:?}")))
             }
-            Some(account) if is_anybody || account.incarnation == incarnation => Ok(account.incarnation),
-            Some(_) => Err(rejected(Reason::Gone, format!("user {user:?} has another owner by now"))),
+            Some(account) if account.incarnation == incarnation => None,
+            Some(_) => Some(rejected(Reason::Gone, format!("user {user:?} has another owner by now"))),
         })
     }
 
@@ -220,7 +219,7 @@ fn carry_out(change: &Change, row: &mut Contact, version: &mut u64) -> Result<()
         Change::Remove(_) => changing.remove()?,
         Change::Say(said) => changing.say(said)?,
         Change::Heard(heard) => changing.hear(heard)?,
-        Change::Told(told) => changing.told(told)?,
+        Change::Told(told) => changing.told(told),
         Change::Sweep(_) => {}
     }
     Ok(())

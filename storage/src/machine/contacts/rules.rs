@@ -41,6 +41,9 @@ impl Changing<'_> {
 
     /// RFC 6121, A.2.
     pub(super) fn say(&mut self, said: &SayToContact) -> Result<(), Crowded> {
+        if let Some(peer) = said.peer {
+            self.meet(peer);
+        }
         match said.word() {
             Word::Subscribe => {
                 self.tell(Word::Subscribe, &said.text)?;
@@ -79,10 +82,7 @@ impl Changing<'_> {
         if self.row.met && self.row.peer > heard.peer {
             return Ok(());
         }
-        if self.row.met && self.row.peer != heard.peer {
-            self.another_owner();
-        }
-        (self.row.met, self.row.peer) = (true, heard.peer);
+        self.meet(heard.peer);
         for said in &heard.said {
             if said.number > self.row.heard {
                 self.row.heard = said.number;
@@ -120,34 +120,16 @@ impl Changing<'_> {
         Ok(())
     }
 
-    pub(super) fn told(&mut self, told: &ContactTold) -> Result<(), Crowded> {
-        let of_asking = |said: &&Said| matches!(said.word(), Word::Subscribe | Word::Unsubscribe);
-        let last = self.row.untold.iter().rfind(of_asking).filter(|last| last.word() == Word::Subscribe).cloned();
-        self.row.untold.retain(|said| said.number > told.upto);
-        let is_met = self.row.met && told.peer == self.row.peer;
-        match (told.failed, self.row.met) {
-            (false, false) => (self.row.met, self.row.peer) = (true, told.peer),
-            // Whoever bore the name was meant, and has heard it; something of an earlier owner has come in between.
-            (false, true) if told.peer > self.row.peer => {
-                let untold = std::mem::take(&mut self.row.untold);
-                self.another_owner();
-                (self.row.met, self.row.peer, self.row.untold) = (true, told.peer, untold);
-                self.row.asked = last.is_some();
-                self.row.asked_at = last.map_or(0, |last| last.number);
-            }
-            (false, true) => {}
-            (true, _) if told.full || told.anybody => self.row.asked &= self.row.asked_at > told.upto,
-            (true, _) if is_met => {
-                self.another_owner();
-                if let Some(last) = last {
-                    // Whoever bears the name now is asked.
-                    self.tell(Word::Subscribe, &last.text)?;
-                    (self.row.asked, self.row.asked_at) = (true, *self.version);
-                }
-            }
-            (true, _) => {}
+    pub(super) fn told(&mut self, told: &ContactTold) {
+        if !self.row.met || self.row.peer != told.peer {
+            return;
         }
-        Ok(())
+        self.row.untold.retain(|said| said.number > told.upto);
+        match (told.failed, told.full) {
+            (true, false) => self.another_owner(),
+            (true, true) => self.row.asked &= self.row.asked_at > told.upto,
+            (false, _) => {}
+        }
     }
 
     /// The user's account has ended: the contact has to know it.
@@ -162,6 +144,16 @@ impl Changing<'_> {
         let (met, heard, peer) = (self.row.met, self.row.heard, self.row.peer);
         let untold = std::mem::take(&mut self.row.untold);
         *self.row = Contact { met, heard, peer, untold, ..Contact::default() };
+    }
+
+    /// The name of the contact has this owner, or had it before the one whom the row is about.
+    fn meet(&mut self, peer: u64) {
+        if self.row.met && peer > self.row.peer {
+            self.another_owner();
+        }
+        if !self.row.met {
+            (self.row.met, self.row.peer) = (true, peer);
+        }
     }
 
     /// What there was with the contact was with an earlier owner of the name.
@@ -182,7 +174,11 @@ impl Changing<'_> {
         self.row.text.clear();
     }
 
+    /// Nobody is told anything while it is not known who bears the name: then there is no subscription either.
     fn tell(&mut self, word: Word, text: &str) -> Result<(), Crowded> {
+        if !self.row.met {
+            return Ok(());
+        }
         if self.row.untold.last().is_some_and(|last| last.word() == word) {
             // Said twice, it is told once.
             self.row.untold.pop();

@@ -14,9 +14,11 @@ fn in_state(wanted: &str) -> World {
     let hears = |world: &mut World, word: Word| {
         let number = world.index * 100;
         let heard = Said { number, word: word.into(), answers: u64::MAX, ..Said::default() };
-        let heard = Change::Heard(HeardFromContact { peer: incarnation, said: vec![heard], anybody: false });
+        let heard = Change::Heard(HeardFromContact { peer: incarnation, said: vec![heard] });
         world.does("a", "b", heard).expect("heard");
     };
+    // Nothing follows from it, and from now on the contact is known.
+    hears(&mut world, Word::Unsubscribe);
     if to || wanted.contains("out") {
         world.says("a", "b", Word::Subscribe);
     }
@@ -176,7 +178,7 @@ fn what_a_user_hears_follows_table_a_3() {
             let mut world = in_state(before);
             let peer = world.incarnation("b").expect("an account");
             let said = Said { number: u64::MAX, word: word.into(), answers: u64::MAX, ..Said::default() };
-            let change = Change::Heard(HeardFromContact { peer, said: vec![said], anybody: false });
+            let change = Change::Heard(HeardFromContact { peer, said: vec![said] });
             let (user, incarnation) = ("a".to_owned(), world.incarnation("a").expect("an account"));
             let change = ChangeContact { user, incarnation, contact: "b".to_owned(), change: Some(change) };
             let Outcome::ContactChanged(changed) = world.apply(Op::ChangeContact(change)) else { panic!("refused") };
