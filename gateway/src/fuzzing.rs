@@ -149,6 +149,11 @@ pub fn token(text: &str) {
     RULES.tokens.load().check(text, "", NOW_MS).expect_err("nobody has the key");
 }
 
+/// Paths, headers and beginnings of files.
+pub fn media(text: &str, first: &[u8], size: u64) {
+    crate::media::fuzzing::requests(text, first, size);
+}
+
 /// A session, signed in or not, with arbitrary messages of its client and answers of the routers. Two bytes before each
 /// message give its source and its length.
 pub fn session(mut bytes: &[u8]) {
@@ -339,7 +344,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), text: String) {
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), text: String, number: u64) {
             frames(&bytes);
             frame(&bytes);
             envelopes(&bytes);
@@ -347,6 +352,14 @@ mod tests {
             session(&bytes);
             json(&text);
             token(&text);
+            media(&text, &bytes, number);
+        }
+
+        /// Headers that are nearly right.
+        #[test]
+        fn no_range_panics(first in "[0-9]{0,20}", last in "[0-9]{0,20}", size in "[0-9]{0,20}", number: u64) {
+            media(&format!("bytes={first}-{last}"), &[], number);
+            media(&format!("bytes {first}-{last}/{size}"), &[], number);
         }
 
         /// Well-formed frames, so that the session gets further than refusing nonsense.

@@ -1,6 +1,8 @@
 //! Files over HTTP: uploads and downloads by URLs that sessions give out. See docs/adr/0030-media.md.
 
 mod download;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod pass;
 mod range;
 mod service;

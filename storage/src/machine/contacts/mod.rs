@@ -237,7 +237,7 @@ fn remembered(list: &mut ContactList, contact: &str) -> Contact {
 }
 
 fn forget(list: &mut ContactList, contact: &str, row: &Contact) {
-    if row.heard == 0 {
+    if !row.met {
         return;
     }
     if list.forgotten.len() >= FORGOTTEN {

@@ -126,7 +126,11 @@ impl Changing<'_> {
         }
         self.row.untold.retain(|said| said.number > told.upto);
         match (told.failed, told.full) {
-            (true, false) => self.another_owner(),
+            (true, false) => {
+                self.another_owner();
+                // Of an owner that has ended nothing counts any more, however late it comes.
+                (self.row.met, self.row.peer, self.row.heard) = (true, told.peer, u64::MAX);
+            }
             (true, true) => self.row.asked &= self.row.asked_at > told.upto,
             (false, _) => {}
         }
@@ -135,10 +139,14 @@ impl Changing<'_> {
     /// The user's account has ended: the contact has to know it.
     pub(super) fn end(&mut self) {
         let Contact { to, asked, from, asks, .. } = *self.row;
-        self.row.untold.clear();
-        let words = [(to || asked, Word::Unsubscribe), (from || asks, Word::Unsubscribed)];
+        // What the contact has still to be told may itself be an end.
+        let untold = std::mem::take(&mut self.row.untold);
+        let is_untold = |words: [Word; 2]| untold.iter().any(|said| words.contains(&said.word()));
+        let asking = to || asked || is_untold([Word::Subscribe, Word::Unsubscribe]);
+        let allowing = from || asks || is_untold([Word::Subscribed, Word::Unsubscribed]);
+        let words = [(asking, Word::Unsubscribe), (allowing, Word::Unsubscribed)];
         for (_, word) in words.into_iter().filter(|(is_due, _)| *is_due) {
-            // The queue was empty.
+            // The queue is empty.
             let _ = self.tell(word, "");
         }
         let (met, heard, peer) = (self.row.met, self.row.heard, self.row.peer);
