@@ -67,16 +67,10 @@ pub(super) struct Groups {
     /// Groups of which it is being asked whether the user is in them. True: something has happened since, so it is asked again.
     pub(super) checks: KeyedMap<GroupId, bool>,
     /// When groups are checked again.
-    pub(super) check_again: BTreeSet<(Instant, GroupId, CheckAgain)>,
+    pub(super) check_again: BTreeSet<(Instant, GroupId)>,
+    /// When those are checked of which nobody has told how far they reach.
+    pub(super) begin_by: Option<Instant>,
     pub(super) loading: Option<Box<Loading>>,
-}
-
-/// Why a group is checked again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum CheckAgain {
-    /// Nobody has told how far it reaches.
-    UnlessBegun,
-    Failed,
 }
 
 /// The groups of the user are being read.
@@ -96,7 +90,8 @@ pub(super) struct Loading {
 
 pub(super) enum State {
     /// It is not known yet how far the group reaches.
-    Beginning(Beginning),
+    /// Boxed, as few are for long, to keep the others small.
+    Beginning(Box<Beginning>),
     Following(Box<FollowedGroup>),
     /// The feed has ended, and it is being asked why. The client has everything up to here.
     Lost(Position),
@@ -196,8 +191,20 @@ impl Groups {
 
     pub(super) fn follow(&mut self, group: GroupId, since: u64, followed: Followed) {
         let timeline = Timeline { followed, ack: Acks::default() };
-        self.set(group.clone(), State::Following(Box::new(FollowedGroup { timeline, since, scheduled: None })));
-        self.settle(group.as_str());
+        self.set(group, State::Following(Box::new(FollowedGroup { timeline, since, scheduled: None })));
+    }
+
+    /// True if a group that is followed from now on takes its first step at once; otherwise it is scheduled.
+    pub(super) fn begins_now(&mut self, group: &str) -> bool {
+        let lacks = match self.of.get(group) {
+            Some(State::Following(followed)) => followed.timeline.followed.lacks(),
+            _ => return false,
+        };
+        let now = !self.is_paused && !(lacks && self.reads >= MAX_READS);
+        if !now {
+            self.settle(group);
+        }
+        now
     }
 
     pub(super) fn remove(&mut self, group: &str) -> Option<(GroupId, State)> {
@@ -231,9 +238,9 @@ impl Groups {
 
     fn wake_at(&self) -> Option<Instant> {
         let due = self.due.first().map(|(at, _)| *at).filter(|_| !self.is_paused);
-        let check = self.check_again.first().map(|(at, ..)| *at);
+        let check = self.check_again.first().map(|(at, _)| *at);
         let load = self.loading.as_ref().and_then(|loading| loading.again_at);
-        [due, check, load].into_iter().flatten().min()
+        [due, check, self.begin_by, load].into_iter().flatten().min()
     }
 
     /// The next group that has something to do now.
@@ -276,12 +283,13 @@ impl Groups {
     /// Groups that are checked now.
     pub(super) fn take_checks(&mut self, now: Instant) -> Vec<GroupId> {
         let mut due = Vec::new();
-        while self.check_again.first().is_some_and(|(at, ..)| *at <= now) {
-            let Some((_, group, why)) = self.check_again.pop_first() else { break };
-            let begins = matches!(self.of.get(group.as_str()), Some(State::Beginning(_)));
-            if begins || why != CheckAgain::UnlessBegun {
-                due.push(group);
-            }
+        while self.check_again.first().is_some_and(|(at, _)| *at <= now) {
+            due.extend(self.check_again.pop_first().map(|(_, group)| group));
+        }
+        if self.begin_by.take_if(|at| *at <= now).is_some() {
+            let begins =
+                |(group, state): (&GroupId, &State)| matches!(state, State::Beginning(_)).then(|| group.clone());
+            due.extend(self.of.iter().filter_map(begins));
         }
         due
     }
@@ -294,5 +302,18 @@ impl Acks {
 
     pub(super) fn is_due(&self) -> bool {
         self.latest != 0 && self.sent == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a connection has in memory for each of its groups, beside its place in the feed. docs/speed.md has the memory of a whole
+    /// connection.
+    #[test]
+    fn a_group_that_is_followed_is_small() {
+        let (of_all, of_one) = (size_of::<(GroupId, State)>(), size_of::<FollowedGroup>());
+        assert!(of_all <= 40 && of_one <= 192, "{of_all} and {of_one} bytes");
     }
 }

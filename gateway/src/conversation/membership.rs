@@ -18,7 +18,7 @@ use prost::Message as _;
 
 use super::{
     Effect, Now, Rules, Tag, Tell,
-    following::{Beginning, CHECK_AGAIN, CheckAgain, Loading, State, Timeline, Which},
+    following::{Beginning, CHECK_AGAIN, Loading, State, Timeline, Which},
     live::{Live, tell},
     positions::DeliveryStart,
 };
@@ -179,12 +179,12 @@ impl Live {
             if loading.checked.contains(group.as_str()) || groups.get(group.as_str()).is_some() {
                 continue;
             }
-            groups.set(group.clone(), State::Beginning(beginning));
-            groups.check_again.insert((now.instant + BEGIN_PATIENCE, group.clone(), CheckAgain::UnlessBegun));
+            groups.set(group.clone(), State::Beginning(Box::new(beginning)));
             out.push(Effect::Feed(FeedAsk::Expect(TimelineId::Group(group.clone()))));
             begin.push(group);
         }
         if !begin.is_empty() {
+            groups.begin_by = Some(now.instant + BEGIN_PATIENCE);
             out.push(Effect::Feed(FeedAsk::Begin(begin)));
         }
         if let Some(last) = last.filter(|_| !complete) {
@@ -196,16 +196,19 @@ impl Live {
 
     /// It is known how far these groups reach.
     pub(super) fn begun(&mut self, now: Now, begun: Vec<Begun>, out: &mut Vec<Effect>) {
-        let mut states = Vec::new();
+        let (mut states, mut follows) = (Vec::new(), Vec::new());
         for (group, head) in begun {
             let Some(State::Beginning(beginning)) =
                 self.timelines.groups().and_then(|groups| groups.get(group.as_str()))
             else {
                 continue;
             };
-            let beginning = *beginning;
+            let beginning = **beginning;
             match head.filter(|head| head.epoch != 0) {
-                Some(head) => states.extend(self.follow_group(now.instant, group, beginning, head)),
+                Some(head) => {
+                    follows.push(group.clone());
+                    states.extend(self.follow_group(now.instant, group, beginning, head));
+                }
                 None => self.check_group(group, out),
             }
         }
@@ -213,6 +216,11 @@ impl Live {
             let rest = states.split_off(states.len().min(STATES));
             out.push(Effect::Tell(Tell::Timelines(states)));
             states = rest;
+        }
+        for group in follows {
+            if self.timelines.groups_mut().is_some_and(|groups| groups.begins_now(group.as_str())) {
+                self.step(Which::Group(group.as_str()), now, out);
+            }
         }
     }
 
@@ -268,7 +276,7 @@ impl Live {
                 self.end_group(group.as_str(), out);
             }
             Ok(_) | Err(_) => {
-                let at = (now.instant + CHECK_AGAIN, group.clone(), CheckAgain::Failed);
+                let at = (now.instant + CHECK_AGAIN, group.clone());
                 self.timelines.groups_or_new().check_again.insert(at);
             }
         }
@@ -291,12 +299,13 @@ impl Live {
                 new
             }
             Some(State::Lost(told)) => Beginning { given: Some((*told).into()), ..new },
-            Some(State::Beginning(beginning)) => Beginning { since: member.since_seq, ..*beginning },
+            Some(State::Beginning(beginning)) => Beginning { since: member.since_seq, ..**beginning },
             None => new,
         };
         out.push(Effect::Feed(FeedAsk::Expect(TimelineId::Group(group.clone()))));
         let state = self.follow_group(now.instant, group.clone(), beginning, head);
         out.extend(state.map(|state| Effect::Tell(Tell::Timelines(vec![state]))));
+        self.timelines.settle(Which::Group(group.as_str()));
     }
 
     /// The user is not in the group.
@@ -313,7 +322,7 @@ impl Live {
         let followed = followed.timeline.followed;
         let told = Position { epoch: followed.epoch(), seq: followed.given() };
         groups.set(group.clone(), State::Lost(told));
-        groups.check_again.insert((now.instant + LOST, group.clone(), CheckAgain::Failed));
+        groups.check_again.insert((now.instant + LOST, group.clone()));
         out.push(Effect::Feed(FeedAsk::Leave(TimelineId::Group(group))));
     }
 

@@ -104,8 +104,8 @@ impl Follows {
 
     fn expect(&mut self, feeds: &Feeds, timeline: &TimelineId) {
         if let TimelineId::Group(group) = timeline {
-            if self.groups.insert(group.clone()) {
-                feeds.expect(timeline);
+            if !self.groups.contains(group) {
+                self.groups.extend(feeds.expect(timeline));
             }
             return;
         }
@@ -115,5 +115,23 @@ impl Follows {
             self.timelines.push(timeline.clone());
             feeds.expect(timeline);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn all_who_follow_a_group_share_its_id() {
+        let feeds = Feeds::new(Duration::ZERO);
+        let ids = [1, 2].map(|number| {
+            let mut follows = Follows::new(Follower(number));
+            follows.expect(&feeds, &TimelineId::Group(GroupId::new("club").expect("valid")));
+            follows.groups.pop_first().expect("followed")
+        });
+        assert!(std::ptr::eq(ids[0].as_str(), ids[1].as_str()));
     }
 }

@@ -81,36 +81,45 @@ impl Feeds {
         Self { shards, grace, last_id, moved, changed: Mutex::default() }
     }
 
-    /// A session is about to follow the timeline. Pushes from now on are not lost for it. `leave` must follow.
-    pub(super) fn expect(&self, timeline: &TimelineId) {
+    /// A session is about to follow the timeline. Pushes from now on are not lost for it. `leave` must follow. Returns the group's id in
+    /// the place where all who follow it share it.
+    pub(super) fn expect(&self, timeline: &TimelineId) -> Option<GroupId> {
         let mut shard = self.shard(timeline.into()).lock();
         let new = || Feed::new(self.new_id(), TimelineName::new(timeline.clone()));
         match timeline {
             TimelineId::Inbox(user) => {
                 shard.inboxes.entry(user.clone()).or_insert_with(|| Box::new(new())).attached += 1;
+                None
             }
             TimelineId::Group(group) => {
                 let new = || Box::new(GroupFeed { feed: new(), head: None, waiting: Vec::new() });
-                let known = shard.groups.entry(group.clone()).or_insert_with(new);
+                let place = shard.groups.entry(group.clone());
+                let group = place.key().clone();
+                let known = place.or_insert_with(new);
                 known.feed.attached += 1;
                 let is_first = known.feed.attached == 1;
                 drop(shard);
                 if is_first {
                     self.changed.lock().insert(group.clone());
                 }
+                Some(group)
             }
         }
     }
 
-    /// How far these groups, which the session expects, reach, as far as this is known. The others are told once it is.
+    /// How far these groups, which the session expects, reach, as far as this is known, with their shared ids. The others are told once
+    /// it is.
     pub(super) fn begin(&self, groups: &[GroupId], who: Follower) -> Vec<Begun> {
         let mut known = Vec::new();
         for group in groups {
             let mut shard = self.shard(TimelineRef::Group(group.as_str())).lock();
-            let Some(feed) = shard.groups.get_mut(group) else { continue };
+            let Some((shared, feed)) = shard.groups.get_key_value(group) else { continue };
             match feed.known() {
-                Some(head) => known.push((group.clone(), Some(head))),
-                None => feed.waiting.push(who),
+                Some(head) => known.push((shared.clone(), Some(head))),
+                None => {
+                    let waiting = shard.groups.get_mut(group).map(|feed| &mut feed.waiting);
+                    waiting.into_iter().for_each(|waiting| waiting.push(who));
+                }
             }
         }
         known
