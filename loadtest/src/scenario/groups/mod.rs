@@ -163,8 +163,9 @@ impl<'a> Groups<'a> {
         recorder.set_phase("making groups");
         let (began, before) = (Instant::now(), Reading::now(recorder, &self.environment.servers).await);
         let founding = |group: usize| {
-            let members = plan.members_of(group).skip(1).map(|user| self.load.user("member", user));
-            let members = members.chain(away.iter().cloned()).collect();
+            // Who is away comes first, so that fewer are there to be told of others.
+            let online = plan.members_of(group).skip(1).map(|user| self.load.user("member", user));
+            let members = away.iter().cloned().chain(online).collect();
             let owner = self.owner_and_guest(group).0.client()?;
             Some(Founding { group: self.group_id(group), owner, members })
         };
