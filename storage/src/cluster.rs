@@ -94,6 +94,11 @@ impl Cluster {
         self.hosted.all()
     }
 
+    /// True for a level that the cluster had only while it was being made.
+    pub(crate) fn is_below_its_beginning(&self, level: Level) -> bool {
+        level < self.begins_at
+    }
+
     /// Members, placement and level, as far as this node has applied them.
     pub(crate) fn rows(&self) -> ClusterRows {
         rows(&self.registry.borrow(), &self.implied)

@@ -186,7 +186,11 @@ impl registry_server::Registry for RegistryService {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
         let (forwarded, message) = open(request);
         let RegisterRequest { kind, address, ttl_ms, nonce, release, name } = message.clone();
-        let level = started(&self.serving)?.rows().level;
+        let cluster = started(&self.serving)?;
+        let level = cluster.rows().level;
+        if cluster.is_below_its_beginning(level) {
+            return Err(Status::unavailable("the cluster is being made"));
+        }
         if let Err(why) = check_newcomer(level, message.kind(), release.as_ref()) {
             self.refused.tell(if address.is_empty() { &name } else { &address }, &why);
             return Err(Status::failed_precondition(why));

@@ -146,6 +146,12 @@ fn take_request(cluster: &Cluster, lanes: &mut Lanes, request: StoreRequest, ans
         lanes.lane(id, lane).close();
         return answer.refuse(Why::NotHere(NotHere { view_version: cluster.view_version() }));
     };
+    // Of a cluster that has just been made: what is written now would lack what belongs to its level.
+    if cluster.is_below_its_beginning(shard.reader().level()) {
+        lanes.lane(id, lane).close();
+        let leader = if shard.group().leads() { None } else { shard.group().leader() };
+        return answer.refuse(Why::NotLeader(NotLeader { leader: leader.unwrap_or_default() }));
+    }
     // What is not led here is passed on to who leads, whose disk counts.
     if is_append(op.as_ref())
         && shard.group().leads()

@@ -1,6 +1,10 @@
 //! A small client for the terminal.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow, bail};
 use carillon_client::{Acknowledge, Address, Client, ClientConfig, Event, Events, SendError, State, Trust};
@@ -70,8 +74,12 @@ pub(super) struct Listen {
 #[derive(Args)]
 pub(super) struct Chat {
     user: UserId,
-    /// The recipient of the lines.
-    with: UserId,
+    /// With whom: this conversation is opened. Needed where lines are sent.
+    with: Option<UserId>,
+    /// Prints what comes and sends the lines of standard input, without a screen; so it is anyway where standard input or output is no
+    /// terminal.
+    #[arg(long)]
+    lines: bool,
     #[arg(long, default_value = "terminal")]
     device: String,
     #[command(flatten)]
@@ -128,26 +136,42 @@ impl Listen {
 
 impl Chat {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let settings = self.connect.settings(config, &self.user, &self.device)?;
+        if self.lines || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+            let with = self.with.context("lines need somebody to whom they are sent: carillon chat USER WITH")?;
+            return lines(settings, &with).await;
+        }
         let mut signals = Signals::install()?;
-        let tasks = Tasks::new();
-        let (client, mut events) = Client::open(self.connect.settings(config, &self.user, &self.device)?, &tasks)?;
-        let (seen, to_tell) = watch::channel(Seen::default());
-        let show = |shown: Shown<'_>| match shown {
-            Shown::Message { envelope, position } if envelope.sender == self.with.as_str() => {
-                seen.send_modify(|seen| seen.last = Some(position));
-            }
-            Shown::Message { .. } => {}
-            Shown::Connected => seen.send_modify(|seen| seen.connections += 1),
+        let with = self.with.map(|with| Client::user(with.as_str()));
+        let ended = async {
+            signals.next().await;
         };
-        let ended = tokio::select! {
-            ended = print_events(&mut events, self.user.as_str(), show) => Err(ended),
-            typed = send_lines(&client, &self.with) => typed,
-            () = mark_read(&client, &self.with, to_tell) => Ok(()),
-            _ = signals.next() => Ok(()),
-        };
-        close(&client, events, &ended).await;
-        ended
+        Ok(carillon_terminal::run(settings, with, &Tasks::new(), ended).await?)
     }
+}
+
+/// A chat by lines.
+async fn lines(settings: ClientConfig, with: &UserId) -> anyhow::Result<()> {
+    let mut signals = Signals::install()?;
+    let tasks = Tasks::new();
+    let user = settings.user.clone();
+    let (client, mut events) = Client::open(settings, &tasks)?;
+    let (seen, to_tell) = watch::channel(Seen::default());
+    let show = |shown: Shown<'_>| match shown {
+        Shown::Message { envelope, position } if envelope.sender == with.as_str() => {
+            seen.send_modify(|seen| seen.last = Some(position));
+        }
+        Shown::Message { .. } => {}
+        Shown::Connected => seen.send_modify(|seen| seen.connections += 1),
+    };
+    let ended = tokio::select! {
+        ended = print_events(&mut events, &user, show) => Err(ended),
+        typed = send_lines(&client, with) => typed,
+        () = mark_read(&client, with, to_tell) => Ok(()),
+        _ = signals.next() => Ok(()),
+    };
+    close(&client, events, &ended).await;
+    ended
 }
 
 /// What was printed.

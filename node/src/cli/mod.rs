@@ -98,7 +98,8 @@ enum Command {
     Send(chat::Send),
     /// Signs in and prints messages, one a line.
     Listen(chat::Listen),
-    /// Prints what comes and sends the lines that are typed.
+    /// Conversations on the whole screen: what is unread, history, marks, presence. Without a terminal: prints what comes and sends
+    /// lines.
     Chat(chat::Chat),
     /// Downloads files of messages; `send --file` sends one.
     #[command(subcommand)]

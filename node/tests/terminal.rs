@@ -1,0 +1,138 @@
+//! `carillon chat` in a terminal, as somebody who sits before it: keys go in, and a terminal's screen is read.
+
+mod support;
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    process::{Child, Command},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{Winsize, tcsetwinsize},
+};
+use support::{
+    node::until,
+    people::Device,
+    service::{Carrier, Service},
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The program in a terminal of 80 columns and 20 lines.
+struct Terminal {
+    keys: File,
+    screen: Arc<parking_lot::Mutex<vt100::Parser>>,
+    program: Child,
+}
+
+impl Terminal {
+    fn chat(service: &Service, user: &str, with: &[&str]) -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        grantpt(&master).and_then(|()| unlockpt(&master)).expect("may be used");
+        let size = Winsize { ws_row: 20, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&master, size).expect("has a size");
+        let name = ptsname(&master, Vec::new()).expect("has a name").into_string().expect("text");
+        let open = || File::options().read(true).write(true).open(&name).expect("opens");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
+        command.args(["chat", user]).args(with).args(["--url", &service.address(Carrier::Tcp).to_string()]);
+        command.env("CARILLON_TOKEN", service.token(user)).env("TERM", "xterm-256color");
+        let program = command.stdin(open()).stdout(open()).stderr(open()).spawn().expect("starts");
+        let keys = File::from(master);
+        let mut shown = keys.try_clone().expect("another one");
+        let screen = Arc::new(parking_lot::Mutex::new(vt100::Parser::new(20, 80, 0)));
+        let to = Arc::clone(&screen);
+        // Ends with the terminal.
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = shown.read(&mut bytes) {
+                to.lock().process(&bytes[..count]);
+            }
+        });
+        Self { keys, screen, program }
+    }
+
+    fn types(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).expect("typed");
+    }
+
+    fn screen(&self) -> String {
+        self.screen.lock().screen().contents()
+    }
+
+    fn shows(&self, what: &str) {
+        let end = Instant::now() + PATIENCE;
+        while !self.screen().contains(what) {
+            assert!(Instant::now() < end, "waited for {what:?} on the screen:\n{}", self.screen());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn ends(mut self) {
+        let mut ended = None;
+        until("the end of the program", PATIENCE, || {
+            ended = self.program.try_wait().expect("waits");
+            ended.is_some()
+        });
+        assert!(ended.expect("ended").success(), "{}", self.screen());
+        // The screen of before, without what was drawn.
+        assert!(!self.screen.lock().screen().alternate_screen());
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
+async fn enter(service: &Service, user: &str) -> Device {
+    support::people::with_token(service, user).await
+}
+
+#[test]
+fn two_people_talk_on_their_screens() {
+    let service = Service::shared();
+    // Whoever has an account can be written to.
+    service.block_on(async {
+        for user in ["ada", "bela", "cleo"] {
+            enter(service, user).await;
+        }
+    });
+    let mut ada = Terminal::chat(service, "ada", &["bela"]);
+    ada.shows("ada at");
+    ada.types("hello bela\r");
+    ada.shows("ada: hello bela ✓");
+    // What was before is read from the history.
+    let mut bela = Terminal::chat(service, "bela", &["ada"]);
+    bela.shows("ada: hello bela");
+    ada.shows("hello bela ✓✓ read");
+    bela.types("hello ada\r");
+    ada.shows("bela: hello ada");
+    bela.shows("hello ada ✓✓ read");
+
+    // Another conversation, which is in the list until it is opened.
+    service.block_on(async {
+        let mut cleo = enter(service, "cleo").await;
+        cleo.send("ada", "1", "lunch?").await.expect("accepted");
+    });
+    ada.shows("cleo                 1");
+    ada.types("/with cleo\r");
+    ada.shows("cleo: lunch?");
+    ada.types("not sent yet\t");
+    ada.shows("cleo…");
+    ada.types("/quit\r");
+    ada.ends();
+    // A draft is on the user's next screen, too.
+    let mut again = Terminal::chat(service, "ada", &["cleo"]);
+    again.shows("not sent yet");
+    again.types("\u{3}");
+    again.ends();
+    bela.types("\u{3}");
+    bela.ends();
+}

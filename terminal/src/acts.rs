@@ -1,0 +1,142 @@
+//! Carries out what the model asks of the service.
+
+use std::{collections::VecDeque, future::Future, pin::Pin, time::Duration};
+
+use carillon_client::{Client, FetchError};
+use carillon_proto::{
+    GroupId,
+    pb::client::{Direction, ReadMembers},
+};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use tokio::time::timeout;
+
+use crate::{
+    model::{Act, Answer, PAGE},
+    thread::With,
+};
+
+/// What is still to be told to the service at the end may take so long.
+const FINISH: Duration = Duration::from_secs(3);
+/// Members whose marks are read at once.
+const MEMBERS: u32 = 256;
+
+type Working<'a> = Pin<Box<dyn Future<Output = Option<Answer>> + 'a>>;
+
+pub(crate) struct Acts<'a> {
+    client: &'a Client,
+    working: FuturesUnordered<Working<'a>>,
+    /// Messages get their places in the order in which they were typed.
+    waiting: VecDeque<(With, String, String)>,
+    /// The first of them is on its way to its place.
+    placing: Option<Placing<'a>>,
+}
+
+type Placing<'a> = Pin<Box<dyn Future<Output = Placed> + 'a>>;
+
+/// A message has its place in the order of sends, or never gets one.
+type Placed = Result<(With, carillon_client::Pending), Answer>;
+
+impl<'a> Acts<'a> {
+    pub(crate) fn new(client: &'a Client) -> Self {
+        Self { client, working: FuturesUnordered::new(), waiting: VecDeque::new(), placing: None }
+    }
+
+    pub(crate) fn begin(&mut self, act: Act) {
+        let client = self.client;
+        let working: Working<'a> = match act {
+            Act::Send { with, client_id, text } => return self.waiting.push_back((with, client_id, text)),
+            Act::ReadHistory { timeline, from_seq } => Box::pin(async move {
+                let page = client.fetch(&timeline, Direction::Backward, from_seq, PAGE).await;
+                Some(Answer::History(timeline, page))
+            }),
+            Act::ReadList(since) => Box::pin(async move { Some(Answer::List(client.read_conversations(since).await)) }),
+            Act::MarkRead(with, position) => Box::pin(async move {
+                Some(Answer::Conversations(client.move_marks(vec![(with.recipient(), position)]).await))
+            }),
+            Act::Set(with, settings) => Box::pin(async move {
+                Some(Answer::Conversations(client.set_conversation(with.recipient(), settings).await))
+            }),
+            Act::ReadMarks(user) => Box::pin(async move {
+                let marks = client.read_marks(None, vec![user.to_string()]).await;
+                Some(Answer::Marks(user, marks))
+            }),
+            Act::Who(group, seq) => Box::pin(async move {
+                let told = who(client, &group, seq).await;
+                Some(Answer::Told(told.unwrap_or_else(|error| error.to_string())))
+            }),
+            Act::Show(show, text) => Box::pin(async move {
+                // A cluster without presence shows nothing.
+                let _ = client.show(show, &text, 0).await;
+                None
+            }),
+            // The terminal does these.
+            Act::Bell | Act::Quit => return,
+        };
+        self.working.push(working);
+    }
+
+    /// The next answer. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Answer {
+        loop {
+            if self.placing.is_none()
+                && let Some((with, client_id, text)) = self.waiting.pop_front()
+            {
+                let client = self.client;
+                self.placing = Some(Box::pin(async move {
+                    match client.submit_as(client_id.clone(), with.recipient(), Client::text(&text)).await {
+                        Ok(pending) => Ok((with, pending)),
+                        Err(error) => Err(Answer::Refused(with, client_id, error.to_string())),
+                    }
+                }));
+            }
+            tokio::select! {
+                placed = placed(&mut self.placing) => {
+                    self.placing = None;
+                    match placed {
+                        Ok((with, pending)) => self.working.push(Box::pin(async move {
+                            let client_id = pending.client_id.clone();
+                            let refused = pending.await.err()?;
+                            Some(Answer::Refused(with, client_id, refused.to_string()))
+                        })),
+                        Err(answer) => return answer,
+                    }
+                }
+                Some(answer) = self.working.next() => {
+                    if let Some(answer) = answer {
+                        return answer;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits a while for what was begun.
+    pub(crate) async fn finish(mut self) {
+        let all = async {
+            while !(self.working.is_empty() && self.waiting.is_empty() && self.placing.is_none()) {
+                // One step: an answer is of no use any more.
+                let _ = timeout(Duration::from_millis(100), self.next()).await;
+            }
+        };
+        // What is not through then is not known to be.
+        let _ = timeout(FINISH, all).await;
+    }
+}
+
+async fn placed(placing: &mut Option<Placing<'_>>) -> Placed {
+    match placing {
+        Some(placing) => placing.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn who(client: &Client, group: &GroupId, seq: u64) -> Result<String, FetchError> {
+    let read = ReadMembers { group: group.to_string(), limit: MEMBERS, ..ReadMembers::default() };
+    let members = client.read_members(read).await?;
+    let names: Vec<String> = members.members.into_iter().map(|member| member.user).collect();
+    let (all, more) = (names.len(), if members.complete { "" } else { " (of the first 256)" });
+    let marks = client.read_marks(Some(group), names).await?;
+    let has = |position: Option<carillon_proto::pb::client::Position>| position.is_some_and(|at| at.seq >= seq);
+    let read: Vec<&str> = marks.iter().filter(|mark| has(mark.read)).map(|mark| &*mark.user).collect();
+    Ok(format!("{} of {all}{more} have read the last message: {}", read.len(), read.join(", ")))
+}

@@ -1,0 +1,138 @@
+//! A chat client on the whole screen of a terminal: conversations, history, marks, presence, and a line to type.
+
+mod acts;
+mod command;
+mod model;
+mod screen;
+#[cfg(test)]
+mod tests;
+mod text;
+mod thread;
+
+use std::{
+    future::Future,
+    io::{self, Write as _},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use carillon_client::{Client, ClientConfig, Event, OpenError, State};
+use carillon_proto::{
+    InvalidId, UserId,
+    pb::client::{Recipient, Start},
+    tasks::Tasks,
+};
+use crossterm::event::{DisableBracketedPaste, EnableBracketedPaste, Event as Typed, EventStream, KeyEventKind};
+use futures_util::StreamExt as _;
+use ratatui::DefaultTerminal;
+
+use self::{
+    acts::Acts,
+    model::{Act, Input, Model},
+    thread::With,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum TerminalError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    User(#[from] InvalidId),
+    #[error("terminal: {0}")]
+    Terminal(#[from] io::Error),
+    /// The client has ended by itself, and why.
+    #[error("{0}")]
+    Ended(String),
+}
+
+/// Runs until the user has had enough, `ended` says so, or the client can't go on. The terminal is as before then.
+///
+/// The device gets what is new from now on; what was before is read when it comes into sight.
+pub async fn run(
+    mut config: ClientConfig,
+    with: Option<Recipient>,
+    tasks: &Tasks,
+    ended: impl Future<Output = ()>,
+) -> Result<(), TerminalError> {
+    let user = UserId::new(&config.user)?;
+    config.start = Start::Head;
+    let (client, mut events) = Client::open(config, tasks)?;
+    let prefix = format!("terminal-{:016x}", rand::random::<u64>());
+    let mut model = Model::new(user, with.as_ref().and_then(With::of), prefix);
+    // Restores the terminal also when the program panics.
+    let mut terminal = ratatui::try_init()?;
+    let shown = show(&client, &mut events, &mut model, &mut terminal, ended).await;
+    let _ = crossterm::execute!(io::stdout(), DisableBracketedPaste);
+    ratatui::restore();
+    client.close().await;
+    shown
+}
+
+async fn show(
+    client: &Client,
+    events: &mut carillon_client::Events,
+    model: &mut Model,
+    terminal: &mut DefaultTerminal,
+    ended: impl Future<Output = ()>,
+) -> Result<(), TerminalError> {
+    crossterm::execute!(io::stdout(), EnableBracketedPaste)?;
+    let mut keys = EventStream::new();
+    let mut acts = Acts::new(client);
+    tokio::pin!(ended);
+    loop {
+        let mut has_room = false;
+        terminal.draw(|frame| has_room = screen::draw(frame, model))?;
+        if has_room {
+            model.handle(now_ms(), Input::Room);
+        }
+        if carry_out(model, &mut acts)? {
+            acts.finish().await;
+            return Ok(());
+        }
+        let input = tokio::select! {
+            () = &mut ended => return Ok(()),
+            typed = keys.next() => match typed {
+                Some(typed) => of_typed(typed?),
+                // The terminal is gone.
+                None => return Ok(()),
+            },
+            event = events.next() => match event {
+                Some(Event::State(State::Ended { why })) => return Err(TerminalError::Ended(why)),
+                Some(event) => Some(Input::Event(event)),
+                None => return Err(TerminalError::Ended("the client has ended".to_owned())),
+            },
+            answer = acts.next() => Some(Input::Answer(answer)),
+        };
+        if let Some(input) = input {
+            model.handle(now_ms(), input);
+        }
+    }
+}
+
+/// True if the user has had enough.
+fn carry_out(model: &mut Model, acts: &mut Acts<'_>) -> Result<bool, TerminalError> {
+    while let Some(act) = model.take_act() {
+        match act {
+            Act::Quit => return Ok(true),
+            Act::Bell => {
+                let mut out = io::stdout();
+                out.write_all(b"\x07")?;
+                out.flush()?;
+            }
+            act => acts.begin(act),
+        }
+    }
+    Ok(false)
+}
+
+/// `None`: it only has to be drawn again.
+fn of_typed(typed: Typed) -> Option<Input> {
+    match typed {
+        Typed::Key(key) if key.kind != KeyEventKind::Release => Some(Input::Key(key)),
+        Typed::Paste(text) => Some(Input::Paste(text)),
+        _ => None,
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,510 @@
+//! What is on the screen, and what follows from each key, event and answer. No terminal and no service.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use carillon_client::{Event, FetchError, ListVersion, State};
+use carillon_proto::{
+    GroupId, Position, TimelineId, UserId,
+    pb::client::{Conversation, ConversationSettings, Conversations, Page, Presence, Show, UserMark},
+};
+use chrono::NaiveDateTime;
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui_textarea::{CursorMove, TextArea};
+
+use crate::{
+    command::{self, Command, HELP},
+    text,
+    thread::{Pending, Said, Thread, With},
+};
+
+/// Entries of one page of history.
+pub(crate) const PAGE: u32 = 100;
+/// Pages that are read for one key: the messages of a conversation may stand far apart in an inbox.
+const PAGES: u32 = 20;
+/// Lines that a key scrolls.
+const SCROLL: usize = 10;
+
+pub(crate) enum Input {
+    Key(KeyEvent),
+    Paste(String),
+    Event(Event),
+    Answer(Answer),
+    /// The open conversation does not fill the screen.
+    Room,
+}
+
+/// What has become of an act.
+pub(crate) enum Answer {
+    /// The message was not accepted.
+    Refused(With, String, String),
+    History(TimelineId, Result<Page, FetchError>),
+    List(Result<carillon_client::ConversationList, FetchError>),
+    Conversations(Result<Vec<Conversation>, FetchError>),
+    Marks(UserId, Result<Vec<UserMark>, FetchError>),
+    Told(String),
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) enum Act {
+    Send {
+        with: With,
+        client_id: String,
+        text: String,
+    },
+    ReadHistory {
+        timeline: TimelineId,
+        from_seq: u64,
+    },
+    ReadList(Option<ListVersion>),
+    MarkRead(With, Position),
+    Set(With, ConversationSettings),
+    ReadMarks(UserId),
+    /// Who has read the message at this position of the group.
+    Who(GroupId, u64),
+    Show(Show, String),
+    Bell,
+    Quit,
+}
+
+/// How much of a timeline is here.
+#[derive(Debug, Default)]
+struct Log {
+    epoch: u64,
+    /// The first position that was read.
+    first: Option<u64>,
+    /// Nothing stands before it.
+    is_whole: bool,
+    is_reading: bool,
+    /// Pages that may still be read before the next key.
+    pages: u32,
+}
+
+pub(crate) struct Model {
+    pub(crate) user: UserId,
+    pub(crate) threads: BTreeMap<With, Thread>,
+    pub(crate) open: Option<With>,
+    /// Lines between the bottom of the screen and the newest message.
+    pub(crate) scroll: usize,
+    /// When the conversation was opened, everything up to here was read, and something behind it was not.
+    pub(crate) read_before: Option<u64>,
+    pub(crate) line: TextArea<'static>,
+    pub(crate) connection: String,
+    pub(crate) is_connected: bool,
+    pub(crate) notice: String,
+    pub(crate) shown: BTreeMap<String, Presence>,
+    /// The clock on the wall at a time since 1970.
+    pub(crate) local: fn(u64) -> NaiveDateTime,
+    logs: BTreeMap<TimelineId, Log>,
+    list: Option<ListVersion>,
+    /// What client ids begin with.
+    prefix: String,
+    sent: u64,
+    acts: VecDeque<Act>,
+}
+
+impl Model {
+    pub(crate) fn new(user: UserId, with: Option<With>, prefix: String) -> Self {
+        let mut model = Self {
+            user,
+            threads: BTreeMap::new(),
+            open: None,
+            scroll: 0,
+            read_before: None,
+            line: line(""),
+            connection: "connecting".to_owned(),
+            is_connected: false,
+            notice: "/help says what can be done".to_owned(),
+            shown: BTreeMap::new(),
+            local: text::local,
+            logs: BTreeMap::new(),
+            list: None,
+            prefix,
+            sent: 0,
+            acts: VecDeque::new(),
+        };
+        if let Some(with) = with {
+            model.open(with);
+        }
+        model
+    }
+
+    pub(crate) fn handle(&mut self, now_ms: u64, input: Input) {
+        match input {
+            Input::Key(key) => self.key(now_ms, key),
+            Input::Paste(text) => {
+                self.line.insert_str(text.replace("\r\n", "\n").replace('\r', "\n"));
+            }
+            Input::Event(event) => self.event(now_ms, event),
+            Input::Answer(answer) => self.answer(answer),
+            Input::Room => self.read_more(),
+        }
+    }
+
+    pub(crate) fn take_act(&mut self) -> Option<Act> {
+        self.acts.pop_front()
+    }
+
+    /// Conversations as they are listed: pinned ones first, archived ones last, and otherwise those with the newest message first.
+    pub(crate) fn listed(&self) -> Vec<(&With, &Thread)> {
+        let mut listed: Vec<_> = self.threads.iter().collect();
+        listed.sort_by_key(|(with, thread)| {
+            let newest = thread.said.values().next_back().map_or(0, |said| said.time_ms);
+            let (pinned, archived) = (thread.settings.pinned(), thread.settings.archived());
+            (!pinned, archived, std::cmp::Reverse(newest), std::cmp::Reverse(thread.last_seq), (*with).clone())
+        });
+        listed
+    }
+
+    pub(crate) fn open_thread(&self) -> Option<(&With, &Thread)> {
+        let with = self.open.as_ref()?;
+        self.threads.get_key_value(with)
+    }
+
+    /// True if all of the open conversation is here.
+    pub(crate) fn is_whole(&self) -> bool {
+        let timeline = self.open.as_ref().map(|with| with.timeline(&self.user));
+        timeline.is_none_or(|timeline| self.logs.get(&timeline).is_some_and(|log| log.is_whole))
+    }
+
+    fn key(&mut self, now_ms: u64, key: KeyEvent) {
+        let (control, alt) = (key.modifiers.contains(KeyModifiers::CONTROL), key.modifiers.contains(KeyModifiers::ALT));
+        match key.code {
+            KeyCode::Char('c' | 'q') if control => self.quit(),
+            KeyCode::Enter if alt => self.line.insert_newline(),
+            KeyCode::Enter => self.enter(now_ms),
+            KeyCode::Tab => self.turn(1),
+            KeyCode::BackTab => self.turn(-1),
+            KeyCode::PageUp => self.scroll_by(SCROLL as isize),
+            KeyCode::PageDown => self.scroll_by(-(SCROLL as isize)),
+            KeyCode::Up if self.line.is_empty() => self.scroll_by(1),
+            KeyCode::Down if self.line.is_empty() => self.scroll_by(-1),
+            KeyCode::Esc => {
+                self.notice.clear();
+                self.scroll_by(isize::MIN);
+            }
+            _ => {
+                self.line.input(key);
+            }
+        }
+    }
+
+    fn scroll_by(&mut self, lines: isize) {
+        self.scroll = self.scroll.saturating_add_signed(lines);
+        self.allow_pages();
+        self.mark_read();
+    }
+
+    /// The screen is scrolled no further than to the first line.
+    pub(crate) fn scroll_at_most(&mut self, lines: usize) {
+        self.scroll = self.scroll.min(lines);
+    }
+
+    fn enter(&mut self, now_ms: u64) {
+        let typed = self.line.lines().join("\n");
+        if typed.trim().is_empty() {
+            return;
+        }
+        match command::parse(typed.trim_end(), now_ms) {
+            Ok(Err(text)) => self.send(text),
+            Ok(Ok(command)) => {
+                self.line = line("");
+                self.carry_out(command);
+            }
+            // What was typed stays, to be mended.
+            Err(why) => self.notice = why,
+        }
+    }
+
+    fn send(&mut self, text: String) {
+        let Some(with) = self.open.clone() else {
+            self.notice = "to whom? /with USER or /group GROUP".to_owned();
+            return;
+        };
+        self.sent += 1;
+        let client_id = format!("{}-{}", self.prefix, self.sent);
+        let thread = self.threads.entry(with.clone()).or_default();
+        thread.forget_refused();
+        let shown = text::printable(&text);
+        thread.pending.push(Pending { client_id: client_id.clone(), text: shown, refused: None });
+        if thread.settings.draft.take().is_some_and(|draft| !draft.is_empty()) {
+            self.acts.push_back(Act::Set(with.clone(), draft("")));
+        }
+        self.line = line("");
+        self.scroll = 0;
+        self.acts.push_back(Act::Send { with, client_id, text });
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        match (command, self.open.clone()) {
+            (Command::Open(with), _) => self.open(with),
+            (Command::Show(show, text), _) => self.acts.push_back(Act::Show(show, text)),
+            (Command::Help, _) => HELP.clone_into(&mut self.notice),
+            (Command::Quit, _) => self.quit(),
+            (Command::Set(settings), Some(with)) => self.acts.push_back(Act::Set(with, settings)),
+            (Command::Who, Some(With::Group(group))) => {
+                let last = self.threads.get(&With::Group(group.clone())).map_or(0, |thread| thread.last_seq);
+                self.acts.push_back(Act::Who(group, last));
+            }
+            (Command::Who, Some(With::User(_))) => self.notice = "the ticks behind your messages say it".to_owned(),
+            (Command::Set(_) | Command::Who, None) => self.notice = "no conversation is open".to_owned(),
+        }
+    }
+
+    fn quit(&mut self) {
+        self.keep_draft();
+        self.acts.push_back(Act::Quit);
+    }
+
+    /// Opens the next conversation of the list, or the one before.
+    fn turn(&mut self, by: isize) {
+        let listed: Vec<With> = self.listed().into_iter().map(|(with, _)| with.clone()).collect();
+        if listed.is_empty() {
+            return;
+        }
+        let at = listed.iter().position(|with| Some(with) == self.open.as_ref());
+        let next = match at {
+            Some(at) => (at as isize + by).rem_euclid(listed.len() as isize) as usize,
+            None => 0,
+        };
+        self.open(listed[next].clone());
+    }
+
+    fn open(&mut self, with: With) {
+        if self.open.as_ref() == Some(&with) {
+            return;
+        }
+        self.keep_draft();
+        let thread = self.threads.entry(with.clone()).or_default();
+        self.line = line(thread.settings.draft());
+        self.read_before = (thread.unread > 0).then(|| thread.read.map_or(0, |read| read.seq));
+        self.scroll = 0;
+        if let With::User(user) = &with
+            && self.is_connected
+        {
+            self.acts.push_back(Act::ReadMarks(user.clone()));
+        }
+        self.open = Some(with);
+        self.allow_pages();
+        self.mark_read();
+    }
+
+    /// What was typed and not sent is kept, for all devices of the user.
+    fn keep_draft(&mut self) {
+        let typed = self.line.lines().join("\n");
+        let Some(with) = self.open.clone() else { return };
+        let Some(thread) = self.threads.get_mut(&with) else { return };
+        if thread.settings.draft() != typed && !typed.starts_with('/') {
+            thread.settings.draft = Some(typed.clone());
+            self.acts.push_back(Act::Set(with, draft(&typed)));
+        }
+    }
+
+    fn allow_pages(&mut self) {
+        if let Some(with) = &self.open {
+            self.logs.entry(with.timeline(&self.user)).or_default().pages = PAGES;
+        }
+    }
+
+    fn read_more(&mut self) {
+        let Some(with) = self.open.as_ref().filter(|_| self.is_connected) else { return };
+        let timeline = with.timeline(&self.user);
+        let log = self.logs.entry(timeline.clone()).or_default();
+        let from_seq = match log.first {
+            Some(first) => first.saturating_sub(1),
+            None => 0,
+        };
+        if log.is_whole || log.is_reading || log.pages == 0 || (log.first.is_some() && from_seq == 0) {
+            return;
+        }
+        log.is_reading = true;
+        log.pages -= 1;
+        self.acts.push_back(Act::ReadHistory { timeline, from_seq });
+    }
+
+    /// Everything that is on the screen is read.
+    fn mark_read(&mut self) {
+        let Some(with) = self.open.clone().filter(|_| self.scroll == 0 && self.is_connected) else { return };
+        let epoch = self.logs.get(&with.timeline(&self.user)).map_or(0, |log| log.epoch);
+        let Some(thread) = self.threads.get_mut(&with) else { return };
+        let newest = thread.newest_of_others(&self.user).filter(|_| epoch != 0);
+        let Some(position) = newest.map(|seq| Position { epoch: carillon_proto::Epoch(epoch), seq }) else { return };
+        if thread.read.is_none_or(|read| read.epoch != position.epoch || read.seq < position.seq) {
+            thread.read = Some(position);
+            thread.unread = 0;
+            self.acts.push_back(Act::MarkRead(with, position));
+        }
+    }
+
+    fn event(&mut self, now_ms: u64, event: Event) {
+        match event {
+            Event::State(state) => self.state(state),
+            Event::Delivered { timeline, position, envelope } => {
+                let Some(with) = With::of_message(&timeline, &envelope, &self.user) else { return };
+                self.began(&timeline, position);
+                let is_own = envelope.sender == self.user.as_str();
+                let is_open = self.open.as_ref() == Some(&with) && self.scroll == 0;
+                let thread = self.threads.entry(with).or_default();
+                if thread.put(position.seq, Said::of(&envelope)) && !is_own {
+                    thread.unread += 1;
+                    if !is_open && thread.settings.muted_until_ms() <= now_ms {
+                        self.acts.push_back(Act::Bell);
+                    }
+                }
+                self.mark_read();
+            }
+            Event::Sent { timeline, position, client_id, message_id, time_ms } => {
+                self.began(&timeline, position);
+                let sender = self.user.to_string();
+                for thread in self.threads.values_mut() {
+                    if let Some(Pending { text, .. }) = thread.accepted(&client_id) {
+                        thread.put(position.seq, Said { id: message_id, sender, time_ms, text });
+                        break;
+                    }
+                }
+            }
+            Event::Trimmed { timeline, first } => self.began(&timeline, first),
+            Event::Conversations(changes) => self.list_changed(changes),
+            Event::Marks(marks) if marks.group.is_empty() => marks.marks.iter().for_each(|mark| self.marked(mark)),
+            Event::Marks(_) | Event::Contact(_) | Event::ContactsMissed => {}
+            Event::Presence(presence) => {
+                self.shown.insert(presence.user.clone(), presence);
+            }
+        }
+    }
+
+    fn state(&mut self, state: State) {
+        self.is_connected = state.is_connected();
+        match state {
+            State::Connecting => self.connection = "connecting".to_owned(),
+            State::Connected { address, signed_in } => {
+                self.connection = format!("{} at {address}", signed_in.user);
+                self.acts.push_back(Act::ReadList(self.list));
+                self.acts.push_back(Act::Show(Show::Online, String::new()));
+                if let Some(With::User(user)) = &self.open {
+                    self.acts.push_back(Act::ReadMarks(user.clone()));
+                }
+                // What was asked on the connection before may never be answered.
+                self.logs.values_mut().for_each(|log| log.is_reading = false);
+            }
+            State::Disconnected { why } => self.connection = format!("not connected: {}", text::printable(&why)),
+            State::Ended { why } => self.connection = why,
+        }
+    }
+
+    /// With another epoch than before the timeline has begun anew, and what was known of it is gone.
+    fn began(&mut self, timeline: &TimelineId, position: Position) {
+        let log = self.logs.entry(timeline.clone()).or_default();
+        let epoch = position.epoch.0;
+        if log.epoch == epoch {
+            return;
+        }
+        if log.epoch != 0 {
+            let user = &self.user;
+            self.threads.iter_mut().filter(|(with, _)| with.timeline(user) == *timeline).for_each(|(_, thread)| {
+                let (pending, settings) = (std::mem::take(&mut thread.pending), std::mem::take(&mut thread.settings));
+                *thread = Thread { pending, settings, ..Thread::default() };
+            });
+        }
+        *log = Log { epoch, pages: PAGES, ..Log::default() };
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Refused(with, client_id, why) => {
+                if let Some(thread) = self.threads.get_mut(&with) {
+                    thread.refused(&client_id, text::printable(&why));
+                }
+            }
+            Answer::History(timeline, Ok(page)) => self.history(&timeline, page),
+            Answer::History(timeline, Err(error)) => {
+                let log = self.logs.entry(timeline).or_default();
+                (log.is_reading, log.pages) = (false, 0);
+                self.notice = format!("history: {}", text::printable(&error.to_string()));
+            }
+            Answer::List(Ok(list)) => {
+                self.list = Some(list.version);
+                list.conversations.into_iter().for_each(|conversation| self.listed_as(conversation));
+                if self.open.is_none() {
+                    self.turn(1);
+                }
+            }
+            Answer::Conversations(Ok(all)) => all.into_iter().for_each(|conversation| self.listed_as(conversation)),
+            Answer::List(Err(error)) | Answer::Conversations(Err(error)) => {
+                self.notice = text::printable(&error.to_string());
+            }
+            Answer::Marks(user, Ok(marks)) => {
+                for mark in marks.iter().filter(|mark| mark.user == user.as_str()) {
+                    self.marked(mark);
+                }
+            }
+            // The ticks stay as they are.
+            Answer::Marks(_, Err(_)) => {}
+            Answer::Told(told) => self.notice = text::printable(&told),
+        }
+    }
+
+    fn history(&mut self, timeline: &TimelineId, page: Page) {
+        self.began(timeline, Position { epoch: carillon_proto::Epoch(page.epoch), seq: 0 });
+        let log = self.logs.entry(timeline.clone()).or_default();
+        log.is_reading = false;
+        log.is_whole |= page.complete || page.entries.is_empty();
+        log.first = page.entries.iter().map(|entry| entry.seq).chain(log.first).min();
+        for entry in page.entries {
+            let Some(envelope) = entry.envelope else { continue };
+            if let Some(with) = With::of_message(timeline, &envelope, &self.user) {
+                self.threads.entry(with).or_default().put(entry.seq, Said::of(&envelope));
+            }
+        }
+        self.mark_read();
+    }
+
+    fn list_changed(&mut self, changes: Conversations) {
+        let version = ListVersion { epoch: changes.epoch, version: changes.version };
+        if self.list.is_some_and(|list| list.is_followed_by(&changes)) {
+            self.list = Some(version);
+            changes.conversations.into_iter().for_each(|conversation| self.listed_as(conversation));
+        } else {
+            self.acts.push_back(Act::ReadList(self.list));
+        }
+    }
+
+    fn listed_as(&mut self, conversation: Conversation) {
+        let Some(with) = conversation.with.as_ref().and_then(With::of) else { return };
+        let is_open = self.open.as_ref() == Some(&with);
+        let thread = self.threads.entry(with).or_default();
+        thread.last_seq = thread.last_seq.max(conversation.last_seq);
+        if let Some(read) = conversation.read.map(Position::from)
+            && thread.read.is_none_or(|known| known.epoch != read.epoch || known.seq < read.seq)
+        {
+            thread.read = Some(read);
+        }
+        thread.unread = conversation.unread;
+        let draft_before = thread.settings.draft.clone();
+        thread.settings = conversation.settings.unwrap_or_default();
+        // Typed on another device. What is being typed here is kept.
+        let here = self.line.lines().join("\n");
+        if is_open && (here.is_empty() || Some(&here) == draft_before.as_ref()) && here != thread.settings.draft() {
+            self.line = line(thread.settings.draft());
+        }
+        self.mark_read();
+    }
+
+    fn marked(&mut self, mark: &UserMark) {
+        let Ok(user) = UserId::new(&mark.user) else { return };
+        self.threads.entry(With::User(user)).or_default().marked(mark);
+    }
+}
+
+fn draft(text: &str) -> ConversationSettings {
+    ConversationSettings { draft: Some(text.to_owned()), ..ConversationSettings::default() }
+}
+
+/// The line in which the user types, with this text in it.
+fn line(text: &str) -> TextArea<'static> {
+    let mut line = TextArea::new(text.split('\n').map(str::to_owned).collect());
+    line.set_cursor_line_style(ratatui::style::Style::default());
+    line.set_wrap_mode(ratatui_textarea::WrapMode::WordOrGlyph);
+    line.move_cursor(CursorMove::Bottom);
+    line.move_cursor(CursorMove::End);
+    line
+}

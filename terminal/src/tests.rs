@@ -1,0 +1,290 @@
+//! Keys, events and answers, and what is on the screen then.
+
+use carillon_client::{ConversationList, Event, ListVersion, State};
+use carillon_proto::{
+    Epoch, Position, TimelineId, UserId,
+    pb::client::{
+        Conversation, ConversationSettings, Entry, Envelope, Marks, Page, Presence, Recipient, Show, SignedIn, UserMark,
+    },
+};
+use chrono::{DateTime, NaiveDateTime};
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use proptest::prelude::*;
+use ratatui::{Terminal, backend::TestBackend};
+
+use crate::{
+    model::{Act, Answer, Input, Model},
+    screen,
+    thread::With,
+};
+
+const NOW_MS: u64 = 1_795_383_840_000;
+
+fn utc(time_ms: u64) -> NaiveDateTime {
+    DateTime::from_timestamp_millis(time_ms as i64).expect("a time").naive_utc()
+}
+
+fn user(name: &str) -> UserId {
+    UserId::new(name).expect("valid")
+}
+
+fn inbox() -> TimelineId {
+    TimelineId::Inbox(user("alice"))
+}
+
+fn at(seq: u64) -> Position {
+    Position { epoch: Epoch(7), seq }
+}
+
+fn envelope(id: u64, sender: &str, to: &str, text: &str) -> Envelope {
+    Envelope {
+        id: format!("{id:026}"),
+        sender: sender.to_owned(),
+        to: Some(carillon_client::Client::user(to)),
+        time_ms: NOW_MS + id * 60_000,
+        content: Some(carillon_client::Client::text(text)),
+        ..Envelope::default()
+    }
+}
+
+/// A model whose terminal has 70 columns and 14 lines.
+struct Play {
+    model: Model,
+    terminal: Terminal<TestBackend>,
+}
+
+impl Play {
+    fn new(with: Option<&str>) -> Self {
+        let with = with.map(|name| With::User(user(name)));
+        let mut model = Model::new(user("alice"), with, "t".to_owned());
+        model.local = utc;
+        model.notice.clear();
+        Self { model, terminal: Terminal::new(TestBackend::new(70, 14)).expect("a terminal") }
+    }
+
+    fn connected(with: Option<&str>) -> Self {
+        let mut play = Self::new(with);
+        let signed_in = SignedIn { user: "alice".to_owned(), ..SignedIn::default() }.into();
+        play.hears(Event::State(State::Connected { address: "tcp://here".to_owned(), signed_in }));
+        play
+    }
+
+    fn acts(&mut self) -> Vec<Act> {
+        std::iter::from_fn(|| self.model.take_act()).collect()
+    }
+
+    fn hears(&mut self, event: Event) -> Vec<Act> {
+        self.model.handle(NOW_MS, Input::Event(event));
+        self.acts()
+    }
+
+    fn delivered(&mut self, seq: u64, sender: &str, to: &str, text: &str) -> Vec<Act> {
+        let envelope = envelope(seq, sender, to, text);
+        self.hears(Event::Delivered { timeline: inbox(), position: at(seq), envelope })
+    }
+
+    fn answered(&mut self, answer: Answer) -> Vec<Act> {
+        self.model.handle(NOW_MS, Input::Answer(answer));
+        self.acts()
+    }
+
+    fn presses(&mut self, code: KeyCode) -> Vec<Act> {
+        self.model.handle(NOW_MS, Input::Key(KeyEvent::new(code, KeyModifiers::NONE)));
+        self.acts()
+    }
+
+    fn types(&mut self, text: &str) -> Vec<Act> {
+        text.chars().for_each(|char| drop(self.presses(KeyCode::Char(char))));
+        self.presses(KeyCode::Enter)
+    }
+
+    /// The screen, without spaces at the ends of lines, and whether there is room for more.
+    fn screen(&mut self) -> (String, bool) {
+        let mut room = false;
+        self.terminal.draw(|frame| room = screen::draw(frame, &mut self.model)).expect("draws");
+        let buffer = self.terminal.backend().buffer();
+        let line = |y: u16| (0..buffer.area.width).map(|x| buffer[(x, y)].symbol()).collect::<String>();
+        let lines: Vec<_> = (0..buffer.area.height).map(|y| line(y).trim_end().to_owned()).collect();
+        (lines.join("\n"), room)
+    }
+
+    fn lists(&mut self, conversations: Vec<Conversation>) -> Vec<Act> {
+        let version = ListVersion { epoch: 7, version: 1 };
+        self.answered(Answer::List(Ok(ConversationList { version, changes: false, conversations })))
+    }
+}
+
+fn conversation(with: Recipient, unread: u64, read: u64, settings: ConversationSettings) -> Conversation {
+    let read = Some(at(read).into());
+    Conversation { with: Some(with), unread, read, settings: Some(settings), ..Conversation::default() }
+}
+
+#[test]
+fn a_message_goes_its_way_and_its_ticks_say_how_far() {
+    let mut play = Play::connected(Some("bob"));
+    let acts = play.types("hello");
+    let with = With::User(user("bob"));
+    assert_eq!(acts, [Act::Send { with, client_id: "t-1".to_owned(), text: "hello".to_owned() }]);
+    assert!(play.screen().0.contains("…   alice: hello …"));
+    let (timeline, time_ms) = (inbox(), NOW_MS);
+    let (client_id, message_id) = ("t-1".to_owned(), format!("{:026}", 5));
+    play.hears(Event::Sent { timeline, position: at(5), client_id, message_id: message_id.clone(), time_ms });
+    assert!(play.screen().0.contains("21:44 alice: hello ✓\n"), "{}", play.screen().0);
+    for (read, delivered, ticks) in [("", &*message_id, "✓✓\n"), (&*message_id, "", "✓✓ read\n")] {
+        let (read_id, delivered_id) = (read.to_owned(), delivered.to_owned());
+        let mark = UserMark { user: "bob".to_owned(), read_id, delivered_id, ..UserMark::default() };
+        play.hears(Event::Marks(Marks { marks: vec![mark], ..Marks::default() }));
+        assert!(play.screen().0.contains(&format!("alice: hello {ticks}")), "{}", play.screen().0);
+    }
+}
+
+#[test]
+fn what_was_refused_says_why_until_the_next_message() {
+    let mut play = Play::connected(Some("bob"));
+    play.types("hello");
+    play.answered(Answer::Refused(With::User(user("bob")), "t-1".to_owned(), "there is no user bob".to_owned()));
+    assert!(play.screen().0.contains("✗ there is no user bob"), "{}", play.screen().0);
+    play.types("again");
+    assert!(!play.screen().0.contains("hello"));
+}
+
+#[test]
+fn the_list_counts_what_is_unread_and_opening_reads_it() {
+    let mut play = Play::connected(Some("bob"));
+    let pinned = ConversationSettings { pinned: Some(true), ..ConversationSettings::default() };
+    let carol = carillon_client::Client::user("carol");
+    let club = carillon_client::Client::group("club");
+    play.lists(vec![conversation(carol, 2, 1, ConversationSettings::default()), conversation(club, 0, 0, pinned)]);
+    assert_eq!(play.delivered(9, "carol", "alice", "news"), [Act::Bell]);
+    let presence = Presence { user: "carol".to_owned(), show: Show::Online.into(), ..Presence::default() };
+    play.hears(Event::Presence(presence));
+    let (screen, _) = play.screen();
+    let list: Vec<_> = screen.lines().take(3).map(|line| line.split('│').next().unwrap_or_default().trim()).collect();
+    assert_eq!(list, ["# club^", "● carol                3", "bob"], "{screen}");
+    // From bob, the last one, to the first one, and on to carol.
+    play.presses(KeyCode::Tab);
+    let acts = play.presses(KeyCode::Tab);
+    assert!(acts.contains(&Act::MarkRead(With::User(user("carol")), at(9))), "{acts:?}");
+    let (screen, room) = play.screen();
+    assert!(screen.contains("new") && screen.contains("21:53 carol: news") && room, "{screen}");
+    assert!(!screen.contains(" 3"), "{screen}");
+}
+
+#[test]
+fn history_is_read_as_far_as_the_screen_has_room() {
+    let mut play = Play::connected(Some("bob"));
+    play.delivered(50, "bob", "alice", "the newest");
+    assert!(play.screen().1);
+    play.model.handle(NOW_MS, Input::Room);
+    assert_eq!(play.acts(), [Act::ReadHistory { timeline: inbox(), from_seq: 0 }]);
+    // Not twice at a time.
+    play.model.handle(NOW_MS, Input::Room);
+    assert_eq!(play.acts(), []);
+    let entry = |seq: u64| {
+        let other = if seq.is_multiple_of(2) { "bob" } else { "carol" };
+        Entry { seq, envelope: Some(envelope(seq, other, "alice", &format!("number {seq}"))) }
+    };
+    let page = |seqs: std::ops::Range<u64>, complete| {
+        let entries = seqs.rev().map(entry).collect();
+        Answer::History(inbox(), Ok(Page { epoch: 7, entries, complete, ..Page::default() }))
+    };
+    play.answered(page(45..50, false));
+    assert!(play.screen().1, "two of bob are not enough");
+    play.model.handle(NOW_MS, Input::Room);
+    assert_eq!(play.acts(), [Act::ReadHistory { timeline: inbox(), from_seq: 44 }]);
+    play.answered(page(10..45, true));
+    let (screen, room) = play.screen();
+    assert!(
+        !room && screen.contains("number 44") && screen.contains("the newest") && !screen.contains("45"),
+        "{screen}"
+    );
+    for _ in 0..9 {
+        play.presses(KeyCode::PageUp);
+        play.screen();
+    }
+    let (screen, _) = play.screen();
+    assert!(screen.contains("2026-11-22") && screen.contains("number 10") && !screen.contains("newest"), "{screen}");
+    play.presses(KeyCode::Esc);
+    assert!(play.screen().0.contains("the newest"));
+}
+
+#[test]
+fn a_draft_follows_the_user() {
+    let mut play = Play::connected(Some("bob"));
+    play.presses(KeyCode::Char('h'));
+    let acts = play.types("ey");
+    assert!(matches!(&acts[..], [Act::Send { text, .. }] if text == "hey"), "{acts:?}");
+    "wait".chars().for_each(|char| drop(play.presses(KeyCode::Char(char))));
+    play.delivered(3, "carol", "alice", "hi");
+    let acts = play.presses(KeyCode::Tab);
+    let draft = |text: &str| ConversationSettings { draft: Some(text.to_owned()), ..ConversationSettings::default() };
+    assert!(acts.contains(&Act::Set(With::User(user("bob")), draft("wait"))), "{acts:?}");
+    assert!(play.screen().0.contains("bob…"), "{}", play.screen().0);
+    play.presses(KeyCode::Tab);
+    assert_eq!(play.model.line.lines(), ["wait"]);
+    // Another device has gone on with it.
+    let bob = carillon_client::Client::user("bob");
+    play.lists(vec![conversation(bob, 0, 0, draft("wait a minute"))]);
+    assert_eq!(play.model.line.lines(), ["wait a minute"]);
+    let acts = play.presses(KeyCode::Enter);
+    assert!(acts.contains(&Act::Set(With::User(user("bob")), draft(""))), "{acts:?}");
+}
+
+#[test]
+fn a_timeline_that_began_anew_shows_nothing_of_the_old_one() {
+    let mut play = Play::connected(Some("bob"));
+    play.delivered(9, "bob", "alice", "before");
+    play.hears(Event::Trimmed { timeline: inbox(), first: Position { epoch: Epoch(8), seq: 1 } });
+    assert!(!play.screen().0.contains("before"));
+}
+
+#[test]
+fn wrong_commands_stay_to_be_mended_and_help_is_there() {
+    let mut play = Play::connected(Some("bob"));
+    assert_eq!(play.types("/dance"), []);
+    assert_eq!(play.model.line.lines(), ["/dance"]);
+    assert!(play.screen().0.contains("/dance is no command"));
+    let mut play = Play::connected(None);
+    assert_eq!(play.types("to nobody"), []);
+    play.model.line.clear();
+    play.types("/help");
+    assert!(play.screen().0.contains("/group GROUP"));
+    play.presses(KeyCode::Esc);
+    assert!(!play.screen().0.contains("/group GROUP    talk"), "{}", play.screen().0);
+    assert_eq!(play.types("/quit"), [Act::Quit]);
+}
+
+#[test]
+fn a_muted_conversation_rings_no_bell() {
+    let mut play = Play::connected(Some("bob"));
+    let muted = ConversationSettings { muted_until_ms: Some(NOW_MS + 1), ..ConversationSettings::default() };
+    play.lists(vec![conversation(carillon_client::Client::user("carol"), 0, 0, muted)]);
+    assert_eq!(play.delivered(3, "carol", "alice", "psst"), []);
+}
+
+proptest! {
+    /// Whatever comes, on a screen of any size: it is drawn, and nothing in it is a control character.
+    #[test]
+    fn everything_can_be_drawn(
+        width in 1..90u16, height in 1..20u16,
+        said in proptest::collection::vec(("[abc]", any::<String>()), 0..12),
+        typed in ".{0,40}", keys in proptest::collection::vec(0..7u8, 0..12),
+    ) {
+        let mut play = Play::connected(Some("b"));
+        play.terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal");
+        for (seq, (sender, text)) in (1..).zip(&said) {
+            play.delivered(seq, sender, "alice", text);
+            play.screen();
+        }
+        play.model.handle(NOW_MS, Input::Paste(typed));
+        for key in keys {
+            let code = match key {
+                0 => KeyCode::Tab, 1 => KeyCode::PageUp, 2 => KeyCode::PageDown, 3 => KeyCode::Enter,
+                4 => KeyCode::Up, 5 => KeyCode::Backspace, _ => KeyCode::Esc,
+            };
+            play.presses(code);
+            let (screen, _) = play.screen();
+            prop_assert!(!screen.chars().any(|char| char.is_control() && char != '\n'), "{:?}", screen);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! One conversation: its messages, how far it is read, and what the user wants of it.
+
+use std::collections::BTreeMap;
+
+use carillon_proto::{
+    GroupId, Position, TimelineId, UserId,
+    pb::client::{ConversationSettings, Envelope, Recipient, UserMark, recipient::To},
+};
+
+use crate::text;
+
+/// Whom the user talks with.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum With {
+    User(UserId),
+    Group(GroupId),
+}
+
+impl With {
+    pub(crate) fn of(recipient: &Recipient) -> Option<Self> {
+        match recipient.to.as_ref()? {
+            To::User(user) => UserId::new(user).ok().map(Self::User),
+            To::Group(group) => GroupId::new(group).ok().map(Self::Group),
+        }
+    }
+
+    /// The conversation of a message in a timeline of this user.
+    pub(crate) fn of_message(timeline: &TimelineId, envelope: &Envelope, user: &UserId) -> Option<Self> {
+        match timeline {
+            TimelineId::Group(group) => Some(Self::Group(group.clone())),
+            TimelineId::Inbox(_) if envelope.sender == user.as_str() => Self::of(envelope.to.as_ref()?),
+            TimelineId::Inbox(_) => UserId::new(&envelope.sender).ok().map(Self::User),
+        }
+    }
+
+    pub(crate) fn recipient(&self) -> Recipient {
+        let to = match self {
+            Self::User(user) => To::User(user.to_string()),
+            Self::Group(group) => To::Group(group.to_string()),
+        };
+        Recipient { to: Some(to) }
+    }
+
+    /// Where its messages are.
+    pub(crate) fn timeline(&self, user: &UserId) -> TimelineId {
+        match self {
+            Self::User(_) => TimelineId::Inbox(user.clone()),
+            Self::Group(group) => TimelineId::Group(group.clone()),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::User(user) => user.as_str(),
+            Self::Group(group) => group.as_str(),
+        }
+    }
+
+    pub(crate) fn is_group(&self) -> bool {
+        matches!(self, Self::Group(_))
+    }
+}
+
+/// A message that has its position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Said {
+    pub(crate) id: String,
+    pub(crate) sender: String,
+    pub(crate) time_ms: u64,
+    pub(crate) text: String,
+}
+
+impl Said {
+    pub(crate) fn of(envelope: &Envelope) -> Self {
+        let Envelope { id, sender, time_ms, .. } = envelope;
+        Self { id: id.clone(), sender: sender.clone(), time_ms: *time_ms, text: text::of(envelope) }
+    }
+}
+
+/// A message of this device without a position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pending {
+    pub(crate) client_id: String,
+    pub(crate) text: String,
+    /// Why it was not accepted.
+    pub(crate) refused: Option<String>,
+}
+
+/// How far the others have what the user says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reached {
+    Accepted,
+    Delivered,
+    Read,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Thread {
+    pub(crate) said: BTreeMap<u64, Said>,
+    pub(crate) pending: Vec<Pending>,
+    pub(crate) unread: u64,
+    /// Position of the newest message, also of one that is not in `said`.
+    pub(crate) last_seq: u64,
+    /// Up to here the user has read.
+    pub(crate) read: Option<Position>,
+    pub(crate) settings: ConversationSettings,
+    /// Of the other user: the ids of the last messages that it has read, and that have reached it.
+    pub(crate) mark: UserMark,
+}
+
+impl Thread {
+    /// Adds a message. False: it was known.
+    pub(crate) fn put(&mut self, seq: u64, said: Said) -> bool {
+        self.last_seq = self.last_seq.max(seq);
+        self.said.insert(seq, said).is_none()
+    }
+
+    /// The message of this device has its position.
+    pub(crate) fn accepted(&mut self, client_id: &str) -> Option<Pending> {
+        let at = self.pending.iter().position(|pending| pending.client_id == client_id)?;
+        Some(self.pending.remove(at))
+    }
+
+    pub(crate) fn refused(&mut self, client_id: &str, why: String) {
+        if let Some(pending) = self.pending.iter_mut().find(|pending| pending.client_id == client_id) {
+            pending.refused = Some(why);
+        }
+    }
+
+    /// What was refused and not sent again is forgotten.
+    pub(crate) fn forget_refused(&mut self) {
+        self.pending.retain(|pending| pending.refused.is_none());
+    }
+
+    pub(crate) fn marked(&mut self, mark: &UserMark) {
+        for (known, new) in [(&mut self.mark.read_id, &mark.read_id), (&mut self.mark.delivered_id, &mark.delivered_id)]
+        {
+            let (known_at, new_at) = (place(&self.said, known), place(&self.said, new));
+            if new_at > known_at {
+                known.clone_from(new);
+            }
+        }
+    }
+
+    /// How far the other user has the message of this position.
+    pub(crate) fn reached(&self, seq: u64, id: &str) -> Reached {
+        let is_behind = |mark: &str| !mark.is_empty() && (seq, id) <= place(&self.said, mark);
+        if is_behind(&self.mark.read_id) {
+            Reached::Read
+        } else if is_behind(&self.mark.delivered_id) {
+            Reached::Delivered
+        } else {
+            Reached::Accepted
+        }
+    }
+
+    /// The newest message of others that is shown.
+    pub(crate) fn newest_of_others(&self, user: &UserId) -> Option<u64> {
+        self.said.iter().rev().find(|(_, said)| said.sender != user.as_str()).map(|(seq, _)| *seq)
+    }
+}
+
+/// Where the message with this id stands: behind all that is known, if it is not among them and its id, which begins with the time, is
+/// later.
+fn place<'a>(said: &BTreeMap<u64, Said>, id: &'a str) -> (u64, &'a str) {
+    let known = said.iter().rev().find(|(_, said)| said.id == id).map(|(seq, _)| *seq);
+    let before = || said.iter().rev().find(|(_, said)| &*said.id < id).map_or(0, |(seq, _)| *seq);
+    (known.unwrap_or_else(before), id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thread() -> Thread {
+        let mut thread = Thread::default();
+        for (seq, id) in [(3, "A"), (5, "B"), (9, "C")] {
+            let said = Said { id: id.to_owned(), sender: "me".to_owned(), time_ms: 1, text: String::new() };
+            assert!(thread.put(seq, said));
+        }
+        thread
+    }
+
+    fn mark(read_id: &str, delivered_id: &str) -> UserMark {
+        UserMark { read_id: read_id.to_owned(), delivered_id: delivered_id.to_owned(), ..UserMark::default() }
+    }
+
+    fn all(thread: &Thread) -> Vec<Reached> {
+        thread.said.iter().map(|(seq, said)| thread.reached(*seq, &said.id)).collect()
+    }
+
+    #[test]
+    fn marks_reach_up_to_their_message_and_never_go_back() {
+        use Reached::{Accepted, Delivered, Read};
+        let mut thread = thread();
+        assert_eq!(all(&thread), [Accepted, Accepted, Accepted]);
+        thread.marked(&mark("A", "B"));
+        assert_eq!(all(&thread), [Read, Delivered, Accepted]);
+        thread.marked(&mark("", "A"));
+        assert_eq!(all(&thread), [Read, Delivered, Accepted]);
+        // A message that this device has not loaded, between two that it has.
+        thread.marked(&mark("BB", "BB"));
+        assert_eq!(all(&thread), [Read, Read, Accepted]);
+        thread.marked(&mark("C", "C"));
+        assert_eq!(all(&thread), [Read, Read, Read]);
+    }
+}
