@@ -17,7 +17,7 @@ const FILES: [&str; 9] = [
 ];
 
 /// Fields of oneofs that are kept behind a pointer.
-const LARGE: [&str; 10] = [
+const LARGE: [&str; 18] = [
     ".carillon.client.v1.ServerFrame.body.group",
     ".carillon.client.v1.Envelope.change",
     ".carillon.link.v1.RouterReply.result.account",
@@ -25,9 +25,17 @@ const LARGE: [&str; 10] = [
     ".carillon.link.v1.RouterReply.result.group_read",
     ".carillon.link.v1.RouterReply.result.media_read",
     ".carillon.link.v1.RouterRequest.op.change_group",
+    ".carillon.client.v1.Content.forwarded_from",
+    ".carillon.client.v1.Content.mentions",
+    ".carillon.client.v1.Content.reply_to",
+    ".carillon.client.v1.Content.thread",
+    ".carillon.client.v1.Entry.state",
     ".carillon.client.v1.ServerFrame.body.contact_news",
+    ".carillon.link.v1.Send.header",
     ".carillon.link.v1.RouterRequest.op.change_contact",
     ".carillon.link.v1.Signaled.notice.contact_news",
+    ".carillon.store.v1.Append.header",
+    ".carillon.store.v1.RecordHeader.message",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -114,7 +114,7 @@ impl Client {
         // Never closed while `self` exists.
         let permit = Arc::clone(&self.inner.permits).acquire_owned().await.map_err(|_| ended(()))?;
         let (sender, answer) = oneshot::channel();
-        let command = Command::Send { request, deadline, answer: ReplyTo::new(sender, permit) };
+        let command = Command::Send { request: Box::new(request), deadline, answer: ReplyTo::new(sender, permit) };
         self.inner.commands.send(command).await.map_err(|_| ended(()))?;
         Ok(Pending { client_id, answer })
     }
@@ -144,7 +144,7 @@ impl Client {
         limit: u32,
     ) -> Result<Page, FetchError> {
         let timeline = Some(timeline.to_client());
-        let fetch = Fetch { request: 0, timeline, direction: direction.into(), from_seq, limit };
+        let fetch = Fetch { request: 0, timeline, direction: direction.into(), from_seq, limit, ..Default::default() };
         match self.find(Query::Page(fetch)).await? {
             Found::Page(page) => Ok(page),
             _ => Err(FetchError::OtherAnswer),
@@ -234,6 +234,9 @@ impl Client {
     }
 
     pub fn text(body: &str) -> Content {
-        Content { body: Some(client::content::Body::Text(client::Text { body: body.to_owned() })) }
+        Content {
+            body: Some(client::content::Body::Text(client::Text { body: body.to_owned() })),
+            ..Default::default()
+        }
     }
 }

@@ -11,9 +11,8 @@ use crate::{
     outbox::Request,
 };
 
-#[expect(clippy::large_enum_variant, reason = "nearly all are sends")]
 pub(crate) enum Command {
-    Send { request: Request, deadline: Instant, answer: ReplyTo },
+    Send { request: Box<Request>, deadline: Instant, answer: ReplyTo },
     Fetch { query: Query, deadline: Instant, answer: oneshot::Sender<Result<Found, FetchError>> },
     Renew { token: String, answer: oneshot::Sender<Result<(), RenewError>> },
     Close(oneshot::Sender<()>),

@@ -249,7 +249,7 @@ impl Driver {
     /// An error when the client has to end.
     pub(crate) fn take(&mut self, command: Option<Command>) -> Result<(), ()> {
         match command {
-            Some(Command::Send { request, deadline, answer }) => self.outbox.push(request, deadline, answer),
+            Some(Command::Send { request, deadline, answer }) => self.outbox.push(*request, deadline, answer),
             Some(Command::Fetch { query, deadline, answer }) => {
                 self.contacts.asked(&query);
                 self.fetches.push(query, deadline, answer);

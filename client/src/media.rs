@@ -64,7 +64,7 @@ impl Client {
     /// let new = carillon_client::NewFile { size_bytes, media_type: "image/png".into(), name: "cat.png".into() };
     /// let id = client.upload(new, &mut file).await?;
     /// let image = Media { id, name: "cat.png".into(), size_bytes, ..Media::default() };
-    /// client.send(carillon_client::Client::user("bob"), Content { body: Some(Body::Image(image)) }).await?;
+    /// client.send(carillon_client::Client::user("bob"), Content { body: Some(Body::Image(image)), ..Default::default() }).await?;
     /// # Ok(())
     /// # }
     /// ```

@@ -170,6 +170,7 @@ pub(crate) fn read_op_of(read: &FeedRead, rules: &Rules) -> Op {
         limit: rules.max_page,
         max_bytes: rules.max_page_bytes,
         incarnation: read.incarnation,
+        ..ReadTimeline::default()
     })
 }
 

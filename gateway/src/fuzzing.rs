@@ -123,7 +123,7 @@ pub fn envelopes(bytes: &[u8]) {
 /// The envelope in each frame that brings it to a client.
 fn outgoing(envelope: Bytes) -> [Outgoing; 2] {
     let timeline = Timeline { owner: Some(Owner::Inbox("alice".to_owned())) };
-    let entries = vec![RawEntry { seq: 9, envelope: envelope.clone() }];
+    let entries = vec![RawEntry { seq: 9, envelope: envelope.clone(), state: None }];
     let (request, epoch, first, last, complete) = (1, 2, 3, 4, true);
     let page = RawPage { request, timeline: Some(timeline.clone()), epoch, entries, first, last, complete };
     let position = Position { epoch: Epoch(7), seq: 9 };

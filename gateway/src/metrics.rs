@@ -59,6 +59,7 @@ const CODES: &[&str] = &[
     "CODE_INTERNAL",
     "CODE_OUT_OF_ORDER",
     "CODE_EXISTS",
+    "CODE_TOO_LATE",
 ];
 const DIRECTIONS: [&str; 2] = ["upload", "download"];
 const PROTOCOLS: [&str; 3] = ["tcp", "websocket", "grpc"];

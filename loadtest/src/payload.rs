@@ -77,7 +77,7 @@ impl<'a> Payload<'a> {
         filling.fill(&mut body, bytes.saturating_sub(1 + CHECKSUM_CHARS), self);
         let digest = checksum(&body);
         let _ = write!(body, " {digest:016x}");
-        Content { body: Some(Body::Text(Text { body })) }
+        Content { body: Some(Body::Text(Text { body })), ..Default::default() }
     }
 
     pub fn from_content(content: &'a Content) -> Result<Self, Corrupt> {
@@ -141,7 +141,10 @@ mod tests {
             let mut bytes = body.clone().into_bytes();
             bytes[at] ^= 1;
             let body = String::from_utf8(bytes).expect("still ASCII");
-            assert!(Payload::from_content(&Content { body: Some(Body::Text(Text { body })) }).is_err());
+            assert!(
+                Payload::from_content(&Content { body: Some(Body::Text(Text { body })), ..Default::default() })
+                    .is_err()
+            );
         }
     }
 }

@@ -161,7 +161,8 @@ fn nothing_is_accepted_from_a_deleted_users_session_on_a_gateway_that_stood_stil
             enter(&cluster.addresses[0], "mallory", "d", &password("the first one")).await.expect("signs in");
         cluster.gateways[0].signal("STOP");
         for number in 0..SENDS {
-            let content = Content { body: Some(content::Body::Text(Text { body: "late".to_owned() })) };
+            let content =
+                Content { body: Some(content::Body::Text(Text { body: "late".to_owned() })), ..Default::default() };
             let to = Some(Recipient { to: Some(recipient::To::User("alice".to_owned())) });
             let send = Send { client_id: number.to_string(), to, content: Some(content), after: String::new() };
             assert!(before.say(Body::Send(send)).await, "what is sent waits for the gateway");

@@ -120,7 +120,7 @@ async fn inbox(address: &Address, user: &str) -> (Vec<String>, u64) {
         for entry in &page.entries {
             from = entry.seq + 1;
             let envelope = entry.envelope.as_ref().expect("an envelope");
-            if let Some(Content { body: Some(content::Body::Text(Text { body })) }) = &envelope.content {
+            if let Some(Content { body: Some(content::Body::Text(Text { body })), .. }) = &envelope.content {
                 let to = envelope.to.as_ref().and_then(|to| to.to.as_ref());
                 let Some(recipient::To::User(to)) = to else { panic!("no user: {to:?}") };
                 texts.push(format!("{}>{to}: {body}", envelope.sender));

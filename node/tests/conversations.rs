@@ -183,6 +183,9 @@ fn a_group_counts_what_others_write_and_saved_messages_are_a_conversation_with_o
     Runtime::new().expect("runtime").block_on(async {
         let alice = Device::enter(&cluster, 0, "alice", "phone").await;
         let mut bob = Device::enter(&cluster, 1, "bob", "phone").await;
+        for (device, user) in [(&alice, "alice"), (&bob, "bob")] {
+            are_counted(&cluster, device, user).await;
+        }
         let members = vec!["bob".to_owned()];
         let new = carillon_proto::pb::client::CreateGroup { settings: None, members };
         let club = alice.client.create_group(None, new).await.expect("made");

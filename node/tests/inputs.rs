@@ -130,7 +130,7 @@ fn a_content_over_the_limit_is_refused_and_the_connection_goes_on() {
             let send = Send {
                 client_id: format!("{bytes}"),
                 to: Some(Client::user("much-to-say")),
-                content: Some(Content { body: Some(content::Body::Text(Text { body })) }),
+                content: Some(Content { body: Some(content::Body::Text(Text { body })), ..Default::default() }),
                 after: String::new(),
             };
             connection.send_frame(Body::Send(send)).await.expect("sent");

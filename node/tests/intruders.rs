@@ -34,7 +34,7 @@ fn to_user(user: &str) -> Option<Recipient> {
 }
 
 fn text(body: &str) -> Option<Content> {
-    Some(Content { body: Some(content::Body::Text(Text { body: body.to_owned() })) })
+    Some(Content { body: Some(content::Body::Text(Text { body: body.to_owned() })), ..Default::default() })
 }
 
 /// Every change that a group knows.

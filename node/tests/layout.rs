@@ -90,7 +90,7 @@ fn the_store_has_no_wall_clock() {
 }
 
 /// Names of `client` that the core may use: words, but no frames.
-const WORDS: [&str; 21] = [
+const WORDS: [&str; 24] = [
     "self",
     "Code",
     "Content",
@@ -99,6 +99,9 @@ const WORDS: [&str; 21] = [
     "GroupChange",
     "Limits",
     "Media",
+    "Mentions",
+    "MessageRef",
+    "Poll",
     "Position",
     "Presence",
     "Recipient",

@@ -36,8 +36,9 @@ async fn hears(events: &mut Events) -> (TimelineId, u64, Media) {
     let hears = async {
         loop {
             let Some(Event::Delivered { timeline, position, envelope }) = events.next().await else { continue };
-            if let Envelope { content: Some(Content { body: Some(Body::File(media) | Body::Image(media)) }), .. } =
-                envelope
+            if let Envelope {
+                content: Some(Content { body: Some(Body::File(media) | Body::Image(media)), .. }), ..
+            } = envelope
             {
                 return (timeline, position.seq, media);
             }
@@ -68,7 +69,7 @@ fn a_file_goes_over_two_gateways_to_who_can_read_the_message_and_to_nobody_else(
         let id = alice.upload(new, &mut Cursor::new(bytes.clone())).await.expect("uploaded");
         let made = alice.create_group(None, CreateGroup { settings: None, members: vec!["bob".into()] }).await;
         let group = made.expect("made");
-        let file = |id| Content { body: Some(Body::File(Media { id, ..Media::default() })) };
+        let file = |id| Content { body: Some(Body::File(Media { id, ..Media::default() })), ..Default::default() };
         alice.send(Client::group(group.as_str()), file(id)).await.expect("accepted");
 
         let (timeline, seq, media) = hears(&mut bobs).await;

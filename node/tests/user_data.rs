@@ -105,7 +105,10 @@ fn an_export_has_all_that_is_kept_of_a_user_and_nothing_of_others() {
         let stored = line["envelope"].as_str().expect("text");
         let stored = STANDARD.decode(stored).expect("base64");
         let stored = Envelope::decode(&*stored).expect("an envelope");
-        assert_eq!(stored.content, Some(Content { body: Some(content::Body::Text(Text { body })) }));
+        assert_eq!(
+            stored.content,
+            Some(Content { body: Some(content::Body::Text(Text { body })), ..Default::default() })
+        );
     }
     assert!(!text(&bytes).contains("carol"), "others are no part of it");
 

@@ -15,18 +15,21 @@ pub const CONVERSATIONS: &str = "conversations";
 pub const CONTACTS: &str = "contacts";
 /// `RequestMediaSlot`, `RequestMediaUrl` and `Media.id`, if the gateway has a place for files.
 pub const MEDIA: &str = "media";
+/// Messages that refer to messages.
+pub const REFERENCES: &str = "references";
 
 /// Each feature, and the level of the cluster from which on gateways announce it.
 ///
 /// A client may come from a gateway of one release to one of another. While releases are mixed, the level is that of the older one, so
 /// a gateway of the newer one announces nothing that the client could miss there.
-const FEATURES: [(&str, Level); 6] = [
+const FEATURES: [(&str, Level); 7] = [
     (UNKNOWN_FIELDS, Level::CLUSTER),
     (MORE_POSITIONS, Level::CLUSTER),
     (GROUPS, Level::GROUPS),
     (CONVERSATIONS, Level::GROUPS),
     (CONTACTS, Level::GROUPS),
     (MEDIA, Level::GROUPS),
+    (REFERENCES, Level::GROUPS),
 ];
 
 /// The features of a service whose cluster is at this level.

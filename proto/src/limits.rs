@@ -43,6 +43,13 @@ pub const MOVED_CURSORS: usize = 256;
 pub const MARKS: usize = 256;
 /// Longest draft, in bytes.
 pub const MAX_DRAFT_BYTES: usize = 4096;
+/// Most users that a message mentions.
+pub const MENTIONS: usize = 64;
+/// Most reactions of one user to a message, and the longest one in bytes.
+pub const REACTIONS: usize = 20;
+pub const REACTION_BYTES: usize = 64;
+/// Options of a poll.
+pub const POLL_OPTIONS: std::ops::RangeInclusive<usize> = 2..=32;
 /// Most heads in one `ReadHeads`.
 pub const HEADS: usize = 256;
 /// Most bytes in the body of a signal, a directed request or its answer.

@@ -38,7 +38,7 @@ fn content() -> impl Strategy<Value = client::Content> {
         (text(), proptest::collection::vec(any::<u8>(), 0..40))
             .prop_map(|(r#type, data)| Body::Custom(client::Custom { r#type, data: data.into() })),
     ]
-    .prop_map(|body| client::Content { body: Some(body) })
+    .prop_map(|body| client::Content { body: Some(body), ..Default::default() })
 }
 
 prop_compose! {
@@ -77,6 +77,7 @@ proptest! {
             client_id: envelope.client_id.clone(),
             time_ms: envelope.time_ms,
             content: envelope.content.clone().expect("set above").encode_to_vec().into(),
+            erased: false,
             change: envelope.change.as_ref().map(|change| change.encode_to_vec()).unwrap_or_default().into(),
         };
         // An empty content encodes to nothing in one form and to an empty field in the other: both decode alike.
@@ -102,7 +103,7 @@ proptest! {
         prop_assert_eq!((&encoded[names.sender], &encoded[names.recipient]), (sender.as_bytes(), name.as_bytes()));
         prop_assert_eq!(encoded.len(), 6 + parts.encoded_len());
         let (to, content, change) = (Some(to), content.into(), change.into());
-        let raw_envelope = link::RawEnvelope { id, sender, sender_device, to, client_id, time_ms, content, change };
+        let raw_envelope = link::RawEnvelope { id, sender, sender_device, to, client_id, time_ms, content, change, ..Default::default() };
         prop_assert_eq!(&encoded[6..], raw_envelope.encode_to_vec());
     }
 

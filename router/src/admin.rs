@@ -278,7 +278,7 @@ fn failed(answer: Result<StoreAnswer, StoreFailure>) -> Status {
         }
         StoreFailure::NoRoom { detail } | StoreFailure::TooEarly { detail, .. } => Status::resource_exhausted(detail),
         StoreFailure::Forbidden { detail } => Status::permission_denied(detail),
-        StoreFailure::OutOfOrder { .. } | StoreFailure::Rejected { .. } => {
+        StoreFailure::OutOfOrder { .. } | StoreFailure::TooLate { .. } | StoreFailure::Rejected { .. } => {
             Status::invalid_argument(failure.to_string())
         }
         StoreFailure::Overloaded { .. } | StoreFailure::Full { .. } => Status::resource_exhausted(failure.to_string()),

@@ -7,7 +7,7 @@ use carillon_proto::{
     pb::{
         client::{self, recipient::To},
         link::{Accepted, RawEnvelope},
-        store::{Append, Appended},
+        store::{Append, Appended, Header},
     },
     trace,
 };
@@ -17,6 +17,7 @@ use tracing::Span;
 
 use crate::{
     reply::{Failure, ReplySlot},
+    send::resolve,
     store::StoreFailure,
 };
 
@@ -43,6 +44,16 @@ pub(crate) struct Said<'a> {
     pub(crate) content: &'a [u8],
     /// An encoded `client::GroupChange`.
     pub(crate) change: &'a [u8],
+    pub(crate) header: Option<&'a Header>,
+}
+
+/// In a group only the author's own messages are known by their keys.
+fn resolved(header: &Header, incarnation: u64) -> Header {
+    let mut header = header.clone();
+    if let Some(reference) = &mut header.refers_to {
+        resolve(reference, incarnation);
+    }
+    header
 }
 
 /// An envelope that is being appended to a group's timeline.
@@ -56,6 +67,7 @@ pub(crate) struct GroupMessage {
     after: Option<DuplicateKey>,
     id: String,
     pub(crate) time_ms: u64,
+    header: Option<Box<Header>>,
     pub(crate) envelope: Bytes,
     /// The session that sent it.
     pub(crate) lease: LeaseId,
@@ -120,6 +132,7 @@ impl GroupMessage {
             after,
             id,
             time_ms,
+            header: said.header.map(|header| Box::new(resolved(header, said.incarnation))),
             envelope: encoded.into(),
             lease,
             connection: said.connection,
@@ -146,6 +159,7 @@ impl GroupMessage {
             sender: Bytes::copy_from_slice(self.sender.as_str().as_bytes()),
             sender_generation: self.generation,
             sender_incarnation: self.incarnation,
+            header: self.header.clone(),
             ..Append::default()
         }
     }
@@ -162,7 +176,7 @@ impl GroupMessage {
         if !matches!(to, Some(To::Group(group)) if group == self.group.as_str()) {
             return Err(Failure::Store(StoreFailure::Unexpected));
         }
-        if (&own.content, &own.change) != (&first.content, &first.change) {
+        if !first.erased && (&own.content, &own.change) != (&first.content, &first.change) {
             return Err(Failure::Reused);
         }
         (self.id, self.time_ms) = (first.id, first.time_ms);

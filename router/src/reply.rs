@@ -140,6 +140,7 @@ impl Failure {
             Self::Store(StoreFailure::Level { .. }) => (Code::Unavailable, true, 1000),
             Self::Store(StoreFailure::NotFound { .. }) => (Code::NotFound, false, 0),
             Self::Store(StoreFailure::Forbidden { .. }) => (Code::Forbidden, false, 0),
+            Self::Store(StoreFailure::TooLate { .. }) => (Code::TooLate, false, 0),
             Self::Store(StoreFailure::TooEarly { retry_after_ms, .. }) => (Code::RateLimited, true, *retry_after_ms),
             Self::Store(StoreFailure::Gone { .. } | StoreFailure::SenderGone { .. }) => {
                 (Code::Unauthenticated, false, 0)

@@ -8,7 +8,8 @@ use carillon_proto::{
         client::{self, recipient::To},
         link::{Accepted, RawEnvelope, Send},
         store::{
-            Append, Appended, TimelineCommand, TimelineKey, store_request::Op, timeline_command, timeline_key::Kind,
+            Append, Appended, Header, Reference, TimelineCommand, TimelineKey, store_request::Op, timeline_command,
+            timeline_key::Kind,
         },
     },
     trace,
@@ -45,6 +46,8 @@ pub(crate) struct Sending {
     pub(crate) wants_marks: bool,
     pub(crate) id: String,
     time_ms: u64,
+    /// What the store has to know of the message; `None`: it is plain.
+    header: Option<Box<Header>>,
     /// The envelope in both inboxes, now or later.
     pub(crate) envelope: Bytes,
     /// The session that sent it.
@@ -57,6 +60,13 @@ pub(crate) struct Sending {
     /// Open until the message is answered.
     _span: Option<Span>,
     pub(crate) traceparent: String,
+}
+
+/// Completes the key by which a message is found. One that is no key is refused by the store.
+pub(crate) fn resolve(reference: &mut Reference, of_author: u64) {
+    if let Ok(key) = <[u8; 16]>::try_from(&*reference.key) {
+        reference.key = Bytes::copy_from_slice(&DuplicateKey(key).of_incarnation(of_author).0);
+    }
 }
 
 /// The context of a request. The answer's slot is kept apart so that a refusal can use it.
@@ -153,6 +163,7 @@ impl Sending {
             wants_marks: send.wants_marks,
             id,
             time_ms,
+            header: send.header,
             envelope,
             lease,
             connection: send.connection,
@@ -206,8 +217,19 @@ impl Sending {
             new_epoch: Epoch::random().0,
             after_key: self.bytes.after.clone(),
             incarnation,
+            header: self.header(),
             ..Append::default()
         }
+    }
+
+    /// The header for the store, which knows a message by its author's incarnation, too.
+    fn header(&self) -> Option<Box<Header>> {
+        let mut header = self.header.clone()?;
+        if let Some(reference) = &mut header.refers_to {
+            let of_author = if reference.by_sender { self.incarnation } else { self.recipient_incarnation };
+            resolve(reference, of_author);
+        }
+        Some(header)
     }
 
     fn command(shards: ShardMap, append: Append, owner: &UserId) -> (ShardId, Op) {
@@ -228,7 +250,8 @@ impl Sending {
         }
         // Decoded only here, for repeats. The own envelope was made by this service.
         let own = RawEnvelope::decode(self.envelope.clone()).map_err(|_| Failure::Store(StoreFailure::Unexpected))?;
-        if own.content != first.content {
+        // What was taken back for good meanwhile is still the same message.
+        if !first.erased && own.content != first.content {
             return Err(Failure::Reused);
         }
         self.id = first.id;

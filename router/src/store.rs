@@ -76,6 +76,9 @@ pub(crate) enum StoreFailure {
     /// The user may not do that in the group.
     #[error("{detail}")]
     Forbidden { detail: String },
+    /// The message can't be edited any more, or the poll is over.
+    #[error("{detail}")]
+    TooLate { detail: String },
     #[error("{detail}")]
     TooEarly { detail: String, retry_after_ms: u32 },
     /// Some storage nodes can't read it yet.

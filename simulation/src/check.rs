@@ -56,6 +56,7 @@ impl World<'_> {
         self.check_cursors()?;
         self.check_groups()?;
         self.check_conversations()?;
+        self.check_references()?;
         self.model.check_order(!self.is_without(Guard::Names))?;
         self.model.check_sends()?;
         self.model.check_sends_to_groups(!self.is_without(Guard::Names))?;
@@ -93,7 +94,7 @@ impl World<'_> {
 impl Inbox {
     fn stored(&self) -> Vec<StoredEntry> {
         let entries = self.entries.iter().zip(1..);
-        entries.map(|(entry, seq)| StoredEntry { seq, envelope: entry.bytes.clone() }).collect()
+        entries.map(|(entry, seq)| StoredEntry { seq, envelope: entry.bytes.clone(), ..Default::default() }).collect()
     }
 }
 

@@ -7,14 +7,15 @@ use carillon_client::{Event as Told, SendError};
 use carillon_proto::{
     Position, TimelineId, UserId,
     pb::client::{
-        ClientFrame, Code, Content, Ping, Recipient, Refused, Send, ServerFrame, SignedIn, Text, client_frame::Body,
-        content, recipient::To, refused::What, server_frame,
+        ClientFrame, Code, Ping, Recipient, Refused, Send, ServerFrame, SignedIn, client_frame::Body, recipient::To,
+        refused::What, server_frame,
     },
 };
 
 use crate::{
     groups::group_name,
     model::Ended,
+    references::{Known, text},
     schedule::{MS, SECOND, Time},
     wires::{Side, WireId},
     world::{Event, Message, World},
@@ -54,6 +55,8 @@ pub(crate) struct ClientNode {
     will_wake: Option<Time>,
     /// The last number of a message to each user and group.
     numbers: BTreeMap<String, u64>,
+    /// What it can say something about.
+    known: Known,
     /// What the application has taken of each timeline.
     done: BTreeMap<TimelineId, Position>,
 }
@@ -105,6 +108,7 @@ impl ClientNode {
             next_acks: None,
             will_wake: None,
             numbers: BTreeMap::new(),
+            known: Known::default(),
             done: BTreeMap::new(),
         }
     }
@@ -160,11 +164,17 @@ impl World<'_> {
         let number = self.clients[client].numbers.entry(label.to_owned()).or_default();
         *number += 1;
         let client_id = format!("{label}-{number}");
-        let text = Text { body: client_id.clone() };
+        let content = match &to {
+            To::User(user) => {
+                let node = &mut self.clients[client];
+                node.known.says(&user_name(node.user), user, &client_id, &mut self.words)
+            }
+            To::Group(_) => text(&client_id),
+        };
         let send = Send {
             client_id: client_id.clone(),
             to: Some(Recipient { to: Some(to) }),
-            content: Some(Content { body: Some(content::Body::Text(text)) }),
+            content: Some(content),
             after: String::new(),
         };
         let deadline = self.schedule.instant_at(self.schedule.now() + self.scenario.send_timeout);
@@ -301,6 +311,7 @@ impl World<'_> {
         node.token = token(node.user, issued_s);
         node.starts(Vec::new());
         (node.is_out, node.is_fresh) = (false, true);
+        node.known = Known::default();
         node.done.clear();
         let wait = (issued_s * 1000 - now_ms) * MS;
         node.begins_at = self.schedule.now() + wait;
@@ -348,10 +359,16 @@ impl World<'_> {
             let (timeline, position) = match told {
                 Told::Delivered { timeline, position, envelope } => {
                     self.model.delivered(client, &timeline, position, &envelope);
+                    if matches!(timeline, TimelineId::Inbox(_)) {
+                        let node = &mut self.clients[client];
+                        node.known.shown(&user_name(node.user), &envelope);
+                    }
                     (timeline, position)
                 }
                 Told::Sent { timeline, position, client_id, message_id, .. } => {
                     self.model.sent(client, &timeline, position, &client_id, &message_id);
+                    let node = &mut self.clients[client];
+                    node.known.sent(&user_name(node.user), &node.name, &client_id, &message_id);
                     (timeline, position)
                 }
                 // The user has left it and come back.

@@ -268,7 +268,8 @@ fn asks(user: usize, incarnation: u64, number: u64, want: Want) -> Option<Op> {
     let person = |user| Person { user: user_name(user), incarnation: 0 };
     let change = match want.what {
         What::Send => {
-            let content = Content { body: Some(content::Body::Text(Text { body: client_id.clone() })) };
+            let content =
+                Content { body: Some(content::Body::Text(Text { body: client_id.clone() })), ..Default::default() };
             return Some(Op::Send(Send {
                 sender: sender.into(),
                 sender_device: DEVICE.into(),

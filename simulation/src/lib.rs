@@ -15,6 +15,7 @@ mod membership;
 mod model;
 mod order;
 mod random;
+mod references;
 mod report;
 mod routers;
 mod scenario;
@@ -55,6 +56,8 @@ pub enum Plant {
     MarksForgotten,
     /// The store counts a message as unread for the one who has sent it.
     OwnMessagesCount,
+    /// The edit of a message by somebody else stands.
+    OthersEdit,
     /// A storage node whose disk is gone goes on with an empty one, as the replicas that it had.
     DisksComeBackEmpty,
     /// Routers do not report pushes that they drop.

@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 
 use carillon_proto::{
     TimelineId, UserId,
-    pb::store::{
-        ConversationRow, ConversationsMoved, ConversationsRead, MoveMarks, ReadConversations, move_marks::Mark,
-        store_reply::Result as Outcome, store_request::Op, timeline_key::Kind,
+    pb::{
+        client::Envelope,
+        store::{
+            ConversationRow, ConversationsMoved, ConversationsRead, MoveMarks, ReadConversations, move_marks::Mark,
+            store_reply::Result as Outcome, store_request::Op, timeline_key::Kind,
+        },
     },
 };
 
 use crate::{
     clients::user_name,
     model::{Inbox, Model, owner_of, recipient_of},
+    references::is_countable,
     store::MAP,
     world::World,
 };
@@ -25,15 +29,17 @@ pub(crate) struct Marks {
     highest: BTreeMap<(String, u64, String), u64>,
 }
 
-/// Positions of messages between the owner of an inbox and another user, and whether the other one has sent them.
+/// Positions of messages between the owner of an inbox and another user, and whether they count for the owner: the other one has sent them,
+/// and they are not about another message.
 fn between<'a>(inbox: &'a Inbox, owner: &'a str, other: &'a str) -> impl DoubleEndedIterator<Item = (u64, bool)> + 'a {
     let entries = (1..).zip(&inbox.entries).filter(|(_, entry)| entry.envelope.change.is_none());
-    let of_pair = move |envelope: &carillon_proto::pb::client::Envelope| {
+    let of_pair = move |envelope: &Envelope| {
         let pair = (envelope.sender.as_str(), recipient_of(envelope));
         pair == (owner, other.to_owned()) || pair == (other, owner.to_owned())
     };
     let entries = entries.filter(move |(_, entry)| of_pair(&entry.envelope));
-    let entries: Vec<_> = entries.map(|(seq, entry)| (seq, entry.envelope.sender != owner)).collect();
+    let counts = |envelope: &Envelope| envelope.sender != owner && is_countable(envelope);
+    let entries: Vec<_> = entries.map(|(seq, entry)| (seq, counts(&entry.envelope))).collect();
     entries.into_iter()
 }
 

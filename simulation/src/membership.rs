@@ -245,8 +245,9 @@ impl World<'_> {
                 };
                 let since = group.people[&user].2;
                 let entries = group.entries.iter().zip(1..).skip(since as usize - 1);
-                let expected: Vec<_> =
-                    entries.map(|(entry, seq)| StoredEntry { seq, envelope: entry.bytes.clone() }).collect();
+                let expected: Vec<_> = entries
+                    .map(|(entry, seq)| StoredEntry { seq, envelope: entry.bytes.clone(), ..Default::default() })
+                    .collect();
                 if read.entries != expected {
                     return Err(format!(
                         "{user} reads something else in {name} than what was written since position {since}"

@@ -26,6 +26,8 @@ pub struct Report {
     pub behind: u64,
     /// Attempts to send that routers refused because they had overtaken another one.
     pub out_of_order: u64,
+    /// Messages about which there is something.
+    pub annotated: u64,
     /// Refusals of sends that clients were told of.
     pub refused: u64,
     /// Rows swept out: cursors and sessions.
@@ -82,6 +84,7 @@ impl AddAssign for Report {
         self.behind += other.behind;
         self.out_of_order += other.out_of_order;
         self.refused += other.refused;
+        self.annotated += other.annotated;
         self.swept += other.swept;
         self.moves += other.moves;
         self.members += other.members;

@@ -34,6 +34,8 @@ const PATIENCE: Time = 60 * SECOND;
 pub(crate) struct World<'m> {
     pub(crate) schedule: Schedule<Event>,
     pub(crate) random: Random,
+    /// By what devices choose what they say, so that the rest of a run stays what it was.
+    pub(crate) words: Random,
     pub(crate) scenario: Scenario,
     pub(crate) plant: Option<Plant>,
     pub(crate) wires: Wires,
@@ -136,6 +138,7 @@ impl<'m> World<'m> {
             model,
             clients,
             random,
+            words: Random::new(seed ^ 0x776f_7264_73),
             scenario,
             plant,
             healed: false,

@@ -47,6 +47,7 @@ fn every_run_keeps_the_promises() {
     assert!(all.behind > seeds(), "{all:?}");
     assert!(all.in_groups > seeds(), "{all:?}");
     assert!(all.members > seeds(), "{all:?}");
+    assert!(all.annotated > seeds(), "{all:?}");
     assert!(all.swept > seeds() / 10 && all.moves > seeds() && all.above_level > seeds() / 50, "{all:?}");
 }
 
@@ -130,6 +131,11 @@ fn a_mark_that_is_forgotten_is_found() {
 #[test]
 fn a_count_of_ones_own_messages_is_found() {
     is_found(Plant::OwnMessagesCount, &["the conversation of"]);
+}
+
+#[test]
+fn an_edit_by_somebody_else_is_found() {
+    is_found(Plant::OthersEdit, &["is shown of message"]);
 }
 
 #[test]

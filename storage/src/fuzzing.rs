@@ -274,6 +274,7 @@ mod tests {
                         sender_incarnation: 0,
                         peer: Bytes::new(),
                         peer_incarnation: any % 2,
+                        ..Default::default()
                     }),
                 };
                 TimelineCommand { op: Some(op) }.encode_to_vec().into()

@@ -182,7 +182,7 @@ fn history_is_read_as_far_as_the_screen_has_room() {
     assert_eq!(play.acts(), []);
     let entry = |seq: u64| {
         let other = if seq.is_multiple_of(2) { "bob" } else { "carol" };
-        Entry { seq, envelope: Some(envelope(seq, other, "alice", &format!("number {seq}"))) }
+        Entry { seq, envelope: Some(envelope(seq, other, "alice", &format!("number {seq}"))), ..Entry::default() }
     };
     let page = |seqs: std::ops::Range<u64>, complete| {
         let entries = seqs.rev().map(entry).collect();

@@ -20,6 +20,16 @@ fn content(content: &Content) -> String {
         Some(Body::Image(media) | Body::Audio(media) | Body::Video(media) | Body::File(media)) => file(media),
         Some(Body::Location(place)) => format!("[place {} {}] {}", place.latitude, place.longitude, place.label),
         Some(Body::Custom(custom)) => format!("[{}, {} bytes]", custom.r#type, custom.data.len()),
+        Some(Body::Edit(edit)) => {
+            let now = edit.content.as_deref().map_or_else(String::new, self::content);
+            format!("[says an earlier message otherwise] {now}")
+        }
+        Some(Body::Recall(_)) => "[takes a message back]".to_owned(),
+        Some(Body::Reaction(reaction)) if reaction.emojis.is_empty() => "[takes a reaction back]".to_owned(),
+        Some(Body::Reaction(reaction)) => format!("[reacts] {}", reaction.emojis.join(" ")),
+        Some(Body::Pin(pin)) => format!("[{} a message]", if pin.unpin { "unpins" } else { "pins" }),
+        Some(Body::Poll(poll)) => format!("[asks] {} {}", poll.question, poll.options.join(" / ")),
+        Some(Body::Vote(_)) => "[votes]".to_owned(),
         None => "[something that this version does not know]".to_owned(),
     }
 }

@@ -108,6 +108,10 @@ pub struct GatewayConfig {
     pub domains: BTreeMap<String, DomainConfig>,
     /// For how many seconds after it gave its credential a device may sign in again by a resume ticket; 0: there are none.
     pub resume_ticket_s: u32,
+    /// For how many seconds after it was sent a message can be edited; 0: at any time.
+    pub edit_window_s: u32,
+    /// Whether users read what messages said before they were edited.
+    pub edit_history: bool,
     /// Sign-ins of all clients: the sustained rate, and the burst. One that begins anew counts for two.
     pub sign_ins_per_second: u32,
     pub sign_in_burst: u32,
@@ -196,6 +200,8 @@ impl Default for GatewayConfig {
             jwt: JwtConfig::default(),
             domains: BTreeMap::new(),
             resume_ticket_s: 24 * 3600,
+            edit_window_s: 48 * 3600,
+            edit_history: false,
             sign_ins_per_second: 5_000,
             sign_in_burst: 10_000,
             failed_sign_ins_burst: 20,

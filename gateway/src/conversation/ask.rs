@@ -103,6 +103,10 @@ pub(crate) struct PageAsk {
     pub(crate) from_seq: u64,
     /// 0 means `Rules::max_page`.
     pub(crate) limit: u32,
+    /// The position of the message whose edits are asked for; 0: all messages are.
+    pub(crate) edits_of: u64,
+    /// The conversation whose pinned messages are asked for.
+    pub(crate) pinned_in: Option<Recipient>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -1,7 +1,5 @@
 //! Validates the content of a message, which is then passed on unchanged.
 
-use std::ops::RangeInclusive;
-
 use carillon_proto::{
     MediaReference, limits,
     pb::client::{Code, Content, Media, content::Body},
@@ -37,7 +35,7 @@ impl ContentError {
 
 /// Checks encoded content. Unknown fields are ignored, except that groups are refused: the parsers of recipients reject
 /// a whole frame in which groups are nested too deeply.
-pub(crate) fn check(encoded: &[u8], max_bytes: usize) -> Result<(), ContentError> {
+pub(crate) fn check(encoded: &[u8], max_bytes: usize) -> Result<Content, ContentError> {
     let size = encoded.len();
     if size > max_bytes {
         return Err(ContentError::TooLarge { size, max: max_bytes });
@@ -46,7 +44,14 @@ pub(crate) fn check(encoded: &[u8], max_bytes: usize) -> Result<(), ContentError
     if has_group(encoded, Within::Content)? {
         return Err(ContentError::Group);
     }
+    check_body(&content)?;
+    Ok(content)
+}
+
+/// Checks what the body says. What it and the rest say about other messages is checked with them.
+pub(super) fn check_body(content: &Content) -> Result<(), ContentError> {
     match content.body.as_ref().ok_or(ContentError::NoBody)? {
+        Body::Edit(_) | Body::Recall(_) | Body::Reaction(_) | Body::Pin(_) | Body::Poll(_) | Body::Vote(_) => Ok(()),
         Body::Text(text) if text.body.is_empty() => Err(wrong("text.body", "is empty but must say something")),
         Body::Text(_) => Ok(()),
         Body::Image(media) | Body::Audio(media) | Body::Video(media) | Body::File(media) => check_media(media),
@@ -64,26 +69,41 @@ pub(crate) fn check(encoded: &[u8], max_bytes: usize) -> Result<(), ContentError
     }
 }
 
-/// The message whose fields `has_group` scans: the content, or the body inside it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// The message whose fields `has_group` scans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Within {
     Content,
-    Body,
+    Edit,
+    /// A message whose first field is one without messages in it.
+    About,
+    /// A message without messages in it.
+    Leaf,
 }
 
-/// The fields of `Content`. All are messages that contain no further messages.
-const BODIES: RangeInclusive<u32> = 1..=7;
+impl Within {
+    /// The message in this field; `None`: there is none in it.
+    fn child(self, field: u32) -> Option<Self> {
+        match (self, field) {
+            (Self::Content, 50) => Some(Self::Edit),
+            (Self::Content, 51..=53 | 55 | 56) => Some(Self::About),
+            (Self::Content, 1..=7 | 54 | 57..=59) => Some(Self::Leaf),
+            (Self::Edit, 2) => Some(Self::Content),
+            (Self::Edit | Self::About, 1) => Some(Self::Leaf),
+            _ => None,
+        }
+    }
+}
 
 fn has_group(mut fields: &[u8], within: Within) -> Result<bool, DecodeError> {
     while !fields.is_empty() {
         let (tag, wire_type) = decode_key(&mut fields)?;
-        match wire_type {
-            WireType::StartGroup | WireType::EndGroup => return Ok(true),
-            WireType::LengthDelimited if within == Within::Content && BODIES.contains(&tag) => {
+        match (wire_type, within.child(tag)) {
+            (WireType::StartGroup | WireType::EndGroup, _) => return Ok(true),
+            (WireType::LengthDelimited, Some(child)) => {
                 let len = decode_varint(&mut fields)?;
                 // It was decoded before, so it ends where the fields do, or earlier.
                 let (body, rest) = fields.split_at(fields.len().min(usize::try_from(len).unwrap_or(usize::MAX)));
-                if has_group(body, Within::Body)? {
+                if has_group(body, child)? {
                     return Ok(true);
                 }
                 fields = rest;
@@ -136,11 +156,11 @@ fn in_range(what: &'static str, degrees: f64, most: f64) -> Result<(), ContentEr
     if degrees.abs() <= most { Ok(()) } else { Err(wrong(what, format!("is {degrees} but must be -{most} to {most}"))) }
 }
 
-fn at_most(what: &'static str, size: usize, max: usize) -> Result<(), ContentError> {
+pub(super) fn at_most(what: &'static str, size: usize, max: usize) -> Result<(), ContentError> {
     if size <= max { Ok(()) } else { Err(wrong(what, format!("is {size} bytes but must be at most {max}"))) }
 }
 
-fn wrong(what: &'static str, why: impl Into<String>) -> ContentError {
+pub(super) fn wrong(what: &'static str, why: impl Into<String>) -> ContentError {
     ContentError::Wrong { what, why: why.into() }
 }
 
@@ -154,17 +174,20 @@ mod tests {
     use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Type};
 
     fn text(body: &str) -> Content {
-        Content { body: Some(Body::Text(Text { body: body.to_owned() })) }
+        Content { body: Some(Body::Text(Text { body: body.to_owned() })), ..Default::default() }
     }
 
     fn image(change: impl FnOnce(&mut Media)) -> Content {
         let mut media = Media { url: "https://example.org/a.png".to_owned(), ..Default::default() };
         change(&mut media);
-        Content { body: Some(Body::Image(media)) }
+        Content { body: Some(Body::Image(media)), ..Default::default() }
     }
 
     fn place(latitude: f64, longitude: f64) -> Content {
-        Content { body: Some(Body::Location(Location { latitude, longitude, label: String::new() })) }
+        Content {
+            body: Some(Body::Location(Location { latitude, longitude, label: String::new() })),
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -177,7 +200,7 @@ mod tests {
             image(|media| media.sha256 = vec![1; 32].into()),
             image(|media| (media.url, media.id) = (String::new(), vec![1; 24].into())),
             place(-90.0, 180.0),
-            Content { body: Some(Body::Custom(custom)) },
+            Content { body: Some(Body::Custom(custom)), ..Default::default() },
         ] {
             check(&content.encode_to_vec(), 65_536).expect("good");
         }
@@ -198,28 +221,34 @@ mod tests {
             let unread = [&hello[..], &[0x9a, 0x06], &varint(groups.len()), &groups].concat();
             check(&unread, 65_536).expect("nobody reads them");
         }
-        let hidden = Content { body: Some(Body::Custom(Custom { r#type: "a/b".to_owned(), data: groups(3).into() })) };
+        let hidden = Content {
+            body: Some(Body::Custom(Custom { r#type: "a/b".to_owned(), data: groups(3).into() })),
+            ..Default::default()
+        };
         check(&hidden.encode_to_vec(), 65_536).expect("nobody reads them");
     }
 
     /// `has_group` relies on it.
     #[test]
-    fn bodies_are_all_that_content_has_and_have_no_messages() {
+    fn all_messages_within_content_are_known() {
         let files = FileDescriptorSet::decode(DESCRIPTORS).expect("decodes");
         let all = || files.file.iter().filter(|file| file.package() == "carillon.client.v1");
         let named = |name: &str| -> &DescriptorProto {
             let mut messages = all().flat_map(|file| &file.message_type);
             messages.find(|message| message.name() == name).expect("a message")
         };
-        let content = named("Content");
-        assert_eq!(
-            content.field.iter().map(|field| field.number() as u32).collect::<Vec<_>>(),
-            BODIES.collect::<Vec<_>>()
-        );
-        for body in &content.field {
-            let name = body.type_name().rsplit('.').next().expect("a name");
-            assert!(named(name).field.iter().all(|field| field.r#type() != Type::Message), "{name}");
+        let mut seen = Vec::new();
+        let mut waits = vec![("Content", Within::Content)];
+        while let Some((name, within)) = waits.pop() {
+            seen.push((name, within));
+            for field in &named(name).field {
+                let child = within.child(field.number() as u32);
+                assert_eq!(field.r#type() == Type::Message, child.is_some(), "{name}.{}", field.name());
+                let child = child.map(|child| (field.type_name().rsplit('.').next().expect("a name"), child));
+                waits.extend(child.filter(|child| !seen.contains(child)));
+            }
         }
+        assert!(seen.contains(&("MessageRef", Within::Leaf)), "{seen:?}");
     }
 
     /// Field 99, so many groups one in the other.
@@ -237,7 +266,7 @@ mod tests {
     fn bad_content_is_refused_by_name() {
         let custom = |r#type: &str| Custom { r#type: r#type.to_owned(), data: Default::default() };
         for (content, says) in [
-            (Content { body: None }, "no body"),
+            (Content { body: None, ..Default::default() }, "no body"),
             (text(""), "text.body"),
             (image(|media| media.url.clear()), "url"),
             (image(|media| media.url = "ftp://example.org/a".to_owned()), "url"),
@@ -253,8 +282,8 @@ mod tests {
             (place(90.1, 0.0), "latitude"),
             (place(0.0, f64::NAN), "longitude"),
             (place(0.0, f64::INFINITY), "longitude"),
-            (Content { body: Some(Body::Custom(custom(""))) }, "custom.type"),
-            (Content { body: Some(Body::Custom(custom(&"x".repeat(129)))) }, "custom.type"),
+            (Content { body: Some(Body::Custom(custom(""))), ..Default::default() }, "custom.type"),
+            (Content { body: Some(Body::Custom(custom(&"x".repeat(129)))), ..Default::default() }, "custom.type"),
         ] {
             let error = check(&content.encode_to_vec(), 65_536).expect_err("refused");
             assert_eq!(error.code(), Code::Invalid);

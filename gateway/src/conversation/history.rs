@@ -1,11 +1,10 @@
 //! Pages of history: their number, their rate, and their answers.
 
 use carillon_proto::{
-    TimelineId,
+    TimelineId, UserId,
     pb::{
-        client::{Code, Direction},
-        link::{Refusal, router_reply::Result as Reply, router_request::Op},
-        store::StoredEntry,
+        client::{Code, Direction, recipient::To},
+        link::{ReadTimeline, Refusal, router_reply::Result as Reply, router_request::Op},
     },
 };
 
@@ -66,8 +65,16 @@ impl Live {
         self.history.begin(rules, now)?;
         let limit = if fetch.limit == 0 { rules.max_page } else { fetch.limit.min(rules.max_page) };
         let backward = direction == Direction::Backward;
-        let op = self.read(&timeline, fetch.from_seq, backward, limit, rules.max_page_bytes);
-        Ok((timeline, op))
+        if (fetch.edits_of != 0 || fetch.pinned_in.is_some()) && !rules.has_references() {
+            return Err(refusal(Code::Unsupported, "this service has no messages about other messages", 0));
+        }
+        if fetch.edits_of != 0 && !rules.edit_history {
+            return Err(refusal(Code::Forbidden, "this service shows only the last edit of a message", 0));
+        }
+        let read = self.read(&timeline, fetch.from_seq, backward, limit, rules.max_page_bytes);
+        let pinned_with = pinned_with(fetch, &timeline)?;
+        let read = ReadTimeline { states: rules.has_references(), edits_of: fetch.edits_of, pinned_with, ..read };
+        Ok((timeline, Op::Read(read)))
     }
 
     pub(super) fn fetched(
@@ -87,15 +94,31 @@ impl Live {
             Err(why) => return out.push(refused(AskId::Request(request), why)),
         };
         let head = read.head.unwrap_or_default();
-        let entry = |entry: StoredEntry| (entry.seq, entry.envelope);
         out.push(Effect::Tell(Tell::Page(Box::new(Page {
             request,
             timeline: timeline.clone(),
             epoch: head.epoch,
-            entries: read.entries.into_iter().map(entry).collect(),
+            entries: read.entries,
             first: head.first.max(1),
             last: head.last,
             complete: read.complete,
         }))));
+    }
+}
+
+/// Of which conversation of the timeline the pinned messages are asked for: with this user; empty: of the group.
+fn pinned_with(fetch: &PageAsk, timeline: &TimelineId) -> Result<Option<String>, Refusal> {
+    let Some(conversation) = &fetch.pinned_in else { return Ok(None) };
+    let invalid = |why: &str| Err(refusal(Code::Invalid, why, 0));
+    if fetch.edits_of != 0 {
+        return invalid("either edits or pinned messages are read at a time");
+    }
+    match (timeline, &conversation.to) {
+        (TimelineId::Inbox(_), Some(To::User(user))) => match UserId::check(user) {
+            Ok(()) => Ok(Some(user.clone())),
+            Err(error) => invalid(&format!("pinned_in: {error}")),
+        },
+        (TimelineId::Group(group), Some(To::Group(named))) if named == group.as_str() => Ok(Some(String::new())),
+        _ => invalid("pinned_in must be a user in the inbox, and in a group's timeline the group"),
     }
 }

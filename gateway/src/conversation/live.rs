@@ -211,7 +211,7 @@ impl Live {
         match self.with(which, out, |timeline, mut tell| timeline.followed.joined(joined, &mut tell)) {
             Some(Ok(Some(from))) => {
                 ::metrics::counter!(metrics::GAP_FETCHES).increment(1);
-                let op = self.read(&name.id, from, false, rules.max_page, rules.max_page_bytes);
+                let op = Op::Read(self.read(&name.id, from, false, rules.max_page, rules.max_page_bytes));
                 out.push(Effect::Request { tag: Tag::Gap(name.id.clone()), op, traceparent: String::new() });
                 if let (Which::Group(_), Some(groups)) = (which, self.timelines.groups_mut()) {
                     groups.begins_read();
@@ -444,8 +444,15 @@ impl Live {
         Follower(self.connection)
     }
 
-    pub(super) fn read(&self, timeline: &TimelineId, from_seq: u64, backward: bool, limit: u32, max_bytes: u32) -> Op {
-        Op::Read(ReadTimeline {
+    pub(super) fn read(
+        &self,
+        timeline: &TimelineId,
+        from_seq: u64,
+        backward: bool,
+        limit: u32,
+        max_bytes: u32,
+    ) -> ReadTimeline {
+        ReadTimeline {
             user: self.who.user.as_str().to_owned(),
             timeline: Some(timeline.to_client()),
             from_seq,
@@ -453,7 +460,8 @@ impl Live {
             limit,
             max_bytes,
             incarnation: self.incarnation,
-        })
+            ..ReadTimeline::default()
+        }
     }
 }
 

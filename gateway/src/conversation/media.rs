@@ -198,8 +198,8 @@ impl Live {
         }
         let timeline = may_use(self, rules, Some(timeline))?;
         self.history.begin(rules, now)?;
-        let op = self.read(&timeline, ask.seq, false, 1, rules.max_page_bytes);
-        Ok((Tag::MediaMessage(UrlPending { request, reference, seq: Some(ask.seq) }), op))
+        let read = self.read(&timeline, ask.seq, false, 1, rules.max_page_bytes);
+        Ok((Tag::MediaMessage(UrlPending { request, reference, seq: Some(ask.seq) }), Op::Read(read)))
     }
 
     fn read_media(&self, reference: MediaReference) -> Op {
@@ -283,13 +283,15 @@ fn url(rules: &Rules, now: Now, id: MediaId, size_bytes: u64, to: Purpose) -> Re
     Ok((url.ok_or_else(no_media)?, expires_ms))
 }
 
-/// True if the content of the envelope refers to this file.
+/// True if the content of the envelope, or of the edit in it, refers to this file.
 fn refers_to(envelope: &[u8], reference: MediaReference) -> bool {
-    let Ok(Envelope { content: Some(Content { body: Some(body), .. }), .. }) = Envelope::decode(envelope) else {
-        return false;
+    let body = |content: Option<Content>| content.and_then(|content| content.body);
+    let said = match Envelope::decode(envelope).ok().and_then(|envelope| body(envelope.content)) {
+        Some(Body::Edit(edit)) => body(edit.content.map(|content| *content)),
+        said => said,
     };
-    matches!(body, Body::Image(Media { id, .. }) | Body::Audio(Media { id, .. }) | Body::Video(Media { id, .. })
-        | Body::File(Media { id, .. }) if id[..] == reference.to_bytes())
+    matches!(said, Some(Body::Image(Media { id, .. }) | Body::Audio(Media { id, .. }) | Body::Video(Media { id, .. })
+        | Body::File(Media { id, .. })) if id[..] == reference.to_bytes())
 }
 
 fn check_text(what: &str, text: &str) -> Result<(), Refusal> {

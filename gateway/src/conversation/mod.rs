@@ -19,6 +19,7 @@ mod pace;
 mod planted;
 mod positions;
 pub(crate) mod rate;
+mod references;
 mod renewal;
 mod resuming;
 mod rules;

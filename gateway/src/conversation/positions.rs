@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn delivery_begins_where_the_device_is() {
-        let head = Head { epoch: 7, first: 4, last: 9, cursor: 6, has_cursor: true, unread: 0 };
+        let head = Head { epoch: 7, first: 4, last: 9, cursor: 6, has_cursor: true, ..Head::default() };
         let from = |given: Option<(u64, u64)>, start: Start, head: Head| {
             DeliveryStart::new(head, given.map(|(epoch, seq)| Position { epoch, seq }), start).from
         };

@@ -49,6 +49,10 @@ pub(crate) struct Rules {
     pub(crate) herd: Herd,
     pub(crate) users: Arc<Users>,
     pub(crate) level: ClusterLevel,
+    /// For how long a message can be edited; 0: at any time.
+    pub(crate) edit_window_ms: u64,
+    /// Whether users read what messages said before they were edited.
+    pub(crate) edit_history: bool,
     /// `None`: this gateway has no place for files.
     pub(crate) media: Option<MediaRules>,
 }
@@ -60,6 +64,11 @@ pub(crate) struct MediaRules {
 }
 
 impl Rules {
+    /// True once all parts of the service know messages that refer to messages.
+    pub(crate) fn has_references(&self) -> bool {
+        self.level.get() >= Level::GROUPS
+    }
+
     /// True once all parts of the service know groups.
     /// Whether the user may sign in by password.
     pub(crate) fn have_passwords(&self, user: &UserId) -> bool {
@@ -102,6 +111,8 @@ impl Rules {
             users: config.users(),
             level: ClusterLevel::default(),
             media: None,
+            edit_window_ms: u64::from(config.edit_window_s) * 1000,
+            edit_history: config.edit_history,
         })
     }
 }

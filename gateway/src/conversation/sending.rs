@@ -8,6 +8,7 @@ use carillon_proto::{
     pb::{
         client::{self, Code, recipient::To},
         link::{self, Refusal, SendTo, router_reply::Result as Reply, router_request::Op, send_to},
+        store::Header,
     },
     trace,
 };
@@ -17,6 +18,7 @@ use super::{
     AskId, Effect, Now, Placed, Rules, SendAsk, Tag, Tell, content,
     live::Live,
     pace::{Admitted, Named, NotNow},
+    references,
 };
 use crate::{feeds::TimelineRef, metrics, outcome::refusal};
 
@@ -37,6 +39,16 @@ impl Sent {
     }
 }
 
+/// A send that may go on.
+struct Checked {
+    to: To,
+    /// As received.
+    content: Bytes,
+    /// What the service has to know of it.
+    header: Option<Box<Header>>,
+    admitted: Admitted,
+}
+
 /// The retry delay when no better one is known.
 const SOON_MS: u32 = 100;
 
@@ -46,7 +58,7 @@ impl Live {
         let SendAsk { client_id, to, content, after } = send;
         match self.check(rules, now, &client_id, &after, to, content) {
             Err(why) => out.push(refused(AskId::Send(client_id), why)),
-            Ok((to, content, admitted)) => {
+            Ok(Checked { to, content, header, admitted }) => {
                 self.pending_sends += 1;
                 let span = tracing::info_span!("send_message", sender = %self.who.user, client_id);
                 let traceparent = trace::traceparent(&span);
@@ -71,6 +83,7 @@ impl Live {
                     generation: self.generation,
                     time_ms: now.unix_ms,
                     wants_marks: self.follows_conversations,
+                    header,
                 });
                 let tag = Tag::Send(Sent::new(client_id, named, admitted, now.instant, span));
                 out.push(Effect::Request { tag, op, traceparent });
@@ -172,7 +185,6 @@ impl Live {
         self.admit(now, client_id, after)
     }
 
-    /// Who receives it, the content as received, and how the send was admitted.
     fn check(
         &mut self,
         rules: &Rules,
@@ -181,7 +193,7 @@ impl Live {
         after: &str,
         to: Option<client::Recipient>,
         content: Option<Bytes>,
-    ) -> Result<(To, Bytes, Admitted), Refusal> {
+    ) -> Result<Checked, Refusal> {
         let admitted = self.admit_now(rules, now, client_id, after)?;
         let invalid = |why: &dyn ToString| refusal(Code::Invalid, &why.to_string(), 0);
         ClientId::check(client_id).map_err(|error| invalid(&error))?;
@@ -201,9 +213,16 @@ impl Live {
             None => return Err(invalid(&"send has no recipient")),
         };
         let content = content.ok_or_else(|| invalid(&"send has no content"))?;
-        content::check(&content, rules.max_content_bytes)
-            .map_err(|error| refusal(error.code(), &error.to_string(), 0))?;
-        Ok((to, content, admitted))
+        let no = |error: content::ContentError| refusal(error.code(), &error.to_string(), 0);
+        let decoded = content::check(&content, rules.max_content_bytes).map_err(no)?;
+        let header = match rules.has_references() {
+            true => references::header(&decoded, &self.who.user, &to, rules.edit_window_ms).map_err(no)?,
+            false if references::needs_references(&decoded) => {
+                return Err(refusal(Code::Unsupported, "this service has no messages about other messages", 0));
+            }
+            false => None,
+        };
+        Ok(Checked { to, content, header, admitted })
     }
 }
 

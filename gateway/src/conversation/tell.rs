@@ -9,7 +9,9 @@ use carillon_proto::{
     pb::{
         client::{self, Code, Limits, TimelineState},
         link::{Marked, Refusal},
-        store::{ConversationsMoved, ConversationsRead, GroupRead, MarksRead, MembersRead, MembershipsRead},
+        store::{
+            ConversationsMoved, ConversationsRead, GroupRead, MarksRead, MembersRead, MembershipsRead, StoredEntry,
+        },
     },
 };
 
@@ -136,8 +138,8 @@ pub(crate) struct Page {
     pub(crate) request: u32,
     pub(crate) timeline: TimelineId,
     pub(crate) epoch: u64,
-    /// Position and envelope of each entry, in the direction of the request.
-    pub(crate) entries: Vec<(u64, Bytes)>,
+    /// In the direction of the request.
+    pub(crate) entries: Vec<StoredEntry>,
     pub(crate) first: u64,
     pub(crate) last: u64,
     /// There are no further entries in this direction.

@@ -4,6 +4,7 @@ mod answers;
 mod ending;
 mod groups;
 mod herd;
+mod references;
 mod resuming;
 mod signed_in;
 mod signing_in;
@@ -268,7 +269,7 @@ fn push(seq: u64) -> Push {
 
 fn head(first: u64, last: u64, cursor: Option<u64>) -> Head {
     let epoch = if last == 0 { 0 } else { EPOCH };
-    Head { epoch, first, last, cursor: cursor.unwrap_or(0), has_cursor: cursor.is_some(), unread: 0 }
+    Head { epoch, first, last, cursor: cursor.unwrap_or(0), has_cursor: cursor.is_some(), ..Head::default() }
 }
 
 fn heads(first: u64, last: u64, cursor: Option<u64>) -> Vec<TimelineHead> {
@@ -280,7 +281,7 @@ fn opened(last: u64, cursor: Option<u64>) -> Reply {
 }
 
 fn read(first: u64, last: u64, seqs: std::ops::RangeInclusive<u64>) -> Reply {
-    let entry = |seq| StoredEntry { seq, envelope: envelope(seq).into() };
+    let entry = |seq| StoredEntry { seq, envelope: envelope(seq).into(), ..Default::default() };
     Reply::TimelineRead(TimelineRead {
         head: Some(head(first, last, None)),
         entries: seqs.map(entry).collect(),
@@ -303,7 +304,10 @@ fn send(client_id: &str, body: &str) -> Body {
     Body::Send(client::Send {
         client_id: client_id.to_owned(),
         to: Some(Recipient { to: Some(To::User("bob".to_owned())) }),
-        content: Some(Content { body: Some(content::Body::Text(Text { body: body.to_owned() })) }),
+        content: Some(Content {
+            body: Some(content::Body::Text(Text { body: body.to_owned() })),
+            ..Default::default()
+        }),
         after: String::new(),
     })
 }

@@ -34,7 +34,10 @@ pub(crate) fn send(client_id: &str, to: &str) -> Body {
     Body::Send(Send {
         client_id: client_id.to_owned(),
         to: Some(Recipient { to: Some(To::User(to.to_owned())) }),
-        content: Some(Content { body: Some(content::Body::Text(Text { body: client_id.to_owned() })) }),
+        content: Some(Content {
+            body: Some(content::Body::Text(Text { body: client_id.to_owned() })),
+            ..Default::default()
+        }),
         after: String::new(),
     })
 }

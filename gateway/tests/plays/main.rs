@@ -7,6 +7,7 @@ mod groups;
 mod media;
 mod plays;
 mod rebalance;
+mod references;
 mod resume;
 mod router;
 mod unread;

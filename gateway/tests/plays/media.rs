@@ -115,11 +115,18 @@ fn inbox(user: &str) -> Owner {
     Owner::Inbox(user.to_owned())
 }
 
-fn image(client_id: &str, to: &str, id: &[u8]) -> Body {
+fn image_of(id: &[u8]) -> Content {
     let media = client::Media { id: id.to_vec().into(), ..client::Media::default() };
-    let content = Some(Content { body: Some(content::Body::Image(media)) });
+    Content { body: Some(content::Body::Image(media)), ..Default::default() }
+}
+
+fn says(client_id: &str, to: &str, content: Content) -> Body {
     let to = Some(Recipient { to: Some(To::User(to.to_owned())) });
-    Body::Send(Send { client_id: client_id.to_owned(), to, content, after: String::new() })
+    Body::Send(Send { client_id: client_id.to_owned(), to, content: Some(content), after: String::new() })
+}
+
+fn image(client_id: &str, to: &str, id: &[u8]) -> Body {
+    says(client_id, to, image_of(id))
 }
 
 /// Alice uploads these bytes, and sends them to Bob as message 1 of his inbox.
@@ -250,6 +257,34 @@ async fn who_cannot_read_the_message_gets_no_address() {
     assert_eq!(url(&mut bob, &guess, Some((inbox("bob"), 1))).await, Err(Code::NotFound));
     assert_eq!(url(&mut alice, &guess, None).await, Err(Code::NotFound));
     assert_eq!(url(&mut alice, &place.id[..23], None).await, Err(Code::Invalid));
+}
+
+#[tokio::test]
+async fn a_file_in_an_edit_is_read_by_who_can_read_the_edit() {
+    let play = play(|_| {}).await;
+    let (mut alice, mut bob) = (play.world.client("alice", "a").await, play.world.client("bob", "b").await);
+    let place = slot(&mut alice, PNG.len()).await;
+    assert_eq!(http(play.http, "PUT", &place.url, &[], PNG).await.status, 201);
+    let id = "01ARZ3NDEKTSV4RRFFQ69G5FAV".to_owned();
+    alice.says(send(&id, "bob")).await;
+    let target = Some(client::MessageRef {
+        client_id: id.clone(),
+        id,
+        sender: "alice".to_owned(),
+        sender_device: "a".to_owned(),
+        seq: 0,
+    });
+    let edit = client::Edit { target, content: Some(Box::new(image_of(&place.id))) };
+    alice
+        .says(says("m2", "bob", Content { body: Some(content::Body::Edit(Box::new(edit))), ..Default::default() }))
+        .await;
+    for _ in 0..2 {
+        assert!(matches!(alice.hears().await, server_frame::Body::Accepted(_)));
+        assert!(matches!(bob.hears().await, server_frame::Body::Deliver(_)));
+    }
+    assert_eq!(url(&mut bob, &place.id, Some((inbox("bob"), 1))).await, Err(Code::NotFound), "the text");
+    let told = url(&mut bob, &place.id, Some((inbox("bob"), 2))).await.expect("may read it");
+    assert_eq!(http(play.http, "GET", &told.url, &[], b"").await.body, PNG);
 }
 
 #[tokio::test]

@@ -52,7 +52,9 @@ pub(crate) async fn world(change: impl FnOnce(&mut GatewayConfig)) -> World {
 pub(crate) async fn world_with_media(media: Media) -> World {
     let router = MiniRouter::start(Arc::default(), None).await;
     let tasks = Tasks::new();
-    let gateway = Gateway::open_with_media(config(&router), security(), Some(media)).await.expect("opens");
+    // The small router's messages are of 1970.
+    let config = GatewayConfig { edit_window_s: 0, ..config(&router) };
+    let gateway = Gateway::open_with_media(config, security(), Some(media)).await.expect("opens");
     run(&gateway, &tasks).await;
     World { router, gateway, tasks }
 }

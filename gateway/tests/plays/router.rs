@@ -4,6 +4,7 @@ mod contacts;
 mod conversations;
 mod groups;
 mod media;
+mod references;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -27,9 +28,9 @@ use carillon_proto::{
             send_to,
         },
         store::{
-            ConversationRow, DeregisterReply, DeregisterRequest, Head, LeadsReply, LeadsRequest, MediaRow, Node,
-            NodeKind, RegisterReply, RegisterRequest, RegistryView, RenewReply, RenewRequest, Session, StoredEntry,
-            TimelineRead, WatchRequest, contacts_read,
+            ConversationRow, DeregisterReply, DeregisterRequest, Head, Header, LeadsReply, LeadsRequest, MediaRow,
+            Node, NodeKind, RegisterReply, RegisterRequest, RegistryView, RenewReply, RenewRequest, Session,
+            StoredEntry, TimelineRead, WatchRequest, contacts_read,
             registry_server::{Registry, RegistryServer},
         },
     },
@@ -68,6 +69,8 @@ pub(crate) struct Store {
     /// The version of each user's list, and its rows.
     pub(crate) contacts: HashMap<String, (u64, Vec<contacts_read::Row>)>,
     pub(crate) announced_presences: Vec<SessionPresence>,
+    /// Of the sends that had one.
+    pub(crate) headers: Vec<Header>,
     leases: u64,
     seen: HashMap<(String, String, String), Accepted>,
 }
@@ -165,7 +168,7 @@ impl State {
         let last = store.inboxes.get(user).map_or(0, Vec::len) as u64;
         let cursor = store.cursors.get(&(user.to_owned(), device.to_owned())).copied();
         let epoch = if last == 0 { 0 } else { EPOCH };
-        Head { epoch, first: 1, last, cursor: cursor.unwrap_or(0), has_cursor: cursor.is_some(), unread: 0 }
+        Head { epoch, first: 1, last, cursor: cursor.unwrap_or(0), has_cursor: cursor.is_some(), ..Head::default() }
     }
 
     fn heads(&self, user: &str, device: &str) -> Vec<TimelineHead> {
@@ -214,6 +217,10 @@ impl State {
         let key = (sender.clone(), sender_device.clone(), client_id.clone());
         if let Some(first) = self.store.lock().seen.get(&key) {
             return Reply::Accepted(first.clone());
+        }
+        let log = self.store.lock().inboxes.get(&to).cloned().unwrap_or_default();
+        if let Some(refused) = self.refuses_reference(&log, &send) {
+            return refused;
         }
         let envelope = RawEnvelope {
             id: client_id.clone(),
@@ -268,15 +275,13 @@ impl State {
                 let head = self.head(&read.user, "");
                 let store = self.store.lock();
                 let all = store.inboxes.get(&read.user).cloned().unwrap_or_default();
-                let entry =
-                    |(i, envelope): (usize, &Bytes)| StoredEntry { seq: i as u64 + 1, envelope: envelope.clone() };
                 let mut bytes = 0;
                 let fits = |entry: &StoredEntry| {
                     bytes += entry.envelope.len();
                     bytes <= read.max_bytes as usize || bytes == entry.envelope.len()
                 };
                 let from = read.from_seq.max(1);
-                let entries = all.iter().enumerate().map(entry).filter(|entry| entry.seq >= from);
+                let entries = references::entries(&all, &read).into_iter().filter(|entry| entry.seq >= from);
                 let entries = entries.take(read.limit as usize).take_while(fits).collect();
                 Reply::TimelineRead(TimelineRead { head: Some(head), entries, complete: true })
             }

@@ -140,7 +140,7 @@ mod tests {
         assert!(difference(&after, &before).is_some_and(|what| what.contains("letter 0 m")));
         assert!(difference(&before, &before[1..]).is_some_and(|what| what.contains("199 messages")));
         let read = |body: &str, erased| {
-            let content = Some(Content { body: Some(Body::Text(Text { body: body.into() })) });
+            let content = Some(Content { body: Some(Body::Text(Text { body: body.into() })), ..Default::default() });
             letter(1, &Envelope { sender: "l".into(), content, erased, ..Envelope::default() })
         };
         assert_eq!(read("", true).as_ref(), Some(&after[0]));

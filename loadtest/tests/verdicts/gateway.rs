@@ -123,8 +123,9 @@ impl Gateway {
             }
             From::Fetch(fetch) => {
                 let entries = state.inboxes[user].iter().zip(1..).filter(|(_, seq)| *seq >= fetch.from_seq);
-                let entries: Vec<_> =
-                    entries.map(|(envelope, seq)| Entry { seq, envelope: Some(envelope.clone()) }).collect();
+                let entries: Vec<_> = entries
+                    .map(|(envelope, seq)| Entry { seq, envelope: Some(envelope.clone()), ..Entry::default() })
+                    .collect();
                 let (request, timeline) = (fetch.request, Some(inbox(user)));
                 let last = state.inboxes[user].len() as u64;
                 let page = Page { request, timeline, epoch: 1, entries, first: 1, last, complete: true };
@@ -223,7 +224,7 @@ impl State {
 fn corrupt(content: Option<Content>) -> Option<Content> {
     let Some(Kind::Text(Text { body })) = content?.body else { return None };
     let body = body.replacen('a', "b", 1);
-    Some(Content { body: Some(Kind::Text(Text { body })) })
+    Some(Content { body: Some(Kind::Text(Text { body })), ..Default::default() })
 }
 
 fn inbox(user: &str) -> Timeline {

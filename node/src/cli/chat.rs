@@ -9,10 +9,8 @@ use std::{
 use anyhow::{Context as _, anyhow, bail};
 use carillon_client::{Acknowledge, Address, Client, ClientConfig, Event, Events, SendError, State, Trust};
 use carillon_proto::{
-    Position, TimelineId, UserId,
-    pb::client::{
-        Accepted, Envelope, Media, Recipient, Start, UserMark, content, group_change::What, recipient, timeline,
-    },
+    MessageId, Position, TimelineId, UserId,
+    pb::client::{Accepted, Envelope, Media, Recipient, Start, UserMark, group_change::What, recipient, timeline},
     tasks::Tasks,
 };
 use clap::Args;
@@ -22,7 +20,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{credential::CredentialOptions, date, media, out, variable};
+use super::{credential::CredentialOptions, date, media, message::find, out, said::said, variable};
 use crate::{Config, shutdown::Signals};
 
 #[derive(Args)]
@@ -51,6 +49,9 @@ pub(super) struct Send {
     /// Sends this file.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// The id of the message that this one answers; it must be among the last messages of the sender's inbox.
+    #[arg(long, value_name = "MESSAGE")]
+    reply_to: Option<MessageId>,
     /// Names this device among the sender's.
     #[arg(long, default_value = "terminal-send")]
     device: String,
@@ -109,6 +110,16 @@ impl Send {
                 Ok(content) => content?,
                 Err(_) => bail!("{} was not uploaded within {} s", file.display(), self.timeout),
             },
+        };
+        let content = match self.reply_to {
+            Some(id) => {
+                let inbox = TimelineId::Inbox(self.from.clone());
+                let Ok(found) = timeout_at(end, find(&client, &inbox, id)).await else {
+                    bail!("message {id} was not found within {} s", self.timeout);
+                };
+                found?.target.answered_by(content, "")
+            }
+            None => content,
         };
         let sending = client.send(Client::user(self.to.as_str()), content);
         let Ok(sent) = timeout_at(end, sending).await else {
@@ -301,7 +312,7 @@ pub(super) fn accepted(accepted: &Accepted) -> String {
     format!("accepted {} at position {seq} of {place}", accepted.message_id)
 }
 
-fn line(envelope: &Envelope, reader: &str) -> String {
+pub(super) fn line(envelope: &Envelope, reader: &str) -> String {
     let to = match &envelope.to {
         Some(Recipient { to: Some(recipient::To::User(to)) }) if to != reader => format!(" to {to}"),
         Some(Recipient { to: Some(recipient::To::Group(group)) }) => format!(" in {group}"),
@@ -313,20 +324,7 @@ fn line(envelope: &Envelope, reader: &str) -> String {
     if let Some(what) = envelope.change.as_ref().and_then(|change| change.what.as_ref()) {
         return format!("{} {}{to}: [{}]", time(envelope.time_ms), envelope.sender, changed(what));
     }
-    let text = match envelope.content.as_ref().and_then(|content| content.body.as_ref()) {
-        Some(content::Body::Text(text)) => printable(&text.body),
-        Some(
-            content::Body::Image(media)
-            | content::Body::Audio(media)
-            | content::Body::Video(media)
-            | content::Body::File(media),
-        ) => printable(&file(media)),
-        Some(content::Body::Location(place)) => {
-            printable(&format!("[location] {} {} {}", place.latitude, place.longitude, place.label))
-        }
-        Some(content::Body::Custom(custom)) => printable(&format!("[{}] {} bytes", custom.r#type, custom.data.len())),
-        None => "[empty]".to_owned(),
-    };
+    let text = said(envelope.content.as_ref());
     format!("{} {}{to}: {text}", time(envelope.time_ms), envelope.sender)
 }
 
@@ -337,7 +335,7 @@ fn told(mark: &UserMark) -> String {
     }
 }
 
-fn file(media: &Media) -> String {
+pub(super) fn file(media: &Media) -> String {
     let Media { media_type, url, name, size_bytes, caption, .. } = media;
     match url.is_empty() {
         true => format!("[{media_type}] {name}, {size_bytes} bytes {caption}"),

@@ -147,19 +147,21 @@ impl What {
 }
 
 async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
-    let mut table = Table::new(json, &["CONVERSATION", "UNREAD", "READ UP TO", "SETTINGS"]);
+    let mut table = Table::new(json, &["CONVERSATION", "UNREAD", "MENTIONS", "READ UP TO", "SETTINGS"]);
     for conversation in client.read_conversations(None).await.map_err(unread)?.conversations {
         let settings = conversation.settings.clone().unwrap_or_default();
         let read = conversation.read.map_or(0, |read| read.seq);
         let columns = [
             name(&conversation),
             conversation.unread.to_string(),
+            conversation.mentions.to_string(),
             if read == 0 { String::new() } else { read.to_string() },
             told(&settings),
         ];
         let object = serde_json::json!({
             "conversation": name(&conversation),
             "unread": conversation.unread,
+            "mentions": conversation.mentions,
             "last_seq": conversation.last_seq,
             "read_seq": read,
             "pinned": settings.pinned(),

@@ -257,14 +257,14 @@ fn done(group: &GroupId, result: Result<(), SendError>) -> anyhow::Result<()> {
     out::line(format_args!("group {group} was changed"))
 }
 
-fn refused(error: SendError) -> anyhow::Error {
+pub(super) fn refused(error: SendError) -> anyhow::Error {
     match error {
         SendError::Refused(refusal) => anyhow!("refused: {}", refusal.reason),
         other => other.into(),
     }
 }
 
-fn unread(error: FetchError) -> anyhow::Error {
+pub(super) fn unread(error: FetchError) -> anyhow::Error {
     match error {
         FetchError::Refused(refusal) => anyhow!("refused: {}", refusal.reason),
         other => other.into(),

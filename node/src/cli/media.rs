@@ -7,7 +7,7 @@ use bytes::Bytes;
 use carillon_client::{Acknowledge, Client, NewFile};
 use carillon_proto::{
     GroupId, TimelineId, UserId,
-    pb::client::{Content, Direction, Envelope, Media, Start, content::Body},
+    pb::client::{Content, Direction, Media, Start, content::Body},
     tasks::Tasks,
 };
 use clap::{Args, Subcommand};
@@ -67,7 +67,7 @@ impl Get {
         };
         let page = client.fetch(&timeline, Direction::Forward, self.position, 1).await?;
         let entry = page.entries.into_iter().find(|entry| entry.seq == self.position);
-        let media = entry.and_then(|entry| entry.envelope).and_then(media_of);
+        let media = entry.and_then(|entry| media_of(entry.envelope?.content?));
         let Some(media) = media.filter(|media| !media.id.is_empty()) else {
             bail!("message {} of {timeline} has no file that this service keeps", self.position);
         };
@@ -95,10 +95,11 @@ async fn write(client: &Client, id: &Bytes, of: Option<(&TimelineId, u64)>, mut 
     Ok(file.shutdown().await?)
 }
 
-fn media_of(envelope: Envelope) -> Option<Media> {
-    match envelope.content?.body? {
+fn media_of(content: Content) -> Option<Media> {
+    match content.body? {
         Body::Image(media) | Body::Audio(media) | Body::Video(media) | Body::File(media) => Some(media),
-        Body::Text(_) | Body::Location(_) | Body::Custom(_) => None,
+        Body::Edit(edit) => media_of(*edit.content?),
+        _ => None,
     }
 }
 
@@ -128,7 +129,7 @@ pub(super) async fn uploaded(client: &Client, path: &Path, caption: String) -> a
         "video" => Body::Video(media),
         _ => Body::File(media),
     };
-    Ok(Content { body: Some(body) })
+    Ok(Content { body: Some(body), ..Default::default() })
 }
 
 /// What the sender takes it for. The service finds out itself.

@@ -15,9 +15,11 @@ mod doctor;
 mod ended;
 mod group;
 mod media;
+mod message;
 mod out;
 mod outbox;
 mod repair;
+mod said;
 mod serve;
 mod session;
 mod status;
@@ -115,6 +117,8 @@ enum Command {
     Contact(contact::Contact),
     /// Shows a user's presence, and prints that of the contacts.
     Presence(contact::PresenceCommand),
+    /// Edits, recalls, reacts to, pins and shows messages, as one of their users.
+    Message(message::Message),
     /// Shows nodes, shards and leaders.
     Status(status::Status),
     /// Checks what this machine and this configuration can tell: configuration, files, ports, limits, disks, other nodes,
@@ -207,6 +211,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Listen(listen)) => small(async { listen.run(&options.load()?).await }),
         Some(Command::Chat(chat)) => small(async { chat.run(&options.load()?).await }),
         Some(Command::Media(media)) => small(async { media.run(&options.load()?).await }),
+        Some(Command::Message(message)) => small(async { message.run(&options.load()?).await }),
         Some(Command::Group(group)) => small(async { group.run(&options.load()?).await }),
         Some(Command::Outbox(outbox)) => small(async { outbox.run(&options.load()?).await }),
         Some(Command::Conversation(conversation)) => small(async { conversation.run(&options.load()?).await }),

@@ -128,7 +128,7 @@ impl Device {
 
     /// Sends a text, and waits for the answer.
     pub async fn send(&mut self, to: &str, id: &str, text: &str) -> Result<Accepted, Code> {
-        let content = Content { body: Some(content::Body::Text(Text { body: text.to_owned() })) };
+        let content = Content { body: Some(content::Body::Text(Text { body: text.to_owned() })), ..Default::default() };
         let to = Recipient { to: Some(recipient::To::User(to.to_owned())) };
         let send = Send { client_id: id.to_owned(), to: Some(to), content: Some(content), after: String::new() };
         assert!(self.say(Body::Send(send)).await, "the connection is over");

@@ -232,7 +232,8 @@ impl Owner {
             Ok(StoreAnswer::HeadsRead(read)) => {
                 for (place, read) in places.iter().zip(read.heads) {
                     // Without a head, the user is not in the group any more, and hears of that in the inbox.
-                    counting.rows[*place].unread = read.head.map_or(0, |head| head.unread);
+                    let head = read.head.unwrap_or_default();
+                    (counting.rows[*place].unread, counting.rows[*place].mentions) = (head.unread, head.mentions);
                 }
             }
             other => counting.failed = counting.failed.take().or(Some(unexpected(other))),

@@ -105,6 +105,7 @@ impl Owner {
             time_ms: send.time_ms,
             content: &send.content,
             change: &[],
+            header: send.header.as_deref(),
         };
         match self.message(&said, parts, now, time_ms) {
             Ok(message) => {
@@ -181,6 +182,7 @@ impl Owner {
             time_ms: change.time_ms,
             content: &[],
             change: &encoded,
+            header: None,
         };
         let message = match self.message(&said, parts, now, time_ms) {
             Ok(message) => message,

@@ -9,3 +9,4 @@ mod groups;
 mod media;
 mod messages;
 mod play;
+mod references;

@@ -177,6 +177,9 @@ impl Owner {
             max_bytes: most(read.max_bytes, limits::MAX_FRAME_BYTES as u32),
             incarnation: read.incarnation,
             reader,
+            states: read.states,
+            edits_of: read.edits_of,
+            pinned_with: read.pinned_with.clone(),
         });
         let shard = self.topology.shards.timeline_of(timeline);
         self.ask(shard, op, String::new(), deadline, Continuation::Read(slot));

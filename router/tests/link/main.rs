@@ -3,6 +3,7 @@
 mod contacts;
 mod marks;
 mod outbox;
+mod references;
 mod support;
 
 use carillon_proto::pb::{
@@ -26,6 +27,7 @@ fn send(to: &str, number: u32) -> Op {
         generation: 0,
         time_ms: 0,
         wants_marks: false,
+        header: None,
     })
 }
 

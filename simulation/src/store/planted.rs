@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use carillon_proto::{
     ShardId, ShardKind,
-    pb::store::{Append, Appended, TimelineCommand, TimelineKey, store_reply::Result as Outcome, timeline_command},
+    pb::store::{
+        Append, Appended, Header, TimelineCommand, TimelineKey, header, store_reply::Result as Outcome,
+        timeline_command,
+    },
 };
 use prost::Message as _;
 
@@ -48,9 +51,19 @@ impl World<'_> {
                 (Plant::MarksForgotten, Some(timeline_command::Op::MoveMarks(moves))) => {
                     moves.marks.iter_mut().for_each(|mark| mark.seq = 0);
                 }
-                (Plant::OwnMessagesCount, Some(timeline_command::Op::Append(append))) if !append.peer.is_empty() => {
+                (Plant::OwnMessagesCount, Some(timeline_command::Op::Append(append)))
+                    if !append.peer.is_empty() && append.header.is_none() =>
+                {
                     append.sender = std::mem::take(&mut append.peer);
                     append.sender_generation = u64::MAX;
+                }
+                (Plant::OthersEdit, Some(timeline_command::Op::Append(append))) => {
+                    let is_edit = |header: &Header| header.kind() == header::Kind::Edit;
+                    let edit = append.header.as_deref().filter(|header| is_edit(header));
+                    // As the copy in an own inbox, whose message was allowed before.
+                    if edit.and_then(|edit| edit.refers_to.as_ref()).is_some_and(|reference| !reference.by_sender) {
+                        append.sender = Bytes::new();
+                    }
                 }
                 (Plant::InboxGoesOn, Some(timeline_command::Op::Append(append))) => {
                     append.incarnation = self.first_owner(append.timeline.as_ref());

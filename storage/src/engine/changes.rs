@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, btree_map},
-    ops::Bound,
+    ops::{Bound, RangeInclusive},
 };
 
 use crate::machine::keys::RowBytes;
@@ -32,6 +32,11 @@ impl Changes {
             .range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded))
             .take_while(move |(key, _)| key.starts_with(prefix))
             .map(|(key, value)| (&**key, value.as_deref()))
+    }
+
+    /// The touched keys of this range, in order.
+    pub(crate) fn within(&self, range: &RangeInclusive<RowBytes>) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.0.range(range.clone()).map(|(key, value)| (&**key, value.as_deref()))
     }
 
     pub(crate) fn len(&self) -> usize {

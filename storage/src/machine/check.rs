@@ -4,6 +4,7 @@
 mod contacts;
 mod conversations;
 mod groups;
+mod headers;
 mod media;
 
 use std::fmt::Display;
@@ -284,6 +285,9 @@ fn check_append(shard: ShardId, map: ShardMap, op: &Append) -> Result<Kind, Reje
     conversations::check_peer(kind, op)?;
     if kind == Kind::Inbox && op.sender_incarnation != 0 {
         return Err(invalid("the sender's incarnation is for groups"));
+    }
+    if let Some(header) = &op.header {
+        headers::check(kind, header, &op.envelope)?;
     }
     match op.envelope.len() {
         1..=MAX_ENVELOPE_BYTES => Ok(kind),

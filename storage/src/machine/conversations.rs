@@ -10,7 +10,9 @@ use carillon_proto::pb::store::{Membership, member::Standing};
 use prost::Message;
 
 use super::{
-    TimelineReader, Unread, broken,
+    TimelineReader, Unread,
+    annotations::{self, ReadBy},
+    broken,
     groups::Readable,
     keys::{self, Cursor, GroupCursor, Stored},
     timeline::TimelineState,
@@ -80,23 +82,34 @@ pub(super) fn decode(value: &[u8]) -> io::Result<Conversation> {
     Conversation::decode(value).map_err(|_| broken("row of a conversation"))
 }
 
-/// How many messages of others this member of the group has not read. Who writes has read what stands before, and who joins is not
-/// told of what was there.
-pub(super) fn unread_in_group(view: &TimelineView<'_>, group: &TimelineKey, of: &UnreadOf) -> Result<u64, Unread> {
+/// How many messages of others this member of the group has not read, and how many of these mention the member. Who writes has read what
+/// stands before, and who joins is not told of what was there.
+pub(super) fn unread_in_group(
+    view: &TimelineView<'_>,
+    group: &TimelineKey,
+    of: &UnreadOf,
+) -> Result<(u64, u32), Unread> {
     let readable = Readable::load(view, Some(group), of.member.as_ref(), None)?;
     readable.seen()?;
     let (state, member) = readable.into_parts();
-    let Some(member) = member else { return Ok(0) };
+    let Some(member) = member else { return Ok((0, 0)) };
     let marked = if of.epoch == state.epoch { of.seq } else { 0 };
     let read = marked.max(member.wrote_seq).max(member.since_seq);
     let next = (read + 1).max(state.first);
     if next > state.last {
-        return Ok(0);
+        return Ok((0, 0));
     }
     let record = view.get(&keys::record(state.number, next))?.ok_or_else(|| broken("gap in a timeline"))?;
     let header = Stored::decode(&record)?.header;
     let before = header.counted - u64::from(!header.uncounted && header.counted > 0);
-    Ok(state.counted.saturating_sub(before))
+    let unread = state.counted.saturating_sub(before);
+    if unread == 0 {
+        return Ok((0, 0));
+    }
+    let user = of.member.as_ref().map_or("", |member| &member.user);
+    let mentions =
+        annotations::mentions(view, state.number, ReadBy { user, incarnation: member.incarnation }, next - 1)?;
+    Ok((unread, mentions as u32))
 }
 
 impl TimelineReader {
@@ -143,7 +156,12 @@ impl Page {
         }
         let unread = unread(&self.inbox, &row);
         let unread = if with.kind() == Kind::Group { 0 } else { unread };
-        self.rows.push(ConversationRow { conversation: Some(with), row: Some(row), unread, read_id: String::new() });
+        self.rows.push(ConversationRow {
+            conversation: Some(with),
+            row: Some(row),
+            unread,
+            ..ConversationRow::default()
+        });
         true
     }
 

@@ -49,8 +49,16 @@ pub(super) fn erased(envelope: &[u8], sender: &str) -> io::Result<Option<Vec<u8>
     if sender_of(envelope).is_none_or(|of| of != sender) {
         return Ok(None);
     }
+    tombstone(envelope)
+}
+
+/// What is left of this message, if it has not been erased.
+pub(super) fn tombstone(envelope: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    if sender_of(envelope).is_none() {
+        return Ok(None);
+    }
     let Envelope { id, sender, to, time_ms, .. } = Envelope::decode(envelope).map_err(|_| broken("envelope"))?;
-    let content = Some(Content { body: Some(Body::Text(Text::default())) });
+    let content = Some(Content { body: Some(Body::Text(Text::default())), ..Default::default() });
     let left = Envelope { id, sender, to, time_ms, content, erased: true, ..Envelope::default() };
     Ok(Some(left.encode_to_vec()))
 }
@@ -127,7 +135,7 @@ mod tests {
             to: Some(Recipient { to: Some(To::User("bob".into())) }),
             client_id: "c".into(),
             time_ms: 7,
-            content: Some(Content { body: Some(Body::Text(Text { body: "secret".into() })) }),
+            content: Some(Content { body: Some(Body::Text(Text { body: "secret".into() })), ..Default::default() }),
             erased: false,
             change: None,
         };
@@ -136,7 +144,7 @@ mod tests {
         let left = erased(&bytes, "alice").expect("decodes").expect("is hers");
         assert_eq!(erased(&left, "alice").expect("decodes"), None, "once");
         let left = Envelope::decode(&*left).expect("decodes");
-        let content = Some(Content { body: Some(Body::Text(Text::default())) });
+        let content = Some(Content { body: Some(Body::Text(Text::default())), ..Default::default() });
         let expected =
             Envelope { sender_device: String::new(), client_id: String::new(), content, erased: true, ..said };
         assert_eq!(left, expected);

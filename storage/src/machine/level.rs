@@ -131,7 +131,9 @@ fn is_numbered(session: &Session) -> bool {
 /// The lowest level at which a timeline shard takes this command.
 pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
     match op {
-        TimelineOp::Append(op) if op.sender_incarnation != 0 || op.peer_incarnation != 0 || !op.peer.is_empty() => {
+        TimelineOp::Append(op)
+            if op.sender_incarnation != 0 || op.peer_incarnation != 0 || !op.peer.is_empty() || op.header.is_some() =>
+        {
             Level::GROUPS
         }
         TimelineOp::ChangeGroup(_)

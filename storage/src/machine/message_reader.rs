@@ -165,7 +165,10 @@ mod tests {
             to: Some(Recipient { to: Some(To::User("bob".into())) }),
             client_id: number.to_string(),
             time_ms,
-            content: Some(Content { body: Some(content::Body::Text(Text { body: "secret".into() })) }),
+            content: Some(Content {
+                body: Some(content::Body::Text(Text { body: "secret".into() })),
+                ..Default::default()
+            }),
             ..Envelope::default()
         };
         let append = Append {

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod admission;
+mod annotations;
 mod check;
 mod cluster;
 mod contacts;

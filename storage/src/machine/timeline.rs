@@ -1,11 +1,14 @@
 //! The state machine of a timeline shard: assigns positions, recognises repeated sends, trims and ends timelines, and
-//! in `cursors.rs` keeps cursors, in `conversations.rs` what users have read, in `groups.rs` the members of groups, in `media.rs` files, in
+//! in `annotations.rs` keeps what messages make of others, in `cursors.rs` cursors, in `conversations.rs` what users have read, in `groups.rs` the members of groups, in `media.rs` files, in
 //! `outbox.rs` what workers have to do, and in `senders.rs` ends and erases senders.
 
+mod annotations;
 mod conversations;
 pub(super) mod cursors;
+mod garbage;
 mod groups;
 mod media;
+mod mentions;
 mod outbox;
 #[cfg(feature = "planted-bugs")]
 pub(super) mod planted;
@@ -17,14 +20,14 @@ use std::io;
 use carillon_proto::{
     KeyedMap, Level,
     pb::store::{
-        AdvanceClock, Append, Appended, CollectGarbage, Conversation, Done, EndTimeline, RecordHeader, Rejected,
-        RenewEpoch, StoreError, TimelineCommand, TimelineKey, Trim, rejected::Reason, store_error::Why,
+        AdvanceClock, Append, Appended, Conversation, Done, EndTimeline, RecordHeader, Rejected, RenewEpoch,
+        StoreError, TimelineCommand, TimelineKey, Trim, header, rejected::Reason, store_error::Why,
         timeline_command::Op, timeline_key::Kind,
     },
 };
 
 pub(crate) use self::state::TimelineState;
-use self::{outbox::OutboxCounts, state::CachedTimeline};
+use self::{annotations::Kept, outbox::OutboxCounts, state::CachedTimeline};
 use super::{
     EntryCommands, Machine, Outcome, Record, TimelineReader, broken,
     keys::{self, RowBytes, Stored},
@@ -245,9 +248,20 @@ impl Batch<'_> {
         if !self.follows(held.as_ref(), op)? {
             return Ok(rejected(Reason::OutOfOrder, "the message that this one follows is not in the timeline"));
         }
-        if is_group && let Err(refused) = self.may_write(held.as_ref(), op)? {
+        let about_another = op.header.as_ref().is_some_and(|header| header.kind() != header::Kind::Message);
+        if is_group
+            && !about_another
+            && let Err(refused) = self.may_write(held.as_ref(), op)?
+        {
             return Ok(refused);
         }
+        let kept = match &op.header {
+            Some(header) => match self.refer(held.as_ref(), op, header, is_group)? {
+                Ok(kept) => kept,
+                Err(refused) => return Ok(refused),
+            },
+            None => Kept::default(),
+        };
         let mut held = match held {
             Some(held) => held,
             None => {
@@ -256,10 +270,13 @@ impl Batch<'_> {
             }
         };
         let header = match is_group {
+            true if about_another => held.header(true),
             true => held.count(),
             false => self.converse(op, &held.state)?,
         };
-        Ok(self.record(key, held, duplicate, header, &op.envelope))
+        let header = RecordHeader { message: kept.header, ..header };
+        let envelope = kept.envelope.as_ref().unwrap_or(&op.envelope);
+        Ok(self.record(key, held, duplicate, header, envelope))
     }
 
     /// The first answer to what has this duplicate key, if it is in the timeline.
@@ -346,6 +363,11 @@ impl Batch<'_> {
         if end <= state.first {
             return Ok(done());
         }
+        let timeline = op.timeline.as_ref().ok_or_else(|| broken("timeline of a command"))?;
+        let end = self.forget_annotations(timeline, *state, end)?;
+        if end <= state.first {
+            return Ok(done());
+        }
         let number = state.number;
         let mut removed = Vec::new();
         for record in self.shard.view().range(keys::record(number, state.first)..=keys::record(number, end - 1)) {
@@ -391,40 +413,6 @@ impl Batch<'_> {
             self.leave_groups(timeline, &state)?;
         }
         Ok(())
-    }
-
-    fn collect_garbage(&mut self, op: &CollectGarbage) -> io::Result<Outcome> {
-        let garbage = keys::garbage(op.number);
-        if self.get(&garbage, |_| Ok(()))?.is_none() {
-            return Ok(done());
-        }
-        let limit = op.limit as usize;
-        let mut removed = Vec::new();
-        for prefix in keys::all_of(op.number) {
-            // Some may have been written in this batch: other replicas may batch the entries differently.
-            let pending = self.changes.with_prefix(&prefix).filter(|(_, value)| value.is_some());
-            let mut found: Vec<RowBytes> = pending.map(|(key, _)| key.into()).collect();
-            let mut stored = 0;
-            let end = [&*prefix, &[0xff; 17]].concat().into();
-            for record in self.shard.view().range(prefix..=end) {
-                let (key, _) = record?;
-                if self.changes.get(&key).is_none() {
-                    found.push(RowBytes::new(&key));
-                    stored += 1;
-                }
-                if stored == limit {
-                    break;
-                }
-            }
-            found.sort_unstable();
-            removed.extend(found);
-        }
-        let all = removed.len() < limit;
-        removed.into_iter().take(limit).for_each(|key| self.changes.delete(key));
-        if all {
-            self.changes.delete(garbage);
-        }
-        Ok(done())
     }
 
     fn held(&mut self, key: &[u8]) -> io::Result<Option<CachedTimeline>> {

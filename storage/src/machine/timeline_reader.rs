@@ -2,11 +2,12 @@
 
 use std::io;
 
+use bytes::Bytes;
 use carillon_proto::{
     Level,
     limits::{BATCH_BYTES, MAX_NODE_MESSAGE_BYTES},
     pb::store::{
-        CollectGarbage, Head, HeadRead, HeadsRead, ReadHead, ReadHeads, ReadTimeline, Rejected, StoredEntry,
+        CollectGarbage, Head, HeadRead, HeadsRead, Person, ReadHead, ReadHeads, ReadTimeline, Rejected, StoredEntry,
         TimelineKey, TimelineRead, Trim, rejected::Reason, sweep_conversations::Seen as SeenConversation,
         sweep_cursors::Seen, sweep_memberships::Seen as SeenMembership, timeline_key::Kind,
     },
@@ -14,6 +15,7 @@ use carillon_proto::{
 
 use super::{
     ShardLevel, Unread,
+    annotations::{self, ReadBy},
     conversations::unread_in_group,
     groups::Readable,
     keys::{self, Cursor, Stored},
@@ -66,11 +68,24 @@ impl TimelineReader {
         if from > to {
             return Ok(read);
         }
+        let owner = op.timeline.as_ref().and_then(|timeline| str::from_utf8(&timeline.owner).ok()).unwrap_or_default();
+        let read_by = match &op.reader {
+            Some(Person { user, incarnation }) => Some(ReadBy { user, incarnation: *incarnation }),
+            None if op.timeline.as_ref().is_some_and(is_group) => None,
+            None => Some(ReadBy { user: owner, incarnation: 0 }),
+        };
+        let states = |seq| match op.states {
+            true => annotations::state(&view, state.number, seq, read_by),
+            false => Ok(Bytes::new()),
+        };
+        if let Some(seqs) = chosen(&view, &state, op)? {
+            return Ok(entries_at(&view, &state, seqs, op, read, states)?);
+        }
         let records = view.range(keys::record(state.number, from)..=keys::record(state.number, to));
         if op.backward {
-            collect(records.rev(), op, &mut read)?;
+            collect(records.rev(), op, &mut read, states)?;
         } else {
-            collect(records, op, &mut read)?;
+            collect(records, op, &mut read, states)?;
         }
         let end = if op.backward { from } else { to };
         read.complete = read.entries.last().is_none_or(|entry| entry.seq == end);
@@ -90,7 +105,7 @@ impl TimelineReader {
         if let Some((of, group)) = op.unread_of.as_ref().zip(op.timeline.as_ref())
             && is_group(group)
         {
-            head.unread = unread_in_group(&view, group, of)?;
+            (head.unread, head.mentions) = unread_in_group(&view, group, of)?;
         }
         Ok(head)
     }
@@ -227,18 +242,58 @@ fn collect(
     records: impl Iterator<Item = io::Result<(Value, Value)>>,
     op: &ReadTimeline,
     read: &mut TimelineRead,
+    state: impl Fn(u64) -> io::Result<Bytes>,
 ) -> io::Result<()> {
-    let or = |given: u32, default: usize, max: usize| if given == 0 { default } else { max.min(given as usize) };
     let max_bytes = or(op.max_bytes, BATCH_BYTES, MAX_BYTES);
     let mut bytes = 0;
     for record in records.take(or(op.limit, MAX_ENTRIES, MAX_ENTRIES)) {
         let (key, value) = record?;
-        let envelope = Stored::decode(&value)?.envelope();
-        bytes += envelope.len();
+        let (seq, envelope) = (keys::seq_of(&key)?, Stored::decode(&value)?.envelope());
+        let state = state(seq)?;
+        bytes += envelope.len() + state.len();
         if bytes > max_bytes && !read.entries.is_empty() {
             break;
         }
-        read.entries.push(StoredEntry { seq: keys::seq_of(&key)?, envelope });
+        read.entries.push(StoredEntry { seq, envelope, state });
     }
     Ok(())
+}
+
+fn or(given: u32, default: usize, max: usize) -> usize {
+    if given == 0 { default } else { max.min(given as usize) }
+}
+
+/// The positions of the edits or of the pinned messages that are asked for.
+fn chosen(view: &TimelineView<'_>, state: &TimelineState, op: &ReadTimeline) -> io::Result<Option<Vec<u64>>> {
+    let seqs = match &op.pinned_with {
+        Some(with) => annotations::pinned(view, state.number, with)?,
+        None if op.edits_of == 0 => return Ok(None),
+        // Edits stand behind what they edit.
+        None if op.edits_of < state.first => Vec::new(),
+        None => annotations::edits(view, state.number, op.edits_of)?,
+    };
+    Ok(Some(seqs.into_iter().filter(|seq| *seq >= op.from_seq.max(state.first)).collect()))
+}
+
+fn entries_at(
+    view: &TimelineView<'_>,
+    timeline: &TimelineState,
+    seqs: Vec<u64>,
+    op: &ReadTimeline,
+    mut read: TimelineRead,
+    state: impl Fn(u64) -> io::Result<Bytes>,
+) -> io::Result<TimelineRead> {
+    let (max_bytes, limit) = (or(op.max_bytes, BATCH_BYTES, MAX_BYTES), or(op.limit, MAX_ENTRIES, MAX_ENTRIES));
+    let mut bytes = 0;
+    for seq in seqs {
+        let Some(envelope) = annotations::envelope(view, timeline.number, seq)? else { continue };
+        let entry = StoredEntry { seq, envelope, state: state(seq)? };
+        bytes += entry.envelope.len() + entry.state.len();
+        if read.entries.len() == limit || (bytes > max_bytes && !read.entries.is_empty()) {
+            read.complete = false;
+            break;
+        }
+        read.entries.push(entry);
+    }
+    Ok(read)
 }

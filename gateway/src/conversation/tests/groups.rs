@@ -73,7 +73,7 @@ fn inbox_push(seq: u64, envelope: Vec<u8>) -> Push {
 }
 
 fn group_page(last: u64, seqs: std::ops::RangeInclusive<u64>) -> Reply {
-    let entry = |seq| StoredEntry { seq, envelope: envelope(seq).into() };
+    let entry = |seq| StoredEntry { seq, envelope: envelope(seq).into(), ..Default::default() };
     Reply::TimelineRead(TimelineRead {
         head: Some(group_head(last)),
         entries: seqs.map(entry).collect(),

@@ -48,7 +48,8 @@ fn a_head_that_was_read_before_the_timeline_came_to_be_ends_no_session() {
 
 #[test]
 fn content_in_groups_is_refused() {
-    let mut content = Content { body: Some(content::Body::Text(Text { body: "hi".to_owned() })) }.encode_to_vec();
+    let mut content = Content { body: Some(content::Body::Text(Text { body: "hi".to_owned() })), ..Default::default() }
+        .encode_to_vec();
     content.extend([[0x9b, 0x06].repeat(100), [0x9c, 0x06].repeat(100)].concat());
     let to = Some(Recipient { to: Some(To::User("bob".to_owned())) });
     let send = SendAsk { client_id: "m1".to_owned(), to, content: Some(content.into()), after: String::new() };
@@ -60,7 +61,8 @@ fn content_in_groups_is_refused() {
 
 #[test]
 fn content_is_passed_on_as_it_came() {
-    let mut content = Content { body: Some(content::Body::Text(Text { body: "hi".to_owned() })) }.encode_to_vec();
+    let mut content = Content { body: Some(content::Body::Text(Text { body: "hi".to_owned() })), ..Default::default() }
+        .encode_to_vec();
     // Field 99, the text "new": of a later release.
     content.extend([0x9a, 0x06, 3, b'n', b'e', b'w']);
     let Body::Send(send) = send("m1", "") else { panic!("no Send") };
@@ -177,7 +179,14 @@ fn a_frame_that_cannot_be_read_is_refused_by_name_and_costs_like_another() {
 fn history_has_a_rate() {
     let mut play = Play::live(9);
     let fetch = |request: u32| {
-        Body::Fetch(Fetch { request, timeline: Some(inbox("alice")), direction: 1, from_seq: 0, limit: 1 })
+        Body::Fetch(Fetch {
+            request,
+            timeline: Some(inbox("alice")),
+            direction: 1,
+            from_seq: 0,
+            limit: 1,
+            ..Default::default()
+        })
     };
     for request in 0..100 {
         play.says(fetch(request));
@@ -336,7 +345,14 @@ fn acknowledgements_are_coalesced_and_the_last_one_is_said_in_the_end() {
 fn history_is_the_own_inbox_only() {
     let mut play = Play::live(9);
     let fetch = |timeline: Timeline| {
-        Body::Fetch(Fetch { request: 7, timeline: Some(timeline), direction: 1, from_seq: 0, limit: 500 })
+        Body::Fetch(Fetch {
+            request: 7,
+            timeline: Some(timeline),
+            direction: 1,
+            from_seq: 0,
+            limit: 500,
+            ..Default::default()
+        })
     };
     play.says(fetch(inbox("bob")));
     assert_eq!(play.refused(), (Some(What::Request(7)), Code::Forbidden));

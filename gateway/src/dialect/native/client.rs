@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn what_nobody_knows_stays_in_the_content() {
-        let content = Content { body: Some(content::Body::Text(Text { body: "hello".to_owned() })) };
+        let content =
+            Content { body: Some(content::Body::Text(Text { body: "hello".to_owned() })), ..Default::default() };
         let send = client::Send {
             client_id: "1".to_owned(),
             to: Some(Recipient { to: Some(To::User("bob".to_owned())) }),

@@ -81,7 +81,7 @@ pub(super) fn told_changes(request: u32, moved: ConversationsMoved) -> Conversat
 
 /// `epoch`: that of the inbox.
 fn told(row: ConversationRow, epoch: u64) -> Option<Conversation> {
-    let ConversationRow { conversation, row, unread, .. } = row;
+    let ConversationRow { conversation, row, unread, mentions, .. } = row;
     let (with, row) = (conversation?, row.unwrap_or_default());
     let owner = with.owner_str().ok()?.to_owned();
     let (to, epoch) = match with.kind() {
@@ -96,6 +96,7 @@ fn told(row: ConversationRow, epoch: u64) -> Option<Conversation> {
         read: (row.read_seq != 0).then_some(Position { epoch, seq: row.read_seq }),
         version: row.version,
         settings: row.settings.map(told_settings),
+        mentions,
     })
 }
 

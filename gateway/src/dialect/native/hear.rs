@@ -17,8 +17,8 @@ impl From<ClientFrame> for Ask {
                 Self::Send(SendAsk { client_id, to, content, after })
             }
             Some(Body::Ack(Ack { timeline, position })) => Self::Has { timeline, position },
-            Some(Body::Fetch(Fetch { request, timeline, direction, from_seq, limit })) => {
-                Self::Page(PageAsk { request, timeline, direction, from_seq, limit })
+            Some(Body::Fetch(Fetch { request, timeline, direction, from_seq, limit, edits_of, pinned_in })) => {
+                Self::Page(PageAsk { request, timeline, direction, from_seq, limit, edits_of, pinned_in })
             }
             Some(Body::Ping(Ping { nonce })) => Self::Heads { nonce },
             Some(Body::Renew(Renew { request, token })) => Self::Renew { request, token },

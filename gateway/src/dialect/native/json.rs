@@ -439,7 +439,7 @@ mod tests {
             let send = |content| Body::Send(Send {
                 client_id: id.clone(),
                 to: Some(Recipient { to: Some(To::User(body.clone())) }),
-                content: Some(Content { body: Some(content) }),
+                content: Some(Content { body: Some(content), ..Default::default() }),
                 after: body.clone(),
             });
             let latitude = if latitude.is_nan() { 0.0 } else { latitude };
@@ -450,6 +450,7 @@ mod tests {
                 Body::Ack(Ack { timeline: timeline(), position }),
                 Body::Fetch(Fetch {
                     request: limit, timeline: timeline(), direction: backward.into(), from_seq: seq, limit,
+                    ..Default::default()
                 }),
                 Body::SignIn(SignIn {
                     device: id.clone(),

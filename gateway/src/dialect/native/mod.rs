@@ -14,7 +14,9 @@ pub(crate) mod varint;
 use std::{convert::Infallible, sync::Arc};
 
 use bytes::{Buf, BufMut as _, Bytes, BytesMut};
-use carillon_proto::pb::client::{Deliver, Entry, Envelope, Page, ServerFrame, refused::What, server_frame::Body};
+use carillon_proto::pb::client::{
+    Deliver, Entry, Envelope, MessageState, Page, ServerFrame, refused::What, server_frame::Body,
+};
 use prost::Message as _;
 
 #[cfg(any(test, fuzzing))]
@@ -80,7 +82,7 @@ impl Outgoing {
         match self {
             Self::Frame(frame) => frame.encoded_len(),
             Self::Entry(entry) => entry.size(),
-            Self::Page(page) => page.entries.iter().map(|entry| entry.envelope.len() + 16).sum::<usize>() + 64,
+            Self::Page(page) => page.entries.iter().map(raw::RawEntry::size).sum::<usize>() + 64,
         }
     }
 
@@ -94,8 +96,10 @@ impl Outgoing {
                 envelope: Some(Envelope::decode(entry.envelope.clone())?),
             }),
             Self::Page(page) => {
-                let entry =
-                    |raw: raw::RawEntry| Ok(Entry { seq: raw.seq, envelope: Some(Envelope::decode(raw.envelope)?) });
+                let entry = |raw: raw::RawEntry| {
+                    let state = raw.state.map(MessageState::decode).transpose()?.map(Box::new);
+                    Ok(Entry { seq: raw.seq, envelope: Some(Envelope::decode(raw.envelope)?), state })
+                };
                 Body::Page(Page {
                     request: page.request,
                     timeline: page.timeline,
@@ -169,7 +173,7 @@ mod tests {
     use crate::feeds::{Came, FeedId, TimelineName};
 
     fn envelope(body: &str, time_ms: u64) -> Envelope {
-        let content = Content { body: Some(content::Body::Text(Text { body: body.to_owned() })) };
+        let content = Content { body: Some(content::Body::Text(Text { body: body.to_owned() })), ..Default::default() };
         Envelope {
             id: "01J".to_owned(),
             sender: "bob".to_owned(),
@@ -201,11 +205,15 @@ mod tests {
             prop_assert_eq!(&deliver.to_protobuf()[..], &frame.encode_to_vec()[..]);
             prop_assert_eq!(&encoded(&deliver)[..], &frame.encode_to_vec()[..], "as it was rendered");
 
+            let state = MessageState { edit: Some(envelope(&body, time)), pinned: true, ..MessageState::default() };
             let page = Outgoing::Page(RawPage {
                 request: 7,
                 timeline: Some(Timeline { owner: Some(Owner::Inbox("alice".to_owned())) }),
                 epoch,
-                entries: vec![raw::RawEntry { seq, envelope: bytes.clone() }, raw::RawEntry { seq: 1, envelope: bytes }],
+                entries: vec![
+                    raw::RawEntry { seq, envelope: bytes.clone(), state: None },
+                    raw::RawEntry { seq: 1, envelope: bytes, state: Some(state.encode_to_vec().into()) },
+                ],
                 first: 1,
                 last: seq,
                 complete: true,

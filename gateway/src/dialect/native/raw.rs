@@ -34,6 +34,15 @@ pub(crate) struct RawEntry {
     pub(crate) seq: u64,
     #[prost(bytes = "bytes", tag = "2")]
     pub(crate) envelope: Bytes,
+    #[prost(bytes = "bytes", optional, tag = "50")]
+    pub(crate) state: Option<Bytes>,
+}
+
+impl RawEntry {
+    /// Approximate encoded size, in bytes.
+    pub(super) fn size(&self) -> usize {
+        self.envelope.len() + self.state.as_ref().map_or(0, Bytes::len) + 16
+    }
 }
 
 /// carillon.client.v1.ServerFrame with a page.

@@ -2,9 +2,12 @@
 
 use carillon_proto::{
     Position, TimelineId,
-    pb::client::{
-        Accepted, Bye, Challenge, Pong, Refused, Renewed, SignedIn, TimelinePosition, Timelines, Trimmed,
-        refused::What, server_frame::Body,
+    pb::{
+        client::{
+            Accepted, Bye, Challenge, Pong, Refused, Renewed, SignedIn, TimelinePosition, Timelines, Trimmed,
+            refused::What, server_frame::Body,
+        },
+        store::StoredEntry,
     },
 };
 
@@ -84,8 +87,12 @@ fn signed_in(welcome: Welcome) -> SignedIn {
 
 fn raw_page(page: Page) -> RawPage {
     let Page { request, timeline, epoch, entries, first, last, complete } = page;
-    let entries = entries.into_iter().map(|(seq, envelope)| RawEntry { seq, envelope }).collect();
+    let entries = entries.into_iter().map(raw_entry).collect();
     RawPage { request, timeline: Some(timeline.to_client()), epoch, entries, first, last, complete }
+}
+
+fn raw_entry(StoredEntry { seq, envelope, state }: StoredEntry) -> RawEntry {
+    RawEntry { seq, envelope, state: Some(state).filter(|state| !state.is_empty()) }
 }
 
 fn head((timeline, position): (TimelineId, Position)) -> TimelinePosition {

@@ -28,7 +28,8 @@ pub(super) fn close_code(bye: Code) -> CloseCode {
         | Code::TimedOut
         | Code::Expired
         | Code::OutOfOrder
-        | Code::Exists => CloseCode::Policy,
+        | Code::Exists
+        | Code::TooLate => CloseCode::Policy,
     }
 }
 

@@ -15,14 +15,14 @@ use carillon_proto::{
             TimelineHead, change_group::Change, router_reply::Result as Reply,
         },
         store::{
-            self, GroupRead, Head, Member, MembersRead, Membership, MembershipsRead, Person, Role, StoredEntry,
-            TimelineRead, change_members::Change as Of, member::Standing, members_read, memberships_read,
+            self, GroupRead, Head, Member, MembersRead, Membership, MembershipsRead, Person, Role, TimelineRead,
+            change_members::Change as Of, member::Standing, members_read, memberships_read,
         },
     },
 };
 use prost::Message as _;
 
-use super::{State, Store};
+use super::{State, Store, references};
 
 pub(crate) const GROUP_EPOCH: u64 = 9;
 
@@ -89,6 +89,10 @@ impl State {
         if self.store.lock().group(&group).is_none_or(|known| !known.is_member(&sender)) {
             return refusal(Code::Forbidden);
         }
+        let log = self.store.lock().group(&group).map(|known| known.log.clone()).unwrap_or_default();
+        if let Some(refused) = self.refuses_reference(&log, send) {
+            return refused;
+        }
         let ids = [&send.sender, &send.sender_device, &send.client_id].map(text);
         self.say(&group, ids, send.content.clone(), Bytes::new(), send.connection)
     }
@@ -109,6 +113,7 @@ impl State {
             time_ms: 1,
             content,
             change,
+            ..Default::default()
         };
         let envelope = Bytes::from(envelope.encode_to_vec());
         let mut store = self.store.lock();
@@ -203,8 +208,7 @@ impl State {
             _ => return refusal(Code::NotFound),
         };
         let from = read.from_seq.max(first);
-        let entry = |(at, envelope): (usize, &Bytes)| StoredEntry { seq: at as u64 + 1, envelope: envelope.clone() };
-        let entries = group.log.iter().enumerate().map(entry).filter(|entry| entry.seq >= from);
+        let entries = references::entries(&group.log, read).into_iter().filter(|entry| entry.seq >= from);
         let entries = entries.take(read.limit as usize).collect();
         Reply::TimelineRead(TimelineRead { head: Some(Head { first, ..group.head() }), entries, complete: true })
     }

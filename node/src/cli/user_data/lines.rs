@@ -144,10 +144,13 @@ mod tests {
             sender: sender.into(),
             to: Some(Recipient { to: Some(recipient::To::User(to.into())) }),
             time_ms: 1_700_000_000_000,
-            content: Some(Content { body: Some(content::Body::Text(Text { body: "hi\n".into() })) }),
+            content: Some(Content {
+                body: Some(content::Body::Text(Text { body: "hi\n".into() })),
+                ..Default::default()
+            }),
             ..Envelope::default()
         };
-        StoredEntry { seq: 7, envelope: envelope.encode_to_vec().into() }
+        StoredEntry { seq: 7, envelope: envelope.encode_to_vec().into(), ..Default::default() }
     }
 
     #[test]

@@ -14,7 +14,7 @@ fn opening_a_session_stores_it_evicts_the_older_and_then_reads_the_head() {
     let effects = play.answer(*token, StoreAnswer::SessionPut(put));
     let [Did::Evict(10, 1), Did::ReadHead(token, user, device)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!((user.as_str(), device.as_str()), ("bob", "a"));
-    let head = Head { epoch: 7, first: 1, last: 3, cursor: 2, has_cursor: true, unread: 0 };
+    let head = Head { epoch: 7, first: 1, last: 3, cursor: 2, has_cursor: true, ..Head::default() };
     let effects = play.answer(*token, StoreAnswer::Head(head));
     let [Did::Answer(1, Answer::SessionOpened(opened))] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(opened.heads[0].head, Some(head));

@@ -25,7 +25,7 @@ fn reads(marks: Vec<Mark>) -> Op {
 }
 
 fn row(conversation: Option<TimelineKey>, row: Conversation, read_id: &str) -> ConversationRow {
-    ConversationRow { conversation, row: Some(row), unread: 2, read_id: read_id.into() }
+    ConversationRow { conversation, row: Some(row), unread: 2, read_id: read_id.into(), mentions: 0 }
 }
 
 fn moved(before: u64, version: u64, rows: Vec<ConversationRow>) -> ConversationsMoved {
@@ -115,13 +115,13 @@ fn how_much_is_unread_in_groups_is_asked_of_their_shards() {
         assert_eq!(answered, []);
         // Of the second one alice is no member any more.
         let head = |group: &String| HeadRead {
-            head: (group == "a").then(|| Head { unread: count(group), ..Head::default() }),
+            head: (group == "a").then(|| Head { unread: count(group), mentions: 3, ..Head::default() }),
         };
         let heads = HeadsRead { heads: groups.iter().map(head).collect() };
         answered = play.answer(token, StoreAnswer::HeadsRead(heads));
     }
     let mut rows = rows;
-    (rows[1].unread, rows[2].unread) = (11, 0);
+    (rows[1].unread, rows[1].mentions, rows[2].unread) = (11, 3, 0);
     assert_eq!(answered, [Did::Answer(1, Answer::ConversationsRead(ConversationsRead { rows, ..page }))]);
 }
 

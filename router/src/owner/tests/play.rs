@@ -21,6 +21,8 @@ pub(super) struct Play {
     pub(super) replies: Replies,
     pub(super) now: Instant,
     pub(super) next_id: u64,
+    /// Of all appends, in order.
+    pub(super) headers: Vec<Option<Box<store::Header>>>,
 }
 
 impl Play {
@@ -42,7 +44,7 @@ impl Play {
             head_check: Duration::from_secs(60),
         };
         let now = Instant::now();
-        Self { owner: Owner::new(topology, config, now), replies: Replies::new(), now, next_id: 0 }
+        Self { owner: Owner::new(topology, config, now), replies: Replies::new(), now, next_id: 0, headers: vec![] }
     }
 
     /// Users without a session whose accounts are in memory.
@@ -120,6 +122,7 @@ impl Play {
                         assert!((1..=i64::MAX as u64).contains(&append.new_epoch), "{}", append.new_epoch);
                         let is_group = append.timeline.as_ref().is_some_and(|key| key.kind() == Kind::Group);
                         let owner = owner(append.timeline);
+                        self.headers.push(append.header);
                         if append.only_repeat {
                             return Did::LookFor(token, owner);
                         }
@@ -288,6 +291,7 @@ pub(super) fn send(to: &str, client_id: &str) -> Op {
         connection: 1,
         time_ms: 0,
         wants_marks: false,
+        header: None,
     })
 }
 

@@ -248,6 +248,7 @@ fn failure_of(rejected: Rejected) -> StoreFailure {
         rejected::Reason::Level => StoreFailure::Level { detail: rejected.detail },
         rejected::Reason::Full => StoreFailure::NoRoom { detail: rejected.detail },
         rejected::Reason::Forbidden => StoreFailure::Forbidden { detail: rejected.detail },
+        rejected::Reason::TooLate => StoreFailure::TooLate { detail: rejected.detail },
         rejected::Reason::TooEarly => {
             StoreFailure::TooEarly { detail: rejected.detail, retry_after_ms: rejected.retry_after_ms }
         }

@@ -15,10 +15,11 @@ use carillon_proto::{
         store::{
             Account, AccountChanged, Append, Appended, Contact, Conversation, ConversationRow, ConversationsMoved,
             DeregisterReply, DeregisterRequest, Done, FindMessageReply, FindMessageRequest, FromStore, Head, HeadRead,
-            HeadsRead, LaneClosed, LeadsReply, LeadsRequest, Node, NodeKind, NotLeader, OutboxRead, ReadHead,
+            Header, HeadsRead, LaneClosed, LeadsReply, LeadsRequest, Node, NodeKind, NotLeader, OutboxRead, ReadHead,
             RegisterReply, RegisterRequest, RegistryView, Rejected, Release, RenewReply, RenewRequest, Session,
             SessionPut, StoreError, StoreReply, StoreRequest, TimelineKey, ToStore, User, WatchRequest,
             directory_command::Op as Directory,
+            header,
             move_marks::Mark,
             outbox_read,
             put_account::Mode,
@@ -74,6 +75,8 @@ struct State {
     /// Commands that are refused because their shard's level is below the cluster's.
     below_level: u32,
     contacts: Contacts,
+    /// Of all appends, in order, with whose inbox it was.
+    headers: Vec<(String, Option<Box<Header>>)>,
 }
 
 type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -198,6 +201,11 @@ impl MemoryStore {
         });
     }
 
+    /// What appends have said so far of their messages, each with whose inbox it was.
+    pub(crate) fn headers(&self) -> Vec<(String, Option<Box<Header>>)> {
+        self.state.lock().headers.clone()
+    }
+
     /// What stands in an inbox, by the clients' ids.
     pub(crate) fn client_ids(&self, user: &str) -> Vec<String> {
         let state = self.state.lock();
@@ -287,6 +295,12 @@ impl State {
     }
 
     fn append(&mut self, append: &Append) -> Reply {
+        if let Some(header) = append.header.as_deref().filter(|header| header.kind() == header::Kind::Edit) {
+            let detail = format!("a message can be edited for {} ms", header.edit_window_ms);
+            let rejected = Rejected { reason: rejected::Reason::TooLate.into(), detail, ..Rejected::default() };
+            return Reply::Error(StoreError { why: Some(Why::Rejected(rejected)) });
+        }
+        self.headers.push((owner(&append.timeline).to_owned(), append.header.clone()));
         let inbox = self.inboxes.entry(owner(&append.timeline).to_owned()).or_default();
         let found = inbox.iter().position(|(key, _)| *key == append.duplicate_key);
         let first_envelope = found.map_or_else(Bytes::new, |at| inbox[at].1.clone());
@@ -348,7 +362,7 @@ impl State {
                     conversation: mark.conversation.clone(),
                     row: Some(Conversation { read_seq: mark.seq, ..Conversation::default() }),
                     read_id: format!("m{}", mark.seq),
-                    unread: 0,
+                    ..ConversationRow::default()
                 };
                 let rows = moves.marks.iter().map(row).collect();
                 Reply::ConversationsMoved(ConversationsMoved { epoch: 1, before: 0, version: 1, rows })

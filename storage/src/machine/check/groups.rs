@@ -31,6 +31,9 @@ pub(super) fn check_change(shard: ShardId, map: ShardMap, op: &ChangeGroup) -> R
     if check_append(shard, map, append)? != Kind::Group {
         return Err(invalid("an inbox has no members"));
     }
+    if append.header.is_some() {
+        return Err(invalid("a change of a group refers to no message"));
+    }
     if append.incarnation != 0 || !append.after_key.is_empty() {
         return Err(invalid("a change of a group names no incarnation of the group, and no message before it"));
     }
@@ -129,6 +132,9 @@ pub(super) fn check_membership(shard: ShardId, map: ShardMap, op: &SetMembership
     }
     if !append.sender.is_empty() || append.only_repeat || !append.after_key.is_empty() {
         return Err(invalid("a membership is appended by the service, behind nothing"));
+    }
+    if append.header.is_some() {
+        return Err(invalid("a membership refers to no message"));
     }
     let (kind, _) = check_any_timeline(op.group.as_ref())?;
     if kind != Kind::Group {

@@ -2,11 +2,12 @@
 
 use carillon_proto::pb::store::{
     AdvanceLeaseClock, Append, ChangeGroup, ChangeMembers, CollectGarbage, CompleteMedia, CreateGroup, CreateMedia,
-    DeleteGroup, EndSender, EndTimeline, GroupSettings, Membership, MoveMarks, Person, PutAccount, RemoveMedia,
-    RevokeTokens, Role, ScramCredentials, SetConversation, SetCursor, SetGroup, SetMembership, SettleOutbox,
-    SweepConversations, SweepMemberships, Trim,
+    DeleteGroup, EndSender, EndTimeline, GroupSettings, Header, Membership, Mentions, MoveMarks, Person, PollRules,
+    PutAccount, Reference, RemoveMedia, RevokeTokens, Role, ScramCredentials, SetConversation, SetCursor, SetGroup,
+    SetMembership, SettleOutbox, SweepConversations, SweepMemberships, Trim,
     change_group::Change,
     change_members::Change as OfMembers,
+    header::Kind as HeaderKind,
     move_cursors::Moved,
     move_marks::Mark,
     remove_media,
@@ -83,6 +84,77 @@ fn malformed_appends_are_refused() {
 }
 
 #[test]
+fn malformed_headers_are_refused() {
+    let id = "0".repeat(26);
+    let reference = || Reference { id: id.clone(), key: vec![1; 16].into(), by_sender: true, seq: 0 };
+    let about = |kind: HeaderKind| Header { kind: kind.into(), refers_to: Some(reference()), ..Header::default() };
+    let with = |header: Header| {
+        let append = Append { header: Some(Box::new(header)), envelope: vec![0x0a, 1, b'x'].into(), ..append() };
+        timeline(TimelineOp::Append(append))
+    };
+    let poll = |options| Some(PollRules { options, multiple: false, until_ms: 0 });
+    let mentions = |users: Vec<String>| Some(Mentions { users, all: true, here: false });
+    let message =
+        Header { countable: true, poll: poll(2), mentions: mentions(vec!["bob".into()]), ..Header::default() };
+    let reactions = |reactions: Vec<String>| Header { reactions, ..about(HeaderKind::Reaction) };
+    let right = [
+        message.clone(),
+        Header { edit_window_ms: 7, ..about(HeaderKind::Edit) },
+        Header { erase: true, ..about(HeaderKind::Recall) },
+        reactions((0..20).map(|at| at.to_string()).collect()),
+        reactions(Vec::new()),
+        Header { votes: vec![0, 31], ..about(HeaderKind::Vote) },
+    ];
+    right.into_iter().for_each(|header| assert_eq!(with(header.clone()), Ok(()), "{header:?}"));
+    let refers = |change: fn(&mut Reference)| {
+        let mut reference = reference();
+        change(&mut reference);
+        Header { refers_to: Some(reference), ..about(HeaderKind::Pin) }
+    };
+    let wrong = [
+        ("kind of a message is unknown", Header { kind: 9, ..Header::default() }),
+        ("does not belong", Header { target_seq: 1, ..about(HeaderKind::Pin) }),
+        ("does not belong", Header { countable: true, ..about(HeaderKind::Pin) }),
+        ("does not belong", Header { erase: true, ..about(HeaderKind::Edit) }),
+        ("does not belong", Header { edit_window_ms: 1, ..about(HeaderKind::Pin) }),
+        ("does not belong", Header { votes: vec![1], ..about(HeaderKind::Reaction) }),
+        ("does not belong", Header { reactions: vec!["x".into()], ..about(HeaderKind::Vote) }),
+        ("does not belong", Header { poll: poll(2), ..about(HeaderKind::Edit) }),
+        ("exactly if", Header { refers_to: None, ..about(HeaderKind::Pin) }),
+        ("exactly if", Header { refers_to: Some(reference()), ..message.clone() }),
+        ("not a message id", refers(|reference| reference.id = "x".into())),
+        ("names neither", refers(|reference| reference.key = Default::default())),
+        ("names neither", refers(|reference| reference.seq = 1)),
+        ("65 mentioned users", Header { mentions: mentions(vec!["bob".into(); 65]), ..message.clone() }),
+        ("not valid", Header { mentions: mentions(vec!["b b".into()]), ..message.clone() }),
+        ("poll of 1 options", Header { poll: poll(1), ..message.clone() }),
+        ("21 reactions", reactions((0..21).map(|at| at.to_string()).collect())),
+        ("reaction has 0 bytes", reactions(vec![String::new()])),
+        ("reaction has 65 bytes", reactions(vec!["x".repeat(65)])),
+        ("there twice", reactions(vec!["x".into(), "x".into()])),
+        ("not in order", Header { votes: vec![1, 1], ..about(HeaderKind::Vote) }),
+    ];
+    for (why, header) in wrong {
+        let (reason, detail) = with(header).expect_err(why);
+        assert!(reason == Reason::Invalid && detail.contains(why), "{why}: {detail}");
+    }
+    let unreadable = Append { header: Some(Box::new(about(HeaderKind::Pin))), ..append() };
+    let (_, detail) = timeline(TimelineOp::Append(unreadable)).expect_err("refused");
+    assert!(detail.contains("can't be read"), "{detail}");
+    let in_group = |change: fn(&mut Reference)| {
+        let mut header = refers(change);
+        header.kind = HeaderKind::Recall.into();
+        let timeline = key(Kind::Group, "alice");
+        let append =
+            Append { timeline, header: Some(Box::new(header)), envelope: vec![0x0a, 1, b'x'].into(), ..append() };
+        self::timeline(TimelineOp::Append(append))
+    };
+    assert_eq!(in_group(|reference| reference.seq = 1), Ok(()));
+    in_group(|_| {}).expect_err("no position");
+    in_group(|reference| (reference.seq, reference.by_sender) = (1, false)).expect_err("the key of somebody else");
+}
+
+#[test]
 fn malformed_changes_of_groups_are_refused() {
     let person = |user: &str| Person { user: user.into(), incarnation: 7 };
     let by_alice =
@@ -120,6 +192,7 @@ fn malformed_changes_of_groups_are_refused() {
             "an inbox has no members",
             in_envelope(|op| (op.timeline, op.sender_incarnation) = (key(Kind::Inbox, "alice"), 0)),
         ),
+        ("refers to no message", in_envelope(|op| op.header = Some(Box::default()))),
         ("names no incarnation", in_envelope(|op| op.incarnation = 1)),
         ("the operator's or a user's", ChangeGroup { by_operator: true, ..ban() }),
         ("the operator's or a user's", in_envelope(|op| op.sender = Default::default())),

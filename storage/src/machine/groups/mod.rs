@@ -7,7 +7,10 @@ use carillon_proto::pb::store::rejected::Reason;
 
 pub(super) use self::{
     reader::Readable,
-    rules::{Actor, Refused, changed, count, founder, may_delete, may_set, refused, set, stands, written},
+    rules::{
+        Actor, Refused, changed, count, founder, is_above, is_admin, may_delete, may_refer, may_set, readable_from,
+        refused, set, stands, written,
+    },
 };
 
 /// The answer for a group that does not exist or does not show itself.

@@ -112,6 +112,30 @@ pub(in crate::machine) fn written(
     }
 }
 
+/// The row of a member who may make something of others' messages. Who may only read takes back own messages.
+pub(in crate::machine) fn may_refer(sender: Option<&Member>, time_ms: u64, recalls: bool) -> Result<&Member, Refused> {
+    let Some(sender) = sender.filter(|row| row.standing() == Standing::Member) else {
+        return Err(refused(Reason::NotFound, NO_GROUP));
+    };
+    if !recalls && rank(sender) < Rank::Member {
+        return Err(refused(Reason::Forbidden, "this user only reads in the group"));
+    }
+    if !recalls && time_ms < sender.muted_until_ms {
+        return Err(refused(Reason::Forbidden, "this user is muted in the group"));
+    }
+    Ok(sender)
+}
+
+pub(in crate::machine) fn is_admin(member: &Member) -> bool {
+    rank(member) >= Rank::Admin
+}
+
+/// True if this member decides about what the other user has written, who may have left.
+pub(in crate::machine) fn is_above(member: &Member, author: Option<&Member>) -> bool {
+    let author = author.filter(|row| row.standing() == Standing::Member).map(rank);
+    is_admin(member) && author.is_none_or(|author| rank(member) > author)
+}
+
 /// From where this user may read the group.
 pub(in crate::machine) fn readable_from(group: &GroupSettings, reader: Option<&Member>) -> Result<u64, Refused> {
     match reader {

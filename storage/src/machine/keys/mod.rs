@@ -33,6 +33,10 @@
 //! | 0x1c `MEMBERSHIP` | timeline | number of the inbox u64, kind u8, owner | encoded `Membership`: a group that the user is in, or was |
 //! | 0x1f `ERASING_SENDER` | timeline | user | generation u64: what the user had sent is being erased |
 //! | 0x30 `MEMBER` | timeline | number of the group u64, user | encoded `Member` |
+//! | 0x31 `ANNOTATION` | timeline | number u64, seq u64 of a message, 0 | encoded `Annotated`: what others have made of the message |
+//! | | | number u64, seq u64 of a message, 1 for reactions or 2 for votes, user | encoded `UserAnnotation` |
+//! | | | number u64, 0 u64, 3, the other user of the conversation, or nothing in a group | encoded `Pins` |
+//! | | | number of the group u64, 0 u64, 4, a member, or nothing for everybody | encoded `Mentioned` |
 //! | 0x32 `OUTBOX` | timeline | index in the log u64, number u32 of the row in its entry | encoded `OutboxRow`: what a worker has to do |
 //! | 0x33 `DEAD_LETTER` | timeline | the same | encoded `OutboxRow`: what no worker could do |
 //! | 0x34 `MEDIA` | timeline | id of the file 16 bytes | encoded `MediaRow` |
@@ -69,12 +73,13 @@
 //! at level 0 have none of them, those whose shards are below level 2 have no `GROUP_CURSOR`, and those below level 4 no
 //! `CLUSTER_GROWTH`, and those below level 5 no `ERASURE`, `ERASING_SENDER`, `ERASED_SENDER` and `ERASED`, and those below level 6
 //! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `OUTBOX`,
-//! `DEAD_LETTER`, `CONVERSATION`, `CONVERSATION_CHANGE`, `CONTACT`, `CONTACT_LIST`, `UNTOLD`, `CONTACTS_END`, `MEDIA` and `MEDIA_SUM`, and no
+//! `DEAD_LETTER`, `ANNOTATION`, `CONVERSATION`, `CONVERSATION_CHANGE`, `CONTACT`, `CONTACT_LIST`, `UNTOLD`, `CONTACTS_END`, `MEDIA` and `MEDIA_SUM`, and no
 //! records with a header.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
 //! the folder of the engine.
 
+mod annotations;
 mod contacts;
 mod conversations;
 mod directory;
@@ -87,6 +92,7 @@ use byteview::ByteView;
 use carillon_proto::Level;
 
 pub(crate) use self::{
+    annotations::*,
     contacts::*,
     conversations::*,
     directory::*,
@@ -131,6 +137,7 @@ const ERASURE: u8 = 0x1e;
 const ERASING_SENDER: u8 = 0x1f;
 const ERASED_SENDER: u8 = 0x38;
 const MEMBER: u8 = 0x30;
+const ANNOTATION: u8 = 0x31;
 const OUTBOX: u8 = 0x32;
 const DEAD_LETTER: u8 = 0x33;
 const MEDIA: u8 = 0x34;
@@ -219,7 +226,7 @@ mod tests {
             prop_assert_eq!(garbage_of(&garbage(a)).expect("decodes"), a);
             prop_assert_eq!(user_of(&account(&text)).expect("decodes"), text.clone());
             prop_assert_eq!(user_of(&ending(&text)).expect("decodes"), text.clone());
-            let [records, duplicates, its_cursors, in_groups, memberships, members, its_group, conversations, changes] =
+            let [records, duplicates, its_cursors, in_groups, memberships, members, its_group, conversations, changes, annotations] =
                 all_of(a);
             prop_assert!(record(a, b).starts_with(&records) && !record(b, a).starts_with(&records) || a == b);
             prop_assert!(duplicate(a, &sixteen).starts_with(&duplicates) && cursor(a, &text).starts_with(&its_cursors));
@@ -243,6 +250,18 @@ mod tests {
             prop_assert!(b == 0 || changes_after(a, b - 1).contains(&row));
             prop_assert_eq!(conversation_change_of(&row).expect("decodes"), Some(b));
             prop_assert_eq!(conversation_change_of(&conversations_version(a)).expect("decodes"), None);
+            let rows = [
+                (annotated(a, b), AnnotationKey::OfMessage { seq: b }),
+                (reactions(a, b, &text), AnnotationKey::Reactions { seq: b, user: &text }),
+                (votes(a, b, &text), AnnotationKey::Votes { seq: b, user: &text }),
+                (pins(a, &text), AnnotationKey::Pins { peer: &text }),
+            ];
+            for (row, parsed) in rows {
+                prop_assert!(row.starts_with(&annotations));
+                prop_assert_eq!(annotation_of(&row).expect("decodes"), parsed);
+                let is_within = annotations_between(a, b, b.saturating_add(1)).contains(&row);
+                prop_assert_eq!(is_within, parsed.seq() == b && b != u64::MAX);
+            }
             for (row, rows) in [(outbox(a, d), outbox_rows()), (dead_letter(a, d), dead_letters())] {
                 prop_assert!(rows.contains(&row));
                 prop_assert_eq!(outbox_of(&row).expect("decodes"), (a, d));
@@ -261,8 +280,8 @@ mod tests {
             let lease = Lease { kind, ttl_ms: d, ends: a, nonce: sixteen, address: text };
             prop_assert_eq!(Lease::decode(&lease.encode()).expect("decodes"), lease);
             let clock_ms = a >> 24;
-            for header in [RecordHeader::default(), RecordHeader { counted: b, uncounted: kind == 1 }] {
-                let encoded = Stored { clock_ms, duplicate: sixteen, header, envelope: &bytes }.encode();
+            for header in [RecordHeader::default(), RecordHeader { counted: b, uncounted: kind == 1, message: Some(Box::default()) }] {
+                let encoded = Stored { clock_ms, duplicate: sixteen, header: header.clone(), envelope: &bytes }.encode();
                 let stored = Stored::decode(&encoded).expect("decodes");
                 prop_assert_eq!((stored.clock_ms, stored.duplicate, stored.header), (clock_ms, sixteen, header));
                 prop_assert_eq!(stored.envelope, bytes.as_slice());
@@ -324,6 +343,7 @@ mod tests {
             let _ = (storage_node_of(&bytes), placement_of(&bytes), level_of(&bytes));
             let _ = (numbers_of::<4>(&bytes), Lease::decode(&bytes), Stored::decode(&bytes).is_ok());
             let _ = (timeline_numbers(&bytes), outbox_of(&bytes), conversation_of(&bytes), conversation_change_of(&bytes));
+            let _ = annotation_of(&bytes).is_ok();
         }
     }
 
@@ -340,7 +360,7 @@ mod tests {
     #[test]
     fn what_is_kept_for_coming_rows_is_free() {
         // docs/adr/0016-room-in-the-formats.md
-        let kept = (0x0a..=0x0f).chain([0x18]).chain([0x31]).chain(0x34..=0x37);
+        let kept = (0x0a..=0x0f).chain([0x18]).chain(0x34..=0x37);
         let single =
             [APPLIED, REGISTRY, LEVEL, CLUSTER_LEVEL, CLUSTER_GROWTH, NEXT_NUMBER, CLOCK, ERASED].map(|key| key[0]);
         let rows = [ACCOUNT, SESSION, LEASE, ENDING, STORAGE_NODE, PLACEMENT, TIMELINE, RECORD_1, DUPLICATE_1, CURSOR];
@@ -348,7 +368,7 @@ mod tests {
             .into_iter()
             .chain(rows)
             .chain([GARBAGE, ENDED_SENDER, GROUP_CURSOR, ERASURE, ERASING_SENDER, ERASED_SENDER, RING_SLOT])
-            .chain([GROUP, MEMBER, MEMBERSHIP, OUTBOX, DEAD_LETTER, CONVERSATION, CONVERSATION_CHANGE])
+            .chain([GROUP, MEMBER, MEMBERSHIP, ANNOTATION, OUTBOX, DEAD_LETTER, CONVERSATION, CONVERSATION_CHANGE])
             .chain(RECORD..=DUPLICATE + 7)
             .collect();
         let taken: Vec<u8> = kept.filter(|first| used.contains(first)).collect();
@@ -383,10 +403,15 @@ mod tests {
         assert_eq!(timeline_value([1, 2, 3, 4], 0, 6), numbers_value([1, 2, 3, 4, 0, 6]));
         assert_eq!(*conversation(1, &inbox), [0x1b, 0, 0, 0, 0, 0, 0, 0, 1, 1, b'a', b'l']);
         assert_eq!(*conversation_change(1, 2), [0x1a, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]);
-        let header = RecordHeader { counted: 2, uncounted: true };
+        let header = RecordHeader { counted: 2, uncounted: true, message: None };
         let record = Stored { clock_ms: 0x0102, duplicate: [7; 16], header, envelope: b"e" }.encode();
         assert_eq!(record[..8], [1, 0, 0, 0, 0, 0, 1, 2]);
         assert_eq!(record[24..], [6, 0xc0, 2, 2, 0xc8, 2, 1, b'e']);
+        assert_eq!(*annotated(1, 2), [0x31, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
+        assert_eq!(*reactions(1, 2, "al"), [0x31, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 1, b'a', b'l']);
+        assert_eq!(*votes(1, 2, "al"), [0x31, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 2, b'a', b'l']);
+        assert_eq!(*mentioned(1, "al"), [0x31, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 4, b'a', b'l']);
+        assert_eq!(*pins(1, "al"), [0x31, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 3, b'a', b'l']);
         assert_eq!(*outbox(1, 2), [0x32, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2]);
         assert_eq!(*dead_letter(1, 2), [0x33, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2]);
         assert_eq!(*garbage(1), [0x16, 0, 0, 0, 0, 0, 0, 0, 1]);

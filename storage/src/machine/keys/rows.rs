@@ -5,21 +5,21 @@ use std::io;
 use carillon_proto::{
     ShardKind,
     pb::store::{
-        Account, Contact, ContactList, Conversation, Group, MediaRow, MediaSum, Member, Membership, OutboxRow,
-        Placement, Session, StorageNode,
+        Account, Annotated, Contact, ContactList, Conversation, Group, MediaRow, MediaSum, Member, Membership,
+        Mentioned, OutboxRow, Pins, Placement, Session, StorageNode, UserAnnotation,
     },
 };
 use prost::Message;
 
 use super::{
-    ACCOUNT, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CONTACT, CONTACT_LIST, CONTACTS_END, CONVERSATION,
-    CONVERSATION_CHANGE, CURSOR, ContactsEnd, Cursor, DEAD_LETTER, DUPLICATE, ENDED_SENDER, ENDING, ERASED,
-    ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP, GROUP_CURSOR, GroupCursor, LEASE, LEVEL, Lease,
-    MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP, NEXT_NUMBER, OUTBOX, PLACEMENT, RECORD, REGISTRY, RING_SLOT, SESSION,
-    STORAGE_NODE, Stored, TIMELINE, UNTOLD, broken, changed_conversation_of, contact_of, conversation_change_of,
-    conversation_of, cursor_of, ended_sender_of, erased_sender_of, garbage_of, group_cursor_of, group_of, lease_of,
-    level_of, media_of, media_sum_of, member_of, membership_of, number_of, numbers_of, outbox_of, placement_of,
-    ring_slot_of, seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
+    ACCOUNT, ANNOTATION, AnnotationKey, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CONTACT, CONTACT_LIST, CONTACTS_END,
+    CONVERSATION, CONVERSATION_CHANGE, CURSOR, ContactsEnd, Cursor, DEAD_LETTER, DUPLICATE, ENDED_SENDER, ENDING,
+    ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP, GROUP_CURSOR, GroupCursor, LEASE, LEVEL,
+    Lease, MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP, NEXT_NUMBER, OUTBOX, PLACEMENT, RECORD, REGISTRY, RING_SLOT, SESSION,
+    STORAGE_NODE, Stored, TIMELINE, UNTOLD, annotation_of, broken, changed_conversation_of, contact_of,
+    conversation_change_of, conversation_of, cursor_of, ended_sender_of, erased_sender_of, garbage_of, group_cursor_of,
+    group_of, lease_of, level_of, media_of, media_sum_of, member_of, membership_of, number_of, numbers_of, outbox_of,
+    placement_of, ring_slot_of, seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -82,6 +82,12 @@ fn check_timeline(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
         GROUP => group_of(key).and_then(|_| message::<Group>(value)),
         MEMBER => member_of(key).and_then(|_| message::<Member>(value)),
         MEMBERSHIP => membership_of(key).and_then(|_| message::<Membership>(value)),
+        ANNOTATION => match annotation_of(key)? {
+            AnnotationKey::OfMessage { .. } => message::<Annotated>(value),
+            AnnotationKey::Reactions { .. } | AnnotationKey::Votes { .. } => message::<UserAnnotation>(value),
+            AnnotationKey::Pins { .. } => message::<Pins>(value),
+            AnnotationKey::Mentioned { .. } => message::<Mentioned>(value),
+        },
         CONVERSATION => conversation_of(key).and_then(|_| message::<Conversation>(value)),
         CONVERSATION_CHANGE => match conversation_change_of(key)? {
             Some(_) => changed_conversation_of(value).map(drop),
@@ -122,10 +128,11 @@ mod tests {
 
     use super::*;
     use crate::machine::keys::{
-        account, changed_conversation, contact, contact_list, contacts_end, conversation, conversation_change,
-        conversations_version, cursor, dead_letter, duplicate, ended_sender, ending, erased_sender, erasing_sender,
-        erasure, garbage, group, lease, media, media_sum, member, membership, number_value, numbers_value, outbox,
-        placement, record, ring_slot, session, storage_node, timeline, timeline_value, untold,
+        account, annotated, changed_conversation, contact, contact_list, contacts_end, conversation,
+        conversation_change, conversations_version, cursor, dead_letter, duplicate, ended_sender, ending,
+        erased_sender, erasing_sender, erasure, garbage, group, lease, media, media_sum, member, membership, mentioned,
+        number_value, numbers_value, outbox, pins, placement, reactions, record, ring_slot, session, storage_node,
+        timeline, timeline_value, untold, votes,
     };
 
     #[test]
@@ -133,7 +140,7 @@ mod tests {
         let inbox = TimelineKey { kind: Kind::Inbox.into(), owner: "alice".into() };
         let number = number_value(7).to_vec();
         let stored = Stored { clock_ms: 1, duplicate: [2; 16], header: RecordHeader::default(), envelope: b"x" };
-        let header = RecordHeader { counted: 300, uncounted: true };
+        let header = RecordHeader { counted: 300, uncounted: true, message: Some(Box::default()) };
         let with_header = Stored { header, clock_ms: 1, duplicate: [2; 16], envelope: b"x" };
         let lease_row = Lease { kind: 1, ttl_ms: 1, ends: 1, nonce: [0; 16], address: String::new() };
         let in_directory = [
@@ -164,6 +171,11 @@ mod tests {
             (conversations_version(3).to_vec(), number.clone()),
             (conversation_change(3, 7).to_vec(), changed_conversation(&inbox).to_vec()),
             (record(70_000, 4).to_vec(), with_header.encode().to_vec()),
+            (annotated(3, 1).to_vec(), Annotated::default().encode_to_vec()),
+            (reactions(3, 1, "alice").to_vec(), UserAnnotation::default().encode_to_vec()),
+            (votes(3, 1, "alice").to_vec(), UserAnnotation::default().encode_to_vec()),
+            (pins(3, "bob").to_vec(), Pins::default().encode_to_vec()),
+            (mentioned(3, "bob").to_vec(), Mentioned::default().encode_to_vec()),
             (outbox(3, 1).to_vec(), OutboxRow::default().encode_to_vec()),
             (dead_letter(3, 1).to_vec(), OutboxRow::default().encode_to_vec()),
             (media(&MediaId::new(3, [1; 14])).to_vec(), MediaRow::default().encode_to_vec()),

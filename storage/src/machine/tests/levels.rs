@@ -253,6 +253,7 @@ fn a_timeline_shard_below_level_7_stops_at_groups_and_its_node_refuses_messages_
         command(timeline_command::Op::ChangeGroup(create)),
         command(timeline_command::Op::SetMembership(joins)),
         command(timeline_command::Op::Append(message.clone())),
+        command(timeline_command::Op::Append(Append { header: Some(Box::default()), ..append(Kind::Inbox, 4) })),
         command(timeline_command::Op::SettleOutbox(SettleOutbox::default())),
         command(timeline_command::Op::SweepMemberships(SweepMemberships::default())),
         command(timeline_command::Op::CreateMedia(CreateMedia {
@@ -293,7 +294,7 @@ fn a_timeline_shard_below_level_7_stops_at_groups_and_its_node_refuses_messages_
     let commands: Vec<_> = [set_level(Level::GROUPS)].into_iter().chain(new).collect();
     let outcomes = machine.apply(&[entry(2, &commands)], &2u64.to_be_bytes()).expect("applies").remove(0);
     let appended = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Appended(_))).count();
-    assert_eq!(appended, 3, "{outcomes:?}");
+    assert_eq!(appended, 4, "{outcomes:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod directory_model;
 mod group_model;
 mod levels;
 mod media_model;
+mod reference_model;
 mod timeline_model;
 
 use std::{

@@ -60,7 +60,8 @@ fn check_reads(reader: &TimelineReader, model: &Model) {
             [false, true].into_iter().flat_map(|b| [(b, 0, 0, 0), (b, 5, 3, 0), (b, 7, 100, 150), (b, 100, 1, 1)])
         {
             let timeline = Some(timeline.clone());
-            let op = ReadTimeline { timeline, from_seq, backward, limit, max_bytes, incarnation, reader: None };
+            let op =
+                ReadTimeline { timeline, from_seq, backward, limit, max_bytes, incarnation, ..ReadTimeline::default() };
             let read = reader.read(&op).expect("reads");
             assert_eq!(read.head, Some(head));
             let wanted = kept.iter().filter(|(seq, _)| match (backward, from_seq) {

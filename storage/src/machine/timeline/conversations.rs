@@ -61,8 +61,9 @@ impl Batch<'_> {
         }
         let is_own = op.sender.is_empty() || op.timeline.as_ref().is_some_and(|inbox| inbox.owner == op.sender);
         row.last_seq = seq;
-        row.counted += u64::from(!is_own);
-        let header = RecordHeader { counted: row.counted, uncounted: false };
+        let is_countable = op.header.as_ref().is_none_or(|header| header.countable);
+        row.counted += u64::from(!is_own && is_countable);
+        let header = RecordHeader { counted: row.counted, ..RecordHeader::default() };
         self.changes.put(key.clone(), row.encode_to_vec());
         if is_new {
             self.touched_conversations.insert(key, Some(new));
@@ -241,6 +242,7 @@ impl Batch<'_> {
             row: Some(row),
             unread,
             read_id: read_id.unwrap_or_default(),
+            ..ConversationRow::default()
         })
     }
 

@@ -58,6 +58,9 @@ impl Batch<'_> {
         let number = held.state.number;
         self.changes.put(keys::group(number), group.encode_to_vec());
         for (user, row) in rows {
+            if row.as_ref().is_none_or(|row| row.standing() != Standing::Member) {
+                self.forget_mentioned(number, &user)?;
+            }
             let key = keys::member(number, &user);
             match row {
                 Some(row) => self.changes.put(key, row.encode_to_vec()),
@@ -249,14 +252,24 @@ impl Batch<'_> {
         Ok(count)
     }
 
-    fn living_group(&self, number: u64) -> io::Result<Option<Group>> {
+    pub(super) fn living_group(&self, number: u64) -> io::Result<Option<Group>> {
         let group = self.get(&keys::group(number), decode::<Group>)?;
         Ok(group.filter(|group| !group.deleted))
     }
 
     /// The row of this name, of whichever account.
     fn member(&self, number: u64, person: &Person) -> io::Result<Option<Member>> {
-        self.get(&keys::member(number, &person.user), decode::<Member>)
+        self.member_named(number, &person.user)
+    }
+
+    pub(super) fn member_named(&self, number: u64, user: &str) -> io::Result<Option<Member>> {
+        self.get(&keys::member(number, user), decode::<Member>)
+    }
+
+    /// The row of the account that sends this.
+    pub(super) fn sender_member(&self, number: u64, append: &Append) -> io::Result<Option<Member>> {
+        let sender = sender_of(append)?;
+        Ok(self.member(number, &sender)?.filter(|row| row.incarnation == sender.incarnation))
     }
 }
 
@@ -302,7 +315,7 @@ fn decode<M: prost::Message + Default>(value: &[u8]) -> io::Result<M> {
     M::decode(value).map_err(|_| broken("row of a group"))
 }
 
-fn answer(refused: Refused) -> Outcome {
+pub(super) fn answer(refused: Refused) -> Outcome {
     let Refused { reason, detail, retry_after_ms } = refused;
     let why = Why::Rejected(Rejected { reason: reason.into(), detail, retry_after_ms });
     Outcome::Error(StoreError { why: Some(why) })

@@ -4,7 +4,7 @@ use std::io;
 
 use carillon_proto::pb::store::{EndSender, EraseSender, Redact, SenderErased, SenderErasure, rejected::Reason};
 
-use super::{Batch, Outcome, done, rejected};
+use super::{Batch, Outcome, annotations::silent, done, rejected};
 use crate::machine::{
     erasure,
     keys::{self, Stored},
@@ -37,12 +37,17 @@ impl Batch<'_> {
             let key = keys::record(message.number, message.seq);
             let left = self.get(&key, |record| {
                 let stored = Stored::decode(record)?;
-                let left = erasure::erased(stored.envelope, &op.sender)?;
-                Ok(left.map(|envelope| Stored { envelope: &envelope, ..stored }.encode()))
+                let Some(envelope) = erasure::erased(stored.envelope, &op.sender)? else { return Ok(None) };
+                let message = stored.header.message.clone();
+                let header = silent(stored.header);
+                Ok(Some((Stored { header, envelope: &envelope, ..stored }.encode(), message)))
             })?;
             // Trimmed meanwhile, or replaced already.
-            if let Some(left) = left.flatten() {
+            if let Some((left, header)) = left.flatten() {
                 self.changes.put(key, left);
+                if let Some(header) = header {
+                    self.withdraw(message.number, message.seq, &op.sender, &header)?;
+                }
             }
         }
         Ok(done())

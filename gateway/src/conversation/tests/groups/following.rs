@@ -110,7 +110,7 @@ fn old_news_of_groups_in_the_inbox_mean_nothing() {
     let joined = changed("club", members(Kind::Joined, &["alice"]));
     play.hears_answer(Ok(Reply::TimelineRead(TimelineRead {
         head: Some(head(1, 3, None)),
-        entries: vec![StoredEntry { seq: 3, envelope: joined.into() }],
+        entries: vec![StoredEntry { seq: 3, envelope: joined.into(), ..Default::default() }],
         complete: true,
     })));
     assert_eq!(play.delivered(), [3]);

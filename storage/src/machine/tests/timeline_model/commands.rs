@@ -66,7 +66,10 @@ pub(super) fn said_by(sender: &str, text: &str) -> Envelope {
         sender: sender.to_owned(),
         sender_device: "a device".to_owned(),
         time_ms: 7,
-        content: Some(Content { body: Some(content::Body::Text(Text { body: text.to_owned() })) }),
+        content: Some(Content {
+            body: Some(content::Body::Text(Text { body: text.to_owned() })),
+            ..Default::default()
+        }),
         ..Envelope::default()
     }
 }

@@ -247,7 +247,7 @@ impl Model {
 
 /// What is left of a message whose sender is erased.
 pub(super) fn left_of(said: Envelope) -> Envelope {
-    let content = Some(Content { body: Some(content::Body::Text(Text::default())) });
+    let content = Some(Content { body: Some(content::Body::Text(Text::default())), ..Default::default() });
     Envelope { sender_device: String::new(), client_id: String::new(), content, erased: true, ..said }
 }
 

@@ -1,0 +1,240 @@
+//! What users make of messages.
+
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use carillon_client::{Acknowledge, Client, SendError, Target};
+use carillon_proto::{
+    GroupId, MessageId, TimelineId, UserId,
+    pb::client::{Accepted, Direction, Entry, MessageState, Poll, Recipient, Start},
+    tasks::Tasks,
+};
+use clap::{Args, Subcommand};
+
+use super::{
+    chat::{Connect, SIGN_IN, accepted, line, printable},
+    group::{refused, unread},
+    out,
+    said::said,
+};
+use crate::Config;
+
+/// Messages of a page, and most pages in which a message is looked for.
+const PAGE: u32 = 100;
+const PAGES: usize = 100;
+/// Clocks of gateways differ by less: an older message than this before the wanted one ends the search.
+const CLOCKS_DIFFER_MS: u64 = 3_600_000;
+
+#[derive(Args)]
+pub(super) struct Message {
+    /// Who does it.
+    #[arg(long = "as", value_name = "USER")]
+    user: UserId,
+    /// The group of the message; otherwise it is in the user's inbox.
+    #[arg(long)]
+    group: Option<GroupId>,
+    /// Names this device among the user's.
+    #[arg(long, default_value = "terminal-message")]
+    device: String,
+    #[command(flatten)]
+    connect: Connect,
+    #[command(subcommand)]
+    what: What,
+}
+
+/// Messages are named by the ids that the service gave them.
+#[derive(Subcommand)]
+enum What {
+    /// Shows a message as it is now.
+    Show { message: MessageId },
+    /// Says an own message otherwise.
+    Edit { message: MessageId, text: String },
+    /// Takes a message back: an own one, or in a group, as an admin, one of a member of a lower role.
+    Recall {
+        message: MessageId,
+        /// Also removes what it said from the service, for good.
+        #[arg(long)]
+        erase: bool,
+    },
+    /// Sets all of the user's reactions to a message; without any they are taken back.
+    React { message: MessageId, emojis: Vec<String> },
+    /// Keeps a message in sight for all.
+    Pin { message: MessageId },
+    /// No longer keeps it in sight.
+    Unpin { message: MessageId },
+    /// Shows the pinned messages of the group, or of the conversation with a user.
+    Pinned {
+        /// The other user, without --group.
+        #[arg(long, value_name = "USER")]
+        with: Option<UserId>,
+    },
+    /// Asks the group, or a user, to choose.
+    Poll {
+        question: String,
+        /// 2 to 32.
+        #[arg(required = true, num_args = 2..=32)]
+        options: Vec<String>,
+        /// The user who is asked, without --group.
+        #[arg(long, value_name = "USER")]
+        with: Option<UserId>,
+        /// Several options may be chosen.
+        #[arg(long)]
+        multiple: bool,
+    },
+    /// Sets all of the user's votes in a poll, by the numbers of its options from 0 on; without any they are taken back.
+    Vote { message: MessageId, options: Vec<u32> },
+    /// Shows what a message said before it was edited, if the service allows it.
+    History { message: MessageId },
+}
+
+/// A message that was found.
+pub(super) struct FoundMessage {
+    pub(super) target: Target,
+    entry: Entry,
+}
+
+impl Message {
+    pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let mut settings = self.connect.settings(config, &self.user, &self.device)?;
+        settings.start = Start::Head;
+        settings.acknowledge = Acknowledge::Explicit(Duration::from_secs(1));
+        let tasks = Tasks::new();
+        // Nobody reads what is delivered to this device.
+        let (client, _) = Client::open(settings, &tasks)?;
+        client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
+        let timeline = match &self.group {
+            Some(group) => TimelineId::Group(group.clone()),
+            None => TimelineId::Inbox(self.user.clone()),
+        };
+        let done = self.what.run(&client, &timeline, self.user.as_str()).await;
+        client.close().await;
+        done
+    }
+}
+
+impl What {
+    async fn run(self, client: &Client, timeline: &TimelineId, user: &str) -> anyhow::Result<()> {
+        match self {
+            Self::Show { message } => show(&find(client, timeline, message).await?.entry, user),
+            Self::Edit { message, text } => {
+                let found = find(client, timeline, message).await?;
+                done(client.edit(&found.target, Client::text(&text)).await)
+            }
+            Self::Recall { message, erase } => {
+                let found = find(client, timeline, message).await?;
+                done(client.recall(&found.target, erase).await)
+            }
+            Self::React { message, emojis } => {
+                let found = find(client, timeline, message).await?;
+                let emojis: Vec<&str> = emojis.iter().map(String::as_str).collect();
+                done(client.react(&found.target, &emojis).await)
+            }
+            Self::Pin { message } => done(client.pin(&find(client, timeline, message).await?.target).await),
+            Self::Unpin { message } => done(client.unpin(&find(client, timeline, message).await?.target).await),
+            Self::Pinned { with } => pinned(client, timeline, conversation(timeline, with.as_ref())?, user).await,
+            Self::Poll { question, options, with, multiple } => {
+                let to = conversation(timeline, with.as_ref())?;
+                done(client.send(to, Client::poll(Poll { question, options, multiple, until_ms: 0 })).await)
+            }
+            Self::Vote { message, options } => {
+                let found = find(client, timeline, message).await?;
+                done(client.vote(&found.target, &options).await)
+            }
+            Self::History { message } => history(client, timeline, message, user).await,
+        }
+    }
+}
+
+fn conversation(timeline: &TimelineId, with: Option<&UserId>) -> anyhow::Result<Recipient> {
+    match (timeline, with) {
+        (TimelineId::Group(group), None) => Ok(Client::group(group.as_str())),
+        (TimelineId::Inbox(_), Some(with)) => Ok(Client::user(with.as_str())),
+        _ => bail!("name either a group (--group) or a user (--with)"),
+    }
+}
+
+fn done(result: Result<Accepted, SendError>) -> anyhow::Result<()> {
+    out::line(accepted(&result.map_err(refused)?))
+}
+
+/// Looks for the message among the last ones of the timeline.
+pub(super) async fn find(client: &Client, timeline: &TimelineId, id: MessageId) -> anyhow::Result<FoundMessage> {
+    let wanted = id.to_string();
+    let mut from_seq = 0;
+    for _ in 0..PAGES {
+        let page = client.fetch(timeline, Direction::Backward, from_seq, PAGE).await.map_err(unread)?;
+        let mut is_too_old = false;
+        for entry in page.entries {
+            let Some(envelope) = &entry.envelope else { continue };
+            if envelope.id == wanted {
+                let target = Target::of(timeline, entry.seq, envelope);
+                let target = target.ok_or_else(|| anyhow!("{id} is not a message of a user"))?;
+                return Ok(FoundMessage { target, entry });
+            }
+            is_too_old |= envelope.time_ms + CLOCKS_DIFFER_MS < id.time_ms();
+            from_seq = entry.seq - 1;
+        }
+        if page.complete || is_too_old || from_seq == 0 {
+            break;
+        }
+    }
+    bail!("message {id} is not among the last {} messages", PAGES * PAGE as usize)
+}
+
+fn show(entry: &Entry, user: &str) -> anyhow::Result<()> {
+    let Some(envelope) = &entry.envelope else { bail!("the service sent no message") };
+    out::line(line(envelope, user))?;
+    let Some(MessageState { recall, edit, edits, reactions, pinned, poll, .. }) = entry.state.as_deref() else {
+        return Ok(());
+    };
+    if let Some(recall) = recall {
+        return out::line(format_args!("recalled by {}", printable(&recall.sender)));
+    }
+    if let Some(edit) = edit.as_ref().and_then(|edit| edit.content.as_ref()) {
+        out::line(format_args!("edited {edits} times: {}", said(Some(edit))))?;
+    }
+    for reaction in reactions {
+        out::line(format_args!("reaction {} of {}", printable(&reaction.emoji), reaction.users))?;
+    }
+    if *pinned {
+        out::line("pinned")?;
+    }
+    if let Some(poll) = poll {
+        let votes: Vec<_> = poll.votes.iter().map(u32::to_string).collect();
+        out::line(format_args!("votes {} of {}", votes.join(", "), poll.voters))?;
+    }
+    Ok(())
+}
+
+async fn history(client: &Client, timeline: &TimelineId, id: MessageId, user: &str) -> anyhow::Result<()> {
+    let seq = find(client, timeline, id).await?.entry.seq;
+    let mut from_seq = 0;
+    loop {
+        let page = client.edits(timeline, seq, from_seq).await.map_err(unread)?;
+        for entry in &page.entries {
+            if let Some(envelope) = &entry.envelope {
+                out::line(line(envelope, user))?;
+            }
+            from_seq = entry.seq + 1;
+        }
+        if page.complete || page.entries.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+async fn pinned(client: &Client, timeline: &TimelineId, with: Recipient, user: &str) -> anyhow::Result<()> {
+    let mut from_seq = 0;
+    loop {
+        let page = client.pinned(timeline, with.clone(), from_seq).await.map_err(unread)?;
+        for entry in &page.entries {
+            if let Some(envelope) = &entry.envelope {
+                out::line(line(envelope, user))?;
+            }
+            from_seq = entry.seq + 1;
+        }
+        if page.complete || page.entries.is_empty() {
+            return Ok(());
+        }
+    }
+}

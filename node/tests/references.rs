@@ -1,0 +1,225 @@
+//! Messages that refer to messages, by the command line and the client library, over two gateways.
+
+mod support;
+
+use std::{process::Command, time::Duration};
+
+use carillon_client::{Client, ClientConfig, Credential, Event, Events, FetchError, SendError, Target};
+use carillon_proto::{
+    GroupId, TimelineId, UserId,
+    pb::client::{
+        Code, Content, CreateGroup, Direction, Entry, Envelope, Mentions, MessageState, Poll, ReactionCount,
+        content::Body,
+    },
+    tasks::Tasks,
+};
+use support::cluster::Cluster;
+use tokio::{runtime::Runtime, time::timeout};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs `carillon message` as this user at this gateway. Ok: what it printed; an error: what it complained of.
+fn message(cluster: &Cluster, gateway: usize, user: &str, args: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
+    command.args(["message", "--as", user, "--url", &cluster.addresses[gateway].to_string()]).args(args);
+    let output = command.env("CARILLON_TOKEN", cluster.token(user)).output().expect("it runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+struct Person {
+    client: Client,
+    events: Events,
+    inbox: TimelineId,
+    _tasks: Tasks,
+}
+
+impl Person {
+    async fn enter(cluster: &Cluster, gateway: usize, user: &str) -> Self {
+        let credential = Credential::Token(cluster.token(user));
+        let config = ClientConfig::new(vec![cluster.addresses[gateway].clone()], user, "phone", credential);
+        let tasks = Tasks::new();
+        let (client, events) = Client::open(config, &tasks).expect("opens");
+        client.connected(PATIENCE).await.expect("signs in");
+        let inbox = TimelineId::Inbox(UserId::new(user).expect("valid"));
+        Self { client, events, inbox, _tasks: tasks }
+    }
+
+    /// Waits for a message with such content.
+    async fn hears(&mut self, wanted: impl Fn(&Body) -> bool) -> (Target, Envelope) {
+        let hears = async {
+            loop {
+                if let Event::Delivered { timeline, position, envelope } = self.events.next().await.expect("it goes on")
+                    && envelope.content.as_ref().and_then(|content| content.body.as_ref()).is_some_and(&wanted)
+                {
+                    return (Target::of(&timeline, position.seq, &envelope).expect("a message"), envelope);
+                }
+            }
+        };
+        timeout(PATIENCE, hears).await.expect("it comes")
+    }
+
+    /// The message as the user's own history has it now.
+    async fn sees(&self, timeline: &TimelineId, id: &str) -> Entry {
+        let page = self.client.fetch(timeline, Direction::Backward, 0, 0).await.expect("fetched");
+        let is_it = |entry: &Entry| entry.envelope.as_ref().is_some_and(|envelope| envelope.id == id);
+        page.entries.into_iter().find(is_it).expect("it is there")
+    }
+
+    /// Waits until so many unread messages of the group mention the user.
+    async fn is_mentioned(&self, group: &str, times: u32) {
+        let of_group = Some(Client::group(group));
+        let counted = async {
+            loop {
+                let list = self.client.read_conversations(None).await.expect("read").conversations;
+                if list.iter().any(|of| of.with == of_group && of.mentions == times) {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, counted).await.unwrap_or_else(|_| panic!("{times} mentions in {group} are not counted"));
+    }
+
+    async fn state(&self, timeline: &TimelineId, id: &str) -> MessageState {
+        self.sees(timeline, id).await.state.map(|state| *state).unwrap_or_default()
+    }
+}
+
+fn said(state: &MessageState) -> &str {
+    let edit = state.edit.as_ref().and_then(|edit| edit.content.as_ref()).and_then(|content| content.body.as_ref());
+    match edit {
+        Some(Body::Edit(edit)) => match edit.content.as_ref().and_then(|content| content.body.as_ref()) {
+            Some(Body::Text(text)) => &text.body,
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+fn code(error: SendError) -> Code {
+    match error {
+        SendError::Refused(refusal) => refusal.code,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn both_users_see_what_became_of_a_direct_message() {
+    let cluster = Cluster::start();
+    let runtime = Runtime::new().expect("runtime");
+    runtime.block_on(async {
+        let mut alice = Person::enter(&cluster, 0, "alice").await;
+        let mut bob = Person::enter(&cluster, 1, "bob").await;
+        let sent = alice.client.send(Client::user("bob"), Client::text("hallo")).await.expect("accepted");
+        let id = sent.message_id;
+        let (of_bob, _) = bob.hears(|body| matches!(body, Body::Text(_))).await;
+        // At once: alice's own inbox may get the message later than bob.
+        bob.client.react(&of_bob, &["👍", "🎉"]).await.expect("accepted");
+        let (_, reaction) = alice.hears(|body| matches!(body, Body::Reaction(_))).await;
+        assert_eq!(reaction.sender, "bob");
+        let edited = message(&cluster, 1, "alice", &["edit", &id, "hello"]).expect("edited");
+        assert!(edited.starts_with("accepted"), "{edited}");
+        bob.hears(|body| matches!(body, Body::Edit(_))).await;
+        bob.client.pin(&of_bob).await.expect("accepted");
+        let reactions = ["👍", "🎉"].map(|emoji| ReactionCount { emoji: emoji.to_owned(), users: 1 }).to_vec();
+        for (person, own) in [(&alice, 0), (&bob, 2)] {
+            let state = person.state(&person.inbox, &id).await;
+            assert_eq!((said(&state), state.edits, state.pinned), ("hello", 1, true));
+            assert_eq!((&state.reactions, state.own_reactions.len()), (&reactions, own));
+        }
+        let shown = message(&cluster, 0, "bob", &["show", &id]).expect("shown");
+        assert!(
+            shown.contains("alice: hallo") && shown.contains("edited 1 times") && shown.contains("pinned"),
+            "{shown}"
+        );
+
+        let pinned = message(&cluster, 1, "alice", &["pinned", "--with", "bob"]).expect("shown");
+        assert!(pinned.lines().count() == 1 && pinned.contains("hallo"), "{pinned}");
+
+        let refused = bob.client.edit(&of_bob, Client::text("hi")).await.expect_err("it is not his");
+        assert_eq!(code(refused), Code::Forbidden);
+        let refused = alice.client.edits(&alice.inbox, 1, 0).await.expect_err("not by default");
+        assert!(matches!(&refused, FetchError::Refused(refusal) if refusal.code == Code::Forbidden), "{refused}");
+
+        message(&cluster, 0, "alice", &["recall", "--erase", &id]).expect("recalled");
+        bob.hears(|body| matches!(body, Body::Recall(_))).await;
+        for person in [&alice, &bob] {
+            let entry = person.sees(&person.inbox, &id).await;
+            let state = entry.state.expect("it was recalled");
+            assert_eq!(state.recall.expect("recalled").sender, "alice");
+            assert_eq!((state.edit, state.reactions, state.pinned), (None, vec![], false));
+            let envelope = entry.envelope.expect("stands");
+            assert!(envelope.erased && envelope.content == Some(Client::text("")), "{envelope:?}");
+        }
+        let refused = bob.client.react(&of_bob, &["👍"]).await.expect_err("it is gone");
+        assert_eq!(code(refused), Code::NotFound);
+        let page = bob.client.fetch(&bob.inbox, Direction::Forward, 0, 0).await.expect("fetched");
+        let text = format!("{:?}", page.entries);
+        assert!(!text.contains("hallo") && !text.contains("\"hello\""), "{text}");
+    });
+}
+
+#[test]
+fn a_group_votes_and_its_admin_takes_messages_back() {
+    let cluster = Cluster::start();
+    let runtime = Runtime::new().expect("runtime");
+    runtime.block_on(async {
+        let alice = Person::enter(&cluster, 0, "alice").await;
+        let mut bob = Person::enter(&cluster, 1, "bob").await;
+        let club = GroupId::new("club").expect("valid");
+        let new = CreateGroup { members: vec!["bob".to_owned()], ..CreateGroup::default() };
+        alice.client.create_group(Some(&club), new).await.expect("made");
+        let timeline = TimelineId::Group(club);
+        let poll = Poll {
+            question: "Where?".to_owned(),
+            options: vec!["here".to_owned(), "there".to_owned()],
+            ..Poll::default()
+        };
+        let asked = alice.client.send(Client::group("club"), Client::poll(poll)).await.expect("accepted").message_id;
+        let (poll, _) = bob.hears(|body| matches!(body, Body::Poll(_))).await;
+        bob.client.vote(&poll, &[1]).await.expect("accepted");
+        message(&cluster, 0, "alice", &["--group", "club", "vote", &asked, "0"]).expect("voted");
+        message(&cluster, 1, "alice", &["--group", "club", "vote", &asked, "1"]).expect("voted otherwise");
+        let refused = bob.client.vote(&poll, &[0, 1]).await.expect_err("one is chosen");
+        assert_eq!(code(refused), Code::Invalid);
+        let tally = bob.state(&timeline, &asked).await.poll.expect("votes");
+        assert_eq!((tally.votes, tally.voters, tally.own), (vec![0, 2], 2, vec![1]));
+
+        let answer = poll.answered_by(Client::text("there, for the view"), "Where?");
+        let said = bob.client.send(Client::group("club"), answer).await.expect("accepted").message_id;
+        let entry = alice.sees(&timeline, &said).await;
+        let Some(Content { reply_to: Some(reply), .. }) = entry.envelope.as_ref().and_then(|said| said.content.clone())
+        else {
+            panic!("{entry:?}");
+        };
+        assert_eq!((reply.message.expect("named").id, &*reply.quote), (asked.clone(), "Where?"));
+        let refused = bob.client.pin(&poll).await.expect_err("for admins");
+        assert_eq!(code(refused), Code::Forbidden);
+        message(&cluster, 1, "alice", &["--group", "club", "pin", &asked]).expect("pinned");
+        assert!(bob.state(&timeline, &asked).await.pinned);
+        let pinned = message(&cluster, 0, "bob", &["--group", "club", "pinned"]).expect("shown");
+        assert!(pinned.lines().count() == 1 && pinned.contains("Where?"), "{pinned}");
+        let refused = message(&cluster, 1, "bob", &["--group", "club", "recall", &asked]).expect_err("hers");
+        assert!(refused.contains("refused"), "{refused}");
+        message(&cluster, 1, "alice", &["--group", "club", "recall", &said]).expect("recalled");
+        let recall = bob.state(&timeline, &said).await.recall.expect("recalled");
+        assert_eq!(recall.sender, "alice");
+
+        // The same on every device, and no longer counted when it is taken back or read.
+        let mentions = Mentions { users: vec!["bob".to_owned()], ..Mentions::default() };
+        let content = Content { mentions: Some(Box::new(mentions)), ..Client::text("and you, bob?") };
+        let mention = alice.client.send(Client::group("club"), content.clone()).await.expect("accepted").message_id;
+        bob.is_mentioned("club", 1).await;
+        let mut list = Command::new(env!("CARGO_BIN_EXE_carillon"));
+        list.args(["conversation", "--as", "bob", "--url", &cluster.addresses[0].to_string(), "list", "--json"]);
+        let output = list.env("CARILLON_TOKEN", cluster.token("bob")).output().expect("it runs");
+        let shown = String::from_utf8(output.stdout).expect("text");
+        assert!(shown.contains(r#""mentions":1"#), "{shown}");
+        message(&cluster, 1, "alice", &["--group", "club", "recall", &mention]).expect("recalled");
+        bob.is_mentioned("club", 0).await;
+        alice.client.send(Client::group("club"), content).await.expect("accepted");
+        bob.is_mentioned("club", 1).await;
+        bob.client.send(Client::group("club"), Client::text("yes")).await.expect("accepted");
+        bob.is_mentioned("club", 0).await;
+    });
+}
