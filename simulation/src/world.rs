@@ -138,7 +138,7 @@ impl<'m> World<'m> {
             model,
             clients,
             random,
-            words: Random::new(seed ^ 0x776f_7264_73),
+            words: Random::new(seed ^ 0x0077_6f72_6473),
             scenario,
             plant,
             healed: false,

@@ -2,15 +2,16 @@
 
 use std::{collections::VecDeque, future::Future, pin::Pin, time::Duration};
 
-use carillon_client::{Client, FetchError};
+use carillon_client::{Client, FetchError, SendError, Target};
 use carillon_proto::{
-    GroupId,
-    pb::client::{Direction, ReadMembers},
+    GroupId, UserId,
+    pb::client::{Accepted, Content, Direction, ReadMembers},
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::timeout;
 
 use crate::{
+    command::About,
     model::{Act, Answer, PAGE},
     thread::With,
 };
@@ -24,9 +25,10 @@ type Working<'a> = Pin<Box<dyn Future<Output = Option<Answer>> + 'a>>;
 
 pub(crate) struct Acts<'a> {
     client: &'a Client,
+    user: UserId,
     working: FuturesUnordered<Working<'a>>,
     /// Messages get their places in the order in which they were typed.
-    waiting: VecDeque<(With, String, String)>,
+    waiting: VecDeque<(With, String, Content)>,
     /// The first of them is on its way to its place.
     placing: Option<Placing<'a>>,
 }
@@ -37,14 +39,29 @@ type Placing<'a> = Pin<Box<dyn Future<Output = Placed> + 'a>>;
 type Placed = Result<(With, carillon_client::Pending), Answer>;
 
 impl<'a> Acts<'a> {
-    pub(crate) fn new(client: &'a Client) -> Self {
-        Self { client, working: FuturesUnordered::new(), waiting: VecDeque::new(), placing: None }
+    pub(crate) fn new(client: &'a Client, user: UserId) -> Self {
+        Self { client, user, working: FuturesUnordered::new(), waiting: VecDeque::new(), placing: None }
     }
 
     pub(crate) fn begin(&mut self, act: Act) {
         let client = self.client;
         let working: Working<'a> = match act {
-            Act::Send { with, client_id, text } => return self.waiting.push_back((with, client_id, text)),
+            Act::Send { with, client_id, content } => return self.waiting.push_back((with, client_id, content)),
+            Act::Refer { with, seq, message, about } => {
+                let timeline = with.timeline(&self.user);
+                Box::pin(async move {
+                    let target = Target { to: with.recipient(), message };
+                    Some(match refer(client, &target, about).await {
+                        Ok(_) => Answer::Referred(timeline, seq),
+                        Err(error) => Answer::Told(error.to_string()),
+                    })
+                })
+            }
+            Act::ReadEntry { timeline, seq } => Box::pin(async move {
+                // It is read again when the page comes into sight.
+                let page = client.fetch(&timeline, Direction::Backward, seq, 1).await.ok()?;
+                Some(Answer::Entry(timeline, page))
+            }),
             Act::ReadHistory { timeline, from_seq } => Box::pin(async move {
                 let page = client.fetch(&timeline, Direction::Backward, from_seq, PAGE).await;
                 Some(Answer::History(timeline, page))
@@ -79,11 +96,11 @@ impl<'a> Acts<'a> {
     pub(crate) async fn next(&mut self) -> Answer {
         loop {
             if self.placing.is_none()
-                && let Some((with, client_id, text)) = self.waiting.pop_front()
+                && let Some((with, client_id, content)) = self.waiting.pop_front()
             {
                 let client = self.client;
                 self.placing = Some(Box::pin(async move {
-                    match client.submit_as(client_id.clone(), with.recipient(), Client::text(&text)).await {
+                    match client.submit_as(client_id.clone(), with.recipient(), content).await {
                         Ok(pending) => Ok((with, pending)),
                         Err(error) => Err(Answer::Refused(with, client_id, error.to_string())),
                     }
@@ -127,6 +144,20 @@ async fn placed(placing: &mut Option<Placing<'_>>) -> Placed {
     match placing {
         Some(placing) => placing.await,
         None => std::future::pending().await,
+    }
+}
+
+async fn refer(client: &Client, target: &Target, about: About) -> Result<Accepted, SendError> {
+    match about {
+        About::Edit(text) => client.edit(target, Client::text(&text)).await,
+        About::Recall(erase) => client.recall(target, erase).await,
+        About::React(emojis) => {
+            let emojis: Vec<&str> = emojis.iter().map(String::as_str).collect();
+            client.react(target, &emojis).await
+        }
+        About::Pin(true) => client.pin(target).await,
+        About::Pin(false) => client.unpin(target).await,
+        About::Vote(options) => client.vote(target, &options).await,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use carillon_proto::{
     GroupId, UserId,
-    pb::client::{ConversationSettings, Show},
+    pb::client::{ConversationSettings, Poll, Show},
 };
 
 use crate::thread::With;
@@ -14,8 +14,30 @@ pub(crate) enum Command {
     Show(Show, String),
     /// Who has read the last message of the group.
     Who,
+    About(About),
+    Reply(String),
+    Ask(Poll),
     Help,
     Quit,
+}
+
+/// What is said about another message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum About {
+    Edit(String),
+    /// True: also from the service, for good.
+    Recall(bool),
+    React(Vec<String>),
+    /// False: no longer.
+    Pin(bool),
+    Vote(Vec<u32>),
+}
+
+impl About {
+    /// Whether it is meant for an own message, where none is chosen.
+    pub(crate) fn is_for_own(&self) -> bool {
+        matches!(self, Self::Edit(_) | Self::Recall(_))
+    }
 }
 
 pub(crate) const HELP: &str = "\
@@ -24,6 +46,10 @@ pub(crate) const HELP: &str = "\
 /archive        last in the list, /unarchive
 /unread         as if it were not read      /who            who has read the last message of a group
 /online /away /busy [TEXT]                  what contacts see of you
+Alt+Up, Alt+Down choose a message; without a choice it is the last one that fits:
+/reply TEXT     /edit TEXT                  /react EMOJI... (none: takes them back)
+/recall         takes back, /erase for good /keep, /unkeep  pins the message
+/poll QUESTION | OPTION | OPTION            /vote NUMBER...
 Tab, Shift+Tab  next conversation           PageUp, PageDown, and with an empty line Up, Down: history
 Alt+Enter       a line more                 Ctrl+C          the end
 A line that begins with // is a message that begins with one.";
@@ -39,6 +65,7 @@ pub(crate) fn parse(line: &str, now_ms: u64) -> Result<Result<Command, String>, 
     let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
     let rest = rest.trim();
     let set = |settings| Ok(Ok(Command::Set(settings)));
+    let about = |about| Ok(Ok(Command::About(about)));
     let settings = ConversationSettings::default();
     match (name, rest) {
         ("with", user) => {
@@ -63,6 +90,22 @@ pub(crate) fn parse(line: &str, now_ms: u64) -> Result<Result<Command, String>, 
         ("away", text) => Ok(Ok(Command::Show(Show::Away, text.to_owned()))),
         ("busy", text) => Ok(Ok(Command::Show(Show::DoNotDisturb, text.to_owned()))),
         ("who", "") => Ok(Ok(Command::Who)),
+        ("reply", text) if !text.is_empty() => Ok(Ok(Command::Reply(text.to_owned()))),
+        ("edit", text) if !text.is_empty() => about(About::Edit(text.to_owned())),
+        ("recall" | "erase", "") => about(About::Recall(name == "erase")),
+        ("react", emojis) => about(About::React(emojis.split_whitespace().map(str::to_owned).collect())),
+        ("keep" | "unkeep", "") => about(About::Pin(name == "keep")),
+        ("vote", options) => match options.split_whitespace().map(str::parse).collect() {
+            Ok(options) => about(About::Vote(options)),
+            Err(_) => Err("/vote takes numbers of options".to_owned()),
+        },
+        ("poll", poll) => match poll.split('|').map(|part| part.trim().to_owned()).collect::<Vec<_>>() {
+            parts if parts.len() > 2 && parts.iter().all(|part| !part.is_empty()) => {
+                let (question, options) = (parts[0].clone(), parts[1..].to_vec());
+                Ok(Ok(Command::Ask(Poll { question, options, ..Poll::default() })))
+            }
+            _ => Err("/poll QUESTION | OPTION | OPTION".to_owned()),
+        },
         ("help", "") => Ok(Ok(Command::Help)),
         ("quit", "") => Ok(Ok(Command::Quit)),
         _ => Err(format!("/{command} is no command; /help has those that there are")),
@@ -83,7 +126,23 @@ mod tests {
         assert_eq!(parse("/away at lunch"), Ok(Ok(Command::Show(Show::Away, "at lunch".to_owned()))));
         let muted = ConversationSettings { muted_until_ms: Some(7_201_000), ..ConversationSettings::default() };
         assert_eq!(parse("/mute 2"), Ok(Ok(Command::Set(muted))));
-        for wrong in ["/", "/with", "/with a b", "/mute long", "/pin x", "/dance"] {
+        assert_eq!(parse("/react x y"), Ok(Ok(Command::About(About::React(vec!["x".to_owned(), "y".to_owned()])))));
+        assert_eq!(parse("/vote 0 2"), Ok(Ok(Command::About(About::Vote(vec![0, 2])))));
+        let (question, options) = ("tea?".to_owned(), vec!["yes".to_owned(), "no".to_owned()]);
+        let poll = Poll { question, options, ..Poll::default() };
+        assert_eq!(parse("/poll tea? | yes|no"), Ok(Ok(Command::Ask(poll))));
+        for wrong in [
+            "/poll tea?",
+            "/poll |a|b",
+            "/vote x",
+            "/edit",
+            "/",
+            "/with",
+            "/with a b",
+            "/mute long",
+            "/pin x",
+            "/dance",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

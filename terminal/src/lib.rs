@@ -53,11 +53,11 @@ pub async fn run(
     tasks: &Tasks,
     ended: impl Future<Output = ()>,
 ) -> Result<(), TerminalError> {
-    let user = UserId::new(&config.user)?;
+    let (user, device) = (UserId::new(&config.user)?, config.device.clone());
     config.start = Start::Head;
     let (client, mut events) = Client::open(config, tasks)?;
     let prefix = format!("terminal-{:016x}", rand::random::<u64>());
-    let mut model = Model::new(user, with.as_ref().and_then(With::of), prefix);
+    let mut model = Model::new(user, device, with.as_ref().and_then(With::of), prefix);
     // Restores the terminal also when the program panics.
     let mut terminal = ratatui::try_init()?;
     let shown = show(&client, &mut events, &mut model, &mut terminal, ended).await;
@@ -76,7 +76,7 @@ async fn show(
 ) -> Result<(), TerminalError> {
     crossterm::execute!(io::stdout(), EnableBracketedPaste)?;
     let mut keys = EventStream::new();
-    let mut acts = Acts::new(client);
+    let mut acts = Acts::new(client, model.user.clone());
     tokio::pin!(ended);
     loop {
         let mut has_room = false;

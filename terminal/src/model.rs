@@ -2,19 +2,22 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use carillon_client::{Event, FetchError, ListVersion, State};
+use carillon_client::{Client, Event, FetchError, ListVersion, State};
 use carillon_proto::{
     GroupId, Position, TimelineId, UserId,
-    pb::client::{Conversation, ConversationSettings, Conversations, Page, Presence, Show, UserMark},
+    pb::client::{
+        Content, Conversation, ConversationSettings, Conversations, Envelope, MessageRef, Page, Presence, ReplyTo,
+        Show, UserMark,
+    },
 };
 use chrono::NaiveDateTime;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui_textarea::{CursorMove, TextArea};
 
 use crate::{
-    command::{self, Command, HELP},
+    command::{self, About, Command, HELP},
     text,
-    thread::{Pending, Said, Thread, With},
+    thread::{Pending, Said, Thread, With, about},
 };
 
 /// Entries of one page of history.
@@ -24,6 +27,7 @@ const PAGES: u32 = 20;
 /// Lines that a key scrolls.
 const SCROLL: usize = 10;
 
+#[expect(clippy::large_enum_variant, reason = "one at a time, and nearly all are events")]
 pub(crate) enum Input {
     Key(KeyEvent),
     Paste(String),
@@ -41,6 +45,9 @@ pub(crate) enum Answer {
     List(Result<carillon_client::ConversationList, FetchError>),
     Conversations(Result<Vec<Conversation>, FetchError>),
     Marks(UserId, Result<Vec<UserMark>, FetchError>),
+    /// Something was said about the message at this position.
+    Referred(TimelineId, u64),
+    Entry(TimelineId, Page),
     Told(String),
 }
 
@@ -49,7 +56,19 @@ pub(crate) enum Act {
     Send {
         with: With,
         client_id: String,
-        text: String,
+        content: Content,
+    },
+    /// Something about the message at this position.
+    Refer {
+        with: With,
+        seq: u64,
+        message: MessageRef,
+        about: About,
+    },
+    /// What has become of the message at this position.
+    ReadEntry {
+        timeline: TimelineId,
+        seq: u64,
     },
     ReadHistory {
         timeline: TimelineId,
@@ -81,10 +100,13 @@ struct Log {
 
 pub(crate) struct Model {
     pub(crate) user: UserId,
+    device: String,
     pub(crate) threads: BTreeMap<With, Thread>,
     pub(crate) open: Option<With>,
     /// Lines between the bottom of the screen and the newest message.
     pub(crate) scroll: usize,
+    /// Position of the message of which the next command is.
+    pub(crate) chosen: Option<u64>,
     /// When the conversation was opened, everything up to here was read, and something behind it was not.
     pub(crate) read_before: Option<u64>,
     pub(crate) line: TextArea<'static>,
@@ -103,12 +125,14 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    pub(crate) fn new(user: UserId, with: Option<With>, prefix: String) -> Self {
+    pub(crate) fn new(user: UserId, device: String, with: Option<With>, prefix: String) -> Self {
         let mut model = Self {
             user,
+            device,
             threads: BTreeMap::new(),
             open: None,
             scroll: 0,
+            chosen: None,
             read_before: None,
             line: line(""),
             connection: "connecting".to_owned(),
@@ -176,10 +200,13 @@ impl Model {
             KeyCode::BackTab => self.turn(-1),
             KeyCode::PageUp => self.scroll_by(SCROLL as isize),
             KeyCode::PageDown => self.scroll_by(-(SCROLL as isize)),
+            KeyCode::Up if alt => self.choose(true),
+            KeyCode::Down if alt => self.choose(false),
             KeyCode::Up if self.line.is_empty() => self.scroll_by(1),
             KeyCode::Down if self.line.is_empty() => self.scroll_by(-1),
             KeyCode::Esc => {
                 self.notice.clear();
+                self.chosen = None;
                 self.scroll_by(isize::MIN);
             }
             _ => {
@@ -205,7 +232,7 @@ impl Model {
             return;
         }
         match command::parse(typed.trim_end(), now_ms) {
-            Ok(Err(text)) => self.send(text),
+            Ok(Err(text)) => self.send(Client::text(&text)),
             Ok(Ok(command)) => {
                 self.line = line("");
                 self.carry_out(command);
@@ -215,7 +242,18 @@ impl Model {
         }
     }
 
-    fn send(&mut self, text: String) {
+    /// The message before or behind the chosen one.
+    fn choose(&mut self, before: bool) {
+        let Some((_, thread)) = self.open_thread() else { return };
+        let seqs = || thread.said.keys().copied();
+        self.chosen = match (self.chosen, before) {
+            (None, _) => seqs().next_back(),
+            (Some(chosen), true) => seqs().rfind(|seq| *seq < chosen).or(Some(chosen)),
+            (Some(chosen), false) => seqs().find(|seq| *seq > chosen),
+        };
+    }
+
+    fn send(&mut self, content: Content) {
         let Some(with) = self.open.clone() else {
             self.notice = "to whom? /with USER or /group GROUP".to_owned();
             return;
@@ -224,14 +262,31 @@ impl Model {
         let client_id = format!("{}-{}", self.prefix, self.sent);
         let thread = self.threads.entry(with.clone()).or_default();
         thread.forget_refused();
-        let shown = text::printable(&text);
+        let shown = text::of(&Envelope { content: Some(content.clone()), ..Envelope::default() }, None).0;
         thread.pending.push(Pending { client_id: client_id.clone(), text: shown, refused: None });
         if thread.settings.draft.take().is_some_and(|draft| !draft.is_empty()) {
             self.acts.push_back(Act::Set(with.clone(), draft("")));
         }
         self.line = line("");
         self.scroll = 0;
-        self.acts.push_back(Act::Send { with, client_id, text });
+        self.acts.push_back(Act::Send { with, client_id, content });
+    }
+
+    /// The position of the chosen message, or of the last own one or of another, how one refers to it, and how it begins.
+    fn meant(&mut self, with: &With, is_own: bool) -> Option<(u64, MessageRef, String)> {
+        let thread = self.threads.get(with)?;
+        let last = || match is_own {
+            true => thread.newest_of(&self.user),
+            false => thread.newest_of_others(&self.user),
+        };
+        let Some((seq, said)) = self.chosen.or_else(last).and_then(|seq| thread.said.get_key_value(&seq)) else {
+            self.notice = "there is no message for that; Alt+Up chooses one".to_owned();
+            return None;
+        };
+        let seq = *seq;
+        let message = MessageRef { seq: if with.is_group() { seq } else { 0 }, ..said.message.clone() };
+        self.chosen = None;
+        Some((seq, message, text::beginning(&said.text)))
     }
 
     fn carry_out(&mut self, command: Command) {
@@ -245,8 +300,22 @@ impl Model {
                 let last = self.threads.get(&With::Group(group.clone())).map_or(0, |thread| thread.last_seq);
                 self.acts.push_back(Act::Who(group, last));
             }
+            (Command::About(about), Some(with)) => {
+                let meant = self.meant(&with, about.is_for_own());
+                let refer = meant.map(|(seq, message, _)| Act::Refer { with, seq, message, about });
+                self.acts.extend(refer);
+            }
+            (Command::Reply(text), Some(with)) => {
+                if let Some((_, message, quote)) = self.meant(&with, false) {
+                    let reply_to = Some(Box::new(ReplyTo { message: Some(message), quote }));
+                    self.send(Content { reply_to, ..Client::text(&text) });
+                }
+            }
+            (Command::Ask(poll), Some(_)) => self.send(Client::poll(poll)),
             (Command::Who, Some(With::User(_))) => self.notice = "the ticks behind your messages say it".to_owned(),
-            (Command::Set(_) | Command::Who, None) => self.notice = "no conversation is open".to_owned(),
+            (Command::Set(_) | Command::Who | Command::About(_) | Command::Reply(_) | Command::Ask(_), None) => {
+                self.notice = "no conversation is open".to_owned();
+            }
         }
     }
 
@@ -274,6 +343,7 @@ impl Model {
             return;
         }
         self.keep_draft();
+        self.chosen = None;
         let thread = self.threads.entry(with.clone()).or_default();
         self.line = line(thread.settings.draft());
         self.read_before = (thread.unread > 0).then(|| thread.read.map_or(0, |read| read.seq));
@@ -341,10 +411,15 @@ impl Model {
             Event::Delivered { timeline, position, envelope } => {
                 let Some(with) = With::of_message(&timeline, &envelope, &self.user) else { return };
                 self.began(&timeline, position);
+                if let Some(message) = about(&envelope) {
+                    let known = self.threads.get(&with).and_then(|thread| thread.find(&message.id));
+                    self.acts.extend(known.map(|seq| Act::ReadEntry { timeline, seq }));
+                    return;
+                }
                 let is_own = envelope.sender == self.user.as_str();
                 let is_open = self.open.as_ref() == Some(&with) && self.scroll == 0;
                 let thread = self.threads.entry(with).or_default();
-                if thread.put(position.seq, Said::of(&envelope)) && !is_own {
+                if thread.put(position.seq, Said::of(&envelope, None)) && !is_own {
                     thread.unread += 1;
                     if !is_open && thread.settings.muted_until_ms() <= now_ms {
                         self.acts.push_back(Act::Bell);
@@ -354,12 +429,11 @@ impl Model {
             }
             Event::Sent { timeline, position, client_id, message_id, time_ms } => {
                 self.began(&timeline, position);
-                let sender = self.user.to_string();
-                for thread in self.threads.values_mut() {
-                    if let Some(Pending { text, .. }) = thread.accepted(&client_id) {
-                        thread.put(position.seq, Said { id: message_id, sender, time_ms, text });
-                        break;
-                    }
+                let found = self.threads.values_mut().find_map(|thread| Some((thread.accepted(&client_id)?, thread)));
+                if let Some((Pending { text, .. }, thread)) = found {
+                    let (sender, sender_device) = (self.user.to_string(), self.device.clone());
+                    let message = MessageRef { id: message_id, sender, sender_device, client_id, seq: 0 };
+                    thread.put(position.seq, Said { message, time_ms, text, about: String::new() });
                 }
             }
             Event::Trimmed { timeline, first } => self.began(&timeline, first),
@@ -439,6 +513,8 @@ impl Model {
             }
             // The ticks stay as they are.
             Answer::Marks(_, Err(_)) => {}
+            Answer::Referred(timeline, seq) => self.acts.push_back(Act::ReadEntry { timeline, seq }),
+            Answer::Entry(timeline, page) => self.put_page(&timeline, page),
             Answer::Told(told) => self.notice = text::printable(&told),
         }
     }
@@ -449,13 +525,18 @@ impl Model {
         log.is_reading = false;
         log.is_whole |= page.complete || page.entries.is_empty();
         log.first = page.entries.iter().map(|entry| entry.seq).chain(log.first).min();
+        self.put_page(timeline, page);
+        self.mark_read();
+    }
+
+    fn put_page(&mut self, timeline: &TimelineId, page: Page) {
         for entry in page.entries {
-            let Some(envelope) = entry.envelope else { continue };
+            let Some(envelope) = entry.envelope.filter(|envelope| about(envelope).is_none()) else { continue };
             if let Some(with) = With::of_message(timeline, &envelope, &self.user) {
-                self.threads.entry(with).or_default().put(entry.seq, Said::of(&envelope));
+                let said = Said::of(&envelope, entry.state.as_deref());
+                self.threads.entry(with).or_default().put(entry.seq, said);
             }
         }
-        self.mark_read();
     }
 
     fn list_changed(&mut self, changes: Conversations) {

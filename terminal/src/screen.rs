@@ -160,11 +160,11 @@ fn ruled(text: &str, width: usize) -> String {
 }
 
 fn of_message(model: &Model, with: &With, thread: &Thread, seq: u64, said: &Said, width: usize) -> Vec<Line<'static>> {
-    let is_own = said.sender == model.user.as_str();
+    let is_own = said.message.sender == model.user.as_str();
     let tick = match (is_own, with) {
         (false, _) => "",
         (true, With::Group(_)) => " ✓",
-        (true, With::User(_)) => match thread.reached(seq, &said.id) {
+        (true, With::User(_)) => match thread.reached(seq, &said.message.id) {
             Reached::Accepted => " ✓",
             Reached::Delivered => " ✓✓",
             Reached::Read => " ✓✓ read",
@@ -172,7 +172,14 @@ fn of_message(model: &Model, with: &With, thread: &Thread, seq: u64, said: &Said
     };
     let sender = Style::new().fg(if is_own { Color::Cyan } else { Color::Green }).add_modifier(Modifier::BOLD);
     let time = (model.local)(said.time_ms).format("%H:%M").to_string();
-    wrapped(&time, (&said.sender, sender), &said.text, (tick, DIM), width)
+    let mut lines = wrapped(&time, (&said.message.sender, sender), &said.text, (tick, DIM), width);
+    if !said.about.is_empty() {
+        lines.push(Line::styled(format!("      {}", said.about.replace('\n', " ")), Style::new().fg(Color::Yellow)));
+    }
+    if model.chosen == Some(seq) {
+        lines.iter_mut().for_each(|line| line.style = line.style.bg(Color::DarkGray));
+    }
+    lines
 }
 
 fn of_pending(model: &Model, pending: &Pending, width: usize) -> Vec<Line<'static>> {

@@ -4,7 +4,8 @@ use carillon_client::{ConversationList, Event, ListVersion, State};
 use carillon_proto::{
     Epoch, Position, TimelineId, UserId,
     pb::client::{
-        Conversation, ConversationSettings, Entry, Envelope, Marks, Page, Presence, Recipient, Show, SignedIn, UserMark,
+        Content, Conversation, ConversationSettings, Edit, Entry, Envelope, Marks, MessageState, Page, Presence,
+        ReactionCount, Recipient, Show, SignedIn, UserMark, content::Body,
     },
 };
 use chrono::{DateTime, NaiveDateTime};
@@ -13,6 +14,7 @@ use proptest::prelude::*;
 use ratatui::{Terminal, backend::TestBackend};
 
 use crate::{
+    command::About,
     model::{Act, Answer, Input, Model},
     screen,
     thread::With,
@@ -56,7 +58,7 @@ struct Play {
 impl Play {
     fn new(with: Option<&str>) -> Self {
         let with = with.map(|name| With::User(user(name)));
-        let mut model = Model::new(user("alice"), with, "t".to_owned());
+        let mut model = Model::new(user("alice"), "phone".to_owned(), with, "t".to_owned());
         model.local = utc;
         model.notice.clear();
         Self { model, terminal: Terminal::new(TestBackend::new(70, 14)).expect("a terminal") }
@@ -124,7 +126,8 @@ fn a_message_goes_its_way_and_its_ticks_say_how_far() {
     let mut play = Play::connected(Some("bob"));
     let acts = play.types("hello");
     let with = With::User(user("bob"));
-    assert_eq!(acts, [Act::Send { with, client_id: "t-1".to_owned(), text: "hello".to_owned() }]);
+    let content = carillon_client::Client::text("hello");
+    assert_eq!(acts, [Act::Send { with, client_id: "t-1".to_owned(), content }]);
     assert!(play.screen().0.contains("…   alice: hello …"));
     let (timeline, time_ms) = (inbox(), NOW_MS);
     let (client_id, message_id) = ("t-1".to_owned(), format!("{:026}", 5));
@@ -213,7 +216,8 @@ fn a_draft_follows_the_user() {
     let mut play = Play::connected(Some("bob"));
     play.presses(KeyCode::Char('h'));
     let acts = play.types("ey");
-    assert!(matches!(&acts[..], [Act::Send { text, .. }] if text == "hey"), "{acts:?}");
+    let hey = carillon_client::Client::text("hey");
+    assert!(matches!(&acts[..], [Act::Send { content, .. }] if *content == hey), "{acts:?}");
     "wait".chars().for_each(|char| drop(play.presses(KeyCode::Char(char))));
     play.delivered(3, "carol", "alice", "hi");
     let acts = play.presses(KeyCode::Tab);
@@ -252,6 +256,38 @@ fn wrong_commands_stay_to_be_mended_and_help_is_there() {
     play.presses(KeyCode::Esc);
     assert!(!play.screen().0.contains("/group GROUP    talk"), "{}", play.screen().0);
     assert_eq!(play.types("/quit"), [Act::Quit]);
+}
+
+#[test]
+fn what_is_said_about_a_message_is_shown_at_it() {
+    let mut play = Play::connected(Some("bob"));
+    play.delivered(3, "bob", "alice", "first");
+    play.delivered(4, "bob", "alice", "second");
+    let acts = play.types("/react x");
+    let [Act::Refer { seq: 4, message, about: About::React(_), .. }] = &acts[..] else { panic!("{acts:?}") };
+    assert_eq!((&*message.id, message.seq), (&*format!("{:026}", 4), 0));
+    let message = message.clone();
+    // The one before it, chosen by keys.
+    for _ in 0..2 {
+        play.model.handle(NOW_MS, Input::Key(KeyEvent::new(KeyCode::Up, KeyModifiers::ALT)));
+    }
+    let acts = play.types("/keep");
+    assert!(matches!(&acts[..], [Act::Refer { seq: 3, about: About::Pin(true), .. }]), "{acts:?}");
+    assert_eq!(play.types("/edit better"), [], "nothing of one's own");
+    let edit = Edit { target: Some(message), content: Some(Box::new(carillon_client::Client::text("better"))) };
+    let content = Some(Content { body: Some(Body::Edit(Box::new(edit))), ..Content::default() });
+    let edit = Envelope { content, ..envelope(5, "bob", "alice", "") };
+    let event = Event::Delivered { timeline: inbox(), position: at(5), envelope: edit.clone() };
+    assert_eq!(play.hears(event), [Act::ReadEntry { timeline: inbox(), seq: 4 }]);
+    let reactions = vec![ReactionCount { emoji: "x".to_owned(), users: 2 }];
+    let state = MessageState { edit: Some(edit), edits: 1, reactions, ..MessageState::default() };
+    let entry = Entry { seq: 4, envelope: Some(envelope(4, "bob", "alice", "second")), state: Some(state.into()) };
+    play.answered(Answer::Entry(inbox(), Page { epoch: 7, entries: vec![entry], ..Page::default() }));
+    let (screen, _) = play.screen();
+    assert!(screen.contains("bob: better") && screen.contains("edited  x 2") && !screen.contains("second"), "{screen}");
+    let acts = play.types("/reply yes");
+    let [Act::Send { content, .. }] = &acts[..] else { panic!("{acts:?}") };
+    assert_eq!(content.reply_to.as_ref().map(|reply| &*reply.quote), Some("better"));
 }
 
 #[test]

@@ -1,37 +1,63 @@
 //! Messages as text that no terminal takes for a command.
 
-use carillon_proto::pb::client::{Content, Envelope, Media, content::Body, group_change::What};
+use carillon_proto::pb::client::{
+    Content, Envelope, Media, MessageState, PollTally, content::Body, group_change::What,
+};
 use chrono::{DateTime, Local, NaiveDateTime};
 
-/// What a message says.
-pub(crate) fn of(envelope: &Envelope) -> String {
+/// What a message says, and what is said about it.
+pub(crate) fn of(envelope: &Envelope, state: Option<&MessageState>) -> (String, String) {
     if envelope.erased {
-        return "[erased]".to_owned();
+        return ("[erased]".to_owned(), String::new());
     }
     if let Some(what) = envelope.change.as_ref().and_then(|change| change.what.as_ref()) {
-        return format!("[{}]", changed(what));
+        return (format!("[{}]", changed(what)), String::new());
     }
-    printable(&envelope.content.as_ref().map_or_else(String::new, content))
+    let nothing = MessageState::default();
+    let state = state.unwrap_or(&nothing);
+    if state.recall.is_some() {
+        return ("[taken back]".to_owned(), String::new());
+    }
+    let edit = state.edit.as_ref().and_then(|edit| edit.content.as_ref()).and_then(|content| match &content.body {
+        Some(Body::Edit(edit)) => edit.content.as_deref(),
+        _ => None,
+    });
+    let said = edit.or(envelope.content.as_ref());
+    let text = said.map_or_else(String::new, |said| content(said, state.poll.as_ref()));
+    (printable(&text), printable(&about(state)))
 }
 
-fn content(content: &Content) -> String {
-    match &content.body {
+fn about(state: &MessageState) -> String {
+    let edited = (state.edits > 0).then(|| "edited".to_owned());
+    let pinned = state.pinned.then(|| "pinned".to_owned());
+    let reactions = state.reactions.iter().map(|reaction| match reaction.users {
+        1 => reaction.emoji.clone(),
+        users => format!("{} {users}", reaction.emoji),
+    });
+    edited.into_iter().chain(pinned).chain(reactions).collect::<Vec<_>>().join("  ")
+}
+
+fn content(content: &Content, tally: Option<&PollTally>) -> String {
+    let quote = content.reply_to.as_ref().map_or_else(String::new, |reply| {
+        let sender = reply.message.as_ref().map_or("", |message| &*message.sender);
+        format!("> {sender}: {}\n", reply.quote.replace('\n', " "))
+    });
+    let from = content.forwarded_from.as_ref().map_or_else(String::new, |from| format!("[from {}] ", from.sender));
+    let body = match &content.body {
         Some(Body::Text(text)) => text.body.clone(),
         Some(Body::Image(media) | Body::Audio(media) | Body::Video(media) | Body::File(media)) => file(media),
         Some(Body::Location(place)) => format!("[place {} {}] {}", place.latitude, place.longitude, place.label),
         Some(Body::Custom(custom)) => format!("[{}, {} bytes]", custom.r#type, custom.data.len()),
-        Some(Body::Edit(edit)) => {
-            let now = edit.content.as_deref().map_or_else(String::new, self::content);
-            format!("[says an earlier message otherwise] {now}")
+        Some(Body::Poll(poll)) => {
+            let votes = |at: usize| tally.and_then(|tally| tally.votes.get(at)).copied().unwrap_or(0);
+            let option = |(at, option): (usize, &String)| format!("\n  {at}: {option} ({})", votes(at));
+            format!("[poll] {}{}", poll.question, poll.options.iter().enumerate().map(option).collect::<String>())
         }
-        Some(Body::Recall(_)) => "[takes a message back]".to_owned(),
-        Some(Body::Reaction(reaction)) if reaction.emojis.is_empty() => "[takes a reaction back]".to_owned(),
-        Some(Body::Reaction(reaction)) => format!("[reacts] {}", reaction.emojis.join(" ")),
-        Some(Body::Pin(pin)) => format!("[{} a message]", if pin.unpin { "unpins" } else { "pins" }),
-        Some(Body::Poll(poll)) => format!("[asks] {} {}", poll.question, poll.options.join(" / ")),
-        Some(Body::Vote(_)) => "[votes]".to_owned(),
+        // These are shown at the messages that they are about.
+        Some(Body::Edit(_) | Body::Recall(_) | Body::Reaction(_) | Body::Pin(_) | Body::Vote(_)) => String::new(),
         None => "[something that this version does not know]".to_owned(),
-    }
+    };
+    format!("{quote}{from}{body}")
 }
 
 fn file(media: &Media) -> String {
@@ -62,6 +88,13 @@ pub(crate) fn printable(text: &str) -> String {
         char => Some(char),
     };
     text.trim_end().chars().filter_map(char).collect()
+}
+
+/// What is shown of a message that is answered.
+pub(crate) fn beginning(text: &str) -> String {
+    const CHARS: usize = 80;
+    let line = text.lines().rfind(|line| !line.starts_with("> ")).unwrap_or_default();
+    line.chars().take(CHARS).collect()
 }
 
 /// What the clock on the wall shows.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use carillon_proto::{
     GroupId, Position, TimelineId, UserId,
-    pb::client::{ConversationSettings, Envelope, Recipient, UserMark, recipient::To},
+    pb::client::{
+        ConversationSettings, Envelope, MessageRef, MessageState, Recipient, UserMark, content::Body, recipient::To,
+    },
 };
 
 use crate::text;
@@ -62,18 +64,40 @@ impl With {
 }
 
 /// A message that has its position.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Said {
-    pub(crate) id: String,
-    pub(crate) sender: String,
+    /// How others refer to it, but for its position.
+    pub(crate) message: MessageRef,
     pub(crate) time_ms: u64,
     pub(crate) text: String,
+    /// What stands behind it: edited, pinned, reactions.
+    pub(crate) about: String,
 }
 
 impl Said {
-    pub(crate) fn of(envelope: &Envelope) -> Self {
-        let Envelope { id, sender, time_ms, .. } = envelope;
-        Self { id: id.clone(), sender: sender.clone(), time_ms: *time_ms, text: text::of(envelope) }
+    pub(crate) fn of(envelope: &Envelope, state: Option<&MessageState>) -> Self {
+        let Envelope { id, sender, sender_device, client_id, time_ms, .. } = envelope;
+        let message = MessageRef {
+            id: id.clone(),
+            sender: sender.clone(),
+            sender_device: sender_device.clone(),
+            client_id: client_id.clone(),
+            seq: 0,
+        };
+        let (text, about) = text::of(envelope, state);
+        Self { message, time_ms: *time_ms, text, about }
+    }
+}
+
+/// The message that this one is about, if it says nothing of its own.
+pub(crate) fn about(envelope: &Envelope) -> Option<&MessageRef> {
+    match envelope.content.as_ref()?.body.as_ref()? {
+        Body::Edit(edit) => edit.target.as_ref(),
+        Body::Recall(recall) => recall.target.as_ref(),
+        Body::Reaction(reaction) => reaction.target.as_ref(),
+        Body::Pin(pin) => pin.target.as_ref(),
+        Body::Vote(vote) => vote.target.as_ref(),
+        _ => None,
     }
 }
 
@@ -156,15 +180,24 @@ impl Thread {
 
     /// The newest message of others that is shown.
     pub(crate) fn newest_of_others(&self, user: &UserId) -> Option<u64> {
-        self.said.iter().rev().find(|(_, said)| said.sender != user.as_str()).map(|(seq, _)| *seq)
+        self.said.iter().rev().find(|(_, said)| said.message.sender != user.as_str()).map(|(seq, _)| *seq)
+    }
+
+    pub(crate) fn newest_of(&self, user: &UserId) -> Option<u64> {
+        self.said.iter().rev().find(|(_, said)| said.message.sender == user.as_str()).map(|(seq, _)| *seq)
+    }
+
+    /// Where the message with this id stands.
+    pub(crate) fn find(&self, id: &str) -> Option<u64> {
+        self.said.iter().rev().find(|(_, said)| said.message.id == id).map(|(seq, _)| *seq)
     }
 }
 
 /// Where the message with this id stands: behind all that is known, if it is not among them and its id, which begins with the time, is
 /// later.
 fn place<'a>(said: &BTreeMap<u64, Said>, id: &'a str) -> (u64, &'a str) {
-    let known = said.iter().rev().find(|(_, said)| said.id == id).map(|(seq, _)| *seq);
-    let before = || said.iter().rev().find(|(_, said)| &*said.id < id).map_or(0, |(seq, _)| *seq);
+    let known = said.iter().rev().find(|(_, said)| said.message.id == id).map(|(seq, _)| *seq);
+    let before = || said.iter().rev().find(|(_, said)| &*said.message.id < id).map_or(0, |(seq, _)| *seq);
     (known.unwrap_or_else(before), id)
 }
 
@@ -175,7 +208,8 @@ mod tests {
     fn thread() -> Thread {
         let mut thread = Thread::default();
         for (seq, id) in [(3, "A"), (5, "B"), (9, "C")] {
-            let said = Said { id: id.to_owned(), sender: "me".to_owned(), time_ms: 1, text: String::new() };
+            let message = MessageRef { id: id.to_owned(), sender: "me".to_owned(), ..MessageRef::default() };
+            let said = Said { message, time_ms: 1, text: String::new(), about: String::new() };
             assert!(thread.put(seq, said));
         }
         thread
@@ -186,7 +220,7 @@ mod tests {
     }
 
     fn all(thread: &Thread) -> Vec<Reached> {
-        thread.said.iter().map(|(seq, said)| thread.reached(*seq, &said.id)).collect()
+        thread.said.iter().map(|(seq, said)| thread.reached(*seq, &said.message.id)).collect()
     }
 
     #[test]

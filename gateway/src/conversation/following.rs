@@ -200,7 +200,7 @@ impl Groups {
             Some(State::Following(followed)) => followed.timeline.followed.lacks(),
             _ => return false,
         };
-        let now = !self.is_paused && !(lacks && self.reads >= MAX_READS);
+        let now = !(self.is_paused || lacks && self.reads >= MAX_READS);
         if !now {
             self.settle(group);
         }
