@@ -17,7 +17,7 @@ const FILES: [&str; 9] = [
 ];
 
 /// Fields of oneofs that are kept behind a pointer.
-const LARGE: [&str; 18] = [
+const LARGE: [&str; 19] = [
     ".carillon.client.v1.ServerFrame.body.group",
     ".carillon.client.v1.Envelope.change",
     ".carillon.link.v1.RouterReply.result.account",
@@ -34,6 +34,7 @@ const LARGE: [&str; 18] = [
     ".carillon.link.v1.Send.header",
     ".carillon.link.v1.RouterRequest.op.change_contact",
     ".carillon.link.v1.Signaled.notice.contact_news",
+    ".carillon.link.v1.Signaled.notice.privacy_news",
     ".carillon.store.v1.Append.header",
     ".carillon.store.v1.RecordHeader.message",
 ];

@@ -154,7 +154,10 @@ async fn read(mut events: Events, tell: mpsc::Sender<String>, seen: Arc<Seen>, u
             | Event::Marks(_)
             | Event::Contact(_)
             | Event::ContactsMissed
-            | Event::Presence(_) => {}
+            | Event::Presence(_)
+            | Event::Privacy(_)
+            | Event::PrivacyMissed
+            | Event::ChatState(_) => {}
             Event::State(State::Connected { address, .. }) => {
                 connections += 1;
                 tracing::info!(user, address, "the canary is signed in");

@@ -84,7 +84,7 @@ impl Client {
         self.done(Query::Presence(set)).await
     }
 
-    async fn done(&self, query: Query) -> Result<(), FetchError> {
+    pub(crate) async fn done(&self, query: Query) -> Result<(), FetchError> {
         match self.find(query).await? {
             Found::Done => Ok(()),
             _ => Err(FetchError::OtherAnswer),

@@ -28,6 +28,7 @@ use crate::{
     fetches::{Fetches, Found},
     outbox::Outbox,
     positions::{Positions, Rest},
+    privacy,
     sign_in::{SignInCache, sign_in_cached},
     ticket::Ticket,
 };
@@ -42,6 +43,7 @@ pub(crate) struct Driver {
     /// its answer.
     pub(crate) renewals: VecDeque<Renewal>,
     pub(crate) contacts: Known,
+    pub(crate) privacy: privacy::Known,
     pub(crate) positions: Positions,
     pub(crate) events: EventQueue,
     pub(crate) attempts: Attempts,
@@ -90,6 +92,7 @@ impl Driver {
             backoff: Backoff::new(config.addresses.len(), first, config.backoff),
             positions: Positions::new(config.positions.iter().cloned()),
             contacts: Known::default(),
+            privacy: privacy::Known::default(),
             config,
             commands,
             acks,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use carillon_proto::{
     Position, TimelineId,
-    pb::client::{Contact, Conversations, Envelope, Marks, Presence, SignedIn},
+    pb::client::{ChatStateNotice, Contact, Conversations, Envelope, Marks, Presence, SignedIn, privacy_news},
 };
 use tokio::sync::mpsc;
 
@@ -46,6 +46,12 @@ pub enum Event {
     ContactsMissed,
     /// What a contact shows, after [`crate::Client::show`].
     Presence(Presence),
+    /// What others may see and do has changed, after [`crate::Client::privacy`].
+    Privacy(privacy_news::What),
+    /// It has changed, and what has changed is not known: read it again.
+    PrivacyMissed,
+    /// What another user is doing in the conversation with this one, after [`crate::Client::read_conversations`].
+    ChatState(ChatStateNotice),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -115,6 +121,9 @@ fn place(event: &Event) -> Option<(TimelineId, Position)> {
         | Event::Marks(_)
         | Event::Contact(_)
         | Event::ContactsMissed
-        | Event::Presence(_) => None,
+        | Event::Presence(_)
+        | Event::Privacy(_)
+        | Event::PrivacyMissed
+        | Event::ChatState(_) => None,
     }
 }

@@ -1,12 +1,12 @@
-//! Unanswered reads and requests: pages of history, groups, conversations and contacts. Pure; time is a parameter.
+//! Unanswered reads and requests: pages of history, groups, conversations, contacts and privacy. Pure; time is a parameter.
 //! Unanswered reads: pages of history, and what is asked about groups and files. Pure; time is a parameter.
 
 use std::{collections::BTreeMap, time::Instant};
 
 use carillon_proto::pb::client::{
     ContactRequest, Contacts, Conversations, Fetch, Group, Groups, Marks, MediaSlot, MediaUrl, Members, MoveMarks,
-    Page, ReadContacts, ReadConversations, ReadGroup, ReadGroups, ReadMarks, ReadMembers, RequestMediaSlot,
-    RequestMediaUrl, SetConversation, SetPresence, client_frame::Body,
+    Page, Privacy, PrivacyRequest, ReadContacts, ReadConversations, ReadGroup, ReadGroups, ReadMarks, ReadMembers,
+    ReadPrivacy, RequestMediaSlot, RequestMediaUrl, SetChatState, SetConversation, SetPresence, client_frame::Body,
 };
 
 /// Reads may be repeated freely, and so may marks, which only grow, and settings, of which the last one counts: so all of them are repeated after a reconnect.
@@ -30,6 +30,9 @@ pub(crate) enum Query {
     Presence(SetPresence),
     MediaSlot(RequestMediaSlot),
     MediaUrl(RequestMediaUrl),
+    Privacy(ReadPrivacy),
+    ChangePrivacy(PrivacyRequest),
+    ChatState(SetChatState),
 }
 
 /// The answer to a query.
@@ -46,6 +49,7 @@ pub(crate) enum Found {
     Done,
     MediaSlot(MediaSlot),
     MediaUrl(MediaUrl),
+    Privacy(Privacy),
 }
 
 struct Pending<T> {
@@ -78,6 +82,9 @@ impl<T> Fetches<T> {
             Query::Presence(set) => set.request = request,
             Query::MediaSlot(ask) => ask.request = request,
             Query::MediaUrl(ask) => ask.request = request,
+            Query::Privacy(read) => read.request = request,
+            Query::ChangePrivacy(change) => change.request = request,
+            Query::ChatState(set) => set.request = request,
         }
         self.pending.insert(request, Pending { query, deadline, answer, sent: false });
     }
@@ -105,6 +112,9 @@ impl<T> Fetches<T> {
                 Query::Presence(set) => Body::SetPresence(set),
                 Query::MediaSlot(ask) => Body::RequestMediaSlot(ask),
                 Query::MediaUrl(ask) => Body::RequestMediaUrl(ask),
+                Query::Privacy(read) => Body::ReadPrivacy(read),
+                Query::ChangePrivacy(change) => Body::Privacy(change),
+                Query::ChatState(set) => Body::SetChatState(set),
             });
         }
     }

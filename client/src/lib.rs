@@ -24,6 +24,7 @@ mod groups;
 mod media;
 mod outbox;
 mod positions;
+mod privacy;
 mod references;
 mod scram;
 mod session;

@@ -70,6 +70,9 @@ impl Driver {
         if signed_in.features.iter().any(|feature| feature == features::CONTACTS) {
             self.contacts.begin().for_each(|frame| session.writer.push(frame));
         }
+        if signed_in.features.iter().any(|feature| feature == features::PRIVACY) {
+            self.privacy.begin().into_iter().for_each(|frame| session.writer.push(frame));
+        }
         let end = match self.serve(&mut session).await {
             Ok(()) => End::Closed,
             Err(end) => end,
@@ -261,6 +264,18 @@ impl Driver {
                 for presence in told.presences {
                     self.events.extend(self.contacts.presence(presence));
                 }
+                Ok(())
+            }
+            Frame::Privacy(privacy) => {
+                self.events.extend(self.privacy.read(&privacy));
+                self.found(privacy.request, Found::Privacy(privacy))
+            }
+            Frame::PrivacyNews(news) => {
+                self.events.extend(self.privacy.news(news));
+                Ok(())
+            }
+            Frame::ChatState(told) => {
+                self.events.push(Event::ChatState(told));
                 Ok(())
             }
             Frame::Timelines(begun) => self.delivered_from(&begun.timelines),

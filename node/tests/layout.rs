@@ -90,8 +90,9 @@ fn the_store_has_no_wall_clock() {
 }
 
 /// Names of `client` that the core may use: words, but no frames.
-const WORDS: [&str; 24] = [
+const WORDS: [&str; 25] = [
     "self",
+    "ChatState",
     "Code",
     "Content",
     "Direction",

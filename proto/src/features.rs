@@ -18,11 +18,17 @@ pub const MEDIA: &str = "media";
 /// Messages that refer to messages.
 pub const REFERENCES: &str = "references";
 
+/// `PrivacyRequest` and `ReadPrivacy`.
+pub const PRIVACY: &str = "privacy";
+
+/// `SetChatState`.
+pub const CHAT_STATES: &str = "chat-states";
+
 /// Each feature, and the level of the cluster from which on gateways announce it.
 ///
 /// A client may come from a gateway of one release to one of another. While releases are mixed, the level is that of the older one, so
 /// a gateway of the newer one announces nothing that the client could miss there.
-const FEATURES: [(&str, Level); 7] = [
+const FEATURES: [(&str, Level); 9] = [
     (UNKNOWN_FIELDS, Level::CLUSTER),
     (MORE_POSITIONS, Level::CLUSTER),
     (GROUPS, Level::GROUPS),
@@ -30,6 +36,8 @@ const FEATURES: [(&str, Level); 7] = [
     (CONTACTS, Level::GROUPS),
     (MEDIA, Level::GROUPS),
     (REFERENCES, Level::GROUPS),
+    (PRIVACY, Level::GROUPS),
+    (CHAT_STATES, Level::GROUPS),
 ];
 
 /// The features of a service whose cluster is at this level.

@@ -1,9 +1,11 @@
 //! A cache of account rows of the directory shards. Entries need no expiry: the store refuses a request for an
 //! incarnation that has ended, and then the account is read again.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use carillon_proto::{KeyedMap, UserId};
+
+use crate::privacy::Privacy;
 
 /// Most requests that wait for one user's account. Further ones are refused.
 const WAITERS: usize = 4096;
@@ -29,16 +31,18 @@ enum Entry<W> {
 }
 
 /// The cached fields of an account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CachedAccount {
     /// The incarnation of the account that owns the inbox.
     pub(crate) incarnation: u64,
     /// The name had a previous owner.
     pub(crate) remade: bool,
+    /// `None`, for most users: everything is open to everybody.
+    pub(crate) privacy: Option<Arc<Privacy>>,
 }
 
 /// The result of reading an account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Read {
     Account(CachedAccount),
     NoUser,
@@ -77,7 +81,7 @@ impl<W> Accounts<W> {
         match self.entries.get_mut(user)? {
             Entry::Loaded { account, used } => {
                 *used = true;
-                Some(*account)
+                Some(account.clone())
             }
             Entry::Loading { .. } => None,
         }
@@ -176,11 +180,11 @@ mod tests {
     }
 
     fn of(incarnation: u64) -> Option<CachedAccount> {
-        Some(CachedAccount { incarnation, remade: false })
+        Some(CachedAccount { incarnation, remade: false, privacy: None })
     }
 
     fn read(incarnation: u64) -> Read {
-        Read::Account(CachedAccount { incarnation, remade: false })
+        Read::Account(CachedAccount { incarnation, remade: false, privacy: None })
     }
 
     #[test]

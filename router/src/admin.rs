@@ -207,7 +207,7 @@ impl Admin {
     }
 
     async fn read(&self, user: &UserId) -> Result<User, Status> {
-        let op = Op::ReadUser(ReadUser { user: user.as_str().to_owned() });
+        let op = Op::ReadUser(ReadUser { user: user.as_str().to_owned(), by: None });
         match self.call(self.shards()?.directory_of(user), op).await {
             Ok(StoreAnswer::User(found)) => Ok(found),
             other => Err(failed(other)),

@@ -45,6 +45,17 @@ impl GroupChanging {
         }
     }
 
+    /// This user wants nothing of the sender in groups: it is not added, and what else is done is not told to it.
+    pub(crate) fn is_unwanted(&mut self, user: String) -> Result<(), Failure> {
+        match &mut self.change {
+            Change::Members(op) if op.change() != OfMembers::Add => {
+                op.unwanted.push(user);
+                Ok(())
+            }
+            _ => Err(Failure::Unwanted(user)),
+        }
+    }
+
     pub(crate) fn command(&self) -> ChangeGroup {
         ChangeGroup { append: Some(self.message.append()), by_operator: false, change: Some(self.change.clone()) }
     }
@@ -92,7 +103,9 @@ impl GroupChanging {
                     // They stay members: they read it in the group.
                     OfMembers::Role | OfMembers::Mute | OfMembers::Unspecified => return Vec::new(),
                 };
-                op.users.iter().filter_map(|person| of(person, standing, role)).collect()
+                // Whether the others are told is for the store to say, and for the worker to do.
+                let wanted = op.users.iter().filter(|person| !op.unwanted.contains(&person.user));
+                wanted.filter_map(|person| of(person, standing, role)).collect()
             }
             Change::Set(_) | Change::Delete(_) => Vec::new(),
         }

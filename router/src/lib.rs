@@ -32,6 +32,7 @@ mod peers;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod presence;
+mod privacy;
 mod recent_keys;
 mod register;
 mod registry;

@@ -410,6 +410,8 @@ fn signal_size(signal: &Signaled) -> usize {
         Some(signaled::Notice::ContactNews(_)) => 4096,
         Some(signaled::Notice::Conversations(moved)) => moved.encoded_len(),
         Some(signaled::Notice::Marked(marked)) => marked.encoded_len(),
+        Some(signaled::Notice::PrivacyNews(news)) => news.encoded_len(),
+        Some(signaled::Notice::ChatState(told)) => told.encoded_len(),
         None => 0,
     };
     64 + signal.body.len() + signal.connections.len() * 4 + what

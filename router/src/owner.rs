@@ -1,5 +1,6 @@
 //! The owner of a part of the users: what each input does. Does not wait and has no clock.
 
+mod chat_states;
 mod contacts;
 mod conversations;
 mod deliveries;
@@ -8,6 +9,7 @@ mod groups;
 mod media;
 mod messages;
 mod presence;
+mod privacy;
 mod sessions;
 mod timelines;
 mod users;
@@ -33,7 +35,7 @@ use carillon_proto::{
 use tokio::time::Instant;
 
 use self::conversations::{ConversationsAsked, Counting, MarksReading};
-use self::{contacts::ContactChanging, presence::shows};
+use self::{chat_states::ChatStateTelling, contacts::ContactChanging, presence::shows, privacy::PrivacyAsked};
 use crate::{
     accounts::Accounts,
     checks::Checks,
@@ -156,6 +158,10 @@ pub(crate) struct OwnerConfig {
 /// What continues when a user has been read.
 enum Waiter {
     Send(Box<Sending>),
+    /// How far the user is, for the other side.
+    Mark(Box<Marked>),
+    /// What somebody else is doing in the conversation with the user.
+    ChatState(Box<ChatStateTelling>),
     Announce(Box<Announced>),
     /// Only the read was wanted.
     Nobody,
@@ -227,6 +233,7 @@ enum Continuation {
     Watchers(UserId, u64),
     ContactRead(Box<ContactChanging>),
     ContactChanged(Box<ContactChanging>),
+    Privacy(Box<PrivacyAsked>),
     /// A place for a file was made in the shard of this index.
     MediaCreated(u16, ReplySlot),
     /// Heads of groups that a gateway follows: of the request of this number.
@@ -351,6 +358,9 @@ impl Owner {
             Op::ChangeContact(change) => self.change_contact(*change, parts),
             Op::ReadContacts(read) => self.read_contacts(read, parts),
             Op::SetPresence(set) => self.set_presence(set, parts, now),
+            Op::ChangePrivacy(change) => self.change_privacy(change, parts),
+            Op::ReadPrivacy(read) => self.read_privacy(&read, parts),
+            Op::TellChatState(tell) => self.tell_chat_state(tell, parts, now),
             Op::CreateMedia(create) => self.create_media(*create, parts),
             Op::CompleteMedia(complete) => self.complete_media(complete, parts),
             Op::ReadMedia(read) => self.read_media(read, parts),
@@ -434,12 +444,13 @@ impl Owner {
                     Ok(StoreAnswer::MembershipsRead(read)) => Ok(Answer::MembershipsRead(read)),
                     Ok(StoreAnswer::ContactsRead(read)) => Ok(Answer::ContactsRead(read)),
                     Ok(StoreAnswer::MediaRead(read)) => Ok(Answer::MediaRead(Box::new(read))),
+                    Ok(StoreAnswer::Privacy(privacy)) => Ok(Answer::Privacy(privacy)),
                     other => Err(unexpected(other)),
                 };
                 self.end(slot, read);
             }
             Continuation::Cursor(slots) => self.end_all(slots, &done(answer)),
-            Continuation::Moved(moves) => self.moved(*moves, answer),
+            Continuation::Moved(moves) => self.moved(*moves, answer, now),
             Continuation::Repeated(sending) => self.looked_for_first(sending, answer, now),
             Continuation::FirstAppend(sending) => self.first_appended(sending, answer, now),
             Continuation::SecondAppend(sending) => self.second_appended(sending, answer, now),
@@ -454,16 +465,17 @@ impl Owner {
             }
             Continuation::ContactRead(changing) => self.contact_read(changing, answer),
             Continuation::ContactChanged(changing) => self.contact_changed(*changing, answer, time_ms),
+            Continuation::Privacy(asked) => self.privacy_answered(*asked, answer, now, time_ms),
             Continuation::MediaCreated(shard, slot) => {
                 self.media_created(shard, slot, answer);
             }
             Continuation::Followed(request, groups) => self.followed(request, &groups, answer),
-            Continuation::Conversations(asked) => self.conversations_answered(*asked, answer),
+            Continuation::Conversations(asked) => self.conversations_answered(*asked, answer, now),
         }
     }
 
     fn read_user(&mut self, user: &UserId, deadline: Instant, asked: Continuation) {
-        let op = store_request::Op::ReadUser(ReadUser { user: user.as_str().to_owned() });
+        let op = store_request::Op::ReadUser(ReadUser { user: user.as_str().to_owned(), by: None });
         let shard = self.topology.shards.directory_of(user);
         self.ask(shard, op, String::new(), deadline, asked);
     }

@@ -11,12 +11,12 @@ use carillon_proto::{
     Keyed, UserId,
     pb::{
         client::{Presence, Show},
-        store::{Person, contacts_read::Row},
+        store::{ContactsRead, Person},
     },
 };
 use tokio::time::Instant;
 
-use crate::{said::Said, session::Session};
+use crate::{privacy, said::Said, session::Session};
 
 /// Between two words about a user.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -65,6 +65,10 @@ struct Present {
     watchers: Option<BTreeSet<u64>>,
     /// Who has asked meanwhile.
     asking: Vec<Person>,
+    /// The user is shown to nobody.
+    hidden: bool,
+    /// Whom the user has blocked, as hashes of the names.
+    blocked: BTreeSet<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +145,8 @@ impl Presences {
                 probes: true,
                 watchers: None,
                 asking: Vec::new(),
+                hidden: false,
+                blocked: BTreeSet::new(),
             };
             self.users.insert(user.clone(), present);
         }
@@ -232,7 +238,7 @@ impl Presences {
         &mut self,
         user: &UserId,
         incarnation: u64,
-        contacts: Option<&[Row]>,
+        contacts: Option<&ContactsRead>,
         current: &Current,
         now: Instant,
     ) -> Option<Telling> {
@@ -242,23 +248,27 @@ impl Presences {
             self.look_at(user, now + AGAIN);
             return None;
         };
-        let watchers = contacts.iter().filter(|row| row.row.as_ref().is_some_and(|row| row.from));
+        (present.hidden, present.blocked) =
+            (contacts.hidden, contacts.blocked.iter().map(|name| privacy::hash(name)).collect());
+        let watchers = contacts.contacts.iter().filter(|row| row.row.as_ref().is_some_and(|row| row.from));
+        let watchers = watchers.filter(|_| !contacts.hidden);
         present.watchers =
             Some(watchers.map(|row| hash(&row.contact, row.row.as_ref().map_or(0, |row| row.peer))).collect());
         let asking = std::mem::take(&mut present.asking);
         let is_offline = current.shown.is_none();
+        let shown = current.shown.as_ref().filter(|_| !contacts.hidden);
         // It may have come to an end only meanwhile.
         let waits = is_offline && present.turn.is_none();
         let pause = present.told_at.map_or(now, |at| at + PAUSE);
-        let tells = !waits && present.told != current.shown && (is_offline || now >= pause);
+        let tells = !waits && present.told.as_ref() != shown && (shown.is_none() || now >= pause);
         let telling = Telling { tells, probes: std::mem::take(&mut present.probes) && !is_offline, asking };
         if tells {
-            present.told.clone_from(&current.shown);
+            present.told = shown.cloned();
             present.told_at = Some(now);
         }
         if tells && is_offline {
             self.forget(user);
-        } else if present.told != current.shown {
+        } else if present.told.as_ref() != shown {
             self.look_at(user, pause.max(now));
         }
         Some(telling)
@@ -284,9 +294,28 @@ impl Presences {
         let Some(present) = self.users.get_mut(user).filter(|present| present.incarnation == incarnation) else {
             return false;
         };
+        let may = may && !present.hidden && !present.blocked.contains(&privacy::hash(&contact.user));
         let Some(watchers) = &mut present.watchers else { return false };
         let hash = hash(&contact.user, contact.incarnation);
         if may { watchers.insert(hash) } else { watchers.remove(&hash) }
+    }
+
+    /// From now on the user neither sees this one nor is seen, or no longer so.
+    pub(crate) fn set_blocked(&mut self, user: &UserId, name: &str, is_blocked: bool) {
+        if let Some(present) = self.users.get_mut(user) {
+            let name = privacy::hash(name);
+            if is_blocked {
+                present.blocked.insert(name)
+            } else {
+                present.blocked.remove(&name)
+            };
+        }
+    }
+
+    /// True if the user sees nothing of this one.
+    pub(crate) fn blocks(&self, user: &UserId, name: &str) -> bool {
+        let present = self.users.get(user).filter(|present| !present.blocked.is_empty());
+        present.is_some_and(|present| present.blocked.contains(&privacy::hash(name)))
     }
 
     /// The user as contacts are told. Later ones have higher numbers, also after the owner was started again.

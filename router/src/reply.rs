@@ -91,6 +91,10 @@ pub(crate) enum Failure {
     Conversations,
     #[error("contacts are not supported yet")]
     Contacts,
+    #[error("privacy can't be set yet")]
+    Privacy,
+    #[error("{0} does not let everybody add it to groups: invite it")]
+    Unwanted(String),
     #[error("{0}")]
     NoRoom(String),
     #[error("the user has too many requests")]
@@ -150,11 +154,13 @@ impl Failure {
             Self::Store(StoreFailure::OutOfOrder { .. }) => (Code::OutOfOrder, true, 0),
             Self::Store(StoreFailure::Unexpected) | Self::LargeAnswer { .. } => (Code::Internal, false, 0),
             Self::Id(_) | Self::Invalid(_) => (Code::Invalid, false, 0),
-            Self::Groups | Self::Conversations | Self::Contacts | Self::Media => (Code::Unsupported, false, 0),
+            Self::Groups | Self::Conversations | Self::Contacts | Self::Privacy | Self::Media => {
+                (Code::Unsupported, false, 0)
+            }
             Self::NoRoom(_) | Self::Requests => (Code::Overloaded, true, 60_000),
             Self::TooLarge { .. } | Self::Quota(_) => (Code::TooLarge, false, 0),
             Self::NoUser(_) => (Code::NotFound, false, 0),
-            Self::Forbidden | Self::OtherDomain(_) => (Code::Forbidden, false, 0),
+            Self::Forbidden | Self::OtherDomain(_) | Self::Unwanted(_) => (Code::Forbidden, false, 0),
             Self::Crowded | Self::GatewayCrowded => (Code::Overloaded, true, 200),
             Self::Reused | Self::ReusedElsewhere => (Code::Invalid, false, 0),
             Self::Halfway { retry_after_ms, .. } => (Code::Unavailable, true, *retry_after_ms),
@@ -234,6 +240,9 @@ pub(crate) fn op_name(op: &link::router_request::Op) -> &'static str {
         Op::ChangeContact(_) => "change_contact",
         Op::ReadContacts(_) => "read_contacts",
         Op::SetPresence(_) => "set_presence",
+        Op::ChangePrivacy(_) => "change_privacy",
+        Op::ReadPrivacy(_) => "read_privacy",
+        Op::TellChatState(_) => "tell_chat_state",
         Op::CreateMedia(_) => "create_media",
         Op::CompleteMedia(_) => "complete_media",
         Op::ReadMedia(_) => "read_media",
@@ -269,6 +278,9 @@ pub(crate) fn routed_by(op: &link::router_request::Op) -> Result<TimelineId, Fai
         Op::ChangeContact(op) => of_user(&op.user),
         Op::ReadContacts(op) => of_user(&op.user),
         Op::SetPresence(op) => of_user(&op.user),
+        Op::ChangePrivacy(op) => of_user(&op.user),
+        Op::ReadPrivacy(op) => of_user(&op.user),
+        Op::TellChatState(op) => of_user(&op.user),
         Op::CreateMedia(op) => of_user(&op.user),
         Op::CompleteMedia(op) => of_user(&op.user),
         Op::ReadMedia(op) => of_user(&op.user),

@@ -8,8 +8,8 @@ use carillon_proto::{
         client::{self, recipient::To},
         link::{Accepted, RawEnvelope, Send},
         store::{
-            Append, Appended, Header, Reference, TimelineCommand, TimelineKey, store_request::Op, timeline_command,
-            timeline_key::Kind,
+            Append, Appended, Header, Reference, TimelineCommand, TimelineKey, append::Admission, store_request::Op,
+            timeline_command, timeline_key::Kind,
         },
     },
     trace,
@@ -34,6 +34,12 @@ pub(crate) struct Sending {
     generation: u64,
     /// The incarnation of the recipient's account when the first append began.
     pub(crate) recipient_incarnation: u64,
+    /// What the recipient allows to the sender.
+    pub(crate) admission: Admission,
+    /// The recipient has blocked the sender, and does not get it.
+    pub(crate) withheld: bool,
+    /// The recipient's name had a previous owner.
+    pub(crate) is_remade: bool,
     /// The recipient was read again, because the cached account had ended.
     pub(crate) read_again: bool,
     key: DuplicateKey,
@@ -156,6 +162,9 @@ impl Sending {
             incarnation: send.incarnation,
             generation: send.generation,
             recipient_incarnation: 0,
+            admission: Admission::Unspecified,
+            withheld: false,
+            is_remade: false,
             read_again: false,
             key,
             bytes,
@@ -183,8 +192,13 @@ impl Sending {
     pub(crate) fn append_first(&self, shards: ShardMap) -> (ShardId, Op) {
         let append = self.append(&self.bytes.recipient, self.bytes.key.clone(), self.recipient_incarnation);
         let sender = self.bytes.sender.clone();
-        let append =
-            Append { sender, sender_generation: self.generation, peer_incarnation: self.incarnation, ..append };
+        let append = Append {
+            sender,
+            sender_generation: self.generation,
+            peer_incarnation: self.incarnation,
+            admission: self.admission.into(),
+            ..append
+        };
         Self::command(shards, append, &self.recipient)
     }
 

@@ -382,7 +382,10 @@ impl World<'_> {
                 | Told::Marks(_)
                 | Told::Contact(_)
                 | Told::ContactsMissed
-                | Told::Presence(_) => continue,
+                | Told::Presence(_)
+                | Told::Privacy(_)
+                | Told::PrivacyMissed
+                | Told::ChatState(_) => continue,
             };
             let acknowledges = self.random.in_thousand(self.scenario.acknowledged);
             let node = &mut self.clients[client];

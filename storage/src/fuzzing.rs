@@ -274,6 +274,7 @@ mod tests {
                         sender_incarnation: 0,
                         peer: Bytes::new(),
                         peer_incarnation: any % 2,
+                        admission: (any % 11) as i32,
                         ..Default::default()
                     }),
                 };

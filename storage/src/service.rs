@@ -282,6 +282,17 @@ fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Re
             user(&read.user)?;
             Ok(Checked::Read(ReadOp::Contacts(read)))
         }
+        (ShardKind::Directory, Some(Op::ReadPrivacy(read))) => {
+            user(&read.user)?;
+            Ok(Checked::Read(ReadOp::Privacy(read)))
+        }
+        (ShardKind::Directory, Some(Op::ReadAllowed(read))) => {
+            if read.users.len() > limits::MARKS {
+                return Err(wrong(Reason::Invalid, "too many users are asked for at once"));
+            }
+            read.users.iter().try_for_each(|name| user(name))?;
+            Ok(Checked::Read(ReadOp::Allowed(read)))
+        }
         (ShardKind::Directory, Some(Op::ReadUntold(read))) => Ok(Checked::Read(ReadOp::Untold(read))),
         (ShardKind::Directory, Some(Op::ListAccounts(list))) => Ok(Checked::Read(ReadOp::Accounts(list))),
         (ShardKind::Directory, Some(Op::ListSessions(list))) => Ok(Checked::Read(ReadOp::Sessions(list))),
@@ -316,6 +327,8 @@ fn span_of(request: &StoreRequest) -> Option<Span> {
         Some(Op::ReadContacts(_)) => "read contacts",
         Some(Op::ReadUntold(_)) => "read untold",
         Some(Op::ReadMedia(_)) => "read media",
+        Some(Op::ReadPrivacy(_)) => "read privacy",
+        Some(Op::ReadAllowed(_)) => "read allowed",
         Some(Op::ListAccounts(_)) => "list accounts",
         Some(Op::ListSessions(_)) => "list sessions",
         None => "unknown",

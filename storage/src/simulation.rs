@@ -88,6 +88,8 @@ impl Machines {
             | Op::ReadMedia(_)
             | Op::ListAccounts(_)
             | Op::ReadContacts(_)
+            | Op::ReadPrivacy(_)
+            | Op::ReadAllowed(_)
             | Op::ReadUntold(_)
             | Op::ListSessions(_) => None,
         })
@@ -125,9 +127,17 @@ impl Machines {
                     Outcome::ConversationsRead(self.timelines[place].1.conversations(op)?)
                 }
                 (ShardKind::Timeline, Op::ReadMarks(op)) => Outcome::MarksRead(self.timelines[place].1.marks(op)?),
-                (ShardKind::Directory, Op::ReadUser(op)) => Outcome::User(self.directories[place].1.user(&op.user)?),
+                (ShardKind::Directory, Op::ReadUser(op)) => {
+                    Outcome::User(self.directories[place].1.user_for(&op.user, op.by.as_ref())?)
+                }
                 (ShardKind::Directory, Op::ReadContacts(op)) => {
                     Outcome::ContactsRead(self.directories[place].1.contacts(op)?)
+                }
+                (ShardKind::Directory, Op::ReadPrivacy(op)) => {
+                    Outcome::Privacy(self.directories[place].1.read_privacy(op)?)
+                }
+                (ShardKind::Directory, Op::ReadAllowed(op)) => {
+                    Outcome::AllowedRead(self.directories[place].1.read_allowed(op)?)
                 }
                 (ShardKind::Directory, Op::ReadUntold(op)) => {
                     Outcome::UntoldRead(self.directories[place].1.untold(op)?)

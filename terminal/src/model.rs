@@ -440,6 +440,7 @@ impl Model {
             Event::Conversations(changes) => self.list_changed(changes),
             Event::Marks(marks) if marks.group.is_empty() => marks.marks.iter().for_each(|mark| self.marked(mark)),
             Event::Marks(_) | Event::Contact(_) | Event::ContactsMissed => {}
+            Event::Privacy(_) | Event::PrivacyMissed | Event::ChatState(_) => {}
             Event::Presence(presence) => {
                 self.shown.insert(presence.user.clone(), presence);
             }

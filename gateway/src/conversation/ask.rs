@@ -7,8 +7,8 @@ use carillon_proto::pb::{
     store::{GroupSettings, ReadConversations, Role, SetConversation, SetGroup, change_members, move_marks},
 };
 
-use super::ContactAsk;
 use super::media::{SlotAsk, UrlAsk};
+use super::{ChatStateAsk, ContactAsk, PrivacyAsk};
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Ask {
@@ -38,6 +38,8 @@ pub(crate) enum Ask {
     GroupRead(Box<GroupReadAsk>),
     Conversation(Box<ConversationAsk>),
     Contact(Box<ContactAsk>),
+    Privacy(Box<PrivacyAsk>),
+    ChatState(Box<ChatStateAsk>),
     MediaSlot(Box<SlotAsk>),
     MediaUrl(Box<UrlAsk>),
     /// A new token, sent before the current one expires.
@@ -192,7 +194,7 @@ pub(crate) enum GroupQuery {
 pub(crate) enum AskId {
     /// The send or the change of a group with this client id.
     Send(String),
-    /// The page, renewal, read of groups, request about contacts or for media with this number.
+    /// The page, renewal, read of groups, request about contacts or privacy, or for media, with this number.
     Request(u32),
     /// The sign-in. Another credential may follow.
     SignIn,

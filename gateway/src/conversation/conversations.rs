@@ -110,7 +110,8 @@ impl Live {
                 out.push(Effect::Tell(Tell::ConversationsMoved { request: 0, moved: Box::new(moved.clone()) }));
             }
             Some(Notice::Marked(marked)) => out.push(Effect::Tell(Tell::Marked(Box::new(marked.clone())))),
-            Some(Notice::Presences(_) | Notice::ContactNews(_)) | None => {}
+            Some(Notice::Presences(_) | Notice::ContactNews(_) | Notice::PrivacyNews(_) | Notice::ChatState(_))
+            | None => {}
         }
     }
 }

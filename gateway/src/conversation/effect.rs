@@ -3,7 +3,7 @@
 use carillon_proto::{GroupId, TimelineId, pb::link::router_request::Op};
 
 use super::{
-    ContactTag, Tell,
+    ContactTag, PrivacyTag, Tell,
     conversations::AskedMarks,
     media::{SlotPending, UrlPending},
     renewal::Renewal,
@@ -56,6 +56,9 @@ pub(crate) enum Tag {
         asked: AskedMarks,
     },
     Contact(ContactTag),
+    Privacy(PrivacyTag),
+    /// With the number of the request.
+    ChatState(u32),
     /// A place for a file.
     MediaSlot(SlotPending),
     /// The message that refers to a file.

@@ -218,6 +218,8 @@ fn members(asked: MembersAsk, who: &Identity) -> Result<store::ChangeMembers, Re
         role: role.into(),
         muted_until_ms,
         link,
+        // Whom this is, the router finds out.
+        unwanted: Vec::new(),
     })
 }
 

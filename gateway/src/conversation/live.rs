@@ -19,6 +19,7 @@ use carillon_proto::{
 
 use super::{
     Effect, Identity, Now, Rules, Tag, Tell, acknowledge,
+    chat_states::LastStates,
     contacts::Contacts,
     following::{Timeline, Timelines, Which},
     history::History,
@@ -57,6 +58,10 @@ pub(super) struct Live {
     pub(super) follows_conversations: bool,
     /// `None`: it has asked nothing about contacts.
     pub(super) contacts: Option<Box<Contacts>>,
+    /// The client has read what others may see and do, and is told of changes.
+    pub(super) follows_privacy: bool,
+    /// `None`: it has told nobody what the user is doing.
+    pub(super) last_states: Option<Box<LastStates>>,
     /// The directory is checking a new token.
     pub(super) renewing: bool,
     /// Earliest time of the next acknowledgement.
@@ -119,6 +124,8 @@ impl Live {
             history: History::default(),
             follows_conversations: false,
             contacts: None,
+            follows_privacy: false,
+            last_states: None,
             renewing: false,
             ack_not_before: now.instant,
             going: None,
@@ -319,6 +326,8 @@ impl Live {
             Tag::GroupRead { request, group } => self.group_was_read(request, group, result, out),
             Tag::Conversations { request, asked } => self.conversations_answered(request, asked, result, out),
             Tag::Contact(tag) => self.contacts_answered(tag, result, out),
+            Tag::Privacy(tag) => self.privacy_answered(tag, result, out),
+            Tag::ChatState(request) => self.chat_state_answered(request, result, out),
             Tag::MediaSlot(asked) => self.media_created(rules, now, asked, result, out),
             Tag::MediaMessage(asked) => self.media_message_read(asked, result, out),
             Tag::MediaRow(asked) => self.media_row_read(rules, now, &asked, result, out),

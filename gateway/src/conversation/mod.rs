@@ -3,6 +3,7 @@
 
 mod acks;
 mod ask;
+mod chat_states;
 mod contacts;
 pub(crate) mod content;
 mod conversations;
@@ -18,6 +19,7 @@ mod pace;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod positions;
+mod privacy;
 pub(crate) mod rate;
 mod references;
 mod renewal;
@@ -52,10 +54,12 @@ pub(crate) use ask::{
     Ask, AskId, ConversationAsk, ConversationQuery, Credential, GroupAsk, GroupChangeAsk, GroupQuery, GroupReadAsk,
     MembersAsk, PageAsk, SendAsk, SignInAsk,
 };
+pub(crate) use chat_states::{ChatStateAsk, ChatStateTell};
 pub(crate) use contacts::{ContactAsk, ContactChange, ContactQuery, ContactTag, ContactTell};
 pub(crate) use effect::{Effect, Tag};
 pub(crate) use input::{Input, Now};
 pub(crate) use media::{SlotAsk, SlotTell, UrlAsk, UrlTell};
+pub(crate) use privacy::{PrivacyAsk, PrivacyChange, PrivacyQuery, PrivacyTag, PrivacyTell};
 pub(crate) use rules::{MediaRules, Rules};
 pub(crate) use tell::{GroupTell, Page, Placed, Tell, Welcome};
 pub(crate) use ticket::TicketKeys;
@@ -176,6 +180,8 @@ impl Session {
             Input::Signal(signal) => self.with_live(out, |live, _, out| {
                 live.noticed(&signal, out);
                 live.signaled(&signal, out);
+                live.privacy_news(&signal, out);
+                live.chat_state_told(&signal, out);
                 Ok(())
             }),
             Input::SignalsMissed => self.with_live(out, |live, _, _| {
@@ -273,6 +279,8 @@ impl Session {
                     Ask::GroupRead(ask) => live.read_group(&self.rules, now, *ask, out),
                     Ask::Conversation(ask) => live.ask_conversations(&self.rules, now, *ask, out),
                     Ask::Contact(ask) => live.ask_contacts(&self.rules, now, *ask, out),
+                    Ask::Privacy(ask) => live.ask_privacy(&self.rules, now, *ask, out),
+                    Ask::ChatState(ask) => live.set_chat_state(&self.rules, now, *ask, out),
                     Ask::Heads { nonce } => live.pong(nonce, out),
                     Ask::Renew { request, token } => self.renew(now, request, &token, out),
                     Ask::SignOut => live.finish(LastWord::SignOut),

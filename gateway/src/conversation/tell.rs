@@ -16,7 +16,7 @@ use carillon_proto::{
 };
 
 use super::{
-    ContactTell,
+    ChatStateTell, ContactTell, PrivacyTell,
     ask::AskId,
     media::{SlotTell, UrlTell},
 };
@@ -72,6 +72,8 @@ pub(crate) enum Tell {
     /// Another user has just read or received.
     Marked(Box<Marked>),
     Contact(Box<ContactTell>),
+    Privacy(Box<PrivacyTell>),
+    ChatState(Box<ChatStateTell>),
     MediaSlot(Box<SlotTell>),
     MediaUrl(Box<UrlTell>),
     /// How far the followed timelines reach; of groups, those of which the client has not everything yet.

@@ -48,7 +48,7 @@ async fn hears(client: &mut StreamClient) -> String {
 
 impl World {
     /// The router tells this to all sessions of the user.
-    async fn signals(&self, user: &str, what: Notice) {
+    pub(crate) async fn signals(&self, user: &str, what: Notice) {
         let store = self.store();
         let sessions =
             store.lock().sessions.values().filter(|session| session.user == user).cloned().collect::<Vec<_>>();

@@ -1,11 +1,13 @@
 //! A gateway over real sockets against a small router of one process, whose store is a map.
 
+mod chat_states;
 mod client;
 mod contacts;
 mod conversations;
 mod groups;
 mod media;
 mod plays;
+mod privacy;
 mod rebalance;
 mod references;
 mod resume;

@@ -20,16 +20,17 @@ use carillon_proto::{
     pb::{
         client::{Position, Recipient, Timeline, recipient::To, timeline::Owner},
         link::{
-            Accepted, ChangeContact, DirectAnswer, Done, Evict, FromRouter, Push, RawEnvelope, RouterReply,
-            RouterRequest, Send, SendTo, SessionOpened, SessionPresence, TimelineHead, ToRouter,
+            Accepted, ChangeContact, ChangePrivacy, DirectAnswer, Done, Evict, FromRouter, Push, RawEnvelope,
+            RouterReply, RouterRequest, Send, SendTo, SessionOpened, SessionPresence, TellChatState, TimelineHead,
+            ToRouter,
             router_reply::Result as Reply,
             router_request::Op,
             router_server::{Router, RouterServer},
             send_to,
         },
         store::{
-            ConversationRow, DeregisterReply, DeregisterRequest, Head, Header, LeadsReply, LeadsRequest, MediaRow,
-            Node, NodeKind, RegisterReply, RegisterRequest, RegistryView, RenewReply, RenewRequest, Session,
+            self, ConversationRow, DeregisterReply, DeregisterRequest, Head, Header, LeadsReply, LeadsRequest,
+            MediaRow, Node, NodeKind, RegisterReply, RegisterRequest, RegistryView, RenewReply, RenewRequest, Session,
             StoredEntry, TimelineRead, WatchRequest, contacts_read,
             registry_server::{Registry, RegistryServer},
         },
@@ -68,6 +69,9 @@ pub(crate) struct Store {
     pub(crate) contact_changes: Vec<ChangeContact>,
     /// The version of each user's list, and its rows.
     pub(crate) contacts: HashMap<String, (u64, Vec<contacts_read::Row>)>,
+    pub(crate) chat_states: Vec<TellChatState>,
+    pub(crate) privacy_changes: Vec<ChangePrivacy>,
+    pub(crate) privacy: HashMap<String, store::Privacy>,
     pub(crate) announced_presences: Vec<SessionPresence>,
     /// Of the sends that had one.
     pub(crate) headers: Vec<Header>,
@@ -306,6 +310,17 @@ impl State {
             }
             Op::ReadContacts(read) => self.read_contacts(&read),
             Op::SetPresence(_) => Reply::Done(Done {}),
+            Op::ChangePrivacy(change) => {
+                self.store.lock().privacy_changes.push(change);
+                Reply::Done(Done {})
+            }
+            Op::TellChatState(tell) => {
+                self.store.lock().chat_states.push(tell);
+                Reply::Done(Done {})
+            }
+            Op::ReadPrivacy(read) => {
+                Reply::Privacy(self.store.lock().privacy.get(&read.user).cloned().unwrap_or_default())
+            }
             Op::CreateMedia(create) => self.create_media(*create),
             Op::CompleteMedia(complete) => self.complete_media(complete),
             Op::ReadMedia(read) => self.read_media(&read.id),

@@ -143,6 +143,9 @@ impl Gateway {
             From::Contact(_)
             | From::ReadContacts(_)
             | From::SetPresence(_)
+            | From::Privacy(_)
+            | From::ReadPrivacy(_)
+            | From::SetChatState(_)
             | From::RequestMediaSlot(_)
             | From::RequestMediaUrl(_) => {}
         }

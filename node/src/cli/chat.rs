@@ -10,7 +10,10 @@ use anyhow::{Context as _, anyhow, bail};
 use carillon_client::{Acknowledge, Address, Client, ClientConfig, Event, Events, SendError, State, Trust};
 use carillon_proto::{
     MessageId, Position, TimelineId, UserId,
-    pb::client::{Accepted, Envelope, Media, Recipient, Start, UserMark, group_change::What, recipient, timeline},
+    pb::client::{
+        Accepted, ChatState, ChatStateNotice, Envelope, Media, Recipient, Start, UserMark, group_change::What,
+        recipient, timeline,
+    },
     tasks::Tasks,
 };
 use clap::Args;
@@ -264,6 +267,8 @@ async fn print_events(events: &mut Events, user: &str, mut shown: impl FnMut(Sho
             Event::Conversations(_) => {}
             Event::Marks(marks) => marks.marks.iter().for_each(|mark| out::tell(format_args!("({})", told(mark)))),
             Event::Sent { .. } | Event::Contact(_) | Event::ContactsMissed | Event::Presence(_) => {}
+            Event::Privacy(_) | Event::PrivacyMissed => {}
+            Event::ChatState(told) => out::tell(format_args!("({})", doing(&told))),
             Event::Trimmed { first, .. } => {
                 out::tell(format_args!("(older messages before position {} are gone)", first.seq));
             }
@@ -333,6 +338,16 @@ fn told(mark: &UserMark) -> String {
         ("", delivered) => format!("{} has received everything up to {delivered}", mark.user),
         (read, _) => format!("{} has read everything up to {read}", mark.user),
     }
+}
+
+fn doing(told: &ChatStateNotice) -> String {
+    let doing = match told.state() {
+        ChatState::Composing => "is writing",
+        ChatState::Recording => "is recording",
+        ChatState::Paused => "has stopped writing",
+        ChatState::Gone | ChatState::Unspecified => "is not looking any more",
+    };
+    format!("{} {doing}", told.from)
 }
 
 pub(super) fn file(media: &Media) -> String {

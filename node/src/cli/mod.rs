@@ -18,6 +18,7 @@ mod media;
 mod message;
 mod out;
 mod outbox;
+mod privacy;
 mod repair;
 mod said;
 mod serve;
@@ -119,6 +120,8 @@ enum Command {
     Presence(contact::PresenceCommand),
     /// Edits, recalls, reacts to, pins and shows messages, as one of their users.
     Message(message::Message),
+    /// Says what others may see and do, and blocks users, as one of the users.
+    Privacy(privacy::PrivacyCommand),
     /// Shows nodes, shards and leaders.
     Status(status::Status),
     /// Checks what this machine and this configuration can tell: configuration, files, ports, limits, disks, other nodes,
@@ -217,6 +220,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Conversation(conversation)) => small(async { conversation.run(&options.load()?).await }),
         Some(Command::Contact(contact)) => small(async { contact.run(&options.load()?).await }),
         Some(Command::Presence(presence)) => small(async { presence.run(&options.load()?).await }),
+        Some(Command::Privacy(privacy)) => small(async { privacy.run(&options.load()?).await }),
         Some(Command::Status(status)) => small(async { status.run(&options.load()?).await }),
         Some(Command::Trace(trace)) => small(async { trace.run(&options.load()?).await }),
         Some(Command::Watch(watch)) => small(async { watch.run(&options.load()?).await }),

@@ -5,8 +5,8 @@ use carillon_proto::{
     pb::{
         link::{self, ContactNews, change_contact::Change as Asked},
         store::{
-            ChangeContact, Person, ReadContacts, SayToContact, User, Word, change_contact::Change, directory_command,
-            store_request,
+            ChangeContact, ContactChanged, Person, ReadContacts, SayToContact, User, Word, change_contact::Change,
+            directory_command, store_request,
         },
     },
 };
@@ -111,23 +111,28 @@ impl Owner {
             Err(StoreFailure::NoRoom { detail }) => return self.refuse(slot, &Failure::NoRoom(detail)),
             other => return self.refuse(slot, &unexpected(other)),
         };
-        if changed.changed {
-            self.contact_news(
-                ContactNews {
-                    user: Some(Person { user: user.as_str().to_owned(), incarnation }),
-                    contact: contact.as_str().to_owned(),
-                    row: changed.contact.clone(),
-                    before: changed.before,
-                    version: changed.version,
-                },
-                time_ms,
-            );
-        }
+        self.contact_news_of(&user, incarnation, contact.as_str(), changed.clone(), time_ms);
         match changed.contact.filter(|row| !row.untold.is_empty()) {
             Some(row) => {
                 self.effects.push(Effect::Tell(Telling { user, incarnation, contact, row, slot: Some(slot) }));
             }
             None => self.end(slot, Ok(Answer::Done(link::Done {}))),
+        }
+    }
+
+    /// Tells the user's sessions, if there is something new for them.
+    pub(super) fn contact_news_of(
+        &mut self,
+        user: &UserId,
+        incarnation: u64,
+        contact: &str,
+        changed: ContactChanged,
+        time_ms: u64,
+    ) {
+        let ContactChanged { contact: row, version, before, changed, .. } = changed;
+        if changed {
+            let user = Some(Person { user: user.as_str().to_owned(), incarnation });
+            self.contact_news(ContactNews { user, contact: contact.to_owned(), row, before, version }, time_ms);
         }
     }
 

@@ -8,9 +8,9 @@ use carillon_proto::{
         client::Position,
         link::{self, Marked, Signaled, signaled::Notice},
         store::{
-            self, Conversation, ConversationRow, ConversationsMoved, ConversationsRead, MarksRead, Person, ReadHead,
-            ReadHeads, TimelineCommand, TimelineKey, UnreadOf, marks_read, member::Standing, read_marks::Read,
-            store_request, timeline_command, timeline_key::Kind,
+            self, Allowed, BlockedUser, Conversation, ConversationRow, ConversationsMoved, ConversationsRead,
+            MarksRead, Person, ReadAllowed, ReadHead, ReadHeads, TimelineCommand, TimelineKey, UnreadOf, marks_read,
+            member::Standing, read_marks::Read, store_request, timeline_command, timeline_key::Kind,
         },
     },
 };
@@ -52,13 +52,17 @@ pub(super) enum ConversationsAsked {
     Unread(u64, Vec<usize>),
     /// Who of these is in the group.
     Members(MarksAsked),
+    /// What of their marks others tell: which of the request of this number.
+    Allowed(u64, Vec<usize>),
     /// Marks of others: which of the request of this number.
     Marks(u64, Vec<usize>),
 }
 
 /// Marks of others that are being read.
 pub(super) struct MarksReading {
-    slot: ReplySlot,
+    asked: MarksAsked,
+    /// What each of the users allows, as far as it is known.
+    allowed: Vec<Allowed>,
     marks: Vec<marks_read::Mark>,
     waits: usize,
     failed: Option<Failure>,
@@ -67,8 +71,7 @@ pub(super) struct MarksReading {
 /// Whose marks are read.
 pub(super) struct MarksAsked {
     conversation: TimelineKey,
-    /// Of the account that asks; 0 in a group.
-    incarnation: u64,
+    by: BlockedUser,
     users: Vec<UserId>,
     slot: ReplySlot,
     deadline: Instant,
@@ -84,14 +87,16 @@ impl Owner {
         &mut self,
         asked: ConversationsAsked,
         answer: Result<StoreAnswer, StoreFailure>,
+        now: Instant,
     ) {
         match asked {
             ConversationsAsked::Moved(reader, slots, deadline) => {
-                self.conversations_moved(reader, slots, deadline, answer);
+                self.conversations_moved(reader, slots, deadline, answer, now);
             }
             ConversationsAsked::Page(reader, slot, deadline) => self.conversations_read(reader, slot, deadline, answer),
             ConversationsAsked::Unread(number, places) => self.unread_read(number, &places, answer),
             ConversationsAsked::Members(asked) => self.members_of_marks(asked, answer),
+            ConversationsAsked::Allowed(number, places) => self.marks_allowed(number, &places, answer),
             ConversationsAsked::Marks(number, places) => self.marks_read(number, &places, answer),
         }
     }
@@ -154,11 +159,12 @@ impl Owner {
         slots: Vec<ReplySlot>,
         deadline: Instant,
         answer: Result<StoreAnswer, StoreFailure>,
+        now: Instant,
     ) {
         match answer {
             Ok(StoreAnswer::ConversationsMoved(mut moved)) => {
                 let rows = std::mem::take(&mut moved.rows);
-                rows.iter().for_each(|row| self.tell_read(&reader.user, row));
+                rows.iter().for_each(|row| self.tell_read(&reader.user, row, now));
                 self.count_in_groups(reader, rows, Asked::Moved(moved, slots), deadline);
             }
             other => self.end_all(slots, &Err(unexpected(other))),
@@ -274,7 +280,7 @@ impl Owner {
     }
 
     /// The other side of a conversation hears up to where was read.
-    fn tell_read(&mut self, by: &UserId, row: &ConversationRow) {
+    fn tell_read(&mut self, by: &UserId, row: &ConversationRow, now: Instant) {
         let (Some(with), Some(conversation)) = (&row.conversation, &row.row) else { return };
         // An earlier owner of the name is not read by the next one.
         if row.read_id.is_empty() || conversation.read_seq < conversation.since_seq || with.kind() != Kind::Inbox {
@@ -284,26 +290,28 @@ impl Owner {
             && user != *by
             && self.crossings.allow(by.domain(), user.domain())
         {
-            self.effects.push(Effect::Marked(Marked {
+            let marked = Marked {
                 user: user.as_str().to_owned(),
                 incarnation: conversation.peer_incarnation,
                 by: by.as_str().to_owned(),
                 read_id: row.read_id.clone(),
                 delivered_id: String::new(),
-            }));
+            };
+            self.mark(by, marked, now);
         }
     }
 
     /// A device has everything in its user's inbox up to there: those who want to hear of it do.
-    pub(super) fn tell_delivered(&mut self, user: &UserId, upto: Position) {
+    pub(super) fn tell_delivered(&mut self, user: &UserId, upto: Position, now: Instant) {
         for Undelivering { sender, incarnation, message_id, .. } in self.undelivered.take(user, upto) {
-            self.effects.push(Effect::Marked(Marked {
+            let marked = Marked {
                 user: sender.as_str().to_owned(),
                 incarnation,
                 by: user.as_str().to_owned(),
                 read_id: String::new(),
                 delivered_id: message_id,
-            }));
+            };
+            self.mark(user, marked, now);
         }
     }
 
@@ -329,8 +337,9 @@ impl Owner {
             Ok(users) => users,
             Err(invalid) => return self.refuse(slot, &invalid.into()),
         };
+        let by = BlockedUser { user: user.as_str().to_owned(), incarnation };
         if group.is_empty() {
-            let asked = MarksAsked { conversation: key_of(&user), incarnation, users, slot, deadline };
+            let asked = MarksAsked { conversation: key_of(&user), by, users, slot, deadline };
             let crossings = self.crossings.clone();
             return self.read_marks_of(asked, |other| crossings.allow(user.domain(), other.domain()));
         }
@@ -346,7 +355,7 @@ impl Owner {
             only: users.iter().map(|user| user.as_str().to_owned()).collect(),
             ..store::ReadMembers::default()
         });
-        let asked = MarksAsked { conversation: group.to_key(), incarnation: 0, users, slot, deadline };
+        let asked = MarksAsked { conversation: group.to_key(), by, users, slot, deadline };
         let shard = self.topology.shards.timeline_of(&group);
         self.ask_of_conversations(shard, op, deadline, ConversationsAsked::Members(asked));
     }
@@ -366,28 +375,67 @@ impl Owner {
         }
     }
 
+    /// First each of the users says what the one who asks may know.
     fn read_marks_of(&mut self, asked: MarksAsked, is_known: impl Fn(&UserId) -> bool) {
-        let MarksAsked { conversation, incarnation, users, slot, deadline } = asked;
+        let mut by_shard: BTreeMap<ShardId, (Vec<usize>, Vec<String>)> = BTreeMap::new();
+        for (place, user) in asked.users.iter().enumerate().filter(|(_, user)| is_known(user)) {
+            let (places, users) = by_shard.entry(self.topology.shards.directory_of(user)).or_default();
+            places.push(place);
+            users.push(user.as_str().to_owned());
+        }
+        // Of the others nothing.
+        let allowed = vec![Allowed { blocked: true, ..Allowed::default() }; asked.users.len()];
+        let marks = vec![marks_read::Mark::default(); asked.users.len()];
+        let (number, deadline) = (self.next_token, asked.deadline);
+        self.next_token += 1;
+        let by = asked.by.clone();
+        self.reading_marks.insert(number, MarksReading { asked, allowed, marks, waits: by_shard.len(), failed: None });
+        for (shard, (places, users)) in by_shard {
+            let op = store_request::Op::ReadAllowed(ReadAllowed { by: Some(by.clone()), users });
+            self.ask_of_conversations(shard, op, deadline, ConversationsAsked::Allowed(number, places));
+        }
+        self.end_marks(number);
+    }
+
+    fn marks_allowed(&mut self, number: u64, places: &[usize], answer: Result<StoreAnswer, StoreFailure>) {
+        let Some(reading) = self.reading_marks.get_mut(&number) else { return };
+        reading.waits -= 1;
+        match answer {
+            Ok(StoreAnswer::AllowedRead(read)) => {
+                for (place, allowed) in places.iter().zip(read.allowed) {
+                    reading.allowed[*place] = allowed;
+                }
+            }
+            other => reading.failed = reading.failed.take().or(Some(unexpected(other))),
+        }
+        if reading.waits == 0 && reading.failed.is_none() {
+            self.read_allowed_marks(number);
+        }
+        self.end_marks(number);
+    }
+
+    fn read_allowed_marks(&mut self, number: u64) {
+        let Some(MarksReading { asked, allowed, .. }) = self.reading_marks.get(&number) else { return };
+        let MarksAsked { conversation, by, users, deadline, .. } = asked;
+        let deadline = *deadline;
         let mut by_shard: BTreeMap<ShardId, (Vec<usize>, Vec<Read>)> = BTreeMap::new();
-        for (place, user) in users.iter().enumerate().filter(|(_, user)| is_known(user)) {
+        let users = users.iter().zip(allowed).enumerate();
+        for (place, (user, _)) in users.filter(|(_, (_, allowed))| !allowed.blocked) {
             let (places, reads) = by_shard.entry(self.inbox_shard(user)).or_default();
             places.push(place);
             reads.push(Read {
                 timeline: Some(key_of(user)),
                 conversation: Some(conversation.clone()),
-                peer_incarnation: incarnation,
+                peer_incarnation: by.incarnation,
             });
         }
-        let marks = vec![marks_read::Mark::default(); users.len()];
-        if by_shard.is_empty() {
-            return self.end(slot, Ok(Answer::MarksRead(MarksRead { marks })));
-        }
-        let number = self.next_token;
-        self.next_token += 1;
-        self.reading_marks.insert(number, MarksReading { slot, marks, waits: by_shard.len(), failed: None });
+        let waits = by_shard.len();
         for (shard, (places, reads)) in by_shard {
             let op = store_request::Op::ReadMarks(store::ReadMarks { reads });
             self.ask_of_conversations(shard, op, deadline, ConversationsAsked::Marks(number, places));
+        }
+        if let Some(reading) = self.reading_marks.get_mut(&number) {
+            reading.waits = waits;
         }
     }
 
@@ -396,16 +444,23 @@ impl Owner {
         reading.waits -= 1;
         match answer {
             Ok(StoreAnswer::MarksRead(read)) => {
-                for (place, mark) in places.iter().zip(read.marks) {
+                for (place, mut mark) in places.iter().zip(read.marks) {
+                    if !reading.allowed[*place].read_marks {
+                        (mark.read_id, mark.read_epoch, mark.read_seq) = (String::new(), 0, 0);
+                    }
                     reading.marks[*place] = mark;
                 }
             }
             other => reading.failed = reading.failed.take().or(Some(unexpected(other))),
         }
-        if reading.waits == 0
-            && let Some(MarksReading { slot, marks, failed, .. }) = self.reading_marks.remove(&number)
+        self.end_marks(number);
+    }
+
+    fn end_marks(&mut self, number: u64) {
+        if self.reading_marks.get(&number).is_some_and(|reading| reading.waits == 0)
+            && let Some(MarksReading { asked, marks, failed, .. }) = self.reading_marks.remove(&number)
         {
-            self.end(slot, failed.map_or(Ok(Answer::MarksRead(MarksRead { marks })), Err));
+            self.end(asked.slot, failed.map_or(Ok(Answer::MarksRead(MarksRead { marks })), Err));
         }
     }
 }

@@ -9,7 +9,7 @@ use carillon_proto::{
         client::Position,
         link::{self, Heads, TimelineHead, router_request::Op},
         store::{
-            self, HeadRead, Person, ReadHead, ReadHeads, ReadUser, TimelineCommand, User, store_request,
+            self, BlockedUser, HeadRead, Person, ReadHead, ReadHeads, ReadUser, TimelineCommand, User, store_request,
             timeline_command,
         },
     },
@@ -211,7 +211,8 @@ impl Owner {
             return self.append_change(number);
         }
         for (at, user) in reads {
-            let op = store_request::Op::ReadUser(ReadUser { user: user.as_str().to_owned() });
+            let by = Some(BlockedUser { user: sender.as_str().to_owned(), incarnation });
+            let op = store_request::Op::ReadUser(ReadUser { user: user.as_str().to_owned(), by });
             let shard = self.topology.shards.directory_of(&user);
             self.ask(shard, op, String::new(), deadline, Continuation::Person(number, at));
         }
@@ -228,9 +229,12 @@ impl Owner {
         changing.waits -= 1;
         let Some(person) = changing.people_mut().get_mut(at) else { return };
         let failed = match answer {
-            Ok(StoreAnswer::User(User { account: Some(account), .. })) if !account.deleted => {
+            Ok(StoreAnswer::User(User { account: Some(account), allowed, .. })) if !account.deleted => {
                 person.incarnation = account.incarnation;
-                None
+                let name = person.user.clone();
+                // A node of the release before says nothing of it.
+                let opens = allowed.is_none_or(|allowed| allowed.groups);
+                if opens { None } else { changing.is_unwanted(name).err() }
             }
             Ok(StoreAnswer::User(_)) => Some(Failure::NoUser(person.user.clone())),
             other => Some(unexpected(other)),

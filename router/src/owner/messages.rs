@@ -44,10 +44,19 @@ impl Owner {
 
     /// The recipient is known.
     pub(super) fn begin(&mut self, mut sending: Box<Sending>, account: CachedAccount, now: Instant) {
-        let CachedAccount { incarnation, remade } = account;
+        let CachedAccount { incarnation, remade, privacy } = account;
         // A user who writes to itself means its own account, not the name's next owner.
         sending.recipient_incarnation = if sending.is_to_oneself() { sending.incarnation } else { incarnation };
-        if remade && !sending.is_to_oneself() {
+        sending.is_remade = remade && !sending.is_to_oneself();
+        match privacy.filter(|_| !sending.is_to_oneself()) {
+            None => self.admitted(sending, now),
+            Some(privacy) => self.admit(sending, &privacy, now),
+        }
+    }
+
+    /// It is known what the recipient allows to the sender.
+    pub(super) fn admitted(&mut self, sending: Box<Sending>, now: Instant) {
+        if sending.is_remade {
             self.look_for_first(sending, now);
         } else {
             self.append_first(sending, now);
@@ -135,6 +144,9 @@ impl Owner {
                 return self.refuse_send(*sending, &failure);
             }
         };
+        if sending.withheld {
+            return self.append_second(sending, now);
+        }
         self.watch_stored(&sending, position.seq);
         let to_oneself = sending.is_to_oneself();
         if sending.wants_marks && !to_oneself {
@@ -229,6 +241,7 @@ fn placed(
             if !appended.first_envelope.is_empty() {
                 metrics::repeat();
             }
+            sending.withheld |= appended.withheld;
             Ok((sending, client::Position { epoch: appended.epoch, seq: appended.seq }))
         }
         // The answer does not fit an append, which may have been carried out.

@@ -103,8 +103,7 @@ impl Owner {
             _ => None,
         };
         let current = self.current(user);
-        let contacts = read.as_ref().map(|read| read.contacts.as_slice());
-        let Some(telling) = self.presences.read(user, incarnation, contacts, &current, now) else { return };
+        let Some(telling) = self.presences.read(user, incarnation, read.as_ref(), &current, now) else { return };
         let read = read.unwrap_or_default();
         let people = |which: fn(&carillon_proto::pb::store::Contact) -> bool| -> Vec<Person> {
             let rows = read.contacts.iter().filter_map(|row| Some((&row.contact, row.row.as_ref()?)));
@@ -112,7 +111,8 @@ impl Owner {
             which.map(|(user, row)| Person { user: user.clone(), incarnation: row.peer }).collect()
         };
         if telling.tells {
-            self.tell_presence(user, current.shown.as_ref(), people(|row| row.from), time_ms);
+            let shown = current.shown.as_ref().filter(|_| !read.hidden);
+            self.tell_presence(user, shown, people(|row| row.from), time_ms);
         }
         if telling.probes {
             let from = Some(Person { user: user.as_str().to_owned(), incarnation });
@@ -130,7 +130,7 @@ impl Owner {
         }
     }
 
-    fn tell_presence(&mut self, user: &UserId, shown: Option<&Shown>, to: Vec<Person>, time_ms: u64) {
+    pub(super) fn tell_presence(&mut self, user: &UserId, shown: Option<&Shown>, to: Vec<Person>, time_ms: u64) {
         if !to.is_empty() {
             let presences = vec![self.presence(user.as_str(), shown, time_ms)];
             self.effects.push(Effect::Say(Said::Presences(Presences { presences, to })));
@@ -167,10 +167,20 @@ impl Owner {
         self.presences.all_ask_again(|_| true, now);
     }
 
-    fn presences_told(&mut self, Presences { presences, to }: Presences) {
+    pub(super) fn presences_told(&mut self, Presences { presences, to }: Presences) {
         let mut gateways: BTreeMap<LeaseId, Vec<u64>> = BTreeMap::new();
         for Person { user, incarnation } in &to {
             let Ok(user) = UserId::new(user) else { continue };
+            let hears = |presence: &&Presence| !self.presences.blocks(&user, &presence.user);
+            let heard = presences.iter().filter(hears).count();
+            if heard < presences.len() {
+                let presences: Vec<_> = presences.iter().filter(hears).cloned().collect();
+                if !presences.is_empty() {
+                    let to = vec![Person { user: user.as_str().to_owned(), incarnation: *incarnation }];
+                    self.presences_told(Presences { presences, to });
+                }
+                continue;
+            }
             let sessions = self.register.sessions(&user, *incarnation).iter();
             for session in sessions.filter(|session| session.presence.is_some()) {
                 gateways.entry(session.lease).or_default().push(session.connection);
@@ -232,7 +242,7 @@ impl Owner {
     }
 
     /// To all sessions of the user; each gateway knows which of them want to know.
-    fn signal_to(&mut self, user: &UserId, incarnation: u64, what: Notice) {
+    pub(super) fn signal_to(&mut self, user: &UserId, incarnation: u64, what: Notice) {
         let mut gateways: BTreeMap<LeaseId, Vec<u64>> = BTreeMap::new();
         for session in self.register.sessions(user, incarnation) {
             gateways.entry(session.lease).or_default().push(session.connection);

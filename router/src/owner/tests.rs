@@ -9,4 +9,5 @@ mod groups;
 mod media;
 mod messages;
 mod play;
+mod privacy;
 mod references;

@@ -80,14 +80,14 @@ impl Owner {
         self.ask(shard, op, String::new(), deadline, Continuation::Moved(Box::new(moves)));
     }
 
-    pub(super) fn moved(&mut self, moves: Moves<ReplySlot>, answer: Result<StoreAnswer, StoreFailure>) {
+    pub(super) fn moved(&mut self, moves: Moves<ReplySlot>, answer: Result<StoreAnswer, StoreFailure>, now: Instant) {
         match answer {
             // A shard's level follows that of the cluster a little later.
             Err(StoreFailure::Level { .. }) => self.set_cursors(moves),
             answer => {
                 let answer = done(answer);
                 if answer.is_ok() {
-                    self.arrived(&moves);
+                    self.arrived(&moves, now);
                 }
                 let slots = moves.cursors.into_iter().flat_map(|(_, cursor)| cursor.waiters);
                 self.end_all(slots, &answer);
@@ -96,10 +96,10 @@ impl Owner {
     }
 
     /// The device has what these cursors say.
-    fn arrived(&mut self, moves: &Moves<ReplySlot>) {
+    fn arrived(&mut self, moves: &Moves<ReplySlot>, now: Instant) {
         for (life, cursor) in &moves.cursors {
             if let TimelineId::Inbox(user) = &life.timeline {
-                self.tell_delivered(user, client::Position { epoch: life.epoch.0, seq: cursor.seq });
+                self.tell_delivered(user, client::Position { epoch: life.epoch.0, seq: cursor.seq }, now);
             }
         }
     }

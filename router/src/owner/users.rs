@@ -1,5 +1,7 @@
 //! Reads users, and continues the requests that waited for them.
 
+use std::sync::Arc;
+
 use carillon_proto::{
     LeaseId, UserId,
     pb::store::{Account, PutAccount, Session, User, directory_command, put_account},
@@ -11,6 +13,7 @@ use super::{Answer, Continuation, Effect, Owner, READ_USER, Waiter, unexpected};
 use crate::{
     accounts::{CachedAccount, Loaded, Read, Wait},
     config::UnknownRecipient,
+    privacy::Privacy,
     reply::{Failure, ReplySlot},
     store::{StoreAnswer, StoreFailure},
 };
@@ -37,24 +40,26 @@ impl Owner {
             Ok(StoreAnswer::User(User { account: None, .. })) if self.unknown_recipient == UnknownRecipient::Accept => {
                 return self.reserve(user, now, time_ms);
             }
-            Ok(StoreAnswer::User(User { account: Some(account), sessions, .. })) => {
+            Ok(StoreAnswer::User(User { account: Some(account), sessions, privacy, .. })) => {
                 let going_on = self.put_out(&user, &account, sessions);
                 if account.deleted {
                     (Read::NoUser, Vec::new(), no_user())
                 } else {
-                    let account = CachedAccount { incarnation: account.incarnation, remade: account.remade };
+                    let Account { incarnation, remade, .. } = account;
+                    let privacy = privacy.as_ref().and_then(Privacy::of).map(Arc::new);
+                    let account = CachedAccount { incarnation, remade, privacy };
                     (Read::Account(account), going_on, Failure::Changing)
                 }
             }
             Ok(StoreAnswer::User(User { account: None, .. })) => (Read::NoUser, Vec::new(), no_user()),
             other => (Read::Failed, Vec::new(), unexpected(other)),
         };
-        match self.accounts.loaded(&user, read) {
+        match self.accounts.loaded(&user, read.clone()) {
             Loaded::ReadAgain => self.read_user(&user, now + READ_USER, Continuation::User(user.clone())),
             Loaded::Serve(waiters) => {
                 for waiter in waiters {
-                    match read {
-                        Read::Account(account) => self.go_on(waiter, &user, account, &rows, now),
+                    match &read {
+                        Read::Account(account) => self.go_on(waiter, &user, account.clone(), &rows, now),
                         Read::NoUser | Read::Failed => self.drop_waiter(waiter, &failure),
                     }
                 }
@@ -95,6 +100,8 @@ impl Owner {
     fn go_on(&mut self, waiter: Waiter, user: &UserId, account: CachedAccount, rows: &[Session], now: Instant) {
         match waiter {
             Waiter::Send(sending) => self.begin(sending, account, now),
+            Waiter::ChatState(telling) => self.chat_state_to(telling, &account),
+            Waiter::Mark(marked) => self.mark_by(user, &account, *marked, now),
             Waiter::Nobody => {}
             Waiter::Announce(announced) => self.announced(user, account.incarnation, rows, *announced),
         }
@@ -103,7 +110,9 @@ impl Owner {
     pub(super) fn drop_waiter(&mut self, waiter: Waiter, failure: &Failure) {
         match waiter {
             Waiter::Send(sending) => self.refuse_send(*sending, failure),
-            Waiter::Nobody => {}
+            // It may be lost: it is read later.
+            Waiter::Nobody | Waiter::Mark(_) => {}
+            Waiter::ChatState(telling) => self.refuse(telling.slot, failure),
             Waiter::Announce(announced) => {
                 let session = announced.session;
                 if let Ok(user) = UserId::new(&session.user) {

@@ -345,6 +345,8 @@ fn is_write(op: &Op) -> bool {
         | Op::ReadConversations(_)
         | Op::ReadMarks(_)
         | Op::ReadContacts(_)
+        | Op::ReadPrivacy(_)
+        | Op::ReadAllowed(_)
         | Op::ReadUntold(_)
         | Op::ReadMedia(_)
         | Op::ListAccounts(_)

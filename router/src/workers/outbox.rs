@@ -413,6 +413,7 @@ impl OutboxWorker {
                     .iter()
                     .filter_map(|row| row.member.as_ref().map(|member| (&row.user, member)))
                     .filter(|(_, member)| matches!(member.standing(), Standing::Member | Standing::Invited))
+                    .filter(|(_, member)| !member.untold)
                     .map(|(user, member)| {
                         let person = Person { user: user.clone(), incarnation: member.incarnation };
                         let what = tells(&ends.tell, ends.time_ms, &ends.envelope, Standing::Left, Role::Unspecified);

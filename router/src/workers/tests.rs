@@ -137,7 +137,13 @@ fn appended(seq: u64) -> Result<StoreAnswer, StoreFailure> {
 }
 
 fn repeated() -> Result<StoreAnswer, StoreFailure> {
-    Ok(StoreAnswer::Appended(Appended { epoch: 7, seq: 1, first_envelope: Bytes::from_static(b"e"), incarnation: 0 }))
+    Ok(StoreAnswer::Appended(Appended {
+        epoch: 7,
+        seq: 1,
+        first_envelope: Bytes::from_static(b"e"),
+        incarnation: 0,
+        withheld: false,
+    }))
 }
 
 fn gone() -> Result<StoreAnswer, StoreFailure> {

@@ -83,6 +83,7 @@ impl Batch<'_> {
             return if old.deleted_ms == op.time_ms { self.changed(old) } else { Ok(was_deleted(&old)) };
         }
         self.end_contacts(&op.user, old.incarnation)?;
+        self.end_privacy(&op.user, old.incarnation);
         let deleted = deleted(at, old, op.time_ms);
         self.put(&deleted);
         self.changes.put(keys::ending(&op.user), keys::number_value(at));
@@ -98,6 +99,7 @@ impl Batch<'_> {
             old
         } else {
             self.end_contacts(&op.user, old.incarnation)?;
+            self.end_privacy(&op.user, old.incarnation);
             deleted(at, old, op.time_ms)
         };
         self.put(&account);

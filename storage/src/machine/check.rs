@@ -6,6 +6,7 @@ mod conversations;
 mod groups;
 mod headers;
 mod media;
+mod privacy;
 
 use std::fmt::Display;
 
@@ -66,6 +67,7 @@ pub(crate) fn check_directory(shard: ShardId, map: ShardMap, command: &Directory
         }
         DirectoryOp::AccountErased(op) => check_user(shard, map, &op.user),
         DirectoryOp::ChangeContact(op) => contacts::check_change(shard, map, op),
+        DirectoryOp::ChangePrivacy(op) => privacy::check_change(shard, map, op),
         DirectoryOp::PutSession(op) => {
             let session = op.session.as_ref().ok_or_else(|| invalid("session is missing"))?;
             check_user(shard, map, &session.user)?;
@@ -283,6 +285,7 @@ fn check_append(shard: ShardId, map: ShardMap, op: &Append) -> Result<Kind, Reje
         check_any_user(std::str::from_utf8(&op.sender).map_err(|_| invalid("sender is not UTF-8"))?)?;
     }
     conversations::check_peer(kind, op)?;
+    privacy::check_admission(kind, op)?;
     if kind == Kind::Inbox && op.sender_incarnation != 0 {
         return Err(invalid("the sender's incarnation is for groups"));
     }

@@ -186,7 +186,12 @@ impl Page {
         let with_users = Some(begin..=end).filter(|rows| !rows.is_empty());
         for row in with_users.into_iter().flat_map(|rows| view.range(rows)) {
             let (key, value) = row?;
-            if !self.push(keys::conversation_of(&key)?.1, decode(&value)?) {
+            let row = decode(&value)?;
+            // Nothing but what was withheld.
+            if row.last_seq == 0 && row.version == 0 {
+                continue;
+            }
+            if !self.push(keys::conversation_of(&key)?.1, row) {
                 return Ok(false);
             }
         }

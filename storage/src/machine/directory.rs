@@ -130,6 +130,7 @@ impl Batch<'_> {
             Op::EraseAccount(op) => self.erase_account(at, &op)?,
             Op::AccountErased(op) => self.account_erased(at, &op)?,
             Op::ChangeContact(op) => self.change_contact(op)?,
+            Op::ChangePrivacy(op) => self.change_privacy(op)?,
             Op::PutSession(op) => self.put_session(op)?,
             Op::DeleteSession(op) => self.delete_session(&op)?,
             Op::RegisterNode(op) => {

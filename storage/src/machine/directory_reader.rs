@@ -5,8 +5,8 @@ use std::io;
 use carillon_proto::{
     Level,
     pb::store::{
-        Account, AccountList, DeleteSession, Erasure, ListAccounts, ListSessions, ScramCredentials, Session,
-        SessionList, User,
+        Account, AccountList, BlockedUser, DeleteSession, Erasure, ListAccounts, ListSessions, ScramCredentials,
+        Session, SessionList, User,
     },
 };
 use tokio::sync::watch;
@@ -36,9 +36,15 @@ impl DirectoryReader {
     }
 
     pub(crate) fn user(&self, user: &str) -> io::Result<User> {
+        self.user_for(user, None)
+    }
+
+    /// `by`: what this one may do to the user is read instead of all that the user has set.
+    pub(crate) fn user_for(&self, user: &str, by: Option<&BlockedUser>) -> io::Result<User> {
         // Account and sessions are read from one state.
         let _held = self.shard.hold();
-        let account = self.shard.get(&keys::account(user))?.map(|value| decode(&value, "account")).transpose()?;
+        let account = self.shard.get(&keys::account(user))?;
+        let account: Option<Account> = account.map(|value| decode(&value, "account")).transpose()?;
         let sessions = self.shard.with_prefix(&keys::sessions(user));
         let sessions = sessions.map(|record| decode(&record?.1, "session")).collect::<io::Result<_>>()?;
         let erasure = self.shard.get(&keys::erasure(user))?.map(|value| keys::Erasure::decode(&value)).transpose()?;
@@ -49,7 +55,12 @@ impl DirectoryReader {
             done,
         });
         let contacts_end = self.contacts_end(user)?;
-        Ok(User { account, sessions, erasure, contacts_end })
+        let incarnation = account.as_ref().map_or(0, |account| account.incarnation);
+        let (privacy, allowed) = match by {
+            None => (self.privacy(user, incarnation)?, None),
+            Some(by) => (None, Some(self.allowed(user, incarnation, by)?)),
+        };
+        Ok(User { account, sessions, erasure, contacts_end, privacy, allowed })
     }
 
     pub(crate) fn accounts(&self, op: &ListAccounts) -> io::Result<AccountList> {

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use carillon_proto::{
     Level,
-    pb::store::{Session, SetLevel, directory_command::Op as DirectoryOp, timeline_command::Op as TimelineOp},
+    pb::store::{Append, Session, SetLevel, directory_command::Op as DirectoryOp, timeline_command::Op as TimelineOp},
 };
 use prost::Message;
 
@@ -112,7 +112,7 @@ pub(crate) fn directory_level(op: &DirectoryOp) -> Level {
         | DirectoryOp::Rebalance(_)
         | DirectoryOp::PreferReplica(_) => Level::GROWTH,
         DirectoryOp::EraseAccount(_) | DirectoryOp::AccountErased(_) => Level::ERASURE,
-        DirectoryOp::ChangeContact(_) => Level::GROUPS,
+        DirectoryOp::ChangeContact(_) | DirectoryOp::ChangePrivacy(_) => Level::GROUPS,
         DirectoryOp::AddRingSlot(_) | DirectoryOp::DropRingSlot(_) => Level::RING_SLOTS,
         DirectoryOp::FoundCluster(_)
         | DirectoryOp::SetStorageNode(_)
@@ -131,9 +131,7 @@ fn is_numbered(session: &Session) -> bool {
 /// The lowest level at which a timeline shard takes this command.
 pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
     match op {
-        TimelineOp::Append(op)
-            if op.sender_incarnation != 0 || op.peer_incarnation != 0 || !op.peer.is_empty() || op.header.is_some() =>
-        {
+        TimelineOp::Append(op) if is_of_groups(op) => {
             Level::GROUPS
         }
         TimelineOp::ChangeGroup(_)
@@ -165,6 +163,15 @@ pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
         // The command that raises the level.
         | TimelineOp::SetLevel(_) => Level::BEFORE,
     }
+}
+
+/// True if it has fields that have come with groups and conversations.
+fn is_of_groups(op: &Append) -> bool {
+    op.sender_incarnation != 0
+        || op.peer_incarnation != 0
+        || !op.peer.is_empty()
+        || op.header.is_some()
+        || op.admission != 0
 }
 
 fn too_new(level: Level, known: Level) -> io::Error {

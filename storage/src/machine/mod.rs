@@ -18,6 +18,7 @@ mod level;
 mod media_reader;
 mod message_reader;
 mod outbox_reader;
+mod privacy;
 mod recent;
 mod registry;
 mod retention;

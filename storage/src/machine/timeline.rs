@@ -12,6 +12,7 @@ mod mentions;
 mod outbox;
 #[cfg(feature = "planted-bugs")]
 pub(super) mod planted;
+mod privacy;
 mod senders;
 mod state;
 
@@ -245,7 +246,8 @@ impl Batch<'_> {
         if op.only_repeat {
             return Ok(rejected(Reason::NotFound, "the message is not in the timeline"));
         }
-        if !self.follows(held.as_ref(), op)? {
+        let admission = privacy::admission(op)?;
+        if !self.follows(held.as_ref(), op)? && (is_group || !self.follows_withheld(held.as_ref(), op, admission)?) {
             return Ok(rejected(Reason::OutOfOrder, "the message that this one follows is not in the timeline"));
         }
         let about_another = op.header.as_ref().is_some_and(|header| header.kind() != header::Kind::Message);
@@ -255,7 +257,12 @@ impl Batch<'_> {
         {
             return Ok(refused);
         }
+        if held.is_none() && privacy::is_refused(None, op, admission) {
+            return Ok(privacy::refused());
+        }
         let kept = match &op.header {
+            // It comes to nothing, and so does what it says of another message.
+            Some(_) if !is_group && self.is_kept_out(held.as_ref(), op, admission, &duplicate)? => Kept::default(),
             Some(header) => match self.refer(held.as_ref(), op, header, is_group)? {
                 Ok(kept) => kept,
                 Err(refused) => return Ok(refused),
@@ -272,7 +279,13 @@ impl Batch<'_> {
         let header = match is_group {
             true if about_another => held.header(true),
             true => held.count(),
-            false => self.converse(op, &held.state)?,
+            false => match self.converse(op, admission, &duplicate, &held.state)? {
+                Ok(header) => header,
+                Err(kept_out) => {
+                    self.touched.insert(key, Some(held));
+                    return Ok(kept_out);
+                }
+            },
         };
         let header = RecordHeader { message: kept.header, ..header };
         let envelope = kept.envelope.as_ref().unwrap_or(&op.envelope);
@@ -292,7 +305,7 @@ impl Batch<'_> {
         let first_envelope = self
             .get(&keys::record(number, seq), |value| Ok(Stored::decode(value)?.envelope()))?
             .ok_or_else(|| broken("duplicate key without its envelope"))?;
-        Ok(Some(Outcome::Appended(Appended { epoch, seq, first_envelope, incarnation: 0 })))
+        Ok(Some(Outcome::Appended(Appended { epoch, seq, first_envelope, ..Appended::default() })))
     }
 
     /// Gives the envelope the next position of the timeline.

@@ -9,9 +9,9 @@ use std::{
 use carillon_proto::{
     Level, ShardId,
     pb::store::{
-        ListAccounts, ListSessions, ReadContacts, ReadConversations, ReadGroup, ReadHead, ReadHeads, ReadMarks,
-        ReadMedia, ReadMembers, ReadMemberships, ReadOutbox, ReadTimeline, ReadUntold, ReadUser, Rejected, StoreError,
-        rejected::Reason, store_error::Why,
+        ListAccounts, ListSessions, ReadAllowed, ReadContacts, ReadConversations, ReadGroup, ReadHead, ReadHeads,
+        ReadMarks, ReadMedia, ReadMembers, ReadMemberships, ReadOutbox, ReadPrivacy, ReadTimeline, ReadUntold,
+        ReadUser, Rejected, StoreError, rejected::Reason, store_error::Why,
     },
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -57,6 +57,8 @@ pub(crate) enum ReadOp {
     Contacts(ReadContacts),
     Untold(ReadUntold),
     Media(ReadMedia),
+    Privacy(ReadPrivacy),
+    Allowed(ReadAllowed),
 }
 
 pub(super) struct Read {
@@ -171,8 +173,12 @@ impl Reader {
                     Outcome::ConversationsRead(reader.conversations(op)?)
                 }
                 (Self::Timeline(reader), ReadOp::Marks(op)) => Outcome::MarksRead(reader.marks(op)?),
-                (Self::Directory(reader), ReadOp::User(op)) => Outcome::User(reader.user(&op.user)?),
+                (Self::Directory(reader), ReadOp::User(op)) => {
+                    Outcome::User(reader.user_for(&op.user, op.by.as_ref())?)
+                }
                 (Self::Directory(reader), ReadOp::Contacts(op)) => Outcome::ContactsRead(reader.contacts(op)?),
+                (Self::Directory(reader), ReadOp::Privacy(op)) => Outcome::Privacy(reader.read_privacy(op)?),
+                (Self::Directory(reader), ReadOp::Allowed(op)) => Outcome::AllowedRead(reader.read_allowed(op)?),
                 (Self::Directory(reader), ReadOp::Untold(op)) => Outcome::UntoldRead(reader.untold(op)?),
                 (Self::Directory(reader), ReadOp::Accounts(op)) => Outcome::AccountList(reader.accounts(op)?),
                 (Self::Directory(reader), ReadOp::Sessions(op)) => Outcome::SessionList(reader.sessions(op)?),

@@ -80,7 +80,7 @@ async fn content(node: &Node, users: impl Iterator<Item = u64>) -> Result<Conten
     }
     for number in users {
         let user = format!("user-{number}");
-        let read = Op::ReadUser(ReadUser { user: user.clone() });
+        let read = Op::ReadUser(ReadUser { user: user.clone(), by: None });
         let Outcome::User(found) = ask(node, directory_shard(&user), read).await? else { panic!("no user") };
         if let Some(account) = found.account {
             content.accounts.insert(account.user, account.created_ms);

@@ -93,7 +93,7 @@ impl Ledger {
 
     pub(crate) fn read_account(&self, writer: usize, n: u64) -> StoreRequest {
         let user = account(writer, n);
-        request(id(writer, n) | ACCOUNT, directory(&user), Op::ReadUser(ReadUser { user }))
+        request(id(writer, n) | ACCOUNT, directory(&user), Op::ReadUser(ReadUser { user, by: None }))
     }
 
     pub(crate) fn account_is_right(&self, n: u64, found: Option<&Account>) -> bool {

@@ -3,16 +3,20 @@
 
 use bytes::Bytes;
 use carillon_proto::pb::client::{
-    self, Ack, ContactRequest, Fetch, GroupRequest, MoveMarks, Ping, Positions, ReadContacts, ReadConversations,
-    ReadGroup, ReadGroups, ReadMarks, ReadMembers, Recipient, Renew, RequestMediaSlot, RequestMediaUrl, ScramFinal,
-    SetConversation, SetPresence, SignIn, SignOut, client_frame::Body as TypedBody,
+    self, Ack, ContactRequest, Fetch, GroupRequest, MoveMarks, Ping, Positions, PrivacyRequest, ReadContacts,
+    ReadConversations, ReadGroup, ReadGroups, ReadMarks, ReadMembers, ReadPrivacy, Recipient, Renew, RequestMediaSlot,
+    RequestMediaUrl, ScramFinal, SetChatState, SetConversation, SetPresence, SignIn, SignOut,
+    client_frame::Body as TypedBody,
 };
 use prost::{Message, Oneof};
 
 /// carillon.client.v1.ClientFrame.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ClientFrame {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 30, 31, 32, 40, 41, 42, 43, 60, 61")]
+    #[prost(
+        oneof = "Body",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 30, 31, 32, 40, 41, 42, 43, 60, 61, 80, 81, 82"
+    )]
     pub(crate) body: Option<Body>,
 }
 
@@ -62,6 +66,12 @@ pub(crate) enum Body {
     RequestMediaSlot(RequestMediaSlot),
     #[prost(message, tag = "61")]
     RequestMediaUrl(RequestMediaUrl),
+    #[prost(message, tag = "80")]
+    Privacy(PrivacyRequest),
+    #[prost(message, tag = "81")]
+    ReadPrivacy(ReadPrivacy),
+    #[prost(message, tag = "82")]
+    SetChatState(SetChatState),
 }
 
 /// carillon.client.v1.Send.
@@ -112,6 +122,9 @@ impl From<TypedBody> for Body {
             TypedBody::SetPresence(body) => Self::SetPresence(body),
             TypedBody::RequestMediaSlot(body) => Self::RequestMediaSlot(body),
             TypedBody::RequestMediaUrl(body) => Self::RequestMediaUrl(body),
+            TypedBody::Privacy(body) => Self::Privacy(body),
+            TypedBody::ReadPrivacy(body) => Self::ReadPrivacy(body),
+            TypedBody::SetChatState(body) => Self::SetChatState(body),
         }
     }
 }

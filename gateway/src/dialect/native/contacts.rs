@@ -50,7 +50,7 @@ impl From<ContactTell> for Body {
 }
 
 fn told_contacts(request: u32, read: ContactsRead) -> Contacts {
-    let ContactsRead { version, contacts, complete, unchanged } = read;
+    let ContactsRead { version, contacts, complete, unchanged, .. } = read;
     let contacts = contacts.into_iter().map(|row| told_contact(row.contact, row.row.unwrap_or_default())).collect();
     Contacts { request, version, contacts, complete, unchanged }
 }

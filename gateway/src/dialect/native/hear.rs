@@ -36,6 +36,9 @@ impl From<ClientFrame> for Ask {
             Some(Body::SetPresence(set)) => set.into(),
             Some(Body::RequestMediaSlot(request)) => request.into(),
             Some(Body::RequestMediaUrl(request)) => request.into(),
+            Some(Body::Privacy(request)) => request.into(),
+            Some(Body::ReadPrivacy(read)) => read.into(),
+            Some(Body::SetChatState(set)) => set.into(),
             None => Self::Unknown,
         }
     }

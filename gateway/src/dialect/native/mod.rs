@@ -1,5 +1,6 @@
 //! The native protocol: encodes and decodes frames, and converts them to asks and from tells.
 
+mod chat_states;
 mod client;
 mod contacts;
 mod conversations;
@@ -7,6 +8,7 @@ mod groups;
 mod hear;
 mod json;
 mod media;
+mod privacy;
 pub(crate) mod raw;
 mod tell;
 pub(crate) mod varint;

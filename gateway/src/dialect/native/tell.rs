@@ -54,6 +54,8 @@ impl From<Tell> for Outgoing {
             Tell::Marks { request, group, users, read } => Body::Marks(told_marks(request, group, users, read)),
             Tell::Marked(marked) => Body::Marks(told_marked(*marked)),
             Tell::Contact(told) => (*told).into(),
+            Tell::Privacy(told) => (*told).into(),
+            Tell::ChatState(told) => (*told).into(),
             Tell::MediaSlot(slot) => Body::MediaSlot(told_slot(*slot)),
             Tell::MediaUrl(url) => Body::MediaUrl(told_url(*url)),
             Tell::Renewed { request, expires_ms, ticket } => Body::Renewed(Renewed { request, expires_ms, ticket }),

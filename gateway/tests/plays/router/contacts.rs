@@ -12,6 +12,6 @@ impl State {
         let (version, contacts) = self.store.lock().contacts.get(&read.user).cloned().unwrap_or_default();
         let unchanged = read.known == version;
         let contacts = if unchanged { Vec::new() } else { contacts };
-        Reply::ContactsRead(ContactsRead { version, contacts, complete: true, unchanged })
+        Reply::ContactsRead(ContactsRead { version, contacts, complete: true, unchanged, ..ContactsRead::default() })
     }
 }

@@ -148,7 +148,10 @@ impl Showing {
                 | Event::Marks(_)
                 | Event::Contact(_)
                 | Event::ContactsMissed
-                | Event::Presence(_) => {}
+                | Event::Presence(_)
+                | Event::Privacy(_)
+                | Event::PrivacyMissed
+                | Event::ChatState(_) => {}
             }
         }
     }

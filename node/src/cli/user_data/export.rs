@@ -53,7 +53,7 @@ impl Export {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         let deadline = Instant::now() + Duration::from_secs(self.timeout);
         let mut nodes = StorageNodes::find(config, &self.nodes, deadline).await?;
-        let User { account, sessions, erasure, .. } = self.account(&mut nodes, deadline).await?;
+        let User { account, sessions, erasure, privacy, .. } = self.account(&mut nodes, deadline).await?;
         let Some(account) = account else {
             return Err(UserDataError::Refused(format!("there never was a user {}", self.name)).into());
         };
@@ -64,6 +64,9 @@ impl Export {
             "time": date::format(began_ms), "release": env!("CARGO_PKG_VERSION"),
         }))?;
         writer.line(&lines::account(&account, erasure.as_ref()))?;
+        if let Some(privacy) = &privacy {
+            writer.line(&lines::privacy(privacy))?;
+        }
         sessions.iter().try_for_each(|session| writer.line(&lines::session(session)))?;
         if !account.deleted && !account.reserved {
             self.contacts(account.incarnation, &mut nodes, deadline, &mut writer).await?;

@@ -7,8 +7,8 @@ use carillon_proto::{
     pb::{
         client::{Envelope, recipient},
         store::{
-            Account, Conversation, ConversationRow, Erasure, Session, StoredEntry, TimelineKey, contacts_read,
-            timeline_key,
+            Account, Audience, Conversation, ConversationRow, Erasure, Privacy, Session, StoredEntry, TimelineKey,
+            contacts_read, timeline_key,
         },
         userdata::DeviceCursor,
     },
@@ -48,6 +48,20 @@ pub(super) fn session(session: &Session) -> Value {
         "by": if session.by_token { "token" } else { "password" },
         "token_id": (!session.token_id.is_empty()).then_some(&session.token_id),
         "ended": session.ended,
+    })
+}
+
+pub(super) fn privacy(privacy: &Privacy) -> Value {
+    let settings = privacy.settings.unwrap_or_default();
+    let name = |audience: Audience| audience.as_str_name().trim_start_matches("AUDIENCE_").to_ascii_lowercase();
+    let blocked: Vec<_> = privacy.blocked.iter().map(|who| &who.user).collect();
+    json!({
+        "kind": "privacy",
+        "write": name(settings.write()),
+        "groups": name(settings.groups()),
+        "read_marks": name(settings.read_marks()),
+        "presence": name(settings.presence()),
+        "blocked": blocked,
     })
 }
 

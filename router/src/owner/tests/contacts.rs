@@ -25,7 +25,7 @@ fn both(contact: &str, peer: u64) -> contacts_read::Row {
 }
 
 fn read(contacts: Vec<contacts_read::Row>) -> StoreAnswer {
-    StoreAnswer::ContactsRead(ContactsRead { version: 5, contacts, complete: true, unchanged: false })
+    StoreAnswer::ContactsRead(ContactsRead { version: 5, contacts, complete: true, ..ContactsRead::default() })
 }
 
 impl Play {

@@ -1,8 +1,9 @@
 use carillon_proto::pb::{
     link::signaled::Notice,
     store::{
-        Conversation, ConversationRow, ConversationsMoved, ConversationsRead, HeadRead, HeadsRead, MarksRead, Member,
-        MembersRead, TimelineKey, marks_read, member::Standing, members_read, move_marks::Mark,
+        Allowed, AllowedRead, Conversation, ConversationRow, ConversationsMoved, ConversationsRead, HeadRead,
+        HeadsRead, MarksRead, Member, MembersRead, TimelineKey, marks_read, member::Standing, members_read,
+        move_marks::Mark,
     },
 };
 
@@ -186,11 +187,24 @@ fn marks_of_others_are_read_where_they_are_and_in_a_group_of_members_alone() {
     };
     let of = |user: &str| marks_read::Mark { read_id: format!("of {user}"), ..marks_read::Mark::default() };
     let finish = |play: &mut Play, asked: Vec<Did>| {
-        let mut last = Vec::new();
-        for did in asked {
-            let Did::ReadMarks(token, users, _) = did else { panic!("{did:?}") };
-            let marks = users.iter().map(|user| of(user)).collect();
-            last = play.answer(token, StoreAnswer::MarksRead(MarksRead { marks }));
+        let (mut waiting, mut last) = (asked, Vec::new());
+        while let Some(did) = waiting.pop() {
+            let (token, answer) = match did {
+                Did::ReadAllowed(token, by, users) => {
+                    assert_eq!(by, "alice");
+                    let allowed = users.iter().map(|_| Allowed { read_marks: true, ..Allowed::default() }).collect();
+                    (token, StoreAnswer::AllowedRead(AllowedRead { allowed }))
+                }
+                Did::ReadMarks(token, users, _) => {
+                    let marks = users.iter().map(|user| of(user)).collect();
+                    (token, StoreAnswer::MarksRead(MarksRead { marks }))
+                }
+                did => {
+                    last.push(did);
+                    continue;
+                }
+            };
+            waiting.extend(play.answer(token, answer));
         }
         last
     };

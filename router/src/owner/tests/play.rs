@@ -109,11 +109,16 @@ impl Play {
                     let of = read.reads.iter().map(|read| owner(read.timeline.clone())).collect();
                     Did::ReadMarks(token, of, read)
                 }
+                store_request::Op::ReadAllowed(read) => {
+                    Did::ReadAllowed(token, read.by.map(|by| by.user).unwrap_or_default(), read.users)
+                }
+                store_request::Op::ReadPrivacy(read) => Did::ReadPrivacy(token, read.user),
                 store_request::Op::ReadContacts(read) => Did::ReadContacts(token, read.user, read.subscribed),
                 store_request::Op::Directory(command) => match command.op.expect("set") {
                     directory_command::Op::PutSession(put) => Did::PutSession(token, put.session.expect("set")),
                     directory_command::Op::DeleteSession(delete) => Did::DeleteSession(token, delete.connection),
                     directory_command::Op::ChangeContact(change) => Did::ChangeContact(token, change),
+                    directory_command::Op::ChangePrivacy(change) => Did::ChangePrivacy(token, change),
                     directory_command::Op::PutAccount(put) => Did::PutAccount(token, put.mode()),
                     other => panic!("unexpected {other:?}"),
                 },
@@ -129,6 +134,10 @@ impl Play {
                         if is_group {
                             assert_eq!((&*append.sender, append.sender_generation), (&b"alice"[..], 3));
                             return Did::Append(token, owner, append.envelope);
+                        }
+                        if let Ok(admission @ 1..) = u8::try_from(append.admission) {
+                            let admission = store::append::Admission::try_from(i32::from(admission));
+                            return Did::AppendIf(token, owner, admission.expect("known"));
                         }
                         // In whose inbox it is not the sender's own copy, the sender's session is named.
                         assert!(owner == "alice" || append.sender == "alice" && append.sender_generation == 3);
@@ -190,6 +199,16 @@ impl Play {
             self.owner.register.put(&user, 0, session::Session::new(session, 1));
             self.owner.checks.add(&TimelineId::Inbox(user.clone()), self.owner.inbox_shard(&user));
         }
+    }
+
+    /// The same, of somebody who is not open to everybody.
+    pub(super) fn knows_privacy(&mut self, user: &str, privacy: store::Privacy) {
+        let user = UserId::new(user).expect("valid");
+        self.owner.changed(&user, self.now);
+        let effects = self.effects();
+        let [Did::ReadUser(token, _)] = effects[..] else { panic!("{effects:?}") };
+        let StoreAnswer::User(found) = found(user.as_str(), &[]) else { unreachable!("a user") };
+        self.answer(token, StoreAnswer::User(User { privacy: Some(privacy), ..found }));
     }
 
     /// To which gateways a message to this user is pushed. The user is known.
@@ -263,6 +282,12 @@ pub(super) enum Did {
     Tell(String, store::Contact),
     ReadContacts(u64, String, bool),
     ChangeContact(u64, store::ChangeContact),
+    ChangePrivacy(u64, store::ChangePrivacy),
+    ReadPrivacy(u64, String),
+    /// By whom, and of whom.
+    ReadAllowed(u64, String, Vec<String>),
+    /// An append that is not let in without conditions.
+    AppendIf(u64, String, store::append::Admission),
     Direct(u64, u64, Bytes),
     Evict(u64, u64),
     Deliver(Delivery),

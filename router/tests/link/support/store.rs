@@ -290,7 +290,9 @@ impl State {
             | Op::ReadMemberships(_)
             | Op::ReadConversations(_)
             | Op::ReadMarks(_)
-            | Op::ReadMedia(_)) => panic!("not asked here: {other:?}"),
+            | Op::ReadMedia(_)
+            | Op::ReadPrivacy(_)
+            | Op::ReadAllowed(_)) => panic!("not asked here: {other:?}"),
         }
     }
 

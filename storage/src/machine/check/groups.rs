@@ -109,7 +109,8 @@ fn check_members(op: &ChangeMembers, sender: &[u8], incarnation: u64) -> Result<
     }
     let fits = (role == Role::Unspecified || matches!(kind, OfMembers::Role | OfMembers::Add))
         && (op.muted_until_ms == 0 || kind == OfMembers::Mute)
-        && (op.link.is_empty() || kind == OfMembers::Join);
+        && (op.link.is_empty() || kind == OfMembers::Join)
+        && op.unwanted.len() <= op.users.len();
     if fits { Ok(()) } else { Err(invalid("a field does not belong to this change of members")) }
 }
 

@@ -40,6 +40,10 @@ impl Batch<'_> {
         {
             return Ok(why);
         }
+        let change = match change {
+            Change::Heard(heard) => Change::Heard(self.heard_by(&user, incarnation, &contact, heard)?),
+            change => change,
+        };
         let key = keys::contact(&user, incarnation, &contact);
         let mut list: ContactList = self.get(&keys::contact_list(&user, incarnation), "contacts")?.unwrap_or_default();
         let before = self.get::<Contact>(&key, "contact")?;
@@ -58,7 +62,7 @@ impl Batch<'_> {
     }
 
     /// The answer, if the name has no owner or another one than is meant.
-    fn is_not_owner(&self, user: &str, incarnation: u64) -> io::Result<Option<Outcome>> {
+    pub(super) fn is_not_owner(&self, user: &str, incarnation: u64) -> io::Result<Option<Outcome>> {
         Ok(match self.get::<Account>(&keys::account(user), "account")? {
             // A reserved name has no owner yet.
             None | Some(Account { deleted: true, .. } | Account { reserved: true, .. }) => {
@@ -70,7 +74,7 @@ impl Batch<'_> {
     }
 
     #[expect(clippy::too_many_arguments, reason = "the row before and after, and whose it is")]
-    fn keep(
+    pub(super) fn keep(
         &mut self,
         user: &str,
         incarnation: u64,

@@ -3,14 +3,16 @@
 use std::io;
 
 use carillon_proto::pb::store::{
-    Account, ChangeContact, Contact, ContactList, ContactsRead, ReadContacts, ReadUntold, Rejected, SweepContacts,
-    UntoldRead, change_contact::Change, contacts_read, rejected::Reason, untold_read,
+    Account, Audience, BlockedUser, ChangeContact, Contact, ContactList, ContactsRead, Privacy, ReadContacts,
+    ReadUntold, Rejected, SweepContacts, UntoldRead, change_contact::Change, contacts_read, rejected::Reason,
+    untold_read,
 };
 
 use crate::machine::{
     DirectoryReader, Unread,
     directory::decode,
     keys::{self, ContactsEnd},
+    privacy::is_blocked,
 };
 
 /// Most rows of one read, and most bytes of their texts.
@@ -36,6 +38,10 @@ impl DirectoryReader {
         if op.known != 0 && op.known == list.shown {
             return Ok(ContactsRead { unchanged: true, ..read });
         }
+        if op.subscribed {
+            self.subscribed(op, &mut read)?;
+            return Ok(read);
+        }
         let prefix = keys::contacts_of(&op.user, op.incarnation);
         let after = keys::contact(&op.user, op.incarnation, &op.after);
         let limit = if op.limit == 0 { PAGE } else { op.limit.min(PAGE) } as usize;
@@ -44,13 +50,7 @@ impl DirectoryReader {
             let (key, value) = row?;
             let row: Contact = decode(&value, "contact")?;
             let contact = keys::contact_of(&key)?.2.to_owned();
-            if op.subscribed {
-                if row.to || row.from {
-                    let Contact { to, from, peer, .. } = row;
-                    let row = Some(Contact { to, from, peer, ..Contact::default() });
-                    read.contacts.push(contacts_read::Row { contact, row });
-                }
-            } else if row.listed || row.asks {
+            if row.listed || row.asks {
                 if read.contacts.len() == limit || bytes > PAGE_BYTES {
                     read.complete = false;
                     break;
@@ -60,6 +60,24 @@ impl DirectoryReader {
             }
         }
         Ok(read)
+    }
+
+    /// Those who see the user or are seen, if they are not blocked.
+    fn subscribed(&self, op: &ReadContacts, read: &mut ContactsRead) -> io::Result<()> {
+        let Privacy { settings, blocked, .. } = self.privacy(&op.user, op.incarnation)?.unwrap_or_default();
+        read.hidden = settings.is_some_and(|settings| settings.presence() == Audience::Nobody);
+        for row in self.shard.with_prefix(&keys::contacts_of(&op.user, op.incarnation)) {
+            let (key, value) = row?;
+            let Contact { to, from, peer, .. } = decode(&value, "contact")?;
+            let contact = keys::contact_of(&key)?.2.to_owned();
+            let by = BlockedUser { user: contact, incarnation: peer };
+            if (to || from) && !is_blocked(&blocked, &by) {
+                let row = Some(Contact { to, from, peer, ..Contact::default() });
+                read.contacts.push(contacts_read::Row { contact: by.user, row });
+            }
+        }
+        read.blocked = blocked.into_iter().map(|blocked| blocked.user).collect();
+        Ok(())
     }
 
     /// Contacts who have to be told something, of all users of the shard.

@@ -214,6 +214,7 @@ pub(in crate::machine) fn changed(
         muted_until_ms,
         wrote_ms: before.map_or(0, |row| row.wrote_ms),
         wrote_seq: before.map_or(0, |row| row.wrote_seq),
+        untold: standing == Standing::Invited && op.unwanted.contains(who),
     };
     // Who is muted does not get rid of it by leaving.
     let without = || (muted_until_ms != 0).then(|| now(Standing::Left, Role::Unspecified));
@@ -299,6 +300,16 @@ pub(in crate::machine) fn changed(
             let Some(row) = before.filter(|_| is_member) else { return Err(not_there("a member")) };
             Ok(Some(Member { muted_until_ms: op.muted_until_ms, ..*row }))
         }
+    }
+}
+
+/// True if the user is told of the change: not of what comes from somebody of whom it wants nothing, nor of an invitation of which it was
+/// not told. `before`: the row of this account.
+pub(in crate::machine) fn is_told(op: &ChangeMembers, person: &Person, before: Option<&Member>) -> bool {
+    match before.map(Member::standing) {
+        Some(Standing::Member) => true,
+        _ if op.change() == Change::Join => true,
+        _ => !op.unwanted.contains(&person.user) && !before.is_some_and(|row| row.untold),
     }
 }
 

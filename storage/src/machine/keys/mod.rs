@@ -16,6 +16,7 @@
 //! | 0x0a `CONTACT` | directory | user, 0x00, incarnation u64 of the account, contact | encoded `Contact` |
 //! | 0x0b `CONTACT_LIST` | directory | user, 0x00, incarnation u64 of the account | encoded `ContactList` |
 //! | 0x0c `UNTOLD` | directory | as `CONTACT` | nothing: the contact has to be told something |
+//! | 0x0f `PRIVACY` | directory | as `CONTACT_LIST` | encoded `Privacy` |
 //! | 0x0d `CONTACTS_END` | directory | as `CONTACT_LIST` | the account has ended, and those whom it knows are being told: 0x00 and the contact up to which the rows were prepared, or 0x01: all were |
 //! | 0x1d `CLUSTER_GROWTH` | directory 0 | nothing | the id that the next storage node gets u64, 1 while shards are to be spread u64 |
 //! | 0x1e `ERASURE` | directory | user | incarnation u64, when it was ordered u64 (ms since 1970), 1 when it is done u64: the last erasure of a user of this name |
@@ -73,7 +74,7 @@
 //! at level 0 have none of them, those whose shards are below level 2 have no `GROUP_CURSOR`, and those below level 4 no
 //! `CLUSTER_GROWTH`, and those below level 5 no `ERASURE`, `ERASING_SENDER`, `ERASED_SENDER` and `ERASED`, and those below level 6
 //! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `OUTBOX`,
-//! `DEAD_LETTER`, `ANNOTATION`, `CONVERSATION`, `CONVERSATION_CHANGE`, `CONTACT`, `CONTACT_LIST`, `UNTOLD`, `CONTACTS_END`, `MEDIA` and `MEDIA_SUM`, and no
+//! `DEAD_LETTER`, `ANNOTATION`, `CONVERSATION`, `CONVERSATION_CHANGE`, `CONTACT`, `CONTACT_LIST`, `UNTOLD`, `CONTACTS_END`, `PRIVACY`, `MEDIA` and `MEDIA_SUM`, and no
 //! records with a header.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
@@ -83,6 +84,7 @@ mod annotations;
 mod contacts;
 mod conversations;
 mod directory;
+mod privacy;
 mod rows;
 mod timeline;
 
@@ -96,6 +98,7 @@ pub(crate) use self::{
     contacts::*,
     conversations::*,
     directory::*,
+    privacy::*,
     rows::{check, is_of_nodes},
     timeline::*,
 };
@@ -117,6 +120,7 @@ const CONTACT: u8 = 0x0a;
 const CONTACT_LIST: u8 = 0x0b;
 const UNTOLD: u8 = 0x0c;
 const CONTACTS_END: u8 = 0x0d;
+const PRIVACY: u8 = 0x0f;
 const ACCOUNT: u8 = 0x01;
 const SESSION: u8 = 0x02;
 const LEASE: u8 = 0x03;

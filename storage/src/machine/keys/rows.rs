@@ -6,7 +6,7 @@ use carillon_proto::{
     ShardKind,
     pb::store::{
         Account, Annotated, Contact, ContactList, Conversation, Group, MediaRow, MediaSum, Member, Membership,
-        Mentioned, OutboxRow, Pins, Placement, Session, StorageNode, UserAnnotation,
+        Mentioned, OutboxRow, Pins, Placement, Privacy, Session, StorageNode, UserAnnotation,
     },
 };
 use prost::Message;
@@ -15,11 +15,11 @@ use super::{
     ACCOUNT, ANNOTATION, AnnotationKey, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CONTACT, CONTACT_LIST, CONTACTS_END,
     CONVERSATION, CONVERSATION_CHANGE, CURSOR, ContactsEnd, Cursor, DEAD_LETTER, DUPLICATE, ENDED_SENDER, ENDING,
     ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP, GROUP_CURSOR, GroupCursor, LEASE, LEVEL,
-    Lease, MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP, NEXT_NUMBER, OUTBOX, PLACEMENT, RECORD, REGISTRY, RING_SLOT, SESSION,
-    STORAGE_NODE, Stored, TIMELINE, UNTOLD, annotation_of, broken, changed_conversation_of, contact_of,
+    Lease, MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP, NEXT_NUMBER, OUTBOX, PLACEMENT, PRIVACY, RECORD, REGISTRY, RING_SLOT,
+    SESSION, STORAGE_NODE, Stored, TIMELINE, UNTOLD, annotation_of, broken, changed_conversation_of, contact_of,
     conversation_change_of, conversation_of, cursor_of, ended_sender_of, erased_sender_of, garbage_of, group_cursor_of,
     group_of, lease_of, level_of, media_of, media_sum_of, member_of, membership_of, number_of, numbers_of, outbox_of,
-    placement_of, ring_slot_of, seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
+    placement_of, privacy_of, ring_slot_of, seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -58,6 +58,7 @@ fn check_directory(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
         UNTOLD if value.is_empty() => contact_of(key).map(drop),
         UNTOLD => Err(broken("row of what is to be told")),
         CONTACTS_END => contact_of(key).and_then(|_| ContactsEnd::decode(value).map(drop)),
+        PRIVACY => privacy_of(key).and_then(|_| message::<Privacy>(value)),
         LEASE => lease_of(key).and_then(|_| Lease::decode(value).map(drop)),
         ENDING => user_of(key).and_then(|_| number_of(value).map(drop)),
         ERASURE => user_of(key).and_then(|_| Erasure::decode(value).map(drop)),
@@ -131,8 +132,8 @@ mod tests {
         account, annotated, changed_conversation, contact, contact_list, contacts_end, conversation,
         conversation_change, conversations_version, cursor, dead_letter, duplicate, ended_sender, ending,
         erased_sender, erasing_sender, erasure, garbage, group, lease, media, media_sum, member, membership, mentioned,
-        number_value, numbers_value, outbox, pins, placement, reactions, record, ring_slot, session, storage_node,
-        timeline, timeline_value, untold, votes,
+        number_value, numbers_value, outbox, pins, placement, privacy, reactions, record, ring_slot, session,
+        storage_node, timeline, timeline_value, untold, votes,
     };
 
     #[test]
@@ -153,6 +154,7 @@ mod tests {
             (contact_list("alice", 7).to_vec(), ContactList::default().encode_to_vec()),
             (untold("alice", 7, "bob").to_vec(), Vec::new()),
             (contacts_end("alice", 7).to_vec(), ContactsEnd::Swept.encode().to_vec()),
+            (privacy("alice", 7).to_vec(), Privacy::default().encode_to_vec()),
             (erasure("alice").to_vec(), numbers_value([1, 2, 0]).to_vec()),
             (storage_node(1).to_vec(), StorageNode::default().encode_to_vec()),
             (placement(ShardId::REGISTRY).to_vec(), Placement::default().encode_to_vec()),

@@ -265,8 +265,9 @@ impl Model {
             | Op::DropStorageNode(_)
             | Op::Rebalance(_)
             | Op::PreferReplica(_)
-            // And those of contacts.
-            | Op::ChangeContact(_) => unreachable!("not generated"),
+            // And those of contacts and privacy.
+            | Op::ChangeContact(_)
+            | Op::ChangePrivacy(_) => unreachable!("not generated"),
         }
         done()
     }

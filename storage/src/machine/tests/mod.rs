@@ -1,5 +1,6 @@
 //! The machines on their real engines, against simple models of what they should do.
 
+mod admission_model;
 mod contacts;
 mod conversation_model;
 mod crash;
@@ -7,6 +8,7 @@ mod directory_model;
 mod group_model;
 mod levels;
 mod media_model;
+mod privacy;
 mod reference_model;
 mod timeline_model;
 

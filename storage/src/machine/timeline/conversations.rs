@@ -6,12 +6,15 @@ use carillon_proto::{
     KeyedMap, Level,
     pb::store::{
         Append, Conversation, ConversationRow, ConversationsMoved, Membership, MoveMarks, RecordHeader,
-        SetConversation, SweepConversations, TimelineKey, move_marks::Mark, rejected::Reason, timeline_key::Kind,
+        SetConversation, SweepConversations, TimelineKey, append::Admission, move_marks::Mark, rejected::Reason,
+        timeline_key::Kind,
     },
 };
 use prost::Message as _;
 
-use super::{Batch, CachedTimeline, Outcome, TimelineMachine, TimelineState, done, groups, rejected, timeline_key};
+use super::{
+    Batch, CachedTimeline, Outcome, TimelineMachine, TimelineState, done, groups, privacy, rejected, timeline_key,
+};
 use crate::machine::{
     broken,
     conversations::{self, Said},
@@ -43,11 +46,18 @@ impl TimelineMachine {
 }
 
 impl Batch<'_> {
-    /// Moves the conversation that the message belongs to, which gets the next position of this inbox.
-    pub(super) fn converse(&mut self, op: &Append, inbox: &TimelineState) -> io::Result<RecordHeader> {
+    /// Moves the conversation that the message belongs to, which gets the next position of this inbox. `Err`: the answer to a message that
+    /// gets none.
+    pub(super) fn converse(
+        &mut self,
+        op: &Append,
+        admission: Admission,
+        duplicate: &[u8; 16],
+        inbox: &TimelineState,
+    ) -> io::Result<Result<RecordHeader, Outcome>> {
         let peer = if op.peer.is_empty() { &op.sender } else { &op.peer };
         if self.reading.level < Level::GROUPS || peer.is_empty() {
-            return Ok(RecordHeader::default());
+            return Ok(Ok(RecordHeader::default()));
         }
         let with = TimelineKey { kind: Kind::Inbox.into(), owner: peer.clone() };
         let key = keys::conversation(inbox.number, &with);
@@ -55,12 +65,20 @@ impl Batch<'_> {
         let row = self.touched_conversations.get_mut(&key).and_then(|row| row.as_mut());
         let mut new = Conversation::default();
         let (is_new, row) = row.map_or((true, &mut new), |row| (false, row));
+        if let Some((kept_out, is_noted)) = privacy::keeps_out(row, op, admission, duplicate, inbox.epoch) {
+            if is_noted {
+                let row = row.clone();
+                self.put_conversation(key, row);
+            }
+            return Ok(Err(kept_out));
+        }
         let seq = inbox.last + 1;
         if row.last_seq == 0 || row.peer_incarnation < op.peer_incarnation {
-            (row.peer_incarnation, row.since_seq) = (op.peer_incarnation, seq);
+            (row.peer_incarnation, row.since_seq, row.written) = (op.peer_incarnation, seq, false);
         }
         let is_own = op.sender.is_empty() || op.timeline.as_ref().is_some_and(|inbox| inbox.owner == op.sender);
         row.last_seq = seq;
+        row.written |= is_own;
         let is_countable = op.header.as_ref().is_none_or(|header| header.countable);
         row.counted += u64::from(!is_own && is_countable);
         let header = RecordHeader { counted: row.counted, ..RecordHeader::default() };
@@ -68,7 +86,7 @@ impl Batch<'_> {
         if is_new {
             self.touched_conversations.insert(key, Some(new));
         }
-        Ok(header)
+        Ok(Ok(header))
     }
 
     pub(super) fn move_marks(&mut self, op: &MoveMarks) -> io::Result<Outcome> {
@@ -285,7 +303,7 @@ impl Batch<'_> {
         Ok(count)
     }
 
-    fn conversation(&mut self, key: &RowBytes) -> io::Result<Option<Conversation>> {
+    pub(super) fn conversation(&mut self, key: &RowBytes) -> io::Result<Option<Conversation>> {
         self.touch_conversation(key)?;
         Ok(self.touched_conversations.get(key).cloned().flatten())
     }

@@ -20,8 +20,14 @@ use crate::machine::{
 /// change needs a new level.
 pub(in crate::machine) const MEMBERSHIPS: usize = 8192;
 
-/// Rows of users that a change leaves behind; `None`: the row is removed.
-type Rows = Vec<(String, Option<Member>)>;
+/// What a change leaves behind.
+#[derive(Default)]
+struct Rows {
+    /// Rows of users; `None`: the row is removed.
+    rows: Vec<(String, Option<Member>)>,
+    /// Users who are not told.
+    untold: Vec<String>,
+}
 
 impl Batch<'_> {
     pub(super) fn change_group(&mut self, op: &ChangeGroup) -> io::Result<Outcome> {
@@ -40,14 +46,17 @@ impl Batch<'_> {
             return Ok(rejected(Reason::NotFound, "the message is not in the timeline"));
         }
         let seq = held.map_or(1, |held| held.state.last + 1);
-        let (group, rows) = match self.after_change(op, append, held.as_ref(), seq)? {
+        let (group, Rows { rows, untold }) = match self.after_change(op, append, held.as_ref(), seq)? {
             Ok(after) => after,
             Err(refused) => return Ok(answer(refused)),
         };
         if !self.outbox.has_room() {
             return Ok(rejected(Reason::Full, "too many members of groups wait to be told what has become of them"));
         }
-        let told = outbox::told(op, &sender_of(append)?);
+        let mut told = outbox::told(op, &sender_of(append)?);
+        if !untold.is_empty() {
+            told.retain(|told| told.person.as_ref().is_some_and(|person| !untold.contains(&person.user)));
+        }
         let held = match held {
             Some(held) => held,
             None => {
@@ -102,11 +111,11 @@ impl Batch<'_> {
             Change::Create(_) => return Err(broken("creation")),
             Change::Set(set) => groups::may_set(actor).map(|()| {
                 groups::set(group.settings.get_or_insert_default(), set);
-                Vec::new()
+                Rows::default()
             }),
             Change::Delete(_) => groups::may_delete(actor).map(|()| {
                 group.deleted = true;
-                Vec::new()
+                Rows::default()
             }),
             Change::Members(members) => self.after_members(members, actor, number, &mut group, seq)?,
         };
@@ -123,15 +132,19 @@ impl Batch<'_> {
     ) -> io::Result<Result<Rows, Refused>> {
         let settings = group.settings.clone().unwrap_or_default();
         let had_owner = group.owners > 0;
-        let mut rows = Vec::with_capacity(op.users.len());
+        let mut rows = Rows { rows: Vec::with_capacity(op.users.len()), untold: Vec::new() };
         for person in &op.users {
             let before = self.member(number, person)?;
-            let after = match groups::changed(&settings, actor, op, person, of_account(before.as_ref(), person), seq) {
+            let of_person = of_account(before.as_ref(), person);
+            if !groups::is_told(op, person, of_person) {
+                rows.untold.push(person.user.clone());
+            }
+            let after = match groups::changed(&settings, actor, op, person, of_person, seq) {
                 Ok(after) => after,
                 Err(refused) => return Ok(Err(refused)),
             };
             groups::count(group, before.as_ref(), after.as_ref());
-            rows.push((person.user.clone(), after));
+            rows.rows.push((person.user.clone(), after));
         }
         group.members_seq = seq;
         // Nobody could come back to a group without members.
@@ -303,7 +316,7 @@ fn founded(op: &CreateGroup, sender: &Person, by_operator: bool) -> Result<(Grou
     for (_, row) in &rows {
         groups::count(&mut group, None, row.as_ref());
     }
-    groups::stands(&group, false, by_operator).map(|()| (group, rows))
+    groups::stands(&group, false, by_operator).map(|()| (group, Rows { rows, untold: Vec::new() }))
 }
 
 fn sender_of(append: &Append) -> io::Result<Person> {

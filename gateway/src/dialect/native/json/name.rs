@@ -72,7 +72,8 @@ impl<'de> Visitor<'de> for Root {
                     | "read_groups" | "readConversations" | "read_conversations" | "moveMarks" | "move_marks"
                     | "setConversation" | "set_conversation" | "readMarks" | "read_marks" | "contact" | "readContacts"
                     | "read_contacts" | "setPresence" | "set_presence" | "requestMediaSlot" | "request_media_slot"
-                    | "requestMediaUrl" | "request_media_url",
+                    | "requestMediaUrl" | "request_media_url" | "privacy" | "readPrivacy" | "read_privacy"
+                    | "setChatState" | "set_chat_state",
                 ) => request = members.next_value_seed(Member(&["request"]))?,
                 _ => {
                     members.next_value::<IgnoredAny>()?;

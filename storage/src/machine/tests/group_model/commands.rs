@@ -114,9 +114,12 @@ fn members() -> impl Strategy<Value = Change> {
         role,
         0..200u64,
         any::<bool>(),
+        any::<[bool; 2]>(),
     )
-        .prop_map(|(kind, users, role, muted_until_ms, link)| {
+        .prop_map(|(kind, users, role, muted_until_ms, link, unwanted)| {
             let mut change = ChangeMembers { users: once_each(users), ..ChangeMembers::default() };
+            let names = change.users.iter().zip(unwanted).filter(|(_, unwanted)| *unwanted);
+            change.unwanted = names.map(|(person, _)| person.user.clone()).collect();
             change.set_change(kind);
             match kind {
                 OfMembers::Role => change.set_role(role),

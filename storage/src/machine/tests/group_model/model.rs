@@ -20,6 +20,8 @@ pub(super) struct Row {
     pub(super) since: u64,
     muted_until_ms: u64,
     wrote_ms: u64,
+    /// An invitation of which the user was not told.
+    untold: bool,
 }
 
 #[derive(Default, Clone)]
@@ -105,7 +107,7 @@ impl Model {
     fn is_repeated(group: &Group, op: &Append, incarnation: u64, outcome: &Outcome) -> bool {
         let Some(seq) = group.known.get(&*op.duplicate_key) else { return false };
         let first_envelope = vec![op.duplicate_key[0]; 8].into();
-        let expected = Appended { epoch: group.epoch, seq: *seq, first_envelope, incarnation };
+        let expected = Appended { epoch: group.epoch, seq: *seq, first_envelope, incarnation, withheld: false };
         assert_eq!(*outcome, Outcome::Appended(expected));
         true
     }
@@ -164,7 +166,8 @@ impl Model {
                 let mut told = Vec::new();
                 for (person, role) in owner.into_iter().chain(members) {
                     let (incarnation, standing) = (person.incarnation, Standing::Member);
-                    let row = Row { incarnation, standing, role, since: 1, muted_until_ms: 0, wrote_ms: 0 };
+                    let row =
+                        Row { incarnation, standing, role, since: 1, muted_until_ms: 0, wrote_ms: 0, untold: false };
                     told.push(of(person, standing, role));
                     group.rows.insert(person.user.clone(), row);
                 }
@@ -192,8 +195,8 @@ impl Model {
             assert_eq!(done, allowed && !append.only_repeat, "{op:?} in {:?}: {outcome:?}", group.rows);
             if done {
                 after.deleted = is_empty && members.change() == OfMembers::Leave;
-                *group = after;
-                told = who_is_told(group, members);
+                let before = std::mem::replace(group, after);
+                told = who_is_told(&before, group, members);
             }
         } else if !append.only_repeat && group.lives() {
             assert_eq!(done, op.by_operator || rank >= Some(least), "{op:?} in {:?}", group.rows);
@@ -270,7 +273,7 @@ fn of(person: &Person, standing: Standing, role: Role) -> Told {
 }
 
 /// As the rows are after the change. Changes of members' roles and muting are read in the group.
-fn who_is_told(group: &Group, op: &ChangeMembers) -> Vec<Told> {
+fn who_is_told(before: &Group, group: &Group, op: &ChangeMembers) -> Vec<Told> {
     if matches!(op.change(), OfMembers::Role | OfMembers::Mute) {
         return Vec::new();
     }
@@ -279,7 +282,13 @@ fn who_is_told(group: &Group, op: &ChangeMembers) -> Vec<Told> {
         let (standing, role) = row.map_or((Standing::Left, Role::Unspecified), |row| (row.standing, row.role));
         of(person, standing, role)
     };
-    op.users.iter().map(told).collect()
+    let does_hear = |person: &&Person| {
+        let row = before.row(person);
+        let is_member = row.is_some_and(|row| row.standing == Standing::Member);
+        let is_unwanted = op.unwanted.contains(&person.user) || row.is_some_and(|row| row.untold);
+        is_member || op.change() == OfMembers::Join || !is_unwanted
+    };
+    op.users.iter().filter(does_hear).map(told).collect()
 }
 
 fn tells(group: &Group, append: &Append, told: Vec<Told>) -> TellMembers {
@@ -341,14 +350,16 @@ fn stand(group: &mut Group, op: &ChangeMembers, person: &Person) {
     let before = group.row(person).cloned();
     let (muted_until_ms, wrote_ms) = before.as_ref().map_or((0, 0), |row| (row.muted_until_ms, row.wrote_ms));
     let since = group.last;
-    let row =
-        |standing, role| Some(Row { incarnation: person.incarnation, standing, role, since, muted_until_ms, wrote_ms });
+    let row = |standing, role| {
+        Some(Row { incarnation: person.incarnation, standing, role, since, muted_until_ms, wrote_ms, untold: false })
+    };
     let gone = || if muted_until_ms == 0 { None } else { row(Standing::Left, Role::Unspecified) };
     let after = match op.change() {
         OfMembers::Join => row(Standing::Member, Role::Member),
         OfMembers::Add if op.role() == Role::Reader => row(Standing::Member, Role::Reader),
         OfMembers::Add => row(Standing::Member, Role::Member),
-        OfMembers::Invite => row(Standing::Invited, Role::Unspecified),
+        OfMembers::Invite => row(Standing::Invited, Role::Unspecified)
+            .map(|row| Row { untold: op.unwanted.contains(&person.user), ..row }),
         OfMembers::Ban => row(Standing::Banned, Role::Unspecified),
         OfMembers::Leave | OfMembers::Remove | OfMembers::Pardon => gone(),
         OfMembers::Role => before.map(|row| Row { role: op.role(), ..row }),

@@ -1,0 +1,23 @@
+//! Asks and tells of chat states, from and to frames.
+
+use carillon_proto::pb::{
+    client::{ChatStateNotice, Done, SetChatState, server_frame::Body},
+    link::ChatStateTold,
+};
+
+use crate::conversation::{Ask, ChatStateAsk, ChatStateTell};
+
+impl From<SetChatState> for Ask {
+    fn from(SetChatState { request, to, state }: SetChatState) -> Self {
+        Self::ChatState(Box::new(ChatStateAsk { request, to, state }))
+    }
+}
+
+impl From<ChatStateTell> for Body {
+    fn from(told: ChatStateTell) -> Self {
+        match told {
+            ChatStateTell::Done { request } => Self::Done(Done { request }),
+            ChatStateTell::Told(ChatStateTold { from, state }) => Self::ChatState(ChatStateNotice { from, state }),
+        }
+    }
+}

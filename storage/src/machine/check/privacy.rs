@@ -1,0 +1,46 @@
+//! Checks of changes of privacy.
+
+use carillon_proto::{
+    ShardId, ShardMap,
+    pb::store::{
+        Append, Audience, BlockedUser, ChangePrivacy, Rejected, SetPrivacy, append::Admission, change_privacy::Change,
+        timeline_key::Kind,
+    },
+};
+
+use super::{check_any_user, check_user, invalid};
+
+pub(super) fn check_change(shard: ShardId, map: ShardMap, op: &ChangePrivacy) -> Result<(), Rejected> {
+    check_user(shard, map, &op.user)?;
+    match op.change.as_ref().ok_or_else(|| invalid("change of privacy says nothing"))? {
+        Change::Set(set) => check_set(set),
+        Change::Block(BlockedUser { user, .. }) | Change::Unblock(BlockedUser { user, .. }) => {
+            check_any_user(user)?;
+            if *user == op.user { Err(invalid("a user can't be blocked by itself")) } else { Ok(()) }
+        }
+    }
+}
+
+/// What the owner of an inbox allows to the sender of this message.
+pub(super) fn check_admission(kind: Kind, op: &Append) -> Result<(), Rejected> {
+    match Admission::try_from(op.admission) {
+        Ok(Admission::Unspecified) => Ok(()),
+        Err(_) => Err(invalid("admission of a message is unknown")),
+        Ok(_) if kind != Kind::Inbox || op.sender.is_empty() => {
+            Err(invalid("who is admitted is the sender of a message to an inbox"))
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+/// An unknown audience must not be taken for a known one.
+fn check_set(set: &SetPrivacy) -> Result<(), Rejected> {
+    let SetPrivacy { write, groups, read_marks, presence } = set;
+    for audience in [write, groups, read_marks, presence].into_iter().flatten() {
+        Audience::try_from(*audience).map_err(|_| invalid("audience is not one of everyone, contacts and nobody"))?;
+    }
+    if presence.is_some_and(|presence| presence == i32::from(Audience::Everyone)) {
+        return Err(invalid("presence is shown to contacts or to nobody"));
+    }
+    Ok(())
+}
