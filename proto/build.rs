@@ -17,11 +17,12 @@ const FILES: [&str; 9] = [
 ];
 
 /// Fields of oneofs that are kept behind a pointer.
-const LARGE: [&str; 19] = [
+const LARGE: [&str; 23] = [
     ".carillon.client.v1.ServerFrame.body.group",
     ".carillon.client.v1.Envelope.change",
     ".carillon.link.v1.RouterReply.result.account",
     ".carillon.link.v1.RouterRequest.op.create_media",
+    ".carillon.link.v1.RouterRequest.op.schedule",
     ".carillon.link.v1.RouterReply.result.group_read",
     ".carillon.link.v1.RouterReply.result.media_read",
     ".carillon.link.v1.RouterRequest.op.change_group",
@@ -36,6 +37,9 @@ const LARGE: [&str; 19] = [
     ".carillon.link.v1.Signaled.notice.contact_news",
     ".carillon.link.v1.Signaled.notice.privacy_news",
     ".carillon.store.v1.Append.header",
+    ".carillon.store.v1.Schedule.header",
+    ".carillon.store.v1.SetScheduled.header",
+    ".carillon.store.v1.ScheduledRow.header",
     ".carillon.store.v1.RecordHeader.message",
 ];
 

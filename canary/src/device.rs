@@ -157,7 +157,8 @@ async fn read(mut events: Events, tell: mpsc::Sender<String>, seen: Arc<Seen>, u
             | Event::Presence(_)
             | Event::Privacy(_)
             | Event::PrivacyMissed
-            | Event::ChatState(_) => {}
+            | Event::ChatState(_)
+            | Event::Scheduled(_) => {}
             Event::State(State::Connected { address, .. }) => {
                 connections += 1;
                 tracing::info!(user, address, "the canary is signed in");

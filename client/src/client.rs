@@ -153,7 +153,8 @@ impl Client {
 
     pub(crate) async fn find(&self, query: Query) -> Result<Found, FetchError> {
         let (answer, found) = oneshot::channel();
-        let command = Command::Fetch { query, deadline: Instant::now() + self.inner.send_timeout, answer };
+        let command =
+            Command::Fetch { query: Box::new(query), deadline: Instant::now() + self.inner.send_timeout, answer };
         let ended = || FetchError::Ended(self.why_ended());
         self.inner.commands.send(command).await.map_err(|_| ended())?;
         found.await.map_err(|_| ended())?

@@ -13,7 +13,7 @@ use crate::{
 
 pub(crate) enum Command {
     Send { request: Box<Request>, deadline: Instant, answer: ReplyTo },
-    Fetch { query: Query, deadline: Instant, answer: oneshot::Sender<Result<Found, FetchError>> },
+    Fetch { query: Box<Query>, deadline: Instant, answer: oneshot::Sender<Result<Found, FetchError>> },
     Renew { token: String, answer: oneshot::Sender<Result<(), RenewError>> },
     Close(oneshot::Sender<()>),
 }

@@ -255,7 +255,7 @@ impl Driver {
             Some(Command::Send { request, deadline, answer }) => self.outbox.push(*request, deadline, answer),
             Some(Command::Fetch { query, deadline, answer }) => {
                 self.contacts.asked(&query);
-                self.fetches.push(query, deadline, answer);
+                self.fetches.push(*query, deadline, answer);
             }
             Some(Command::Renew { token, answer }) => {
                 self.renewals.push_back(Renewal { token, sent: false, answer });

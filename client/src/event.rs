@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use carillon_proto::{
     Position, TimelineId,
-    pb::client::{ChatStateNotice, Contact, Conversations, Envelope, Marks, Presence, SignedIn, privacy_news},
+    pb::client::{
+        ChatStateNotice, Contact, Conversations, Envelope, Marks, Presence, ScheduledChanged, SignedIn, privacy_news,
+    },
 };
 use tokio::sync::mpsc;
 
@@ -40,6 +42,9 @@ pub enum Event {
     /// Another user has read or received what this user has sent. Which of two marks is the later one, the place of its message in the
     /// inbox says.
     Marks(Marks),
+    /// Scheduled messages have changed, on this device or another one, or because one was sent, or could not be sent; after
+    /// [`crate::Client::scheduled`].
+    Scheduled(ScheduledChanged),
     /// A row of the list of contacts, after [`crate::Client::contacts`]: neither listed nor asking, it is gone.
     Contact(Contact),
     /// Changes of the list did not come: it has to be read again.
@@ -124,6 +129,7 @@ fn place(event: &Event) -> Option<(TimelineId, Position)> {
         | Event::Presence(_)
         | Event::Privacy(_)
         | Event::PrivacyMissed
-        | Event::ChatState(_) => None,
+        | Event::ChatState(_)
+        | Event::Scheduled(_) => None,
     }
 }

@@ -4,9 +4,10 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use carillon_proto::pb::client::{
-    ContactRequest, Contacts, Conversations, Fetch, Group, Groups, Marks, MediaSlot, MediaUrl, Members, MoveMarks,
-    Page, Privacy, PrivacyRequest, ReadContacts, ReadConversations, ReadGroup, ReadGroups, ReadMarks, ReadMembers,
-    ReadPrivacy, RequestMediaSlot, RequestMediaUrl, SetChatState, SetConversation, SetPresence, client_frame::Body,
+    ChangeScheduled, ContactRequest, Contacts, Conversations, Fetch, Group, Groups, Marks, MediaSlot, MediaUrl,
+    Members, MoveMarks, Page, Privacy, PrivacyRequest, ReadContacts, ReadConversations, ReadGroup, ReadGroups,
+    ReadMarks, ReadMembers, ReadPrivacy, ReadScheduled, RequestMediaSlot, RequestMediaUrl, Schedule, ScheduledChanged,
+    ScheduledMessages, SetChatState, SetConversation, SetPresence, client_frame::Body,
 };
 
 /// Reads may be repeated freely, and so may marks, which only grow, and settings, of which the last one counts: so all of them are repeated after a reconnect.
@@ -33,6 +34,9 @@ pub(crate) enum Query {
     Privacy(ReadPrivacy),
     ChangePrivacy(PrivacyRequest),
     ChatState(SetChatState),
+    Schedule(Schedule),
+    ChangeScheduled(ChangeScheduled),
+    Scheduled(ReadScheduled),
 }
 
 /// The answer to a query.
@@ -50,6 +54,8 @@ pub(crate) enum Found {
     MediaSlot(MediaSlot),
     MediaUrl(MediaUrl),
     Privacy(Privacy),
+    ScheduledChanged(ScheduledChanged),
+    ScheduledMessages(ScheduledMessages),
 }
 
 struct Pending<T> {
@@ -85,6 +91,9 @@ impl<T> Fetches<T> {
             Query::Privacy(read) => read.request = request,
             Query::ChangePrivacy(change) => change.request = request,
             Query::ChatState(set) => set.request = request,
+            Query::Schedule(schedule) => schedule.request = request,
+            Query::ChangeScheduled(change) => change.request = request,
+            Query::Scheduled(read) => read.request = request,
         }
         self.pending.insert(request, Pending { query, deadline, answer, sent: false });
     }
@@ -115,6 +124,9 @@ impl<T> Fetches<T> {
                 Query::Privacy(read) => Body::ReadPrivacy(read),
                 Query::ChangePrivacy(change) => Body::Privacy(change),
                 Query::ChatState(set) => Body::SetChatState(set),
+                Query::Schedule(schedule) => Body::Schedule(schedule),
+                Query::ChangeScheduled(change) => Body::ChangeScheduled(change),
+                Query::Scheduled(read) => Body::ReadScheduled(read),
             });
         }
     }

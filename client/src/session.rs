@@ -240,6 +240,12 @@ impl Driver {
             Frame::Members(members) => self.found(members.request, Found::Members(members)),
             Frame::MediaSlot(slot) => self.found(slot.request, Found::MediaSlot(slot)),
             Frame::MediaUrl(url) => self.found(url.request, Found::MediaUrl(url)),
+            Frame::ScheduledChanged(changed) if changed.request == UNASKED => {
+                self.events.push(Event::Scheduled(changed));
+                Ok(())
+            }
+            Frame::ScheduledChanged(changed) => self.found(changed.request, Found::ScheduledChanged(changed)),
+            Frame::ScheduledMessages(list) => self.found(list.request, Found::ScheduledMessages(list)),
             Frame::Groups(groups) => self.found(groups.request, Found::Groups(groups)),
             Frame::Conversations(changed) if changed.request == UNASKED => {
                 self.events.push(Event::Conversations(changed));

@@ -221,6 +221,7 @@ ROUTER = [
         panel("Outboxes", "ops", "Rows that workers have carried out, and rows that the store has refused.", happened("carillon_router_outbox_rows_total", "outcome")),
         panel("Age of the outboxes", "s", "Of the oldest row that was not carried out; 0: there is none.", gauge("carillon_router_outbox_lag_seconds")),
         panel("Dead letters", "short", "Rows of outboxes that were given up.", gauge("carillon_router_outbox_dead_letters")),
+        panel("Scheduled messages", "ops", "Scheduled messages whose time has come: sent, or refused for good.", happened("carillon_router_scheduled_messages_total", "outcome")),
     ]),
     ("Users", [
         panel("Sessions", "short", "Live sessions of the users that each router owns.", query("sum by (instance) (carillon_router_sessions{$of})")),

@@ -24,11 +24,14 @@ pub const PRIVACY: &str = "privacy";
 /// `SetChatState`.
 pub const CHAT_STATES: &str = "chat-states";
 
+/// `Schedule`, `ChangeScheduled` and `ReadScheduled`.
+pub const SCHEDULED: &str = "scheduled";
+
 /// Each feature, and the level of the cluster from which on gateways announce it.
 ///
 /// A client may come from a gateway of one release to one of another. While releases are mixed, the level is that of the older one, so
 /// a gateway of the newer one announces nothing that the client could miss there.
-const FEATURES: [(&str, Level); 9] = [
+const FEATURES: [(&str, Level); 10] = [
     (UNKNOWN_FIELDS, Level::CLUSTER),
     (MORE_POSITIONS, Level::CLUSTER),
     (GROUPS, Level::GROUPS),
@@ -38,6 +41,7 @@ const FEATURES: [(&str, Level); 9] = [
     (REFERENCES, Level::GROUPS),
     (PRIVACY, Level::GROUPS),
     (CHAT_STATES, Level::GROUPS),
+    (SCHEDULED, Level::GROUPS),
 ];
 
 /// The features of a service whose cluster is at this level.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use carillon_proto::pb::{
-    link::{ContactNews, Forget, Hint, Presences, Probe, RouterRequest, Signal},
+    link::{ContactNews, Forget, Hint, Presences, Probe, RouterRequest, ScheduledNews, Signal},
     store::{Node, NodeKind, RegistryView, StoreReply},
 };
 use carillon_proto::{LeaseId, Level, UserId, now_ms};
@@ -107,7 +107,11 @@ pub fn link(mut bytes: &[u8]) {
                 owner.presence_settles(now);
                 owner.look_at_presences(now);
             }
-            249..=250 => owner.check(now),
+            249 => input(Input::Said(Said::Scheduled(match ScheduledNews::decode(message) {
+                Ok(news) => news,
+                Err(_) => continue,
+            }))),
+            250 => owner.check(now),
             _ => owner.flush_cursors(),
         }
         for effect in std::mem::take(&mut owner.effects) {

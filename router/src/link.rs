@@ -152,7 +152,8 @@ impl Reader {
     fn may_say(&self, hello: &Hello, said: &ToRouter) -> bool {
         let may = match (self.tier, hello.kind()) {
             (Tier::Gateway, NodeKind::Gateway) => {
-                let of_contacts = said.presences.len() + said.probes.len() + said.contact_news.len();
+                let of_contacts =
+                    said.presences.len() + said.probes.len() + said.contact_news.len() + said.scheduled_news.len();
                 said.hints.is_empty() && said.changed_users.is_empty() && said.marked.is_empty() && of_contacts == 0
             }
             (Tier::Router, NodeKind::Router) => {
@@ -178,7 +179,8 @@ impl Reader {
         let presences = said.presences.into_iter().map(Said::Presences);
         let probes = said.probes.into_iter().map(Said::Probe);
         let news = said.contact_news.into_iter().map(|news| Said::News(Box::new(news)));
-        for said in presences.chain(probes).chain(news) {
+        let scheduled = said.scheduled_news.into_iter().map(Said::Scheduled);
+        for said in presences.chain(probes).chain(news).chain(scheduled) {
             // A full partition's users ask again.
             drop(self.context.partitions.say(said));
         }
@@ -412,6 +414,7 @@ fn signal_size(signal: &Signaled) -> usize {
         Some(signaled::Notice::Marked(marked)) => marked.encoded_len(),
         Some(signaled::Notice::PrivacyNews(news)) => news.encoded_len(),
         Some(signaled::Notice::ChatState(told)) => told.encoded_len(),
+        Some(signaled::Notice::ScheduledNews(news)) => news.encoded_len(),
         None => 0,
     };
     64 + signal.body.len() + signal.connections.len() * 4 + what
@@ -424,6 +427,7 @@ fn weigh(reply: &RouterReply) -> usize {
             read.entries.iter().map(|entry| entry.envelope.len() + 16).sum()
         }
         Some(router_reply::Result::DirectAnswered(answered)) => answered.body.len(),
+        Some(router_reply::Result::ScheduledRead(read)) => read.encoded_len(),
         _ => 0,
     };
     content + 256

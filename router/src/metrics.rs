@@ -28,6 +28,7 @@ pub const LINKS: &str = "carillon_router_links";
 pub const RING_VERSION: &str = "carillon_router_ring_version";
 pub const RING_ROUTERS: &str = "carillon_router_ring_routers";
 pub const OUTBOX_ROWS: &str = "carillon_router_outbox_rows_total";
+pub const SCHEDULED: &str = "carillon_router_scheduled_messages_total";
 pub const OUTBOX_LAG: &str = "carillon_router_outbox_lag_seconds";
 pub const DEAD_LETTERS: &str = "carillon_router_outbox_dead_letters";
 pub const LEASE_HELD: &str = "carillon_router_lease_held";
@@ -69,6 +70,8 @@ pub const ALL: &[Metric] = &[
     Metric::gauge(RING_ROUTERS, "Routers in that ring"),
     Metric::counter(OUTBOX_ROWS, "Rows of outboxes that a worker has carried out, or that the store has refused")
         .labels(&[Label::known("outcome", &["done", "refused"])]),
+    Metric::counter(SCHEDULED, "Scheduled messages whose time has come, by what became of them")
+        .labels(&[Label::known("outcome", &["sent", "failed"])]),
     Metric::gauge(OUTBOX_LAG, "Age of the oldest row in the outboxes whose workers run here"),
     Metric::gauge(DEAD_LETTERS, "Rows of the outboxes whose workers run here that were given up"),
     Metric::gauge(LEASE_HELD, "1 while this router holds its lease"),
@@ -82,7 +85,7 @@ static SENT: LazyLock<(Counter, Histogram)> = LazyLock::new(|| handled("send", "
 static ACKNOWLEDGED: LazyLock<(Counter, Histogram)> = LazyLock::new(|| handled("acknowledge", "ok"));
 
 /// All values of the labels of `REQUESTS`; see `reply.rs`.
-const OPS: [&str; 19] = [
+const OPS: [&str; 23] = [
     "look_up_account",
     "ensure_account",
     "open_session",
@@ -102,6 +105,10 @@ const OPS: [&str; 19] = [
     "set_conversation",
     "read_conversations",
     "read_marks",
+    "schedule",
+    "change_scheduled",
+    "read_scheduled",
+    "send_scheduled",
 ];
 const OUTCOMES: [&str; 5] = ["ok", "refused", "overloaded", "unavailable", "not_owner"];
 
@@ -187,6 +194,10 @@ pub(crate) fn ring(version: u64, routers: usize) {
 
 pub(crate) fn outbox_row(outcome: &'static str) {
     counter!(OUTBOX_ROWS, "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn scheduled(sent: bool) {
+    counter!(SCHEDULED, "outcome" => if sent { "sent" } else { "failed" }).increment(1);
 }
 
 pub(crate) fn outboxes(lag_ms: u64, dead_letters: u64) {

@@ -10,6 +10,7 @@ mod media;
 mod messages;
 mod presence;
 mod privacy;
+mod scheduled;
 mod sessions;
 mod timelines;
 mod users;
@@ -35,7 +36,10 @@ use carillon_proto::{
 use tokio::time::Instant;
 
 use self::conversations::{ConversationsAsked, Counting, MarksReading};
-use self::{chat_states::ChatStateTelling, contacts::ContactChanging, presence::shows, privacy::PrivacyAsked};
+use self::{
+    chat_states::ChatStateTelling, contacts::ContactChanging, presence::shows, privacy::PrivacyAsked,
+    scheduled::ScheduleChanging,
+};
 use crate::{
     accounts::Accounts,
     checks::Checks,
@@ -236,6 +240,7 @@ enum Continuation {
     Privacy(Box<PrivacyAsked>),
     /// A place for a file was made in the shard of this index.
     MediaCreated(u16, ReplySlot),
+    Scheduled(Box<ScheduleChanging>),
     /// Heads of groups that a gateway follows: of the request of this number.
     Followed(u64, Vec<GroupId>),
     Conversations(Box<ConversationsAsked>),
@@ -364,6 +369,9 @@ impl Owner {
             Op::CreateMedia(create) => self.create_media(*create, parts),
             Op::CompleteMedia(complete) => self.complete_media(complete, parts),
             Op::ReadMedia(read) => self.read_media(read, parts),
+            Op::Schedule(schedule) => self.schedule(*schedule, parts),
+            Op::ChangeScheduled(change) => self.change_scheduled(change, parts),
+            Op::ReadScheduled(read) => self.read_scheduled(read, parts),
             Op::ChangeGroup(_) | Op::Follow(_) | Op::ReadGroup(_) | Op::ReadMembers(_) => {
                 self.refuse(parts.slot, &Failure::Invalid("a user is no group"))
             }
@@ -443,6 +451,7 @@ impl Owner {
                     Ok(StoreAnswer::MembersRead(read)) => Ok(Answer::MembersRead(read)),
                     Ok(StoreAnswer::MembershipsRead(read)) => Ok(Answer::MembershipsRead(read)),
                     Ok(StoreAnswer::ContactsRead(read)) => Ok(Answer::ContactsRead(read)),
+                    Ok(StoreAnswer::ScheduledRead(read)) => Ok(Answer::ScheduledRead(read)),
                     Ok(StoreAnswer::MediaRead(read)) => Ok(Answer::MediaRead(Box::new(read))),
                     Ok(StoreAnswer::Privacy(privacy)) => Ok(Answer::Privacy(privacy)),
                     other => Err(unexpected(other)),
@@ -469,6 +478,7 @@ impl Owner {
             Continuation::MediaCreated(shard, slot) => {
                 self.media_created(shard, slot, answer);
             }
+            Continuation::Scheduled(changing) => self.scheduled_changed(*changing, answer),
             Continuation::Followed(request, groups) => self.followed(request, &groups, answer),
             Continuation::Conversations(asked) => self.conversations_answered(*asked, answer, now),
         }

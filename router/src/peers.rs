@@ -179,6 +179,7 @@ fn message_of(words: impl IntoIterator<Item = Word>) -> ToRouter {
             Word::Said(Said::Presences(presences)) => message.presences.push(presences),
             Word::Said(Said::Probe(probe)) => message.probes.push(probe),
             Word::Said(Said::News(news)) => message.contact_news.push(*news),
+            Word::Said(Said::Scheduled(news)) => message.scheduled_news.push(news),
         }
     }
     message

@@ -101,6 +101,8 @@ pub(crate) enum Failure {
     Requests,
     #[error("files are not supported")]
     Media,
+    #[error("messages can't be scheduled yet")]
+    Scheduled,
     #[error("{0}")]
     Quota(String),
     #[error("there is no user {0:?}")]
@@ -154,7 +156,7 @@ impl Failure {
             Self::Store(StoreFailure::OutOfOrder { .. }) => (Code::OutOfOrder, true, 0),
             Self::Store(StoreFailure::Unexpected) | Self::LargeAnswer { .. } => (Code::Internal, false, 0),
             Self::Id(_) | Self::Invalid(_) => (Code::Invalid, false, 0),
-            Self::Groups | Self::Conversations | Self::Contacts | Self::Privacy | Self::Media => {
+            Self::Groups | Self::Conversations | Self::Contacts | Self::Privacy | Self::Media | Self::Scheduled => {
                 (Code::Unsupported, false, 0)
             }
             Self::NoRoom(_) | Self::Requests => (Code::Overloaded, true, 60_000),
@@ -246,6 +248,9 @@ pub(crate) fn op_name(op: &link::router_request::Op) -> &'static str {
         Op::CreateMedia(_) => "create_media",
         Op::CompleteMedia(_) => "complete_media",
         Op::ReadMedia(_) => "read_media",
+        Op::Schedule(_) => "schedule",
+        Op::ChangeScheduled(_) => "change_scheduled",
+        Op::ReadScheduled(_) => "read_scheduled",
     }
 }
 
@@ -284,6 +289,9 @@ pub(crate) fn routed_by(op: &link::router_request::Op) -> Result<TimelineId, Fai
         Op::CreateMedia(op) => of_user(&op.user),
         Op::CompleteMedia(op) => of_user(&op.user),
         Op::ReadMedia(op) => of_user(&op.user),
+        Op::Schedule(op) => of_user(&op.user),
+        Op::ChangeScheduled(op) => of_user(&op.user),
+        Op::ReadScheduled(op) => of_user(&op.user),
         Op::ReadHeads(op) => of_user(&op.user),
         Op::Direct(op) => of_user(&op.user),
         Op::ChangeGroup(op) => of_group(&op.group),

@@ -1,17 +1,19 @@
-//! What owners of users say to each other about contacts and presence. Anything of it may be lost: it is said again later.
+//! What owners of users say to each other about contacts and presence, and workers about scheduled messages. Anything of it may be lost: it is said again later.
 
 use std::collections::BTreeMap;
 
 use carillon_proto::pb::{
-    link::{ContactNews, Presences, Probe},
+    link::{ContactNews, Presences, Probe, ScheduledNews},
     store::Person,
 };
+use prost::Message as _;
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Said {
     Presences(Presences),
     Probe(Probe),
     News(Box<ContactNews>),
+    Scheduled(ScheduledNews),
 }
 
 impl Said {
@@ -30,6 +32,10 @@ impl Said {
                 let of = owner(news.user.as_ref().map_or("", |user| &user.user));
                 BTreeMap::from([(of, Self::News(news))])
             }
+            Self::Scheduled(news) => {
+                let of = owner(news.user.as_ref().map_or("", |user| &user.user));
+                BTreeMap::from([(of, Self::Scheduled(news))])
+            }
         }
     }
 
@@ -43,6 +49,7 @@ impl Said {
             }
             Self::Probe(Probe { of, .. }) => 64 + people(of),
             Self::News(_) => 4096,
+            Self::Scheduled(news) => news.encoded_len(),
         }
     }
 }

@@ -5,6 +5,7 @@ mod later;
 mod outbox;
 mod removals;
 mod rows;
+mod scheduled;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,10 @@ use tokio::{
     time::Instant,
 };
 
-use self::outbox::{Asked, Effect, OutboxWorker, RowPlace};
+use self::{
+    outbox::{Asked, Effect, OutboxWorker, RowPlace},
+    scheduled::Sender,
+};
 use crate::{
     delivery::Delivery,
     metrics,
@@ -83,10 +87,12 @@ struct Employed {
 impl Workers {
     /// Runs as long as the router.
     pub(crate) async fn run(mut self) {
+        let sender = self.sender();
         let mut employed: BTreeMap<ShardId, Employed> = BTreeMap::new();
         let mut last = 0;
         // Bounded by what each worker asks at once.
         let (mut calls, mut removals) = (FuturesUnordered::new(), FuturesUnordered::new());
+        let mut sendings = FuturesUnordered::new();
         loop {
             let topology = Arc::clone(&self.topology.borrow_and_update());
             employ(&mut employed, &topology, &mut last);
@@ -106,6 +112,10 @@ impl Workers {
                         Effect::Deliver(delivery) => self.deliver(&topology, delivery),
                         Effect::Remove(place, ids) => {
                             removals.push(remove(self.files.clone(), (*shard, *number, place), ids));
+                        }
+                        Effect::Send(place, message) => {
+                            let (sender, caller) = (sender.clone(), (*shard, *number, place));
+                            sendings.push(async move { (caller, sender.send(caller.0, message.0, message.1).await) });
                         }
                     }
                 }
@@ -132,9 +142,24 @@ impl Workers {
                         employed.worker.removed(place, removed, clock::now());
                     }
                 }
+                Some(((shard, number, place), sent)) = sendings.next() => {
+                    if let Some(employed) = employed.get_mut(&shard).filter(|employed| employed.number == number) {
+                        employed.worker.sent(place, sent, clock::now());
+                    }
+                }
                 () = self.nudges.0.wakes.notified() => {}
                 () = clock::sleep_until(due) => {}
             }
+        }
+    }
+
+    fn sender(&self) -> Sender {
+        Sender {
+            topology: self.topology.clone(),
+            store: self.store.clone(),
+            peers: self.peers.clone(),
+            partitions: self.partitions.clone(),
+            deadline: self.deadline,
         }
     }
 

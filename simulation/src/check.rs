@@ -27,6 +27,7 @@ impl World<'_> {
             && self.model.endings == 0
             && self.talkers_wait().next().is_none()
             && self.outboxes().is_none()
+            && self.to_be_sent().is_none()
             && (0..self.scenario.users).all(|user| self.model.owner(&user_name(user)).is_some())
     }
 
@@ -38,7 +39,8 @@ impl World<'_> {
             (pending > 0).then(|| format!("gateway {gateway} waits for {pending} answers"))
         });
         let members = self.unsettled();
-        let groups = self.talkers_wait().chain(self.outboxes()).chain(self.model.waiting_for_groups());
+        let groups =
+            self.talkers_wait().chain(self.outboxes()).chain(self.to_be_sent()).chain(self.model.waiting_for_groups());
         away.chain(pending).chain(members).chain(groups).chain(self.model.waiting()).collect::<Vec<_>>().join(", ")
     }
 
@@ -57,6 +59,7 @@ impl World<'_> {
         self.check_groups()?;
         self.check_conversations()?;
         self.check_references()?;
+        self.check_scheduled()?;
         self.model.check_order(!self.is_without(Guard::Names))?;
         self.model.check_sends()?;
         self.model.check_sends_to_groups(!self.is_without(Guard::Names))?;
@@ -176,7 +179,7 @@ impl Model {
         for entry in self.inboxes.values().flat_map(|inbox| &inbox.entries) {
             // What became of memberships is told by nobody's device.
             let key = (entry.envelope.sender_device.as_str(), entry.envelope.client_id.as_str());
-            if entry.envelope.change.is_none() && !known.contains(&key) {
+            if entry.envelope.change.is_none() && !known.contains(&key) && !self.is_scheduled(&entry.envelope) {
                 return Err(format!("{:?} was never sent", entry.envelope));
             }
         }

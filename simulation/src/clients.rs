@@ -385,7 +385,8 @@ impl World<'_> {
                 | Told::Presence(_)
                 | Told::Privacy(_)
                 | Told::PrivacyMissed
-                | Told::ChatState(_) => continue,
+                | Told::ChatState(_)
+                | Told::Scheduled(_) => continue,
             };
             let acknowledges = self.random.in_thousand(self.scenario.acknowledged);
             let node = &mut self.clients[client];

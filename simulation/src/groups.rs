@@ -29,7 +29,7 @@ use crate::{
 
 /// A lease that no registry has given: nothing is pushed to these people.
 const LEASE: u64 = 1 << 60;
-const DEVICE: &str = "talker";
+pub(crate) const DEVICE: &str = "talker";
 const PATIENCE: Time = 3 * SECOND;
 const PAUSE: Time = 100 * MS;
 
@@ -56,12 +56,12 @@ struct Asked {
 /// What a user wants, of the group of this number.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Want {
-    group: usize,
-    what: What,
+    pub(crate) group: usize,
+    pub(crate) what: What,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum What {
+pub(crate) enum What {
     Create {
         with: usize,
     },
@@ -70,6 +70,15 @@ enum What {
     /// The same with a device of the user, by way of a gateway.
     Says,
     Change(OfMembers, usize),
+    /// To have a message sent later.
+    Schedule {
+        to: usize,
+        after_ms: u64,
+    },
+    /// Not to have the last one of these sent.
+    TakeBack,
+    /// To have it sent at once.
+    SendNow,
     /// To read what there is with this user, up to some message.
     Read {
         with: usize,
@@ -163,6 +172,14 @@ impl World<'_> {
             self.talkers[user].number += 1;
             let asked = match want.what {
                 What::Read { with } => self.reads(user, incarnation, with).map(|op| (user_name(user), op)),
+                What::Schedule { to, after_ms } => {
+                    let (number, at_ms) = (self.talkers[user].number, self.schedule.unix_ms() + after_ms);
+                    Some((user_name(user), self.model.schedules(user, incarnation, number, to, at_ms)))
+                }
+                What::TakeBack | What::SendNow => {
+                    let op = self.model.changes_scheduled(user, incarnation, want.what, self.schedule.unix_ms());
+                    op.map(|op| (user_name(user), op))
+                }
                 _ => asks(user, incarnation, self.talkers[user].number, want).map(|op| (group_name(want.group), op)),
             };
             let Some((of, op)) = asked else { continue };
@@ -230,6 +247,12 @@ impl World<'_> {
                 }
                 self.talker_is_done(user);
             }
+            Some(router_reply::Result::ScheduledChanged(changed)) => {
+                if let Some(Asked { op, .. }) = &talker.asked {
+                    self.model.scheduled_answered(&op.clone(), changed);
+                }
+                self.talker_is_done(user);
+            }
             Some(router_reply::Result::Refusal(Refusal { retry: false, .. })) => self.talker_is_done(user),
             _ => self.talker_tries_again(user),
         }
@@ -289,7 +312,7 @@ fn asks(user: usize, incarnation: u64, number: u64, want: Want) -> Option<Op> {
         }
         What::Delete => Change::Delete(DeleteGroup {}),
         // Asked of no group's router.
-        What::Says | What::Read { .. } => return None,
+        What::Says | What::Read { .. } | What::Schedule { .. } | What::TakeBack | What::SendNow => return None,
         What::Change(kind, whom) => Change::Members(ChangeMembers {
             change: kind.into(),
             users: vec![person(whom)],

@@ -20,6 +20,7 @@ mod report;
 mod routers;
 mod scenario;
 mod schedule;
+mod scheduled;
 mod store;
 mod wires;
 mod world;
@@ -58,6 +59,10 @@ pub enum Plant {
     OwnMessagesCount,
     /// The edit of a message by somebody else stands.
     OthersEdit,
+    /// A scheduled message is not taken back, and its user is told that it is.
+    CancelledGoOn,
+    /// The store forgets when scheduled messages are to be sent.
+    SentEarly,
     /// A storage node whose disk is gone goes on with an empty one, as the replicas that it had.
     DisksComeBackEmpty,
     /// Routers do not report pushes that they drop.

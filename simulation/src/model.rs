@@ -21,6 +21,7 @@ use crate::{
     clients::{device_name, user_name},
     marks::Marks,
     membership::Groups,
+    scheduled::Scheduled,
 };
 
 pub(crate) struct Model {
@@ -35,6 +36,7 @@ pub(crate) struct Model {
     pub(crate) devices: Vec<Device>,
     pub(crate) groups: Groups,
     pub(crate) marks: Marks,
+    pub(crate) scheduled: Scheduled,
     /// Inboxes of deleted users that a router has still to find.
     pub(crate) endings: u64,
     /// The first thing that went wrong.
@@ -108,6 +110,7 @@ impl Model {
             devices: devices.iter().enumerate().map(device).collect(),
             groups: Groups::default(),
             marks: Marks::default(),
+            scheduled: Scheduled::default(),
             endings: 0,
             broken: None,
         }
@@ -204,6 +207,7 @@ impl Model {
         // The copy in the own inbox names no session: the inbox itself has ended.
         let over_below = self.over_below.get(&envelope.sender).filter(|_| envelope.sender != owner).copied();
         let is_over = !is_told && over_below.is_some_and(|below| append.sender_generation < below);
+        let on_time = self.scheduled_is_sent(&envelope);
         let inbox = self.inboxes.entry((owner.clone(), append.incarnation)).or_default();
         if inbox.epoch == 0 {
             inbox.epoch = epoch;
@@ -224,6 +228,7 @@ impl Model {
             None if seq != inbox.entries.len() as u64 + 1 => {
                 Err(format!("{owner} has position {seq} after {}", inbox.entries.len()))
             }
+            None if on_time.is_err() => on_time,
             None => {
                 inbox.entries.push(Entry { envelope, bytes: append.envelope });
                 inbox.known.insert(key, seq);

@@ -22,6 +22,8 @@ pub struct Report {
     pub appended: u64,
     /// Envelopes in groups.
     pub in_groups: u64,
+    /// Envelopes in all inboxes that were scheduled.
+    pub scheduled: u64,
     /// Timelines whose pushes were dropped for lack of room, and told of later.
     pub behind: u64,
     /// Attempts to send that routers refused because they had overtaken another one.
@@ -68,6 +70,8 @@ impl Report {
         self.sent = sends().count() as u64;
         self.accepted = sends().filter(|ended| matches!(ended, Some(Ended::Accepted(_)))).count() as u64;
         self.in_groups = model.groups.0.values().map(|group| group.entries.len() as u64).sum();
+        let entries = model.inboxes.values().flat_map(|inbox| &inbox.entries);
+        self.scheduled = entries.filter(|entry| model.is_scheduled(&entry.envelope)).count() as u64;
         self.appended = model.inboxes.values().map(|inbox| inbox.entries.len() as u64).sum();
     }
 }
@@ -81,6 +85,7 @@ impl AddAssign for Report {
         self.accepted += other.accepted;
         self.appended += other.appended;
         self.in_groups += other.in_groups;
+        self.scheduled += other.scheduled;
         self.behind += other.behind;
         self.out_of_order += other.out_of_order;
         self.refused += other.refused;

@@ -4,6 +4,7 @@ use crate::{
     groups::{Want, reads, wants},
     random::Random,
     schedule::{MS, SECOND, Time},
+    scheduled::schedules,
     store::changes,
 };
 
@@ -62,7 +63,7 @@ pub(crate) struct Scenario {
     pub(crate) gateways_stand: Option<(Time, Time)>,
     /// What an operator does with storage nodes, and when; empty in half of the runs.
     pub(crate) changes: Vec<(Change, Time)>,
-    /// Who wants what of groups and conversations, and when.
+    /// Who wants what of groups, conversations and scheduled messages, and when.
     pub(crate) groups: Vec<(usize, Time, Want)>,
     /// In thousand deliveries after which the application acknowledges.
     pub(crate) acknowledged: u64,
@@ -150,7 +151,7 @@ impl Scenario {
             stands,
             gateways_stand: None,
             changes: changes(seed, BEGINS, heals_at),
-            groups: [wants(seed, users, BEGINS, heals_at), reads(seed, users, BEGINS, heals_at)].concat(),
+            groups: [wants, reads, schedules].map(|of| of(seed, users, BEGINS, heals_at)).concat(),
             deletions,
             users,
             devices,

@@ -46,6 +46,7 @@ fn every_run_keeps_the_promises() {
     assert!(all.accepted * 10 > all.sent * 7, "{all:?}");
     assert!(all.behind > seeds(), "{all:?}");
     assert!(all.in_groups > seeds(), "{all:?}");
+    assert!(all.scheduled > seeds(), "{all:?}");
     assert!(all.members > seeds(), "{all:?}");
     assert!(all.annotated > seeds(), "{all:?}");
     assert!(all.swept > seeds() / 10 && all.moves > seeds() && all.above_level > seeds() / 50, "{all:?}");
@@ -136,6 +137,16 @@ fn a_count_of_ones_own_messages_is_found() {
 #[test]
 fn an_edit_by_somebody_else_is_found() {
     is_found(Plant::OthersEdit, &["is shown of message"]);
+}
+
+#[test]
+fn a_scheduled_message_that_is_sent_after_it_was_taken_back_is_found() {
+    is_found(Plant::CancelledGoOn, &["was cancelled, and then sent", "was sent, and then cancelled"]);
+}
+
+#[test]
+fn a_scheduled_message_that_is_sent_early_is_found() {
+    is_found(Plant::SentEarly, &["before its time"]);
 }
 
 #[test]

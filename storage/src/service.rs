@@ -273,6 +273,10 @@ fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Re
             }
             Ok(Checked::Read(ReadOp::Media(read)))
         }
+        (ShardKind::Timeline, Some(Op::ReadScheduled(read))) => {
+            timeline(&read.timeline)?;
+            Ok(Checked::Read(ReadOp::Scheduled(read)))
+        }
         (ShardKind::Timeline, Some(Op::ReadOutbox(read))) => Ok(Checked::Read(ReadOp::Outbox(read))),
         (ShardKind::Directory, Some(Op::ReadUser(read))) => {
             user(&read.user)?;
@@ -329,6 +333,7 @@ fn span_of(request: &StoreRequest) -> Option<Span> {
         Some(Op::ReadMedia(_)) => "read media",
         Some(Op::ReadPrivacy(_)) => "read privacy",
         Some(Op::ReadAllowed(_)) => "read allowed",
+        Some(Op::ReadScheduled(_)) => "read scheduled",
         Some(Op::ListAccounts(_)) => "list accounts",
         Some(Op::ListSessions(_)) => "list sessions",
         None => "unknown",

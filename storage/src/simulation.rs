@@ -86,6 +86,7 @@ impl Machines {
             | Op::ReadConversations(_)
             | Op::ReadMarks(_)
             | Op::ReadMedia(_)
+            | Op::ReadScheduled(_)
             | Op::ListAccounts(_)
             | Op::ReadContacts(_)
             | Op::ReadPrivacy(_)
@@ -122,6 +123,9 @@ impl Machines {
                     Outcome::MembershipsRead(self.timelines[place].1.memberships(op)?)
                 }
                 (ShardKind::Timeline, Op::ReadMedia(op)) => Outcome::MediaRead(self.timelines[place].1.media(op)?),
+                (ShardKind::Timeline, Op::ReadScheduled(op)) => {
+                    Outcome::ScheduledRead(self.timelines[place].1.scheduled(op)?)
+                }
                 (ShardKind::Timeline, Op::ReadOutbox(op)) => Outcome::OutboxRead(self.timelines[place].1.outbox(op)?),
                 (ShardKind::Timeline, Op::ReadConversations(op)) => {
                     Outcome::ConversationsRead(self.timelines[place].1.conversations(op)?)

@@ -10,12 +10,15 @@ use std::{
 use carillon_proto::{
     ShardId, ShardKind, ShardMap, TimelineId, UserId,
     pb::{
-        store::{ReadContacts, ReadConversations, ReadHead, ReadTimeline, Rejected, TimelineKey, rejected::Reason},
+        store::{
+            ReadContacts, ReadConversations, ReadHead, ReadScheduled, ReadTimeline, Rejected, TimelineKey,
+            rejected::Reason,
+        },
         userdata::{
             AccountReply, AccountRequest, ContactsReply, ContactsRequest, ConversationsReply, ConversationsRequest,
             CursorPage, CursorsReply, CursorsRequest, DeviceCursor, InboxReply, InboxRequest, LeftReply, LeftRequest,
-            NotLeader, account_reply, contacts_reply, conversations_reply, cursors_reply, inbox_reply,
-            user_data_server,
+            NotLeader, ScheduledReply, ScheduledRequest, account_reply, contacts_reply, conversations_reply,
+            cursors_reply, inbox_reply, scheduled_reply, user_data_server,
         },
     },
 };
@@ -143,6 +146,23 @@ impl user_data_server::UserData for UserDataService {
             Asked::Found(page) => Answer::Page(page),
         };
         Ok(Response::new(ConversationsReply { answer: Some(answer) }))
+    }
+
+    async fn scheduled(&self, request: Request<ScheduledRequest>) -> Result<Response<ScheduledReply>, Status> {
+        use scheduled_reply::Answer;
+        let ScheduledRequest { cluster, user, incarnation, after } = request.into_inner();
+        let (cluster, user) = self.cluster(&cluster, &user)?;
+        let (shard, timeline) = inbox_of(cluster.map, user);
+        let read = ReadScheduled { timeline: Some(timeline), incarnation, after };
+        let found = ask(cluster.hosted.get(shard), move |reader| match reader {
+            Reader::Timeline(reader) => reader.scheduled(&read),
+            Reader::Directory(_) => Err(wrong_kind()),
+        });
+        let answer = match found.await? {
+            Asked::NotLeader(other) => Answer::NotLeader(other),
+            Asked::Found(page) => Answer::Page(page),
+        };
+        Ok(Response::new(ScheduledReply { answer: Some(answer) }))
     }
 
     async fn contacts(&self, request: Request<ContactsRequest>) -> Result<Response<ContactsReply>, Status> {

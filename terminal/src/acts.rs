@@ -5,7 +5,7 @@ use std::{collections::VecDeque, future::Future, pin::Pin, time::Duration};
 use carillon_client::{Client, FetchError, SendError, Target};
 use carillon_proto::{
     GroupId, UserId,
-    pb::client::{Accepted, Content, Direction, ReadMembers},
+    pb::client::{Accepted, ChatState, Content, Direction, ReadMembers},
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::timeout;
@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::{
     command::About,
     model::{Act, Answer, PAGE},
+    text,
     thread::With,
 };
 
@@ -85,6 +86,17 @@ impl<'a> Acts<'a> {
                 // A cluster without presence shows nothing.
                 let _ = client.show(show, &text, 0).await;
                 None
+            }),
+            Act::Writing(user) => Box::pin(async move {
+                // A notice, which may be lost.
+                let _ = client.set_chat_state(&user, ChatState::Composing).await;
+                None
+            }),
+            Act::Later { with, content, at_ms } => Box::pin(async move {
+                Some(Answer::Told(match client.schedule(with.recipient(), content, at_ms).await {
+                    Ok(id) => format!("it will be sent at {}, as number {id}", text::local(at_ms).format("%H:%M")),
+                    Err(error) => error.to_string(),
+                }))
             }),
             // The terminal does these.
             Act::Bell | Act::Quit => return,

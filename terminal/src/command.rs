@@ -16,6 +16,8 @@ pub(crate) enum Command {
     Who,
     About(About),
     Reply(String),
+    /// Is sent so many minutes from now.
+    Later(u32, String),
     Ask(Poll),
     Help,
     Quit,
@@ -50,6 +52,7 @@ Alt+Up, Alt+Down choose a message; without a choice it is the last one that fits
 /reply TEXT     /edit TEXT                  /react EMOJI... (none: takes them back)
 /recall         takes back, /erase for good /keep, /unkeep  pins the message
 /poll QUESTION | OPTION | OPTION            /vote NUMBER...
+/later MINUTES TEXT                         sends it then
 Tab, Shift+Tab  next conversation           PageUp, PageDown, and with an empty line Up, Down: history
 Alt+Enter       a line more                 Ctrl+C          the end
 A line that begins with // is a message that begins with one.";
@@ -98,6 +101,10 @@ pub(crate) fn parse(line: &str, now_ms: u64) -> Result<Result<Command, String>, 
         ("vote", options) => match options.split_whitespace().map(str::parse).collect() {
             Ok(options) => about(About::Vote(options)),
             Err(_) => Err("/vote takes numbers of options".to_owned()),
+        },
+        ("later", rest) => match rest.split_once(char::is_whitespace).map(|(time, text)| (time.parse(), text.trim())) {
+            Some((Ok(minutes), text)) if !text.is_empty() => Ok(Ok(Command::Later(minutes, text.to_owned()))),
+            _ => Err("/later MINUTES TEXT".to_owned()),
         },
         ("poll", poll) => match poll.split('|').map(|part| part.trim().to_owned()).collect::<Vec<_>>() {
             parts if parts.len() > 2 && parts.iter().all(|part| !part.is_empty()) => {

@@ -12,7 +12,7 @@ mod thread;
 use std::{
     future::Future,
     io::{self, Write as _},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use carillon_client::{Client, ClientConfig, Event, OpenError, State};
@@ -101,10 +101,18 @@ async fn show(
                 None => return Err(TerminalError::Ended("the client has ended".to_owned())),
             },
             answer = acts.next() => Some(Input::Answer(answer)),
+            () = until(model.changes_at_ms()) => Some(Input::Time),
         };
         if let Some(input) = input {
             model.handle(now_ms(), input);
         }
+    }
+}
+
+async fn until(time_ms: Option<u64>) {
+    match time_ms {
+        Some(time_ms) => tokio::time::sleep(Duration::from_millis(time_ms.saturating_sub(now_ms()))).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -6,8 +6,8 @@ use carillon_client::{Client, Event, FetchError, ListVersion, State};
 use carillon_proto::{
     GroupId, Position, TimelineId, UserId,
     pb::client::{
-        Content, Conversation, ConversationSettings, Conversations, Envelope, MessageRef, Page, Presence, ReplyTo,
-        Show, UserMark,
+        ChatState, ChatStateNotice, Content, Conversation, ConversationSettings, Conversations, Envelope, MessageRef,
+        Page, Presence, ReplyTo, Show, UserMark,
     },
 };
 use chrono::NaiveDateTime;
@@ -24,6 +24,10 @@ use crate::{
 pub(crate) const PAGE: u32 = 100;
 /// Pages that are read for one key: the messages of a conversation may stand far apart in an inbox.
 const PAGES: u32 = 20;
+/// Who was heard of so long ago is not writing any more.
+const WRITING_MS: u64 = 10_000;
+/// So often others are told that the user is writing.
+const TELL_WRITING_MS: u64 = 3_000;
 /// Lines that a key scrolls.
 const SCROLL: usize = 10;
 
@@ -35,6 +39,8 @@ pub(crate) enum Input {
     Answer(Answer),
     /// The open conversation does not fill the screen.
     Room,
+    /// It is as late as `changes_at_ms` has said.
+    Time,
 }
 
 /// What has become of an act.
@@ -81,6 +87,13 @@ pub(crate) enum Act {
     /// Who has read the message at this position of the group.
     Who(GroupId, u64),
     Show(Show, String),
+    /// The user is writing to this one.
+    Writing(UserId),
+    Later {
+        with: With,
+        content: Content,
+        at_ms: u64,
+    },
     Bell,
     Quit,
 }
@@ -114,6 +127,9 @@ pub(crate) struct Model {
     pub(crate) is_connected: bool,
     pub(crate) notice: String,
     pub(crate) shown: BTreeMap<String, Presence>,
+    /// Who is writing to the user, and until when that counts.
+    pub(crate) writing: BTreeMap<String, u64>,
+    told_writing_ms: u64,
     /// The clock on the wall at a time since 1970.
     pub(crate) local: fn(u64) -> NaiveDateTime,
     logs: BTreeMap<TimelineId, Log>,
@@ -139,6 +155,8 @@ impl Model {
             is_connected: false,
             notice: "/help says what can be done".to_owned(),
             shown: BTreeMap::new(),
+            writing: BTreeMap::new(),
+            told_writing_ms: 0,
             local: text::local,
             logs: BTreeMap::new(),
             list: None,
@@ -161,6 +179,7 @@ impl Model {
             Input::Event(event) => self.event(now_ms, event),
             Input::Answer(answer) => self.answer(answer),
             Input::Room => self.read_more(),
+            Input::Time => self.writing.retain(|_, until| *until > now_ms),
         }
     }
 
@@ -210,7 +229,9 @@ impl Model {
                 self.scroll_by(isize::MIN);
             }
             _ => {
-                self.line.input(key);
+                if self.line.input(key) {
+                    self.tell_writing(now_ms);
+                }
             }
         }
     }
@@ -235,7 +256,7 @@ impl Model {
             Ok(Err(text)) => self.send(Client::text(&text)),
             Ok(Ok(command)) => {
                 self.line = line("");
-                self.carry_out(command);
+                self.carry_out(now_ms, command);
             }
             // What was typed stays, to be mended.
             Err(why) => self.notice = why,
@@ -289,7 +310,7 @@ impl Model {
         Some((seq, message, text::beginning(&said.text)))
     }
 
-    fn carry_out(&mut self, command: Command) {
+    fn carry_out(&mut self, now_ms: u64, command: Command) {
         match (command, self.open.clone()) {
             (Command::Open(with), _) => self.open(with),
             (Command::Show(show, text), _) => self.acts.push_back(Act::Show(show, text)),
@@ -311,9 +332,21 @@ impl Model {
                     self.send(Content { reply_to, ..Client::text(&text) });
                 }
             }
+            (Command::Later(minutes, text), Some(with)) => {
+                let at_ms = now_ms.saturating_add(u64::from(minutes) * 60_000);
+                self.acts.push_back(Act::Later { with, content: Client::text(&text), at_ms });
+            }
             (Command::Ask(poll), Some(_)) => self.send(Client::poll(poll)),
             (Command::Who, Some(With::User(_))) => self.notice = "the ticks behind your messages say it".to_owned(),
-            (Command::Set(_) | Command::Who | Command::About(_) | Command::Reply(_) | Command::Ask(_), None) => {
+            (
+                Command::Set(_)
+                | Command::Who
+                | Command::About(_)
+                | Command::Reply(_)
+                | Command::Ask(_)
+                | Command::Later(..),
+                None,
+            ) => {
                 self.notice = "no conversation is open".to_owned();
             }
         }
@@ -418,6 +451,8 @@ impl Model {
                 }
                 let is_own = envelope.sender == self.user.as_str();
                 let is_open = self.open.as_ref() == Some(&with) && self.scroll == 0;
+                // What was being written has come.
+                self.writing.remove(with.name());
                 let thread = self.threads.entry(with).or_default();
                 if thread.put(position.seq, Said::of(&envelope, None)) && !is_own {
                     thread.unread += 1;
@@ -440,10 +475,40 @@ impl Model {
             Event::Conversations(changes) => self.list_changed(changes),
             Event::Marks(marks) if marks.group.is_empty() => marks.marks.iter().for_each(|mark| self.marked(mark)),
             Event::Marks(_) | Event::Contact(_) | Event::ContactsMissed => {}
-            Event::Privacy(_) | Event::PrivacyMissed | Event::ChatState(_) => {}
+            Event::ChatState(told) => self.chat_state(now_ms, &told),
+            Event::Scheduled(changed) if changed.failed => {
+                self.notice =
+                    "a message that was to be sent later can't be sent: carillon scheduled list says why".to_owned();
+            }
+            Event::Scheduled(_) | Event::Privacy(_) | Event::PrivacyMissed => {}
             Event::Presence(presence) => {
                 self.shown.insert(presence.user.clone(), presence);
             }
+        }
+    }
+
+    fn chat_state(&mut self, now_ms: u64, told: &ChatStateNotice) {
+        match told.state() {
+            ChatState::Composing | ChatState::Recording => {
+                self.writing.insert(told.from.clone(), now_ms + WRITING_MS);
+            }
+            ChatState::Paused | ChatState::Gone | ChatState::Unspecified => drop(self.writing.remove(&told.from)),
+        }
+    }
+
+    /// When what is shown changes by itself.
+    pub(crate) fn changes_at_ms(&self) -> Option<u64> {
+        self.writing.values().min().copied()
+    }
+
+    /// The other side hears that something is being written.
+    fn tell_writing(&mut self, now_ms: u64) {
+        let is_text = self.line.lines().first().is_some_and(|line| !line.is_empty() && !line.starts_with('/'));
+        if let Some(With::User(user)) = self.open.as_ref().filter(|_| is_text && self.is_connected)
+            && self.told_writing_ms + TELL_WRITING_MS <= now_ms
+        {
+            self.told_writing_ms = now_ms;
+            self.acts.push_back(Act::Writing(user.clone()));
         }
     }
 

@@ -126,7 +126,9 @@ fn title(model: &Model, with: &With) -> String {
         let show = if presence.show() == Show::Unspecified { "offline".to_owned() } else { show };
         format!("  {show} {}", text::printable(&presence.status).replace('\n', " "))
     });
-    format!("{sign}{}{}", with.name(), shown.unwrap_or_default())
+    let is_writing = !with.is_group() && model.writing.contains_key(with.name());
+    let writing = if is_writing { "  is writing…" } else { "" };
+    format!("{sign}{}{}{writing}", with.name(), shown.unwrap_or_default())
 }
 
 /// The last lines of the open conversation, the newest first, and some more than are wanted.

@@ -4,8 +4,8 @@ use carillon_client::{ConversationList, Event, ListVersion, State};
 use carillon_proto::{
     Epoch, Position, TimelineId, UserId,
     pb::client::{
-        Content, Conversation, ConversationSettings, Edit, Entry, Envelope, Marks, MessageState, Page, Presence,
-        ReactionCount, Recipient, Show, SignedIn, UserMark, content::Body,
+        ChatState, ChatStateNotice, Content, Conversation, ConversationSettings, Edit, Entry, Envelope, Marks,
+        MessageState, Page, Presence, ReactionCount, Recipient, Show, SignedIn, UserMark, content::Body,
     },
 };
 use chrono::{DateTime, NaiveDateTime};
@@ -100,6 +100,13 @@ impl Play {
         self.presses(KeyCode::Enter)
     }
 
+    /// Types a message; what others hear of the typing is left out.
+    fn sends(&mut self, text: &str) -> Vec<Act> {
+        let mut acts = self.types(text);
+        acts.retain(|act| !matches!(act, Act::Writing(_)));
+        acts
+    }
+
     /// The screen, without spaces at the ends of lines, and whether there is room for more.
     fn screen(&mut self) -> (String, bool) {
         let mut room = false;
@@ -124,7 +131,7 @@ fn conversation(with: Recipient, unread: u64, read: u64, settings: ConversationS
 #[test]
 fn a_message_goes_its_way_and_its_ticks_say_how_far() {
     let mut play = Play::connected(Some("bob"));
-    let acts = play.types("hello");
+    let acts = play.sends("hello");
     let with = With::User(user("bob"));
     let content = carillon_client::Client::text("hello");
     assert_eq!(acts, [Act::Send { with, client_id: "t-1".to_owned(), content }]);
@@ -288,6 +295,25 @@ fn what_is_said_about_a_message_is_shown_at_it() {
     let acts = play.types("/reply yes");
     let [Act::Send { content, .. }] = &acts[..] else { panic!("{acts:?}") };
     assert_eq!(content.reply_to.as_ref().map(|reply| &*reply.quote), Some("better"));
+}
+
+#[test]
+fn who_writes_is_shown_and_heard_of_for_a_while() {
+    let mut play = Play::connected(Some("bob"));
+    let told = |state: ChatState| ChatStateNotice { from: "bob".to_owned(), state: state.into() };
+    play.hears(Event::ChatState(told(ChatState::Composing)));
+    assert!(play.screen().0.contains("is writing"));
+    play.model.handle(NOW_MS + 9_999, Input::Time);
+    assert!(play.screen().0.contains("is writing"));
+    let until_ms = play.model.changes_at_ms().expect("not for ever");
+    play.model.handle(until_ms, Input::Time);
+    assert!(!play.screen().0.contains("is writing"));
+    play.hears(Event::ChatState(told(ChatState::Composing)));
+    play.delivered(3, "bob", "alice", "there it is");
+    assert!(!play.screen().0.contains("is writing"));
+    // The other side hears of keys, but not of each.
+    assert_eq!(play.presses(KeyCode::Char('h')), [Act::Writing(user("bob"))]);
+    assert_eq!(play.presses(KeyCode::Char('i')), []);
 }
 
 #[test]

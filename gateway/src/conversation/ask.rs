@@ -8,7 +8,7 @@ use carillon_proto::pb::{
 };
 
 use super::media::{SlotAsk, UrlAsk};
-use super::{ChatStateAsk, ContactAsk, PrivacyAsk};
+use super::{ChatStateAsk, ContactAsk, PrivacyAsk, ScheduledAsk};
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Ask {
@@ -42,6 +42,7 @@ pub(crate) enum Ask {
     ChatState(Box<ChatStateAsk>),
     MediaSlot(Box<SlotAsk>),
     MediaUrl(Box<UrlAsk>),
+    Scheduled(Box<ScheduledAsk>),
     /// A new token, sent before the current one expires.
     Renew {
         request: u32,
@@ -194,7 +195,7 @@ pub(crate) enum GroupQuery {
 pub(crate) enum AskId {
     /// The send or the change of a group with this client id.
     Send(String),
-    /// The page, renewal, read of groups, request about contacts or privacy, or for media, with this number.
+    /// The page, renewal, read of groups, request about contacts, privacy or scheduled messages, or for media, with this number.
     Request(u32),
     /// The sign-in. Another credential may follow.
     SignIn,

@@ -110,7 +110,13 @@ impl Live {
                 out.push(Effect::Tell(Tell::ConversationsMoved { request: 0, moved: Box::new(moved.clone()) }));
             }
             Some(Notice::Marked(marked)) => out.push(Effect::Tell(Tell::Marked(Box::new(marked.clone())))),
-            Some(Notice::Presences(_) | Notice::ContactNews(_) | Notice::PrivacyNews(_) | Notice::ChatState(_))
+            Some(
+                Notice::Presences(_)
+                | Notice::ContactNews(_)
+                | Notice::PrivacyNews(_)
+                | Notice::ChatState(_)
+                | Notice::ScheduledNews(_),
+            )
             | None => {}
         }
     }

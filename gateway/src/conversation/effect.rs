@@ -59,6 +59,8 @@ pub(crate) enum Tag {
     Privacy(PrivacyTag),
     /// With the number of the request.
     ChatState(u32),
+    /// What a client has asked about scheduled messages: the number of the request.
+    Scheduled(u32),
     /// A place for a file.
     MediaSlot(SlotPending),
     /// The message that refers to a file.

@@ -56,6 +56,8 @@ pub(super) struct Live {
     pub(super) history: History,
     /// The client has read its conversations, and is told of changes.
     pub(super) follows_conversations: bool,
+    /// The client has read its scheduled messages, and is told of changes.
+    pub(super) follows_scheduled: bool,
     /// `None`: it has asked nothing about contacts.
     pub(super) contacts: Option<Box<Contacts>>,
     /// The client has read what others may see and do, and is told of changes.
@@ -123,6 +125,7 @@ impl Live {
             pending_sends: 0,
             history: History::default(),
             follows_conversations: false,
+            follows_scheduled: false,
             contacts: None,
             follows_privacy: false,
             last_states: None,
@@ -328,6 +331,7 @@ impl Live {
             Tag::Contact(tag) => self.contacts_answered(tag, result, out),
             Tag::Privacy(tag) => self.privacy_answered(tag, result, out),
             Tag::ChatState(request) => self.chat_state_answered(request, result, out),
+            Tag::Scheduled(request) => self.scheduled_answered(request, result, out),
             Tag::MediaSlot(asked) => self.media_created(rules, now, asked, result, out),
             Tag::MediaMessage(asked) => self.media_message_read(asked, result, out),
             Tag::MediaRow(asked) => self.media_row_read(rules, now, &asked, result, out),

@@ -25,6 +25,7 @@ mod references;
 mod renewal;
 mod resuming;
 mod rules;
+mod scheduled;
 pub(crate) mod scram;
 mod sending;
 mod sign_in;
@@ -61,6 +62,7 @@ pub(crate) use input::{Input, Now};
 pub(crate) use media::{SlotAsk, SlotTell, UrlAsk, UrlTell};
 pub(crate) use privacy::{PrivacyAsk, PrivacyChange, PrivacyQuery, PrivacyTag, PrivacyTell};
 pub(crate) use rules::{MediaRules, Rules};
+pub(crate) use scheduled::{ScheduledAsk, ScheduledChange, ScheduledQuery, ScheduledTell};
 pub(crate) use tell::{GroupTell, Page, Placed, Tell, Welcome};
 pub(crate) use ticket::TicketKeys;
 pub(crate) use token::TokenDomains;
@@ -182,6 +184,7 @@ impl Session {
                 live.signaled(&signal, out);
                 live.privacy_news(&signal, out);
                 live.chat_state_told(&signal, out);
+                live.scheduled_news(&signal, out);
                 Ok(())
             }),
             Input::SignalsMissed => self.with_live(out, |live, _, _| {
@@ -281,6 +284,7 @@ impl Session {
                     Ask::Contact(ask) => live.ask_contacts(&self.rules, now, *ask, out),
                     Ask::Privacy(ask) => live.ask_privacy(&self.rules, now, *ask, out),
                     Ask::ChatState(ask) => live.set_chat_state(&self.rules, now, *ask, out),
+                    Ask::Scheduled(ask) => live.ask_scheduled(&self.rules, now, *ask, out),
                     Ask::Heads { nonce } => live.pong(nonce, out),
                     Ask::Renew { request, token } => self.renew(now, request, &token, out),
                     Ask::SignOut => live.finish(LastWord::SignOut),

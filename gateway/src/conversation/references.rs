@@ -69,6 +69,15 @@ pub(super) fn header(
     Ok(Some(Box::new(Header { refers_to, ..header })))
 }
 
+/// Like `header`, for what may not be about another message.
+pub(super) fn header_of_message(content: &Content) -> Result<Option<Box<Header>>, ContentError> {
+    if is_about_another(content) {
+        return Err(wrong("content", "must say something itself: what is about another message is not sent later"));
+    }
+    check_context(content)?;
+    Ok(of_message(content).map(Box::new))
+}
+
 /// Of a message that says something; `None`: it is plain.
 fn of_message(content: &Content) -> Option<Header> {
     let poll = match &content.body {

@@ -16,7 +16,7 @@ use carillon_proto::{
 };
 
 use super::{
-    ChatStateTell, ContactTell, PrivacyTell,
+    ChatStateTell, ContactTell, PrivacyTell, ScheduledTell,
     ask::AskId,
     media::{SlotTell, UrlTell},
 };
@@ -76,6 +76,7 @@ pub(crate) enum Tell {
     ChatState(Box<ChatStateTell>),
     MediaSlot(Box<SlotTell>),
     MediaUrl(Box<UrlTell>),
+    Scheduled(Box<ScheduledTell>),
     /// How far the followed timelines reach; of groups, those of which the client has not everything yet.
     Heads {
         nonce: u64,

@@ -12,4 +12,5 @@ mod rebalance;
 mod references;
 mod resume;
 mod router;
+mod scheduled;
 mod unread;

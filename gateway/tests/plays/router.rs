@@ -5,6 +5,7 @@ mod conversations;
 mod groups;
 mod media;
 mod references;
+mod scheduled;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -67,6 +68,8 @@ pub(crate) struct Store {
     /// Sends of sessions that want to hear what becomes of them.
     pub(crate) want_marks: usize,
     pub(crate) contact_changes: Vec<ChangeContact>,
+    pub(crate) scheduled: Vec<carillon_proto::pb::store::Schedule>,
+    pub(crate) scheduled_changes: Vec<Option<carillon_proto::pb::store::change_scheduled::Change>>,
     /// The version of each user's list, and its rows.
     pub(crate) contacts: HashMap<String, (u64, Vec<contacts_read::Row>)>,
     pub(crate) chat_states: Vec<TellChatState>,
@@ -324,6 +327,9 @@ impl State {
             Op::CreateMedia(create) => self.create_media(*create),
             Op::CompleteMedia(complete) => self.complete_media(complete),
             Op::ReadMedia(read) => self.read_media(&read.id),
+            Op::Schedule(schedule) => self.schedule(*schedule),
+            Op::ChangeScheduled(change) => self.change_scheduled(change),
+            Op::ReadScheduled(read) => self.read_scheduled(&read.read.unwrap_or_default()),
         };
         RouterReply { id: request.id, result: Some(result) }
     }

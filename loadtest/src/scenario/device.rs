@@ -75,7 +75,7 @@ impl Device {
                 Event::Trimmed { first, .. } => self.watcher.trimmed(first.seq),
                 Event::Conversations(_) | Event::Marks(_) => {}
                 Event::Contact(_) | Event::ContactsMissed | Event::Presence(_) => {}
-                Event::Privacy(_) | Event::PrivacyMissed | Event::ChatState(_) => {}
+                Event::Privacy(_) | Event::PrivacyMissed | Event::ChatState(_) | Event::Scheduled(_) => {}
                 Event::State(state) => self.set_connected(state.is_connected()),
             }
             if let Some(slow) = &mut self.slow {

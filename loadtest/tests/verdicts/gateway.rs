@@ -147,7 +147,10 @@ impl Gateway {
             | From::ReadPrivacy(_)
             | From::SetChatState(_)
             | From::RequestMediaSlot(_)
-            | From::RequestMediaUrl(_) => {}
+            | From::RequestMediaUrl(_)
+            | From::Schedule(_)
+            | From::ChangeScheduled(_)
+            | From::ReadScheduled(_) => {}
         }
     }
 }

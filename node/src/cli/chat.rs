@@ -266,9 +266,13 @@ async fn print_events(events: &mut Events, user: &str, mut shown: impl FnMut(Sho
             }
             Event::Conversations(_) => {}
             Event::Marks(marks) => marks.marks.iter().for_each(|mark| out::tell(format_args!("({})", told(mark)))),
-            Event::Sent { .. } | Event::Contact(_) | Event::ContactsMissed | Event::Presence(_) => {}
             Event::Privacy(_) | Event::PrivacyMissed => {}
             Event::ChatState(told) => out::tell(format_args!("({})", doing(&told))),
+            Event::Sent { .. }
+            | Event::Contact(_)
+            | Event::ContactsMissed
+            | Event::Scheduled(_)
+            | Event::Presence(_) => {}
             Event::Trimmed { first, .. } => {
                 out::tell(format_args!("(older messages before position {} are gone)", first.seq));
             }

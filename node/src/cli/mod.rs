@@ -21,6 +21,7 @@ mod outbox;
 mod privacy;
 mod repair;
 mod said;
+mod scheduled;
 mod serve;
 mod session;
 mod status;
@@ -116,6 +117,8 @@ enum Command {
     Conversation(conversation::ConversationCommand),
     /// Changes the contacts of a user, as this user.
     Contact(contact::Contact),
+    /// Has messages sent later, as one of their users; lists, changes and cancels them.
+    Scheduled(scheduled::Scheduled),
     /// Shows a user's presence, and prints that of the contacts.
     Presence(contact::PresenceCommand),
     /// Edits, recalls, reacts to, pins and shows messages, as one of their users.
@@ -219,6 +222,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Outbox(outbox)) => small(async { outbox.run(&options.load()?).await }),
         Some(Command::Conversation(conversation)) => small(async { conversation.run(&options.load()?).await }),
         Some(Command::Contact(contact)) => small(async { contact.run(&options.load()?).await }),
+        Some(Command::Scheduled(scheduled)) => small(async { scheduled.run(&options.load()?).await }),
         Some(Command::Presence(presence)) => small(async { presence.run(&options.load()?).await }),
         Some(Command::Privacy(privacy)) => small(async { privacy.run(&options.load()?).await }),
         Some(Command::Status(status)) => small(async { status.run(&options.load()?).await }),

@@ -170,6 +170,10 @@ fn told(task: &Task) -> String {
                 (false, users) => format!("group {group}: tell {} users", users.len()),
             }
         }
+        Task::SendScheduled(send) => {
+            let user = send.sender.as_ref().map_or("", |sender| &sender.user);
+            format!("send the scheduled message {} of {user}", send.id)
+        }
         Task::RemoveObjects(remove) => format!("remove the bytes of {} files", remove.ids.len()),
         Task::Leave(leave) => {
             let user = leave.person.as_ref().map(|person| person.user.as_str()).unwrap_or_default();

@@ -147,6 +147,7 @@ impl Owner {
             Said::Presences(presences) => self.presences_told(presences),
             Said::Probe(probe) => self.probed(probe, now, time_ms),
             Said::News(news) => self.contact_news(*news, time_ms),
+            Said::Scheduled(news) => self.scheduled_news(news),
         }
     }
 

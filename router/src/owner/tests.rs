@@ -11,3 +11,4 @@ mod messages;
 mod play;
 mod privacy;
 mod references;
+mod scheduled;

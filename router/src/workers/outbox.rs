@@ -6,17 +6,16 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use carillon_proto::{
     GroupId, MediaId, ShardId, ShardMap, limits, pause,
     pb::store::{
-        EndTimeline, OutboxRead, Person, ReadMembers, ReadOutbox, Role, SettleOutbox, TellMembers, TimelineCommand,
+        EndTimeline, OutboxRead, Person, ReadMembers, ReadOutbox, Role, ScheduledRow, SendScheduled, SettleOutbox,
+        TimelineCommand,
         member::Standing,
         outbox_read::Row,
         outbox_row::Task,
         settle_outbox::{Settled, Verdict},
         store_request::Op,
-        tell_members::Told,
         timeline_command,
     },
 };
@@ -25,7 +24,8 @@ use tokio::time::Instant;
 use super::{
     later::{Later, PAUSES, put_off},
     removals::Removals,
-    rows::{Begun, Ends, Next, group_of, in_lane, is_end, plan_leave, tells},
+    rows::{Begun, Ends, Next, in_lane, is_end, plan_leave, plan_tell, tells},
+    scheduled::Sendings,
     steps::{Appending, Outcome, Step, came_to, is_temporary},
 };
 use crate::{
@@ -54,6 +54,8 @@ pub(super) enum Effect {
     Deliver(Delivery),
     /// Removes the bytes of files; `removed` hears of it.
     Remove(RowPlace, Vec<MediaId>),
+    /// Sends a scheduled message; `sent` hears of it.
+    Send(RowPlace, Box<(SendScheduled, ScheduledRow)>),
 }
 
 /// What was asked.
@@ -65,6 +67,7 @@ pub(super) enum Asked {
     Members,
     Ending,
     Settled,
+    Released,
 }
 
 /// Steps of one lane are carried out one after another: those of one user; and of a user who is gone, those of each group.
@@ -82,19 +85,22 @@ pub(super) struct OutboxWorker {
     nudged: bool,
     /// Passes that ended because the outbox could not be read or settled.
     failures: u32,
-    pass: Pass,
+    pub(super) pass: Pass,
     pub(super) later: BTreeMap<RowPlace, Later>,
     pub(super) removals: Removals,
+    pub(super) sendings: Sendings,
     /// The age of the oldest row.
     pub(super) lag_ms: u64,
     pub(super) dead_letters: u32,
+    /// When the next scheduled message is due.
+    pub(super) next_scheduled: Option<Instant>,
     pub(super) effects: Vec<Effect>,
 }
 
 /// One way through the outbox.
 #[derive(Default)]
-struct Pass {
-    pages: u32,
+pub(super) struct Pass {
+    pub(super) pages: u32,
     after: RowPlace,
     /// The page is the last one.
     is_last: bool,
@@ -108,6 +114,8 @@ struct Pass {
     /// Users of rows that have to wait: what comes later for them waits, too.
     blocked: BTreeSet<String>,
     failed: bool,
+    /// Scheduled messages whose time had come were released.
+    pub(super) released: bool,
 }
 
 /// A lane with a step under way.
@@ -130,8 +138,10 @@ impl OutboxWorker {
             pass: Pass::default(),
             later: BTreeMap::new(),
             removals: Removals::default(),
+            sendings: Sendings::default(),
             lag_ms: 0,
             dead_letters: 0,
+            next_scheduled: None,
             effects: Vec::new(),
         }
     }
@@ -184,6 +194,14 @@ impl OutboxWorker {
                 }
                 self.go_on_with_run(now, time_ms);
             }
+            (Asked::Released, answer) => {
+                if !matches!(answer, Ok(StoreAnswer::Done(_))) {
+                    self.note_failure("released", &answer);
+                    return self.finish(now);
+                }
+                self.pass.released = true;
+                self.read();
+            }
             (Asked::Settled, answer) => {
                 if !matches!(answer, Ok(StoreAnswer::Done(_))) {
                     self.note_failure("settled", &answer);
@@ -201,7 +219,7 @@ impl OutboxWorker {
         }
     }
 
-    fn ask(&mut self, asked: Asked, op: Op) {
+    pub(super) fn ask(&mut self, asked: Asked, op: Op) {
         self.effects.push(Effect::Ask(asked, self.shard, Box::new(op)));
     }
 
@@ -213,6 +231,9 @@ impl OutboxWorker {
 
     fn take_page(&mut self, read: OutboxRead, now: Instant, time_ms: u64) {
         if self.pass.pages == 1 {
+            if self.looks_at_scheduled(read.next_scheduled_ms, now, time_ms) {
+                return;
+            }
             let oldest = read.rows.iter().filter_map(|row| row.row.as_ref()).map(|row| row.time_ms).find(|at| *at != 0);
             self.lag_ms = oldest.map_or(0, |oldest| time_ms.saturating_sub(oldest));
             self.dead_letters = read.dead_letters;
@@ -245,7 +266,7 @@ impl OutboxWorker {
 
     /// Plans the steps of a row. False if its time has not come.
     fn begin(&mut self, row: Row, now: Instant) -> bool {
-        let Row { index, number, row, envelope } = row;
+        let Row { index, number, row, envelope, scheduled } = row;
         let (place, row) = ((index, number), row.unwrap_or_default());
         if self.later.get(&place).is_some_and(|later| later.at > now) {
             if let Some(Task::Tell(tell)) = &row.task {
@@ -259,12 +280,17 @@ impl OutboxWorker {
         {
             return false;
         }
+        if let Some(Task::SendScheduled(send)) = &row.task
+            && !self.is_sent(place, send, scheduled.as_ref())
+        {
+            return false;
+        }
         let at = self.pass.begun.len();
         let mut begun = Begun { place, refused: None, waits: false, ends: None };
         let planned = match row.task {
-            Some(Task::Tell(tell)) => self.plan_tell(at, tell, row.time_ms, envelope, &mut begun),
+            Some(Task::Tell(tell)) => plan_tell(at, tell, row.time_ms, envelope, &mut begun),
             Some(Task::Leave(leave)) => plan_leave(at, &leave),
-            Some(Task::RemoveObjects(_)) => Ok(Vec::new()),
+            Some(Task::RemoveObjects(_) | Task::SendScheduled(_)) => Ok(Vec::new()),
             None => Err("this release does not know what is to be done".to_owned()),
         };
         let steps = planned.unwrap_or_else(|why| {
@@ -274,31 +300,6 @@ impl OutboxWorker {
         self.pass.begun.push(begun);
         steps.into_iter().for_each(|(lane, step)| self.queue(lane, step));
         true
-    }
-
-    fn plan_tell(
-        &self,
-        at: usize,
-        tell: TellMembers,
-        time_ms: u64,
-        envelope: Bytes,
-        begun: &mut Begun,
-    ) -> Result<Vec<(Lane, Step)>, String> {
-        if envelope.is_empty() {
-            return Err("the envelope that tells of it was removed by retention".to_owned());
-        }
-        let group = group_of(tell.group.as_ref())?;
-        let steps = tell.told.iter().map(|told| {
-            let Told { person, .. } = told;
-            let what = tells(&tell, time_ms, &envelope, told.standing(), told.role());
-            in_lane(at, person.as_ref(), &group, what)
-        });
-        let steps = steps.collect::<Result<Vec<_>, String>>()?;
-        if tell.ends {
-            let next = Next::ReadMembers;
-            begun.ends = Some(Ends { tell, group, time_ms, envelope, after_user: String::new(), next });
-        }
-        Ok(steps)
     }
 
     fn queue(&mut self, lane: Lane, step: Step) {
@@ -487,12 +488,13 @@ impl OutboxWorker {
         self.failures = 0;
         // What has become a dead letter, or was settled by another worker, is not tried again.
         self.later.retain(|_, later| later.at > now);
-        let next = self.later.values().map(|later| later.at).min().map_or(now + IDLE, |at| at.min(now + IDLE));
+        let later = self.later.values().map(|later| later.at).chain(self.next_scheduled);
+        let next = later.min().map_or(now + IDLE, |at| at.min(now + IDLE));
         self.due = Some(if self.nudged { now } else { next });
     }
 }
 
-fn cut(mut why: String) -> String {
+pub(super) fn cut(mut why: String) -> String {
     let end = (0..=WHY.min(why.len())).rev().find(|at| why.is_char_boundary(*at));
     why.truncate(end.unwrap_or(0));
     why

@@ -5,6 +5,7 @@ use carillon_proto::{
     GroupId, TimelineId,
     pb::store::{
         LeaveGroups, Person, Role, TellMembers, TimelineKey, member::Standing, outbox_read::Row, outbox_row::Task,
+        tell_members::Told,
     },
 };
 
@@ -38,6 +39,30 @@ pub(super) enum Next {
     ReadMembers,
     EndTimeline,
     Nothing,
+}
+
+pub(super) fn plan_tell(
+    at: usize,
+    tell: TellMembers,
+    time_ms: u64,
+    envelope: Bytes,
+    begun: &mut Begun,
+) -> Result<Vec<(Lane, Step)>, String> {
+    if envelope.is_empty() {
+        return Err("the envelope that tells of it was removed by retention".to_owned());
+    }
+    let group = group_of(tell.group.as_ref())?;
+    let steps = tell.told.iter().map(|told| {
+        let Told { person, .. } = told;
+        let what = tells(&tell, time_ms, &envelope, told.standing(), told.role());
+        in_lane(at, person.as_ref(), &group, what)
+    });
+    let steps = steps.collect::<Result<Vec<_>, String>>()?;
+    if tell.ends {
+        let next = Next::ReadMembers;
+        begun.ends = Some(Ends { tell, group, time_ms, envelope, after_user: String::new(), next });
+    }
+    Ok(steps)
 }
 
 pub(super) fn plan_leave(at: usize, leave: &LeaveGroups) -> Result<Vec<(Lane, Step)>, String> {

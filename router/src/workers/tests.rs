@@ -7,11 +7,12 @@ use carillon_proto::{
         client::{self, Envelope, group_change::What as Changed, members_change::Kind},
         store::{
             Appended, ChangeGroup, Done, EndTimeline, LeaveGroups, Member, MembersRead, OutboxRead, OutboxRow, Person,
-            ReadMembers, ReadOutbox, RemoveObjects, Role, SetMembership, TellMembers, TimelineCommand, TimelineKey,
-            change_group,
+            ReadMembers, ReadOutbox, RemoveObjects, Role, ScheduledRow, SendScheduled, SetMembership, TellMembers,
+            TimelineCommand, TimelineKey, change_group,
             member::Standing,
             members_read, outbox_read,
             outbox_row::Task,
+            scheduled_row::State,
             settle_outbox::{Settled, Verdict},
             store_request::Op,
             tell_members::Told,
@@ -41,6 +42,7 @@ enum Ask {
     Members(ReadMembers),
     End(EndTimeline),
     Settle(Vec<Settled>),
+    Release(u64),
 }
 
 struct Play {
@@ -51,6 +53,9 @@ struct Play {
     told: Vec<Delivery>,
     /// Files that are being removed, by rows.
     removals: Vec<(RowPlace, Vec<MediaId>)>,
+    /// Scheduled messages that are being sent, by rows.
+    sendings: Vec<(RowPlace, u64)>,
+    next_scheduled_ms: u64,
 }
 
 impl Play {
@@ -58,7 +63,8 @@ impl Play {
         let now = Instant::now();
         let worker = OutboxWorker::new(SHARD, ShardMap { directory: 4, timeline: 8 }, now);
         let (asked, told, removals) = (Vec::new(), Vec::new(), Vec::new());
-        let mut play = Self { worker, now, time_ms: NOW_MS, asked, told, removals };
+        let (sendings, next_scheduled_ms) = (Vec::new(), 0);
+        let mut play = Self { worker, now, time_ms: NOW_MS, asked, told, removals, sendings, next_scheduled_ms };
         play.go_on();
         play
     }
@@ -73,6 +79,7 @@ impl Play {
             match effect {
                 Effect::Deliver(delivery) => self.told.push(delivery),
                 Effect::Remove(place, ids) => self.removals.push((place, ids)),
+                Effect::Send(place, message) => self.sendings.push((place, message.0.id)),
                 Effect::Ask(asked, shard, op) => {
                     let ask = match *op {
                         Op::ReadOutbox(read) => Ask::Rows(read),
@@ -82,6 +89,7 @@ impl Play {
                             timeline_command::Op::ChangeGroup(change) => Ask::Change(change),
                             timeline_command::Op::EndTimeline(end) => Ask::End(end),
                             timeline_command::Op::SettleOutbox(settle) => Ask::Settle(settle.rows),
+                            timeline_command::Op::ReleaseScheduled(release) => Ask::Release(release.time_ms),
                             other => panic!("unexpected {other:?}"),
                         },
                         other => panic!("unexpected {other:?}"),
@@ -107,7 +115,12 @@ impl Play {
 
     /// Answers the question after the rows.
     fn rows(&mut self, rows: Vec<outbox_read::Row>) {
-        let ask = self.answer(Ok(StoreAnswer::OutboxRead(OutboxRead { rows, complete: true, dead_letters: 2 })));
+        let ask = self.answer(Ok(StoreAnswer::OutboxRead(OutboxRead {
+            rows,
+            complete: true,
+            dead_letters: 2,
+            next_scheduled_ms: self.next_scheduled_ms,
+        })));
         assert!(matches!(ask, Ask::Rows(_)), "{ask:?}");
     }
 
@@ -186,7 +199,7 @@ fn tell(index: u64, users: &[(&str, Standing)], ends: bool) -> outbox_read::Row 
         ends,
     };
     let row = OutboxRow { time_ms: NOW_MS - 700, task: Some(Task::Tell(tell)), ..OutboxRow::default() };
-    outbox_read::Row { index, number: 0, row: Some(row), envelope: Bytes::from_static(b"envelope") }
+    outbox_read::Row { index, number: 0, row: Some(row), envelope: Bytes::from_static(b"envelope"), scheduled: None }
 }
 
 fn joins(index: u64, user: &str) -> outbox_read::Row {
@@ -312,7 +325,7 @@ fn an_ended_account_leaves_all_groups_at_once() {
     let mut play = Play::new();
     let leave = LeaveGroups { person: Some(person("bob")), groups: ["a", "b", "c"].map(group).to_vec() };
     let row = OutboxRow { task: Some(Task::Leave(leave)), ..OutboxRow::default() };
-    play.rows(vec![outbox_read::Row { index: 4, number: 1, row: Some(row), envelope: Bytes::new() }]);
+    play.rows(vec![outbox_read::Row { index: 4, number: 1, row: Some(row), envelope: Bytes::new(), scheduled: None }]);
     assert_eq!(play.asks().len(), 3);
     play.answer(appended(8));
     // It is no member any more, or there is no such group.
@@ -423,6 +436,82 @@ fn a_few_rows_have_their_files_removed_at_once() {
     assert_eq!(play.removals.len(), 5);
 }
 
+/// A message of this user in the given state; `None`: there is none any more.
+fn sends(index: u64, user: &str, state: Option<State>) -> outbox_read::Row {
+    let sender = Some(Person { user: user.to_owned(), incarnation: 3 });
+    let send = SendScheduled { sender: sender.clone(), number: 1, id: index * 10 };
+    let row = OutboxRow { task: Some(Task::SendScheduled(send)), ..OutboxRow::default() };
+    let scheduled = state.map(|state| ScheduledRow { sender, state: state.into(), ..ScheduledRow::default() });
+    outbox_read::Row { index, row: Some(row), scheduled, ..outbox_read::Row::default() }
+}
+
+#[test]
+fn scheduled_messages_of_a_user_are_sent_one_after_another_and_hold_nobody_up() {
+    let mut play = Play::new();
+    let sending = Some(State::Sending);
+    play.rows(vec![sends(5, "ann", sending), sends(6, "ann", sending), sends(7, "bob", sending), joins(8, "bob")]);
+    assert_eq!(play.sendings, [((5, 0), 50), ((7, 0), 70)]);
+    play.answer(appended(1));
+    assert_eq!(play.settles(), [(8, Verdict::Done)]);
+    play.worker.sent((5, 0), Ok(()), play.now);
+    assert_eq!(play.pause(), Duration::ZERO, "what becomes of it is looked at soon");
+    play.next_pass();
+    play.rows(vec![sends(5, "ann", None), sends(6, "ann", sending), sends(7, "bob", sending)]);
+    assert_eq!(play.sendings[2..], [((6, 0), 60)], "the other one of bob is still under way");
+    assert_eq!(play.settles(), [(5, Verdict::Done)]);
+    for place in [(6, 0), (7, 0)] {
+        play.worker.sent(place, Ok(()), play.now);
+    }
+    play.next_pass();
+    play.rows(vec![sends(6, "ann", Some(State::Failed)), sends(7, "bob", None)]);
+    assert_eq!(play.settles(), [(6, Verdict::Done), (7, Verdict::Done)]);
+    assert_eq!(play.sendings.len(), 3);
+}
+
+#[test]
+fn a_scheduled_message_is_tried_again_as_long_as_it_takes() {
+    let mut play = Play::new();
+    let rows = || vec![sends(5, "ann", Some(State::Sending))];
+    play.rows(rows());
+    for attempt in 1..20 {
+        play.worker.sent((5, 0), Err("not now".to_owned()), play.now);
+        assert_eq!(play.sendings.len(), attempt);
+        while play.sendings.len() == attempt {
+            play.next_pass();
+            play.rows(rows());
+            assert_eq!(play.asks(), [], "nothing is settled");
+        }
+    }
+}
+
+#[test]
+fn scheduled_messages_are_released_when_their_time_has_come_and_not_before() {
+    let mut play = Play::new();
+    play.next_scheduled_ms = NOW_MS + 1000;
+    play.rows(vec![]);
+    assert_eq!(play.pause(), Duration::from_secs(1), "the worker looks when the next one is due");
+    play.next_pass();
+    play.time_ms = NOW_MS + 1000;
+    play.rows(vec![]);
+    assert_eq!(play.asks(), [Ask::Release(NOW_MS + 1000)]);
+    play.answer(done());
+    play.next_scheduled_ms = NOW_MS + 1_000_000;
+    play.rows(vec![sends(5, "ann", Some(State::Sending))]);
+    assert_eq!(play.sendings, [((5, 0), 50)]);
+    assert_eq!(play.pause(), Duration::from_secs(5));
+    // While the outbox has no room the store releases nothing: it is not asked without end.
+    play.next_scheduled_ms = 1;
+    play.next_pass();
+    play.rows(vec![]);
+    assert!(matches!(play.answer(done()), Ask::Release(_)));
+    play.rows(vec![]);
+    assert_eq!((play.asks(), play.pause()), (vec![], Duration::from_millis(500)));
+    play.next_pass();
+    play.rows(vec![]);
+    assert!(matches!(play.answer(late()), Ask::Release(_)));
+    assert!(play.pause() > Duration::ZERO);
+}
+
 #[test]
 fn the_outbox_is_read_page_by_page_and_again_after_a_failure() {
     let mut play = Play::new();
@@ -433,7 +522,7 @@ fn the_outbox_is_read_page_by_page_and_again_after_a_failure() {
     assert_eq!(play.asks(), [], "a store that fails is not hurried");
     play.next_pass();
     let rows = vec![joins(4, "bob")];
-    play.answer(Ok(StoreAnswer::OutboxRead(OutboxRead { rows, complete: false, dead_letters: 0 })));
+    play.answer(Ok(StoreAnswer::OutboxRead(OutboxRead { rows, complete: false, ..OutboxRead::default() })));
     play.answer(appended(1));
     play.worker.nudge(play.now);
     // The row is still there, and is done once more.

@@ -4,6 +4,7 @@ mod contacts;
 mod marks;
 mod outbox;
 mod references;
+mod scheduled;
 mod support;
 
 use carillon_proto::pb::{

@@ -22,7 +22,8 @@ fn bob_is_in(index: u64, client_id: &str) -> outbox_read::Row {
     let tell = TellMembers { group: Some(group), number: 1, seq: 4, told: vec![told], ..TellMembers::default() };
     let row = OutboxRow { task: Some(outbox_row::Task::Tell(tell)), ..OutboxRow::default() };
     let envelope = link::RawEnvelope { client_id: client_id.to_owned(), ..link::RawEnvelope::default() };
-    outbox_read::Row { index, number: 0, row: Some(row), envelope: prost::Message::encode_to_vec(&envelope).into() }
+    let envelope = prost::Message::encode_to_vec(&envelope).into();
+    outbox_read::Row { index, row: Some(row), envelope, ..outbox_read::Row::default() }
 }
 
 /// A router has appended that bob was added to a group, and has died.

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use carillon_proto::{
     ShardId, ShardKind,
     pb::store::{
-        Append, Appended, Header, TimelineCommand, TimelineKey, header, store_reply::Result as Outcome,
-        timeline_command,
+        Append, Appended, Header, SetScheduled, TimelineCommand, TimelineKey, change_scheduled::Change, header,
+        store_reply::Result as Outcome, timeline_command,
     },
 };
 use prost::Message as _;
@@ -51,6 +51,13 @@ impl World<'_> {
                 (Plant::MarksForgotten, Some(timeline_command::Op::MoveMarks(moves))) => {
                     moves.marks.iter_mut().for_each(|mark| mark.seq = 0);
                 }
+                (Plant::CancelledGoOn, Some(timeline_command::Op::ChangeScheduled(change)))
+                    if matches!(change.change, Some(Change::Cancel(_))) =>
+                {
+                    // It sets what the message has anyway.
+                    change.change = Some(Change::Set(SetScheduled::default()));
+                }
+                (Plant::SentEarly, Some(timeline_command::Op::Schedule(schedule))) => schedule.at_ms = 1,
                 (Plant::OwnMessagesCount, Some(timeline_command::Op::Append(append)))
                     if !append.peer.is_empty() && append.header.is_none() =>
                 {

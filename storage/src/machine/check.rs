@@ -7,6 +7,7 @@ mod groups;
 mod headers;
 mod media;
 mod privacy;
+mod scheduled;
 
 use std::fmt::Display;
 
@@ -265,6 +266,10 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
         TimelineOp::CreateMedia(op) => media::check_created(shard, map, op),
         TimelineOp::CompleteMedia(op) => media::check_completed(shard, map, op),
         TimelineOp::RemoveMedia(op) => media::check_removed(op),
+        TimelineOp::Schedule(op) => scheduled::check_scheduled(shard, map, op),
+        TimelineOp::ChangeScheduled(op) => scheduled::check_change(shard, map, op),
+        TimelineOp::ReleaseScheduled(op) => scheduled::check_released(op),
+        TimelineOp::SettleScheduled(op) => scheduled::check_settled(op),
         TimelineOp::SetLevel(_) => Ok(()),
     }
 }

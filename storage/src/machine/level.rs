@@ -141,6 +141,10 @@ pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
         | TimelineOp::MoveMarks(_)
         | TimelineOp::SetConversation(_)
         | TimelineOp::SweepConversations(_) => Level::GROUPS,
+        | TimelineOp::Schedule(_)
+        | TimelineOp::ChangeScheduled(_)
+        | TimelineOp::ReleaseScheduled(_)
+        | TimelineOp::SettleScheduled(_)
         | TimelineOp::CreateMedia(_)
         | TimelineOp::CompleteMedia(_)
         | TimelineOp::RemoveMedia(_) => Level::GROUPS,

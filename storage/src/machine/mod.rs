@@ -23,6 +23,7 @@ mod recent;
 mod registry;
 mod retention;
 mod ring_slots;
+mod scheduled_reader;
 mod senders;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use prost::Message as _;
 use super::{
     TimelineReader, Unread, broken,
     keys::{self, Stored},
+    scheduled_reader::{next_due, to_be_sent},
 };
 
 /// Most rows that one read returns, whatever it asks for.
@@ -39,13 +40,18 @@ impl TimelineReader {
                     let record = view.get(&keys::record(tell.number, tell.seq))?;
                     record.map(|record| Stored::decode(&record).map(|stored| stored.envelope())).transpose()?
                 }
-                Some(Task::Leave(_) | Task::RemoveObjects(_)) | None => None,
+                Some(Task::Leave(_) | Task::RemoveObjects(_) | Task::SendScheduled(_)) | None => None,
+            };
+            let scheduled = match &row.task {
+                Some(Task::SendScheduled(send)) => to_be_sent(&view, send)?,
+                _ => None,
             };
             let envelope = envelope.unwrap_or_default();
-            bytes += value.len() + envelope.len();
-            read.rows.push(outbox_read::Row { index, number, row: Some(row), envelope });
+            bytes += value.len() + envelope.len() + scheduled.as_ref().map_or(0, |row| row.content.len());
+            read.rows.push(outbox_read::Row { index, number, row: Some(row), envelope, scheduled });
         }
         if is_first {
+            read.next_scheduled_ms = next_due(&view)?.unwrap_or_default();
             // Bounded by what the machine keeps.
             for row in view.range(keys::dead_letters()) {
                 row?;

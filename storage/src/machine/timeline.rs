@@ -1,6 +1,8 @@
 //! The state machine of a timeline shard: assigns positions, recognises repeated sends, trims and ends timelines, and
 //! in `annotations.rs` keeps what messages make of others, in `cursors.rs` cursors, in `conversations.rs` what users have read, in `groups.rs` the members of groups, in `media.rs` files, in
 //! `outbox.rs` what workers have to do, and in `senders.rs` ends and erases senders.
+//! in `cursors.rs` keeps cursors, in `conversations.rs` what users have read, in `groups.rs` the members of groups, in `media.rs` files, in
+//! `outbox.rs` what workers have to do, in `scheduled.rs` messages that are to be sent later, and in `senders.rs` ends and erases senders.
 
 mod annotations;
 mod conversations;
@@ -13,6 +15,7 @@ mod outbox;
 #[cfg(feature = "planted-bugs")]
 pub(super) mod planted;
 mod privacy;
+pub(super) mod scheduled;
 mod senders;
 mod state;
 
@@ -217,6 +220,10 @@ impl Batch<'_> {
             Op::CreateMedia(op) => self.create_media(&op),
             Op::CompleteMedia(op) => self.complete_media(&op),
             Op::RemoveMedia(op) => self.remove_media(&op),
+            Op::Schedule(op) => self.schedule(&op),
+            Op::ChangeScheduled(op) => self.change_scheduled(&op),
+            Op::ReleaseScheduled(op) => self.release_scheduled(&op),
+            Op::SettleScheduled(op) => self.settle_scheduled(&op),
             Op::SetLevel(op) => {
                 self.reading.set(&op, &mut self.changes)?;
                 Ok(done())

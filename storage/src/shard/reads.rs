@@ -10,8 +10,8 @@ use carillon_proto::{
     Level, ShardId,
     pb::store::{
         ListAccounts, ListSessions, ReadAllowed, ReadContacts, ReadConversations, ReadGroup, ReadHead, ReadHeads,
-        ReadMarks, ReadMedia, ReadMembers, ReadMemberships, ReadOutbox, ReadPrivacy, ReadTimeline, ReadUntold,
-        ReadUser, Rejected, StoreError, rejected::Reason, store_error::Why,
+        ReadMarks, ReadMedia, ReadMembers, ReadMemberships, ReadOutbox, ReadPrivacy, ReadScheduled, ReadTimeline,
+        ReadUntold, ReadUser, Rejected, StoreError, rejected::Reason, store_error::Why,
     },
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -59,6 +59,7 @@ pub(crate) enum ReadOp {
     Media(ReadMedia),
     Privacy(ReadPrivacy),
     Allowed(ReadAllowed),
+    Scheduled(ReadScheduled),
 }
 
 pub(super) struct Read {
@@ -168,6 +169,7 @@ impl Reader {
                 (Self::Timeline(reader), ReadOp::Members(op)) => Outcome::MembersRead(reader.members(op)?),
                 (Self::Timeline(reader), ReadOp::Memberships(op)) => Outcome::MembershipsRead(reader.memberships(op)?),
                 (Self::Timeline(reader), ReadOp::Media(op)) => Outcome::MediaRead(reader.media(op)?),
+                (Self::Timeline(reader), ReadOp::Scheduled(op)) => Outcome::ScheduledRead(reader.scheduled(op)?),
                 (Self::Timeline(reader), ReadOp::Outbox(op)) => Outcome::OutboxRead(reader.outbox(op)?),
                 (Self::Timeline(reader), ReadOp::Conversations(op)) => {
                     Outcome::ConversationsRead(reader.conversations(op)?)

@@ -4,18 +4,20 @@
 use bytes::Bytes;
 use carillon_proto::pb::client::{
     self, Ack, ContactRequest, Fetch, GroupRequest, MoveMarks, Ping, Positions, PrivacyRequest, ReadContacts,
-    ReadConversations, ReadGroup, ReadGroups, ReadMarks, ReadMembers, ReadPrivacy, Recipient, Renew, RequestMediaSlot,
-    RequestMediaUrl, ScramFinal, SetChatState, SetConversation, SetPresence, SignIn, SignOut,
+    ReadConversations, ReadGroup, ReadGroups, ReadMarks, ReadMembers, ReadPrivacy, ReadScheduled, Recipient, Renew,
+    RequestMediaSlot, RequestMediaUrl, ScramFinal, SetChatState, SetConversation, SetPresence, SignIn, SignOut,
     client_frame::Body as TypedBody,
 };
 use prost::{Message, Oneof};
+
+use super::scheduled::{ChangeScheduled, Schedule};
 
 /// carillon.client.v1.ClientFrame.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ClientFrame {
     #[prost(
         oneof = "Body",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 30, 31, 32, 40, 41, 42, 43, 60, 61, 80, 81, 82"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 30, 31, 32, 40, 41, 42, 43, 60, 61, 80, 81, 82, 90, 91, 92"
     )]
     pub(crate) body: Option<Body>,
 }
@@ -72,6 +74,12 @@ pub(crate) enum Body {
     ReadPrivacy(ReadPrivacy),
     #[prost(message, tag = "82")]
     SetChatState(SetChatState),
+    #[prost(message, tag = "90")]
+    Schedule(Schedule),
+    #[prost(message, tag = "91")]
+    ChangeScheduled(ChangeScheduled),
+    #[prost(message, tag = "92")]
+    ReadScheduled(ReadScheduled),
 }
 
 /// carillon.client.v1.Send.
@@ -125,6 +133,9 @@ impl From<TypedBody> for Body {
             TypedBody::Privacy(body) => Self::Privacy(body),
             TypedBody::ReadPrivacy(body) => Self::ReadPrivacy(body),
             TypedBody::SetChatState(body) => Self::SetChatState(body),
+            TypedBody::Schedule(body) => Self::Schedule(body.into()),
+            TypedBody::ChangeScheduled(body) => Self::ChangeScheduled(body.into()),
+            TypedBody::ReadScheduled(body) => Self::ReadScheduled(body),
         }
     }
 }

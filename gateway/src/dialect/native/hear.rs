@@ -39,6 +39,9 @@ impl From<ClientFrame> for Ask {
             Some(Body::Privacy(request)) => request.into(),
             Some(Body::ReadPrivacy(read)) => read.into(),
             Some(Body::SetChatState(set)) => set.into(),
+            Some(Body::Schedule(schedule)) => schedule.into(),
+            Some(Body::ChangeScheduled(change)) => change.into(),
+            Some(Body::ReadScheduled(read)) => read.into(),
             None => Self::Unknown,
         }
     }

@@ -10,6 +10,7 @@ mod json;
 mod media;
 mod privacy;
 pub(crate) mod raw;
+mod scheduled;
 mod tell;
 pub(crate) mod varint;
 
@@ -27,6 +28,7 @@ pub(crate) use client::ClientFrame;
 #[cfg(test)]
 pub(crate) use client::Send;
 pub(crate) use raw::RawPage;
+use scheduled::{RawScheduledFrame, RawScheduledMessages};
 
 use crate::feeds::{self, Form};
 
@@ -55,6 +57,7 @@ pub(crate) enum Outgoing {
     Frame(Box<ServerFrame>),
     Entry(Arc<feeds::Entry>),
     Page(RawPage),
+    Scheduled(RawScheduledMessages),
 }
 
 impl From<Body> for Outgoing {
@@ -76,6 +79,7 @@ impl Outgoing {
                 }
             },
             Self::Page(page) => append(&raw::page_frame(page), out),
+            Self::Scheduled(list) => append(&RawScheduledFrame { scheduled: Some(list.clone()) }, out),
         }
     }
 
@@ -85,6 +89,7 @@ impl Outgoing {
             Self::Frame(frame) => frame.encoded_len(),
             Self::Entry(entry) => entry.size(),
             Self::Page(page) => page.entries.iter().map(raw::RawEntry::size).sum::<usize>() + 64,
+            Self::Scheduled(list) => list.size(),
         }
     }
 
@@ -92,6 +97,9 @@ impl Outgoing {
     pub(crate) fn into_frame(self) -> Result<ServerFrame, prost::DecodeError> {
         let body = match self {
             Self::Frame(frame) => return Ok(*frame),
+            Self::Scheduled(list) => {
+                return ServerFrame::decode(&*RawScheduledFrame { scheduled: Some(list) }.encode_to_vec());
+            }
             Self::Entry(entry) => Body::Deliver(Deliver {
                 timeline: Some(entry.timeline.id.to_client()),
                 position: Some(entry.position.into()),
@@ -128,7 +136,7 @@ impl Outgoing {
                 Ok(rendered) => rendered.clone(),
                 Err(never) => match never {},
             },
-            Self::Frame(_) | Self::Page(_) => encoded(),
+            Self::Frame(_) | Self::Page(_) | Self::Scheduled(_) => encoded(),
         }
     }
 
@@ -136,7 +144,7 @@ impl Outgoing {
     pub(crate) fn into_json(self) -> Result<Bytes, String> {
         match &self {
             Self::Entry(entry) => entry.rendered(Form::Json, || self.clone().write_json()).cloned(),
-            Self::Frame(_) | Self::Page(_) => self.write_json(),
+            Self::Frame(_) | Self::Page(_) | Self::Scheduled(_) => self.write_json(),
         }
     }
 

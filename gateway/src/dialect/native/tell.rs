@@ -25,6 +25,7 @@ impl From<Tell> for Outgoing {
         let body = match tell {
             Tell::Entry(entry) => return Self::Entry(entry),
             Tell::Page(page) => return Self::Page(raw_page(*page)),
+            Tell::Scheduled(told) => return (*told).into(),
             Tell::Challenge(scram_server_first) => Body::Challenge(Challenge { scram_server_first }),
             Tell::SignedIn(welcome) => Body::SignedIn(signed_in(*welcome)),
             Tell::Timelines(timelines) => Body::Timelines(Timelines { timelines }),

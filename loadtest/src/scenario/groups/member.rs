@@ -151,7 +151,8 @@ impl Showing {
                 | Event::Presence(_)
                 | Event::Privacy(_)
                 | Event::PrivacyMissed
-                | Event::ChatState(_) => {}
+                | Event::ChatState(_)
+                | Event::Scheduled(_) => {}
             }
         }
     }

@@ -11,10 +11,11 @@ use anyhow::{Context as _, bail};
 use carillon_proto::{
     UserId, now_ms,
     pb::{
-        store::{ContactsRead, ConversationsRead, Head, TimelineRead, User},
+        store::{ContactsRead, ConversationsRead, Head, ScheduledRead, TimelineRead, User},
         userdata::{
             AccountRequest, ContactsRequest, ConversationsRequest, CursorPage, CursorsRequest, InboxRequest,
-            account_reply, contacts_reply, conversations_reply, cursors_reply, inbox_reply,
+            ScheduledRequest, account_reply, contacts_reply, conversations_reply, cursors_reply, inbox_reply,
+            scheduled_reply,
         },
     },
 };
@@ -74,15 +75,16 @@ impl Export {
         let mut leader = Leader::default();
         self.devices(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
         self.conversations(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
+        self.scheduled(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
         let head = self.messages(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
-        let Counts { sessions, contacts, devices, conversations, messages } = writer.counts;
+        let Counts { sessions, contacts, devices, conversations, scheduled, messages } = writer.counts;
         let end = json!({
-            "kind": "end", "sessions": sessions, "contacts": contacts, "devices": devices, "conversations": conversations, "messages": messages, "first": head.first,
-            "last": head.last,
+            "kind": "end", "sessions": sessions, "contacts": contacts, "devices": devices, "conversations": conversations, "scheduled": scheduled,
+            "messages": messages, "first": head.first, "last": head.last,
         });
         writer.finish(&end)?;
         out::tell(format_args!(
-            "user {}: the account, {sessions} sessions, {contacts} contacts, {devices} positions of devices, {conversations} conversations and {messages} messages",
+            "user {}: the account, {sessions} sessions, {contacts} contacts, {devices} positions of devices, {conversations} conversations, {scheduled} scheduled messages and {messages} messages",
             self.name
         ));
         Ok(())
@@ -182,6 +184,35 @@ impl Export {
         }
     }
 
+    async fn scheduled(
+        &self,
+        incarnation: u64,
+        leader: &mut Leader,
+        nodes: &mut StorageNodes,
+        deadline: Instant,
+        writer: &mut Writer,
+    ) -> anyhow::Result<()> {
+        let (cluster, user) = (nodes.cluster.cluster.clone(), self.name.as_str().to_owned());
+        let mut request = ScheduledRequest { cluster, user, incarnation, after: 0 };
+        loop {
+            let asked = leader.ask(nodes, deadline, async |mut node| {
+                match node.scheduled(with_deadline(request.clone(), CALL)).await?.into_inner().answer {
+                    Some(scheduled_reply::Answer::NotLeader(other)) => Ok(Answer::NotLeader(other)),
+                    Some(scheduled_reply::Answer::Page(page)) => Ok(Answer::Found(page)),
+                    None => Err(not_understood()),
+                }
+            });
+            let ScheduledRead { messages, complete, .. } = asked.await?;
+            for message in &messages {
+                writer.line(&lines::scheduled(message)?)?;
+                request.after = message.id;
+            }
+            if complete || messages.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
     /// The inbox up to its end at the first page: what comes later is not waited for. Returns what it held then.
     async fn messages(
         &self,
@@ -231,6 +262,7 @@ struct Counts {
     contacts: u64,
     devices: u64,
     conversations: u64,
+    scheduled: u64,
     messages: u64,
 }
 
@@ -263,6 +295,7 @@ impl Writer {
         match line["kind"].as_str() {
             Some("session") => self.counts.sessions += 1,
             Some("conversation") => self.counts.conversations += 1,
+            Some("scheduled") => self.counts.scheduled += 1,
             Some("contact") => self.counts.contacts += 1,
             Some("device") => self.counts.devices += 1,
             Some("message") => self.counts.messages += 1,

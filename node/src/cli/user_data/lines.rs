@@ -5,10 +5,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use carillon_proto::{
     UserId,
     pb::{
-        client::{Envelope, recipient},
+        client::{Content, Envelope, recipient},
         store::{
             Account, Audience, Conversation, ConversationRow, Erasure, Privacy, Session, StoredEntry, TimelineKey,
-            contacts_read, timeline_key,
+            contacts_read, scheduled_read, timeline_key,
         },
         userdata::DeviceCursor,
     },
@@ -114,6 +114,27 @@ pub(super) fn conversation(row: &ConversationRow) -> anyhow::Result<Value> {
     }))
 }
 
+pub(super) fn scheduled(message: &scheduled_read::Row) -> anyhow::Result<Value> {
+    let row = message.row.clone().unwrap_or_default();
+    let to = row.to.clone().unwrap_or_default();
+    let owner = str::from_utf8(&to.owner).context("recipient of a scheduled message")?;
+    let is_group = to.kind() == timeline_key::Kind::Group;
+    let content = Content::decode(row.content.clone()).context("a scheduled message")?;
+    let state = row.state().as_str_name().trim_start_matches("STATE_").to_ascii_lowercase();
+    Ok(json!({
+        "kind": "scheduled",
+        "id": message.id,
+        "to": format!("{}/{owner}", if is_group { "group" } else { "user" }),
+        "device": row.device,
+        "client_id": row.client_id,
+        "at_ms": row.at_ms,
+        "at": date::format(row.at_ms),
+        "state": state,
+        "why": (!row.why.is_empty()).then_some(row.why),
+        "content": serde_json::to_value(&content)?,
+    }))
+}
+
 pub(super) fn message(user: &UserId, entry: &StoredEntry) -> anyhow::Result<Value> {
     let envelope = Envelope::decode(entry.envelope.clone()).context("a stored message")?;
     let to = envelope.to.as_ref().and_then(|to| to.to.as_ref());
@@ -146,7 +167,7 @@ pub(super) fn message(user: &UserId, entry: &StoredEntry) -> anyhow::Result<Valu
 #[cfg(test)]
 mod tests {
     use carillon_proto::pb::{
-        client::{Content, Recipient, Text, content},
+        client::{Recipient, Text, content},
         store::ScramCredentials,
     };
 

@@ -102,6 +102,7 @@ impl Play {
                     Did::ReadHeads(token, read.reads.into_iter().map(of).collect())
                 }
                 store_request::Op::ReadMedia(read) => Did::ReadMedia(token, shard, read.id),
+                store_request::Op::ReadScheduled(read) => Did::ReadScheduled(token, read),
                 store_request::Op::ReadTimeline(read) => Did::ReadTimeline(token, read.limit),
                 store_request::Op::ReadConversations(read) => Did::ReadConversations(token, read),
                 store_request::Op::ReadMembers(read) => Did::ReadMembers(token, read),
@@ -152,6 +153,9 @@ impl Play {
                     timeline_command::Op::SetConversation(set) => Did::SetConversation(token, set),
                     op @ (timeline_command::Op::CreateMedia(_) | timeline_command::Op::CompleteMedia(_)) => {
                         Did::Media(token, shard, Box::new(op))
+                    }
+                    op @ (timeline_command::Op::Schedule(_) | timeline_command::Op::ChangeScheduled(_)) => {
+                        Did::Scheduled(token, shard, Box::new(op))
                     }
                     timeline_command::Op::ChangeGroup(change) => Did::ChangeGroup(token, change),
                     timeline_command::Op::SetMembership(set) => Did::SetMembership(token, set),
@@ -251,6 +255,8 @@ pub(super) fn one_append(effects: Vec<Did>) -> Appending {
 pub(super) enum Did {
     Media(u64, ShardId, Box<timeline_command::Op>),
     ReadMedia(u64, ShardId, Bytes),
+    Scheduled(u64, ShardId, Box<timeline_command::Op>),
+    ReadScheduled(u64, store::ReadScheduled),
     ReadUser(u64, String),
     ReadHead(u64, String, String),
     ReadTimeline(u64, u32),

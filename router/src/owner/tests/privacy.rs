@@ -148,7 +148,12 @@ fn below_the_level_of_groups_nothing_can_be_set() {
 fn moved() -> StoreAnswer {
     let with = Some(TimelineKey { kind: Kind::Inbox.into(), owner: "bob".into() });
     let conversation = Conversation { read_seq: 5, ..Conversation::default() };
-    let row = ConversationRow { conversation: with, row: Some(conversation), read_id: "m5".into(), ..ConversationRow::default() };
+    let row = ConversationRow {
+        conversation: with,
+        row: Some(conversation),
+        read_id: "m5".into(),
+        ..ConversationRow::default()
+    };
     StoreAnswer::ConversationsMoved(ConversationsMoved { epoch: 7, before: 3, version: 3, rows: vec![row] })
 }
 

@@ -16,12 +16,14 @@ use carillon_proto::{
             Account, AccountChanged, Append, Appended, Contact, Conversation, ConversationRow, ConversationsMoved,
             DeregisterReply, DeregisterRequest, Done, FindMessageReply, FindMessageRequest, FromStore, Head, HeadRead,
             Header, HeadsRead, LaneClosed, LeadsReply, LeadsRequest, Node, NodeKind, NotLeader, OutboxRead, ReadHead,
-            RegisterReply, RegisterRequest, RegistryView, Rejected, Release, RenewReply, RenewRequest, Session,
-            SessionPut, StoreError, StoreReply, StoreRequest, TimelineKey, ToStore, User, WatchRequest,
+            RegisterReply, RegisterRequest, RegistryView, Rejected, Release, RenewReply, RenewRequest,
+            ScheduledChanged, Session, SessionPut, SettleScheduled, StoreError, StoreReply, StoreRequest, TimelineKey,
+            ToStore, User, WatchRequest,
             directory_command::Op as Directory,
             header,
             move_marks::Mark,
             outbox_read,
+            outbox_row::Task,
             put_account::Mode,
             registry_server::{Registry, RegistryServer},
             rejected,
@@ -77,6 +79,9 @@ struct State {
     contacts: Contacts,
     /// Of all appends, in order, with whose inbox it was.
     headers: Vec<(String, Option<Box<Header>>)>,
+    /// Scheduled messages that are no longer being sent, and why not if they were not sent.
+    settled: Vec<(u64, String)>,
+    outbox_reads: u32,
 }
 
 type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -153,6 +158,21 @@ impl MemoryStore {
         let mut state = self.state.lock();
         let rows = if dead { &mut state.dead_letters } else { &mut state.outboxes };
         rows.entry(shard).or_default().push(row);
+    }
+
+    /// The account has ended.
+    pub(crate) fn is_deleted(&self, user: &str) {
+        self.state.lock().accounts.get_mut(user).expect("there").deleted = true;
+    }
+
+    /// What has become of scheduled messages: their ids, and why they were not sent.
+    pub(crate) fn settled(&self) -> Vec<(u64, String)> {
+        self.state.lock().settled.clone()
+    }
+
+    /// How often outboxes were read.
+    pub(crate) fn outbox_reads(&self) -> u32 {
+        self.state.lock().outbox_reads
     }
 
     /// Everything that follows is done.
@@ -271,6 +291,7 @@ impl State {
                 ..User::default()
             }),
             Op::ReadOutbox(read) => {
+                self.outbox_reads += 1;
                 let rows = if read.dead { &self.dead_letters } else { &self.outboxes };
                 let rows = rows.get(&shard.1).into_iter().flatten();
                 let mut rows: Vec<_> = rows
@@ -280,7 +301,7 @@ impl State {
                 let limit = if read.limit == 0 { rows.len() } else { rows.len().min(read.limit as usize) };
                 let complete = limit == rows.len();
                 rows.truncate(limit);
-                Reply::OutboxRead(OutboxRead { rows, complete, dead_letters: 0 })
+                Reply::OutboxRead(OutboxRead { rows, complete, ..OutboxRead::default() })
             }
             other @ (Op::ReadTimeline(_)
             | Op::ListAccounts(_)
@@ -292,7 +313,8 @@ impl State {
             | Op::ReadMarks(_)
             | Op::ReadMedia(_)
             | Op::ReadPrivacy(_)
-            | Op::ReadAllowed(_)) => panic!("not asked here: {other:?}"),
+            | Op::ReadAllowed(_)
+            | Op::ReadScheduled(_)) => panic!("not asked here: {other:?}"),
         }
     }
 
@@ -311,6 +333,19 @@ impl State {
         }
         let seq = found.map_or(inbox.len(), |at| at + 1) as u64;
         Reply::Appended(Appended { epoch: 1, seq, first_envelope, ..Appended::default() })
+    }
+
+    fn settle_scheduled(&mut self, shard: u32, op: &SettleScheduled) -> Reply {
+        let rows = self.outboxes.entry(shard).or_default().iter_mut();
+        let is_meant = |row: &&mut outbox_read::Row| match row.row.as_ref().and_then(|row| row.task.as_ref()) {
+            Some(Task::SendScheduled(send)) => send.id == op.id && row.scheduled.is_some(),
+            _ => false,
+        };
+        let found = rows.filter(is_meant).map(|row| row.scheduled = None).count();
+        if found > 0 {
+            self.settled.push((op.id, op.failed.clone()));
+        }
+        Reply::ScheduledChanged(ScheduledChanged { version: 9, id: op.id, changed: found > 0 })
     }
 
     fn timeline(&mut self, shard: u32, op: &Timeline) -> Reply {
@@ -370,6 +405,10 @@ impl State {
                 Reply::ConversationsMoved(ConversationsMoved { epoch: 1, before: 0, version: 1, rows })
             }
             Timeline::SetConversation(_) => panic!("nobody wants anything here"),
+            Timeline::SettleScheduled(settle) => self.settle_scheduled(shard, settle),
+            Timeline::Schedule(_) | Timeline::ChangeScheduled(_) | Timeline::ReleaseScheduled(_) => {
+                panic!("nothing is scheduled here")
+            }
             Timeline::EraseSender(_) => panic!("nobody is erased here"),
             Timeline::ChangeGroup(_) => {
                 panic!("there are no groups here")

@@ -45,6 +45,9 @@
 //! | 0x38 `ERASED_SENDER` | timeline | user | generation u64: the same is done |
 //! | 0x39 `ERASED` | both | nothing | the entry in the log with which the last erasure ended in the shard u64 |
 //! | 0x3b `GROUP` | timeline | number of the group u64 | encoded `Group` |
+//! | 0x3c `SCHEDULED` | timeline | number of the inbox u64 | encoded `ScheduledList` |
+//! | 0x3c `SCHEDULED` | timeline | number of the inbox u64, id u64 | encoded `ScheduledRow`: a message that is to be sent later |
+//! | 0x3d `DUE` | timeline | ms since 1970 u64, number of the inbox u64, id u64 | nothing: the scheduled message waits until then |
 //! | 0x20 to 0x27 `RECORD` | timeline | number in 1 to 8 bytes, seq u64 | the shard's clock u64, duplicate key 16 bytes, envelope. With a header the first byte is 1, and before the envelope stand the length of the header (varint) and the encoded `RecordHeader` |
 //! | 0x28 to 0x2f `DUPLICATE` | timeline | number in 1 to 8 bytes, duplicate key 16 bytes | seq u64 |
 //!
@@ -74,7 +77,8 @@
 //! at level 0 have none of them, those whose shards are below level 2 have no `GROUP_CURSOR`, and those below level 4 no
 //! `CLUSTER_GROWTH`, and those below level 5 no `ERASURE`, `ERASING_SENDER`, `ERASED_SENDER` and `ERASED`, and those below level 6
 //! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `OUTBOX`,
-//! `DEAD_LETTER`, `ANNOTATION`, `CONVERSATION`, `CONVERSATION_CHANGE`, `CONTACT`, `CONTACT_LIST`, `UNTOLD`, `CONTACTS_END`, `PRIVACY`, `MEDIA` and `MEDIA_SUM`, and no
+//! `DEAD_LETTER`, `ANNOTATION`, `CONVERSATION`, `CONVERSATION_CHANGE`, `CONTACT`, `CONTACT_LIST`, `UNTOLD`, `CONTACTS_END`, `PRIVACY`, `MEDIA`, `MEDIA_SUM`,
+//! `SCHEDULED` and `DUE`, and no
 //! records with a header.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
@@ -86,6 +90,7 @@ mod conversations;
 mod directory;
 mod privacy;
 mod rows;
+mod scheduled;
 mod timeline;
 
 use std::io;
@@ -100,6 +105,7 @@ pub(crate) use self::{
     directory::*,
     privacy::*,
     rows::{check, is_of_nodes},
+    scheduled::*,
     timeline::*,
 };
 use super::broken;
@@ -148,6 +154,8 @@ const MEDIA: u8 = 0x34;
 const MEDIA_SUM: u8 = 0x35;
 const RING_SLOT: u8 = 0x3a;
 const GROUP: u8 = 0x3b;
+const SCHEDULED: u8 = 0x3c;
+const DUE: u8 = 0x3d;
 const RECORD: u8 = 0x20;
 const DUPLICATE: u8 = 0x28;
 
@@ -230,7 +238,7 @@ mod tests {
             prop_assert_eq!(garbage_of(&garbage(a)).expect("decodes"), a);
             prop_assert_eq!(user_of(&account(&text)).expect("decodes"), text.clone());
             prop_assert_eq!(user_of(&ending(&text)).expect("decodes"), text.clone());
-            let [records, duplicates, its_cursors, in_groups, memberships, members, its_group, conversations, changes, annotations] =
+            let [records, duplicates, its_cursors, in_groups, memberships, members, its_group, conversations, changes, annotations, later] =
                 all_of(a);
             prop_assert!(record(a, b).starts_with(&records) && !record(b, a).starts_with(&records) || a == b);
             prop_assert!(duplicate(a, &sixteen).starts_with(&duplicates) && cursor(a, &text).starts_with(&its_cursors));
@@ -266,6 +274,14 @@ mod tests {
                 let is_within = annotations_between(a, b, b.saturating_add(1)).contains(&row);
                 prop_assert_eq!(is_within, parsed.seq() == b && b != u64::MAX);
             }
+            let row = scheduled(a, b);
+            prop_assert!(row.starts_with(&later) && scheduled_list(a).starts_with(&later));
+            prop_assert!(!scheduled_after(a, b).contains(&row) && !scheduled_after(a, 0).contains(&scheduled_list(a)));
+            prop_assert!(b == 0 || scheduled_after(a, b - 1).contains(&row));
+            prop_assert_eq!(scheduled_of(&row).expect("decodes"), (a, Some(b)));
+            prop_assert_eq!(scheduled_of(&scheduled_list(a)).expect("decodes"), (a, None));
+            prop_assert!(all_due().contains(&due(a, b, c)) && (a == c || (due(a, b, c) < due(c, b, a)) == (a < c)));
+            prop_assert_eq!(due_of(&due(a, b, c)).expect("decodes"), (a, b, c));
             for (row, rows) in [(outbox(a, d), outbox_rows()), (dead_letter(a, d), dead_letters())] {
                 prop_assert!(rows.contains(&row));
                 prop_assert_eq!(outbox_of(&row).expect("decodes"), (a, d));
@@ -373,6 +389,7 @@ mod tests {
             .chain(rows)
             .chain([GARBAGE, ENDED_SENDER, GROUP_CURSOR, ERASURE, ERASING_SENDER, ERASED_SENDER, RING_SLOT])
             .chain([GROUP, MEMBER, MEMBERSHIP, ANNOTATION, OUTBOX, DEAD_LETTER, CONVERSATION, CONVERSATION_CHANGE])
+            .chain([SCHEDULED, DUE])
             .chain(RECORD..=DUPLICATE + 7)
             .collect();
         let taken: Vec<u8> = kept.filter(|first| used.contains(first)).collect();
@@ -418,6 +435,9 @@ mod tests {
         assert_eq!(*pins(1, "al"), [0x31, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 3, b'a', b'l']);
         assert_eq!(*outbox(1, 2), [0x32, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2]);
         assert_eq!(*dead_letter(1, 2), [0x33, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2]);
+        assert_eq!(*scheduled(1, 2), [0x3c, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]);
+        assert_eq!(due(3, 1, 2)[..9], [0x3d, 0, 0, 0, 0, 0, 0, 0, 3]);
+        assert_eq!(due(3, 1, 2)[9..], scheduled(1, 2)[1..]);
         assert_eq!(*garbage(1), [0x16, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(*ending("al"), [5, b'a', b'l']);
         assert_eq!(*account("al"), [1, b'a', b'l']);

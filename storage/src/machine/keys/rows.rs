@@ -6,20 +6,22 @@ use carillon_proto::{
     ShardKind,
     pb::store::{
         Account, Annotated, Contact, ContactList, Conversation, Group, MediaRow, MediaSum, Member, Membership,
-        Mentioned, OutboxRow, Pins, Placement, Privacy, Session, StorageNode, UserAnnotation,
+        Mentioned, OutboxRow, Pins, Placement, Privacy, ScheduledList, ScheduledRow, Session, StorageNode,
+        UserAnnotation,
     },
 };
 use prost::Message;
 
 use super::{
     ACCOUNT, ANNOTATION, AnnotationKey, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CONTACT, CONTACT_LIST, CONTACTS_END,
-    CONVERSATION, CONVERSATION_CHANGE, CURSOR, ContactsEnd, Cursor, DEAD_LETTER, DUPLICATE, ENDED_SENDER, ENDING,
+    CONVERSATION, CONVERSATION_CHANGE, CURSOR, ContactsEnd, Cursor, DEAD_LETTER, DUE, DUPLICATE, ENDED_SENDER, ENDING,
     ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP, GROUP_CURSOR, GroupCursor, LEASE, LEVEL,
     Lease, MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP, NEXT_NUMBER, OUTBOX, PLACEMENT, PRIVACY, RECORD, REGISTRY, RING_SLOT,
-    SESSION, STORAGE_NODE, Stored, TIMELINE, UNTOLD, annotation_of, broken, changed_conversation_of, contact_of,
-    conversation_change_of, conversation_of, cursor_of, ended_sender_of, erased_sender_of, garbage_of, group_cursor_of,
-    group_of, lease_of, level_of, media_of, media_sum_of, member_of, membership_of, number_of, numbers_of, outbox_of,
-    placement_of, privacy_of, ring_slot_of, seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
+    SCHEDULED, SESSION, STORAGE_NODE, Stored, TIMELINE, UNTOLD, annotation_of, broken, changed_conversation_of,
+    contact_of, conversation_change_of, conversation_of, cursor_of, due_of, ended_sender_of, erased_sender_of,
+    garbage_of, group_cursor_of, group_of, lease_of, level_of, media_of, media_sum_of, member_of, membership_of,
+    number_of, numbers_of, outbox_of, placement_of, privacy_of, ring_slot_of, scheduled_of, seq_of, storage_node_of,
+    timeline_numbers, timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -96,6 +98,12 @@ fn check_timeline(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
         },
         MEDIA => media_of(key).and_then(|_| message::<MediaRow>(value)),
         MEDIA_SUM => media_sum_of(key).and_then(|_| message::<MediaSum>(value)),
+        SCHEDULED => match scheduled_of(key)? {
+            (_, None) => message::<ScheduledList>(value),
+            (_, Some(_)) => message::<ScheduledRow>(value),
+        },
+        DUE if value.is_empty() => due_of(key).map(drop),
+        DUE => Err(broken("row of a time of a scheduled message")),
         OUTBOX | DEAD_LETTER => outbox_of(key).and_then(|_| message::<OutboxRow>(value)),
         RECORD..DUPLICATE => seq_of(key).and_then(|_| Stored::decode(value).map(drop)),
         DUPLICATE..=DUPLICATE_END if key.len() == usize::from(first - DUPLICATE) + 18 => number_of(value).map(drop),
@@ -130,10 +138,10 @@ mod tests {
     use super::*;
     use crate::machine::keys::{
         account, annotated, changed_conversation, contact, contact_list, contacts_end, conversation,
-        conversation_change, conversations_version, cursor, dead_letter, duplicate, ended_sender, ending,
+        conversation_change, conversations_version, cursor, dead_letter, due, duplicate, ended_sender, ending,
         erased_sender, erasing_sender, erasure, garbage, group, lease, media, media_sum, member, membership, mentioned,
-        number_value, numbers_value, outbox, pins, placement, privacy, reactions, record, ring_slot, session,
-        storage_node, timeline, timeline_value, untold, votes,
+        number_value, numbers_value, outbox, pins, placement, privacy, reactions, record, ring_slot, scheduled,
+        scheduled_list, session, storage_node, timeline, timeline_value, untold, votes,
     };
 
     #[test]
@@ -182,6 +190,9 @@ mod tests {
             (dead_letter(3, 1).to_vec(), OutboxRow::default().encode_to_vec()),
             (media(&MediaId::new(3, [1; 14])).to_vec(), MediaRow::default().encode_to_vec()),
             (media_sum(b"alice").to_vec(), MediaSum::default().encode_to_vec()),
+            (scheduled_list(3).to_vec(), ScheduledList::default().encode_to_vec()),
+            (scheduled(3, 1).to_vec(), ScheduledRow::default().encode_to_vec()),
+            (due(7, 3, 1).to_vec(), Vec::new()),
             (erasing_sender(b"alice").to_vec(), number.clone()),
             (erased_sender(b"alice").to_vec(), number.clone()),
             (ended_sender(b"alice").to_vec(), numbers_value([1, 2]).to_vec()),

@@ -12,7 +12,7 @@ use prost::Message as _;
 use super::{
     ANNOTATION, CONVERSATION, CONVERSATION_CHANGE, CURSOR, DEAD_LETTER, DUPLICATE, DUPLICATE_1, ENDED_SENDER,
     ERASED_SENDER, ERASING_SENDER, GARBAGE, GROUP, GROUP_CURSOR, MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP, OUTBOX, RECORD,
-    RECORD_1, RowBytes, TIMELINE, broken, key, number_of, numbers_of, numbers_value,
+    RECORD_1, RowBytes, TIMELINE, broken, key, number_of, numbers_of, numbers_value, scheduled_list,
 };
 
 /// A clock value from here on is a time since 1970: as such it is 2004 or later, and as a shard's clock it would be 34
@@ -106,14 +106,27 @@ pub(crate) fn outdated() -> std::ops::RangeInclusive<RowBytes> {
 }
 
 /// The prefixes of everything that a timeline has: records, duplicate keys and cursors, of an inbox its devices' cursors in
-/// groups, its user's memberships and conversations, of a group its members and its own row; and what messages have made of others.
-pub(crate) fn all_of(number: u64) -> [RowBytes; 10] {
+/// groups, its user's memberships, conversations and scheduled messages, of a group its members and its own row; and what messages have made of others.
+pub(crate) fn all_of(number: u64) -> [RowBytes; 11] {
     let [in_groups, memberships, conversations, changes, annotations] =
         [GROUP_CURSOR, MEMBERSHIP, CONVERSATION, CONVERSATION_CHANGE, ANNOTATION]
             .map(|first| key(first, &[&number.to_be_bytes()]));
     let (records, duplicates) = (numbered(RECORD, number, &[]), numbered(DUPLICATE, number, &[]));
     let (cursors, members, group) = (cursor(number, ""), member(number, ""), group(number));
-    [records, duplicates, cursors, in_groups, memberships, members, group, conversations, changes, annotations]
+    let scheduled = scheduled_list(number);
+    [
+        records,
+        duplicates,
+        cursors,
+        in_groups,
+        memberships,
+        members,
+        group,
+        conversations,
+        changes,
+        annotations,
+        scheduled,
+    ]
 }
 
 pub(crate) fn group(number: u64) -> RowBytes {

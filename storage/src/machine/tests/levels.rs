@@ -4,15 +4,15 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use carillon_proto::{
     Level, ShardId, ShardKind, ShardMap,
     pb::store::{
-        Account, AccountErased, AddRingSlot, AddStorageNode, Append, ChangeGroup, CompleteMedia, CreateGroup,
-        CreateMedia, DeleteAccount, DirectoryCommand, DropRingSlot, DropStorageNode, EndSender, EraseAccount,
-        EraseSender, ForgetReplica, FoundCluster, GroupSettings, Membership, MoveCursors, MoveMarks, MoveReplica,
-        PlaceReplica, PreferReplica, PutAccount, PutSession, RaiseLevel, Rebalance, Redact, RemoveMedia, RemoveReplica,
-        ReplicaJoined, SenderErased, Session, SetConversation, SetLevel, SetMembership, SetReplicaVotes,
-        SetStorageNode, SetStorageNodeState, SettleOutbox, StorageNode, StoreError, SweepConversations, SweepCursors,
-        SweepMemberships, TimelineCommand, TimelineKey, change_group::Change, directory_command::Op,
-        move_cursors::Moved, put_account::Mode, redact, rejected, store_error::Why, sweep_cursors::Seen,
-        timeline_command, timeline_key::Kind,
+        Account, AccountErased, AddRingSlot, AddStorageNode, Append, ChangeGroup, ChangeScheduled, CompleteMedia,
+        CreateGroup, CreateMedia, DeleteAccount, DirectoryCommand, DropRingSlot, DropStorageNode, EndSender,
+        EraseAccount, EraseSender, ForgetReplica, FoundCluster, GroupSettings, Membership, MoveCursors, MoveMarks,
+        MoveReplica, PlaceReplica, PreferReplica, PutAccount, PutSession, RaiseLevel, Rebalance, Redact,
+        ReleaseScheduled, RemoveMedia, RemoveReplica, ReplicaJoined, Schedule, SenderErased, Session, SetConversation,
+        SetLevel, SetMembership, SetReplicaVotes, SetStorageNode, SetStorageNodeState, SettleOutbox, SettleScheduled,
+        StorageNode, StoreError, SweepConversations, SweepCursors, SweepMemberships, TimelineCommand, TimelineKey,
+        change_group::Change, directory_command::Op, move_cursors::Moved, put_account::Mode, redact, rejected,
+        store_error::Why, sweep_cursors::Seen, timeline_command, timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
@@ -265,14 +265,18 @@ fn a_timeline_shard_below_level_7_stops_at_groups_and_its_node_refuses_messages_
         command(timeline_command::Op::RemoveMedia(RemoveMedia::default())),
     ];
     let of_peer = Append { peer: "bob".into(), peer_incarnation: 3, ..append(Kind::Inbox, 4) };
-    let of_conversations = [
+    let others = [
         command(timeline_command::Op::MoveMarks(MoveMarks::default())),
         command(timeline_command::Op::SetConversation(SetConversation::default())),
         command(timeline_command::Op::SweepConversations(SweepConversations::default())),
+        command(timeline_command::Op::Schedule(Schedule::default())),
+        command(timeline_command::Op::ChangeScheduled(ChangeScheduled::default())),
+        command(timeline_command::Op::ReleaseScheduled(ReleaseScheduled::default())),
+        command(timeline_command::Op::SettleScheduled(SettleScheduled::default())),
         command(timeline_command::Op::Append(Append { peer_incarnation: 0, ..of_peer.clone() })),
         command(timeline_command::Op::Append(Append { peer: Bytes::new(), ..of_peer.clone() })),
     ];
-    for command in new.iter().chain(&of_conversations) {
+    for command in new.iter().chain(&others) {
         let why = why(&mut machine, 1, command.encode_to_vec().into());
         assert!(why.contains("a command of level 7 stands where the shard is at level 6"), "{why}");
     }

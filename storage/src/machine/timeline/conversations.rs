@@ -115,7 +115,7 @@ impl Batch<'_> {
         let inbox = match self.own_inbox(op.timeline.as_ref(), op.incarnation)? {
             Ok(Some(inbox)) => inbox,
             Ok(None) if with.kind() == Kind::Group => return Ok(not_in_group()),
-            Ok(None) => self.first_inbox(op)?,
+            Ok(None) => self.first_inbox(op.timeline.as_ref(), op.incarnation, op.new_epoch)?,
             Err(refused) => return Ok(refused),
         };
         let before = match self.marked(&inbox, with)? {
@@ -163,7 +163,7 @@ impl Batch<'_> {
     }
 
     /// The inbox of this incarnation, if there is one.
-    fn own_inbox(
+    pub(super) fn own_inbox(
         &mut self,
         timeline: Option<&TimelineKey>,
         incarnation: u64,
@@ -179,15 +179,20 @@ impl Batch<'_> {
         })
     }
 
-    /// Settings may come before the first message.
-    fn first_inbox(&mut self, op: &SetConversation) -> io::Result<TimelineState> {
-        if op.new_epoch == 0 {
+    /// Settings and scheduled messages may come before the first message.
+    pub(super) fn first_inbox(
+        &mut self,
+        timeline: Option<&TimelineKey>,
+        incarnation: u64,
+        new_epoch: u64,
+    ) -> io::Result<TimelineState> {
+        if new_epoch == 0 {
             return Err(broken("epoch 0"));
         }
-        let key = timeline_key(op.timeline.as_ref())?;
+        let key = timeline_key(timeline)?;
         let before = self.held(&key)?;
-        self.end(op.timeline.as_ref(), before)?;
-        let state = self.create(key.clone(), op.new_epoch, op.incarnation)?;
+        self.end(timeline, before)?;
+        let state = self.create(key.clone(), new_epoch, incarnation)?;
         self.touched.insert(key, Some(CachedTimeline::new(state)));
         Ok(state)
     }

@@ -35,7 +35,10 @@ impl Batch<'_> {
             removed.extend(found);
         }
         let all = removed.len() < limit;
-        removed.into_iter().take(limit).for_each(|key| self.changes.delete(key));
+        for key in removed.into_iter().take(limit) {
+            self.forget_scheduled(&key)?;
+            self.changes.delete(key);
+        }
         if all {
             self.changes.delete(garbage);
         }

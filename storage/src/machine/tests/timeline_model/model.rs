@@ -237,7 +237,13 @@ impl Model {
             | Op::SweepConversations(_) => {
                 unreachable!("not among the commands")
             }
-            Op::CreateMedia(_) | Op::CompleteMedia(_) | Op::RemoveMedia(_) => unreachable!("not among the commands"),
+            Op::CreateMedia(_)
+            | Op::CompleteMedia(_)
+            | Op::RemoveMedia(_)
+            | Op::Schedule(_)
+            | Op::ChangeScheduled(_)
+            | Op::ReleaseScheduled(_)
+            | Op::SettleScheduled(_) => unreachable!("not among the commands"),
             // Nothing of this is seen.
             Op::CollectGarbage(_) | Op::SetLevel(_) => {}
         }

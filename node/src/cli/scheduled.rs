@@ -1,0 +1,179 @@
+//! Messages that are to be sent later, as their user.
+
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use carillon_client::{Acknowledge, Client, FetchError, ScheduledChange};
+use carillon_proto::{
+    GroupId, UserId, now_ms,
+    pb::client::{Recipient, Start, recipient::To, scheduled_message::State},
+    tasks::Tasks,
+};
+use clap::{Args, Subcommand};
+
+use super::{
+    chat::{Connect, SIGN_IN, printable},
+    date, out,
+    said::said,
+    table::{Table, time},
+};
+use crate::Config;
+
+#[derive(Args)]
+pub(super) struct Scheduled {
+    /// Whose messages they are.
+    #[arg(long = "as", value_name = "USER")]
+    user: UserId,
+    /// Names this device among the user's.
+    #[arg(long, default_value = "terminal-scheduled")]
+    device: String,
+    #[command(flatten)]
+    connect: Connect,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Lists messages that are to be sent, and those that could not be sent.
+    List {
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Has a message sent later, and prints the id by which it can be changed.
+    Add {
+        #[command(flatten)]
+        to: Whom,
+        text: String,
+        #[command(flatten)]
+        when: When,
+    },
+    /// Changes what a message says, or when it is sent.
+    Set {
+        id: u64,
+        #[arg(long)]
+        text: Option<String>,
+        #[command(flatten)]
+        when: When,
+    },
+    /// Takes a message back.
+    Cancel { id: u64 },
+    /// Sends a message at once.
+    Send { id: u64 },
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Whom {
+    /// For this user.
+    #[arg(long)]
+    to: Option<UserId>,
+    /// For this group.
+    #[arg(long)]
+    group: Option<GroupId>,
+}
+
+#[derive(Args)]
+#[group(multiple = false)]
+struct When {
+    /// For example 2026-12-24T18:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    at: Option<u64>,
+    /// After so many seconds.
+    #[arg(long = "in", value_name = "SECONDS")]
+    after: Option<u64>,
+}
+
+impl When {
+    fn at_ms(&self) -> Option<u64> {
+        self.at.or(self.after.map(|seconds| now_ms().saturating_add(seconds.saturating_mul(1000))))
+    }
+}
+
+fn parse_time(text: &str) -> Result<u64, String> {
+    date::parse(text).ok_or_else(|| format!("{text:?} is no time such as 2026-12-24T18:00:00Z"))
+}
+
+impl Scheduled {
+    pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let mut settings = self.connect.settings(config, &self.user, &self.device)?;
+        let tasks = Tasks::new();
+        settings.start = Start::Head;
+        settings.acknowledge = Acknowledge::Explicit(Duration::from_secs(1));
+        // Nobody reads what is delivered to this device.
+        let (client, _) = Client::open(settings, &tasks)?;
+        client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
+        let done = self.what.run(&client).await;
+        client.close().await;
+        done
+    }
+}
+
+impl What {
+    async fn run(self, client: &Client) -> anyhow::Result<()> {
+        match self {
+            Self::List { json } => list(client, json).await,
+            Self::Add { to, text, when } => {
+                let Some(at_ms) = when.at_ms() else { bail!("when it is to be sent must be given by --at or --in") };
+                let to = match (&to.to, &to.group) {
+                    (_, Some(group)) => Client::group(group.as_str()),
+                    (Some(user), None) => Client::user(user.as_str()),
+                    (None, None) => bail!("whom it is for must be given by --to or --group"),
+                };
+                let id = client.schedule(to, Client::text(&text), at_ms).await.map_err(refused)?;
+                out::line(format_args!("scheduled message {id} for {}", time(at_ms)))
+            }
+            Self::Set { id, text, when } => {
+                let change = ScheduledChange::Set { content: text.as_deref().map(Client::text), at_ms: when.at_ms() };
+                changed(client, id, change, "was changed").await
+            }
+            Self::Cancel { id } => changed(client, id, ScheduledChange::Cancel, "was cancelled").await,
+            Self::Send { id } => changed(client, id, ScheduledChange::SendNow, "is being sent").await,
+        }
+    }
+}
+
+async fn changed(client: &Client, id: u64, change: ScheduledChange, done: &str) -> anyhow::Result<()> {
+    client.change_scheduled(id, change).await.map_err(refused)?;
+    out::line(format_args!("scheduled message {id} {done}"))
+}
+
+async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
+    let mut table = Table::new(json, &["ID", "TO", "AT", "STATE", "TEXT"]);
+    for message in client.scheduled().await.map_err(refused)?.messages {
+        let state = match message.state() {
+            State::Failed => format!("failed: {}", printable(&message.why)),
+            State::Sending => "being sent".to_owned(),
+            State::Waiting | State::Unspecified => "waiting".to_owned(),
+        };
+        let (to, text) = (named(message.to.as_ref()), said(message.content.as_ref()));
+        let columns = [message.id.to_string(), to.clone(), time(message.at_ms), state, printable(&text)];
+        let object = serde_json::json!({
+            "id": message.id,
+            "to": to,
+            "at_ms": message.at_ms,
+            "state": message.state().as_str_name(),
+            "why": message.why,
+            "client_id": message.client_id,
+            "text": text,
+        });
+        table.row(&columns, &object)?;
+    }
+    table.end()
+}
+
+fn named(to: Option<&Recipient>) -> String {
+    match to.and_then(|to| to.to.as_ref()) {
+        Some(To::User(user)) => user.clone(),
+        Some(To::Group(group)) => format!("group {group}"),
+        None => String::new(),
+    }
+}
+
+fn refused(error: FetchError) -> anyhow::Error {
+    match error {
+        FetchError::Refused(refusal) => anyhow!("refused: {}", refusal.reason),
+        other => other.into(),
+    }
+}
