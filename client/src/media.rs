@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use carillon_proto::{
     TimelineId,
-    pb::client::{MediaSlot, MediaUrl, RequestMediaSlot, RequestMediaUrl},
+    pb::client::{Media, MediaSlot, MediaUrl, RequestMediaSlot, RequestMediaUrl},
 };
 use tokio::io::{AsyncRead, AsyncSeek, AsyncSeekExt as _, AsyncWrite};
 
@@ -52,7 +52,9 @@ pub enum MediaError {
 }
 
 impl Client {
-    /// Uploads a file. Returns the id for `Media.id` of the messages that refer to it.
+    /// Uploads a file. Returns what the messages that refer to it say of it: its id and name, its size and type as the service has found them, and of a
+    /// picture width, height, a small preview and the hash. The service removes from pictures what they tell of their place: then the size is
+    /// another one. Width, height and duration of sound and video are for the sender to add.
     ///
     /// After an interruption it goes on behind what the service has, at whichever gateway.
     ///
@@ -62,8 +64,8 @@ impl Client {
     /// let mut file = tokio::fs::File::open("cat.png").await?;
     /// let size_bytes = file.metadata().await?.len();
     /// let new = carillon_client::NewFile { size_bytes, media_type: "image/png".into(), name: "cat.png".into() };
-    /// let id = client.upload(new, &mut file).await?;
-    /// let image = Media { id, name: "cat.png".into(), size_bytes, ..Media::default() };
+    /// let media = client.upload(new, &mut file).await?;
+    /// let image = Media { caption: "look".into(), ..media };
     /// client.send(carillon_client::Client::user("bob"), Content { body: Some(Body::Image(image)), ..Default::default() }).await?;
     /// # Ok(())
     /// # }
@@ -72,9 +74,9 @@ impl Client {
         &self,
         file: NewFile,
         from: &mut (impl AsyncRead + AsyncSeek + Unpin + Send),
-    ) -> Result<Bytes, MediaError> {
+    ) -> Result<Media, MediaError> {
         let NewFile { size_bytes, media_type, name } = file;
-        let ask = RequestMediaSlot { request: 0, size_bytes, media_type, name };
+        let ask = RequestMediaSlot { request: 0, size_bytes, media_type: media_type.clone(), name: name.clone() };
         let slot = match self.find(Query::MediaSlot(ask)).await? {
             Found::MediaSlot(slot) => slot,
             _ => return Err(FetchError::OtherAnswer.into()),
@@ -85,7 +87,12 @@ impl Client {
         loop {
             from.seek(SeekFrom::Start(at)).await.map_err(MediaError::Local)?;
             let why = match http.put(at, size_bytes, from).await {
-                Transfer::Done => return Ok(id),
+                Transfer::Done(told) => {
+                    // An older service says nothing.
+                    let told =
+                        serde_json::from_str(&told).unwrap_or(Media { media_type, size_bytes, ..Media::default() });
+                    return Ok(Media { id, name, ..told });
+                }
                 Transfer::Refused { status, why } => return Err(MediaError::Refused { status, why }),
                 Transfer::Local(error) => return Err(MediaError::Local(error)),
                 Transfer::Broken(why) => why,
@@ -126,7 +133,7 @@ impl Client {
                 return Ok(told);
             }
             match self.http(&told.url)?.get(&mut at, into).await {
-                Transfer::Done => return Ok(told),
+                Transfer::Done(_) => return Ok(told),
                 Transfer::Refused { status, why } => return Err(MediaError::Refused { status, why }),
                 Transfer::Local(error) => return Err(MediaError::Local(error)),
                 Transfer::Broken(why) => tries.broken(at > before, why).await?,

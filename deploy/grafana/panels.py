@@ -187,6 +187,8 @@ GATEWAY = [
               happened("carillon_gateway_media_transfers_total", "direction, outcome")),
         panel("Bytes of files", "Bps", "Bytes of files that were taken from clients and given to them.",
               happened("carillon_gateway_media_bytes_total", "direction")),
+        panel("Previews of pictures", "ops", "Pictures of which a preview was made, and those that have none, by why.",
+              happened("carillon_gateway_previews_total", "outcome")),
     ]),
     ("Routers", [
         panel("Links", "short", "Routers to which a link is open.", gauge("carillon_gateway_router_links")),

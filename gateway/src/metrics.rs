@@ -38,6 +38,7 @@ pub const ANNOUNCEMENTS: &str = "carillon_gateway_announcements_total";
 pub const REBALANCED: &str = "carillon_gateway_rebalanced_total";
 pub const LEASES: &str = "carillon_gateway_leases_total";
 pub const MEDIA_TRANSFERS: &str = "carillon_gateway_media_transfers_total";
+pub const PREVIEWS: &str = "carillon_gateway_previews_total";
 pub const MEDIA_BYTES: &str = "carillon_gateway_media_bytes_total";
 
 const CODES: &[&str] = &[
@@ -135,6 +136,12 @@ pub const ALL: &[Metric] = &[
          neither",
     )
     .labels(&[Label::known("direction", &DIRECTIONS), Label::known("outcome", &["ok", "failed", "refused"])]),
+    Metric::counter(
+        PREVIEWS,
+        "Pictures that were looked at; failed: damaged, or with more pixels than the process may have; busy: others came first. Those have no \
+         preview",
+    )
+    .labels(&[Label::known("outcome", &["made", "failed", "late", "busy"])]),
     Metric::counter(MEDIA_BYTES, "Bytes of files that were taken from clients and given to them")
         .labels(&[Label::known("direction", &DIRECTIONS)]),
 ];
@@ -200,6 +207,10 @@ pub(crate) fn refusal(of: &'static str, code: Code) {
 
 pub(crate) fn media_transfer(direction: &'static str, outcome: &'static str) {
     counter!(MEDIA_TRANSFERS, "direction" => direction, "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn preview(outcome: &'static str) {
+    counter!(PREVIEWS, "outcome" => outcome).increment(1);
 }
 
 pub(crate) fn media_bytes(direction: &'static str, bytes: u64) {

@@ -39,6 +39,25 @@ pub struct MediaConfig {
     pub download_url_s: u32,
     /// A transfer in which nothing moves for this long ends, and so does one that is slower than 1 KiB a second.
     pub idle_timeout_ms: u64,
+    /// Largest picture that is stripped of what it tells of its place, and of which a preview is made; 0: none is.
+    pub max_picture_bytes: u64,
+    /// Most pictures at once that are stripped, of each gateway: each takes up to twice `max_picture_bytes` of memory.
+    pub max_pictures: usize,
+    /// Most previews at once, of each gateway: each is made by a process of its own; 0: none is made.
+    pub max_previews: usize,
+    /// What such a process may take. A picture of which it would take more has no preview.
+    pub preview_memory_bytes: u64,
+    pub preview_timeout_ms: u64,
+    /// What becomes of a picture that says where it was made, and can't be stripped.
+    pub told_place: ToldPlace,
+}
+
+/// What becomes of a picture that says where it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ToldPlace {
+    Refuse,
+    Keep,
 }
 
 impl Default for MediaConfig {
@@ -58,6 +77,12 @@ impl Default for MediaConfig {
             upload_url_s: 6 * 3600,
             download_url_s: 600,
             idle_timeout_ms: 30_000,
+            max_picture_bytes: 32 << 20,
+            max_pictures: 4,
+            max_previews: 2,
+            preview_memory_bytes: 384 << 20,
+            preview_timeout_ms: 10_000,
+            told_place: ToldPlace::Refuse,
         }
     }
 }
@@ -89,6 +114,11 @@ impl MediaConfig {
         within("upload_url_s", self.upload_url_s.into(), 10, UPLOAD_URL_S)?;
         within("download_url_s", self.download_url_s.into(), 10, 24 * 3600)?;
         within("idle_timeout_ms", self.idle_timeout_ms, 100, 600_000)?;
+        within("max_picture_bytes", self.max_picture_bytes, 0, 1 << 30)?;
+        within("max_pictures", self.max_pictures as u64, 1, 1000)?;
+        within("max_previews", self.max_previews as u64, 0, 1000)?;
+        within("preview_memory_bytes", self.preview_memory_bytes, 16 << 20, 64 << 30)?;
+        within("preview_timeout_ms", self.preview_timeout_ms, 100, 60_000)?;
         let is_url = |url: &str| {
             let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or_default();
             !rest.is_empty() && url.bytes().all(|byte| byte.is_ascii_graphic()) && !rest.contains(['?', '#', '@'])
@@ -126,7 +156,7 @@ impl MediaConfig {
             Files::in_folder(Path::new(&place))
         };
         let files = files.map_err(|why| PlaceError::Place { place, why })?;
-        Ok(Some(Media { files, config: self.clone() }))
+        Ok(Some(Media { files, config: self.clone(), previewer: Vec::new() }))
     }
 
     fn bucket(&self, place: &str) -> Result<Files, FilesError> {
@@ -167,6 +197,16 @@ mod tests {
         assert!(MediaConfig::default().open(None).expect("none").is_none());
         assert!(MediaConfig::default().open(Some(folder.path())).expect("opens").is_some());
         assert!(folder.path().join("media").is_dir());
+    }
+
+    #[test]
+    fn an_endpoint_that_every_upload_would_fail_at_is_refused_at_the_start() {
+        let (place, endpoint) = ("s3://bucket/files".to_owned(), "http://127.0.0.1:9".to_owned());
+        let config = MediaConfig { place, endpoint, ..MediaConfig::default() };
+        let refused = config.open(None).expect_err("refused").to_string();
+        assert!(refused.contains("AWS_ALLOW_HTTP"), "{refused}");
+        let endpoint = "https://127.0.0.1:9".to_owned();
+        assert!(MediaConfig { endpoint, ..config }.open(None).expect("opens").is_some());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The bytes of files, in chunks of one size: objects `SHARD/ID/NUMBER`. A chunk is written once and never again, so that a file does not
-//! change after it is whole, and an upload goes on at whichever gateway behind the last whole chunk.
+//! change after it is whole, and an upload goes on at whichever gateway behind the last whole chunk. Bytes that a file is instead of those that
+//! were uploaded are `SHARD/ID/HASH-NUMBER`.
 
 use std::{
     fmt,
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use carillon_proto::MediaId;
 use futures_util::TryStreamExt as _;
 use object_store::{
-    Error, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, aws::AmazonS3Builder,
+    Error, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, aws::AmazonS3Builder,
     local::LocalFileSystem, path::Path,
 };
 use tokio::time::timeout;
@@ -26,6 +27,33 @@ use crate::{Connector, ConnectorError};
 pub const CHUNK_BYTES: u64 = 4 << 20;
 /// Deadline of one operation with its repetitions.
 const OPERATION: Duration = Duration::from_secs(60);
+
+/// Which bytes of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    Uploaded,
+    /// Those with this beginning of their SHA-256.
+    Other([u8; 8]),
+}
+
+impl Version {
+    /// As the row of a file says in `sha256`; `None` if that is no hash.
+    pub fn of_row(sha256: &[u8]) -> Option<Self> {
+        match sha256.first_chunk() {
+            _ if sha256.is_empty() => Some(Self::Uploaded),
+            Some(first) if sha256.len() == 32 => Some(Self::Other(*first)),
+            _ => None,
+        }
+    }
+}
+
+/// How many bytes of a file are in whole chunks from the beginning on.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    pub uploaded_bytes: u64,
+    /// What was made of it, if something was.
+    pub other: Option<([u8; 8], u64)>,
+}
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -43,6 +71,10 @@ pub enum FilesError {
     Credentials(PathBuf, String),
     #[error(transparent)]
     Connector(#[from] ConnectorError),
+    #[error(
+        "an endpoint with http:// would show to others what is kept: let it be https://, or set AWS_ALLOW_HTTP=true"
+    )]
+    Plain,
     /// There is another chunk at this place.
     #[error("other bytes are there already")]
     Other,
@@ -88,7 +120,11 @@ impl Files {
     ) -> Result<Self, FilesError> {
         let rest = place.strip_prefix("s3://").unwrap_or(place);
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_http_connector(Connector::new()?);
+        let connector = Connector::new()?;
+        if endpoint.starts_with("http://") && !connector.allows_http {
+            return Err(FilesError::Plain);
+        }
+        let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_http_connector(connector);
         if !endpoint.is_empty() {
             builder = builder.with_endpoint(endpoint);
         }
@@ -102,22 +138,28 @@ impl Files {
         Ok(Self { store: Arc::new(builder.build()?), prefix })
     }
 
-    /// Bytes of the whole chunks from the beginning on: where an upload goes on.
-    pub async fn stored_bytes(&self, id: &MediaId) -> Result<u64, FilesError> {
+    /// What there is of a file.
+    pub async fn kept(&self, id: &MediaId) -> Result<Kept, FilesError> {
         let list = self.store.list(Some(&self.folder(id)));
-        let mut chunks: Vec<(u64, u64)> = in_time(list.try_collect::<Vec<_>>())
-            .await?
-            .iter()
-            .filter_map(|object| Some((object.location.filename()?.parse().ok()?, object.size)))
-            .collect();
+        let objects = in_time(list.try_collect::<Vec<_>>()).await?;
+        let named = |object: &ObjectMeta| Some((parsed(object.location.filename()?)?, object.size));
+        let mut chunks: Vec<_> = objects.iter().filter_map(named).collect();
         chunks.sort_unstable();
-        let whole = chunks.iter().zip(0..).take_while(|((number, _), expected)| number == expected);
-        Ok(whole.map(|((_, size), _)| size).sum())
+        let mut kept = Kept::default();
+        for of in chunks.chunk_by(|((one, _), _), ((other, _), _)| one == other) {
+            let whole = of.iter().zip(0..).take_while(|(((_, number), _), expected)| number == expected);
+            let bytes = whole.map(|((_, size), _)| size).sum();
+            match of[0].0.0 {
+                None => kept.uploaded_bytes = bytes,
+                Some(hash) => kept.other = Some((hash, bytes)),
+            }
+        }
+        Ok(kept)
     }
 
     /// Writes a chunk, unless it is there. When this returns, it is where nothing is lost.
-    pub async fn put_chunk(&self, id: &MediaId, number: u64, bytes: Bytes) -> Result<(), FilesError> {
-        let (path, size) = (self.chunk(id, number), bytes.len() as u64);
+    pub async fn put_chunk(&self, id: &MediaId, version: Version, number: u64, bytes: Bytes) -> Result<(), FilesError> {
+        let (path, size) = (self.chunk(id, version, number), bytes.len() as u64);
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match in_time(self.store.put_opts(&path, PutPayload::from_bytes(bytes.clone()), options)).await {
             // An earlier attempt of the same upload.
@@ -141,17 +183,26 @@ impl Files {
     }
 
     /// Reads from this position on: the whole range, or up to the end of the position's chunk.
-    pub async fn read(&self, id: &MediaId, range: Range<u64>) -> Result<Bytes, FilesError> {
+    pub async fn read(&self, id: &MediaId, version: Version, range: Range<u64>) -> Result<Bytes, FilesError> {
         let number = range.start / CHUNK_BYTES;
         let begin = number * CHUNK_BYTES;
         let within = range.start - begin..(range.end - begin).min(CHUNK_BYTES);
-        in_time(self.store.get_range(&self.chunk(id, number), within)).await
+        in_time(self.store.get_range(&self.chunk(id, version, number), within)).await
     }
 
     /// Removes all of it. What is not there is removed, too.
     pub async fn remove(&self, id: &MediaId) -> Result<(), FilesError> {
+        self.remove_chunks(id, |_| true).await
+    }
+
+    /// Removes what was uploaded of a file that is other bytes by now.
+    pub async fn remove_uploaded(&self, id: &MediaId) -> Result<(), FilesError> {
+        self.remove_chunks(id, |name| matches!(parsed(name), Some((None, _)))).await
+    }
+
+    async fn remove_chunks(&self, id: &MediaId, which: impl Fn(&str) -> bool) -> Result<(), FilesError> {
         let chunks: Vec<_> = in_time(self.store.list(Some(&self.folder(id))).try_collect()).await?;
-        for chunk in chunks {
+        for chunk in chunks.into_iter().filter(|chunk: &ObjectMeta| chunk.location.filename().is_some_and(&which)) {
             match in_time(self.store.delete(&chunk.location)).await {
                 Ok(()) | Err(FilesError::NotFound) => {}
                 Err(error) => return Err(error),
@@ -166,8 +217,22 @@ impl Files {
         self.prefix.clone().join(shard).join(&*name)
     }
 
-    fn chunk(&self, id: &MediaId, number: u64) -> Path {
-        self.folder(id).join(format!("{number:06}"))
+    fn chunk(&self, id: &MediaId, version: Version, number: u64) -> Path {
+        self.folder(id).join(match version {
+            Version::Uploaded => format!("{number:06}"),
+            Version::Other(hash) => format!("{:016x}-{number:06}", u64::from_be_bytes(hash)),
+        })
+    }
+}
+
+/// The version and the number of a chunk of this name; `None` as a version: it was uploaded.
+fn parsed(name: &str) -> Option<(Option<[u8; 8]>, u64)> {
+    match name.split_once('-') {
+        None => Some((None, name.parse().ok()?)),
+        Some((hash, number)) => {
+            let hash = u64::from_str_radix(hash, 16).ok()?;
+            Some((Some(hash.to_be_bytes()), number.parse().ok()?))
+        }
     }
 }
 
@@ -194,46 +259,75 @@ mod tests {
     async fn an_upload_goes_on_behind_its_whole_chunks() {
         let folder = tempfile::tempdir().expect("folder");
         let files = Files::in_folder(folder.path()).expect("opens");
-        assert_eq!(files.stored_bytes(&id(1)).await.expect("lists"), 0);
-        files.put_chunk(&id(1), 0, bytes(1, CHUNK_BYTES)).await.expect("writes");
-        files.put_chunk(&id(1), 2, bytes(3, 5)).await.expect("writes");
-        assert_eq!(files.stored_bytes(&id(1)).await.expect("lists"), CHUNK_BYTES, "a gap is not skipped");
-        files.put_chunk(&id(1), 1, bytes(2, CHUNK_BYTES)).await.expect("writes");
-        assert_eq!(files.stored_bytes(&id(1)).await.expect("lists"), 2 * CHUNK_BYTES + 5);
-        assert_eq!(files.stored_bytes(&id(2)).await.expect("lists"), 0, "another file");
+        assert_eq!(files.kept(&id(1)).await.expect("lists").uploaded_bytes, 0);
+        files.put_chunk(&id(1), Version::Uploaded, 0, bytes(1, CHUNK_BYTES)).await.expect("writes");
+        files.put_chunk(&id(1), Version::Uploaded, 2, bytes(3, 5)).await.expect("writes");
+        assert_eq!(files.kept(&id(1)).await.expect("lists").uploaded_bytes, CHUNK_BYTES, "a gap is not skipped");
+        files.put_chunk(&id(1), Version::Uploaded, 1, bytes(2, CHUNK_BYTES)).await.expect("writes");
+        assert_eq!(files.kept(&id(1)).await.expect("lists").uploaded_bytes, 2 * CHUNK_BYTES + 5);
+        assert_eq!(files.kept(&id(2)).await.expect("lists"), Kept::default(), "another file");
     }
 
     #[tokio::test]
     async fn what_is_written_does_not_change() {
         let folder = tempfile::tempdir().expect("folder");
         let files = Files::in_folder(folder.path()).expect("opens");
-        files.put_chunk(&id(1), 0, bytes(1, 4)).await.expect("writes");
-        files.put_chunk(&id(1), 0, bytes(2, 4)).await.expect("a repeat");
-        assert!(matches!(files.put_chunk(&id(1), 0, bytes(2, 5)).await, Err(FilesError::Other)));
-        assert_eq!(files.read(&id(1), 0..4).await.expect("reads"), bytes(1, 4));
+        files.put_chunk(&id(1), Version::Uploaded, 0, bytes(1, 4)).await.expect("writes");
+        files.put_chunk(&id(1), Version::Uploaded, 0, bytes(2, 4)).await.expect("a repeat");
+        assert!(matches!(files.put_chunk(&id(1), Version::Uploaded, 0, bytes(2, 5)).await, Err(FilesError::Other)));
+        assert_eq!(files.read(&id(1), Version::Uploaded, 0..4).await.expect("reads"), bytes(1, 4));
     }
 
     #[tokio::test]
     async fn a_read_ends_with_its_chunk() {
         let folder = tempfile::tempdir().expect("folder");
         let files = Files::in_folder(folder.path()).expect("opens");
-        files.put_chunk(&id(1), 0, bytes(1, CHUNK_BYTES)).await.expect("writes");
-        files.put_chunk(&id(1), 1, bytes(2, 10)).await.expect("writes");
+        files.put_chunk(&id(1), Version::Uploaded, 0, bytes(1, CHUNK_BYTES)).await.expect("writes");
+        files.put_chunk(&id(1), Version::Uploaded, 1, bytes(2, 10)).await.expect("writes");
         let end = CHUNK_BYTES - 2;
-        assert_eq!(files.read(&id(1), end..CHUNK_BYTES + 5).await.expect("reads"), bytes(1, 2));
-        assert_eq!(files.read(&id(1), CHUNK_BYTES + 3..CHUNK_BYTES + 5).await.expect("reads"), bytes(2, 2));
-        assert!(matches!(files.read(&id(2), 0..1).await, Err(FilesError::NotFound)));
+        assert_eq!(files.read(&id(1), Version::Uploaded, end..CHUNK_BYTES + 5).await.expect("reads"), bytes(1, 2));
+        assert_eq!(
+            files.read(&id(1), Version::Uploaded, CHUNK_BYTES + 3..CHUNK_BYTES + 5).await.expect("reads"),
+            bytes(2, 2)
+        );
+        assert!(matches!(files.read(&id(2), Version::Uploaded, 0..1).await, Err(FilesError::NotFound)));
     }
 
     #[tokio::test]
     async fn nothing_is_left_of_what_is_removed() {
         let folder = tempfile::tempdir().expect("folder");
         let files = Files::in_folder(folder.path()).expect("opens");
-        files.put_chunk(&id(1), 0, bytes(1, 4)).await.expect("writes");
-        files.put_chunk(&id(2), 0, bytes(2, 4)).await.expect("writes");
+        files.put_chunk(&id(1), Version::Uploaded, 0, bytes(1, 4)).await.expect("writes");
+        files.put_chunk(&id(2), Version::Uploaded, 0, bytes(2, 4)).await.expect("writes");
         files.remove(&id(1)).await.expect("removes");
         files.remove(&id(1)).await.expect("again");
-        assert!(matches!(files.read(&id(1), 0..4).await, Err(FilesError::NotFound)));
-        assert_eq!(files.read(&id(2), 0..4).await.expect("reads"), bytes(2, 4));
+        assert!(matches!(files.read(&id(1), Version::Uploaded, 0..4).await, Err(FilesError::NotFound)));
+        assert_eq!(files.read(&id(2), Version::Uploaded, 0..4).await.expect("reads"), bytes(2, 4));
+    }
+
+    #[tokio::test]
+    async fn what_was_made_of_a_file_is_beside_it_and_stays_when_the_first_goes() {
+        let folder = tempfile::tempdir().expect("folder");
+        let files = Files::in_folder(folder.path()).expect("opens");
+        let other = Version::Other([0, 9, 9, 9, 9, 9, 9, 9]);
+        for (version, fill, length) in [(Version::Uploaded, 1, 10), (other, 2, 7)] {
+            files.put_chunk(&id(1), version, 0, bytes(fill, CHUNK_BYTES)).await.expect("writes");
+            files.put_chunk(&id(1), version, 1, bytes(fill, length)).await.expect("writes");
+        }
+        let kept = files.kept(&id(1)).await.expect("lists");
+        let of_other = Some(([0, 9, 9, 9, 9, 9, 9, 9], CHUNK_BYTES + 7));
+        assert_eq!(kept, Kept { uploaded_bytes: CHUNK_BYTES + 10, other: of_other });
+        files.remove_uploaded(&id(1)).await.expect("removes");
+        assert_eq!(files.kept(&id(1)).await.expect("lists"), Kept { uploaded_bytes: 0, other: of_other });
+        assert_eq!(files.read(&id(1), other, CHUNK_BYTES..CHUNK_BYTES + 7).await.expect("reads"), bytes(2, 7));
+        files.remove(&id(1)).await.expect("removes");
+        assert_eq!(files.kept(&id(1)).await.expect("lists"), Kept::default());
+    }
+
+    #[test]
+    fn a_version_is_named_by_a_whole_hash() {
+        assert_eq!(Version::of_row(b""), Some(Version::Uploaded));
+        assert_eq!(Version::of_row(&[7; 32]), Some(Version::Other([7; 8])));
+        assert_eq!(Version::of_row(&[7; 8]), None);
     }
 }

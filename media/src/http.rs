@@ -47,7 +47,7 @@ const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
 #[derive(Clone)]
 pub struct Connector {
     tls: Arc<ClientConfig>,
-    allows_http: bool,
+    pub(crate) allows_http: bool,
 }
 
 impl Connector {

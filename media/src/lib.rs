@@ -1,12 +1,14 @@
 //! Where the bytes of files are kept: a folder, or storage that is compatible with S3. Used by gateways, which take and give them, by
 //! routers, which remove what nobody needs, and by backups.
 
+use std::ffi::OsString;
+
 mod config;
 mod files;
 mod http;
 
-pub use config::{MediaConfig, PlaceError};
-pub use files::{CHUNK_BYTES, Files, FilesError};
+pub use config::{MediaConfig, PlaceError, ToldPlace};
+pub use files::{CHUNK_BYTES, Files, FilesError, Kept, Version};
 pub use http::{Connector, ConnectorError};
 
 /// What a gateway has for files.
@@ -14,4 +16,6 @@ pub use http::{Connector, ConnectorError};
 pub struct Media {
     pub files: Files,
     pub config: MediaConfig,
+    /// The program that makes previews and its first arguments, before what `carillon_pictures::preview::child` is told. Empty: none are made.
+    pub previewer: Vec<OsString>,
 }

@@ -1,6 +1,7 @@
 //! One process: its roles are opened, then started, watched, and stopped in order.
 
 use std::{
+    ffi::OsString,
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
@@ -161,7 +162,11 @@ async fn open(
     let alone = is_alone(roles, &config);
     let mut router_config = config.router;
     let serves_files = roles.iter().any(|role| matches!(role, Role::Router | Role::Gateway));
-    let media = if serves_files { config.media.open(alone.then_some(&config.data_dir))? } else { None };
+    let mut media = if serves_files { config.media.open(alone.then_some(&config.data_dir))? } else { None };
+    if let Some(media) = &mut media {
+        // This very program, also when its file has been replaced.
+        media.previewer = ["/proc/self/exe", "media-inspect"].map(OsString::from).to_vec();
+    }
     let mut all = Opened::default();
     if roles.contains(&Role::Canary) {
         let opened = Canary::open(config.canary, gateway_config.routers.clone(), security.cloned())?;

@@ -241,6 +241,7 @@ enum Continuation {
     /// A place for a file was made in the shard of this index.
     MediaCreated(u16, ReplySlot),
     Scheduled(Box<ScheduleChanging>),
+    MediaCompleted(ReplySlot),
     /// Heads of groups that a gateway follows: of the request of this number.
     Followed(u64, Vec<GroupId>),
     Conversations(Box<ConversationsAsked>),
@@ -475,6 +476,7 @@ impl Owner {
             Continuation::ContactRead(changing) => self.contact_read(changing, answer),
             Continuation::ContactChanged(changing) => self.contact_changed(*changing, answer, time_ms),
             Continuation::Privacy(asked) => self.privacy_answered(*asked, answer, now, time_ms),
+            Continuation::MediaCompleted(slot) => self.media_completed(slot, answer),
             Continuation::MediaCreated(shard, slot) => {
                 self.media_created(shard, slot, answer);
             }

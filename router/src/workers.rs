@@ -27,6 +27,7 @@ use tokio::{
 
 use self::{
     outbox::{Asked, Effect, OutboxWorker, RowPlace},
+    removals::Removed,
     scheduled::Sender,
 };
 use crate::{
@@ -110,8 +111,8 @@ impl Workers {
                             calls.push(call(self.store.clone(), (*shard, *number, asked), of, op, now + self.deadline));
                         }
                         Effect::Deliver(delivery) => self.deliver(&topology, delivery),
-                        Effect::Remove(place, ids) => {
-                            removals.push(remove(self.files.clone(), (*shard, *number, place), ids));
+                        Effect::Remove(place, ids, which) => {
+                            removals.push(remove(self.files.clone(), (*shard, *number, place), ids, which));
                         }
                         Effect::Send(place, message) => {
                             let (sender, caller) = (sender.clone(), (*shard, *number, place));
@@ -187,10 +188,15 @@ async fn remove(
     files: Option<Files>,
     caller: (ShardId, u64, RowPlace),
     ids: Vec<MediaId>,
+    which: Removed,
 ) -> ((ShardId, u64, RowPlace), Result<(), String>) {
     let Some(files) = files else { return (caller, Err("this router has no media.place".to_owned())) };
     for id in &ids {
-        if let Err(error) = files.remove(id).await {
+        let removed = match which {
+            Removed::All => files.remove(id).await,
+            Removed::Uploaded => files.remove_uploaded(id).await,
+        };
+        if let Err(error) = removed {
             return (caller, Err(error.to_string()));
         }
     }

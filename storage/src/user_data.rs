@@ -8,17 +8,18 @@ use std::{
 };
 
 use carillon_proto::{
-    ShardId, ShardKind, ShardMap, TimelineId, UserId,
+    MediaId, ShardId, ShardKind, ShardMap, TimelineId, UserId,
     pb::{
         store::{
-            ReadContacts, ReadConversations, ReadHead, ReadScheduled, ReadTimeline, Rejected, TimelineKey,
-            rejected::Reason,
+            MediaRow, Person, ReadContacts, ReadConversations, ReadHead, ReadScheduled, ReadTimeline, Rejected,
+            TimelineKey, rejected::Reason,
         },
         userdata::{
             AccountReply, AccountRequest, ContactsReply, ContactsRequest, ConversationsReply, ConversationsRequest,
-            CursorPage, CursorsReply, CursorsRequest, DeviceCursor, InboxReply, InboxRequest, LeftReply, LeftRequest,
-            NotLeader, ScheduledReply, ScheduledRequest, account_reply, contacts_reply, conversations_reply,
-            cursors_reply, inbox_reply, scheduled_reply, user_data_server,
+            CursorPage, CursorsReply, CursorsRequest, DeviceCursor, File, FilePage, FilesReply, FilesRequest,
+            InboxReply, InboxRequest, LeftReply, LeftRequest, NotLeader, ScheduledReply, ScheduledRequest,
+            account_reply, contacts_reply, conversations_reply, cursors_reply, files_reply, inbox_reply,
+            scheduled_reply, user_data_server,
         },
     },
 };
@@ -181,6 +182,26 @@ impl user_data_server::UserData for UserDataService {
             Asked::Found(page) => Answer::Page(page),
         };
         Ok(Response::new(ContactsReply { answer: Some(answer) }))
+    }
+
+    async fn files(&self, request: Request<FilesRequest>) -> Result<Response<FilesReply>, Status> {
+        use files_reply::Answer;
+        let FilesRequest { cluster, user, incarnation, after } = request.into_inner();
+        let (cluster, user) = self.cluster(&cluster, &user)?;
+        let owner = Person { user: user.as_str().to_owned(), incarnation };
+        let (shard, _) = inbox_of(cluster.map, user);
+        let found = ask(cluster.hosted.get(shard), move |reader| match reader {
+            Reader::Timeline(reader) => Ok(reader.files_of(&owner, &after)?),
+            Reader::Directory(_) => Err(wrong_kind()),
+        });
+        let answer = match found.await? {
+            Asked::NotLeader(other) => Answer::NotLeader(other),
+            Asked::Found((files, next)) => {
+                let file = |(id, row): (MediaId, MediaRow)| File { id: id.as_bytes().to_vec().into(), row: Some(row) };
+                Answer::Page(FilePage { files: files.into_iter().map(file).collect(), next: next.into() })
+            }
+        };
+        Ok(Response::new(FilesReply { answer: Some(answer) }))
     }
 
     async fn left(&self, request: Request<LeftRequest>) -> Result<Response<LeftReply>, Status> {

@@ -29,6 +29,8 @@ const PIECE: usize = 256 * 1024;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of a reason that are shown.
 const WHY: usize = 512;
+/// Of what the service says of a file: a preview of 16 KiB in base64, and some words.
+const TOLD: usize = 64 * 1024;
 
 pub(super) struct Http {
     address: Address,
@@ -38,7 +40,8 @@ pub(super) struct Http {
 
 /// What one attempt came to.
 pub(super) enum Transfer {
-    Done,
+    /// And what the service says of it.
+    Done(String),
     /// Another attempt would be answered in the same way.
     Refused {
         status: u16,
@@ -94,7 +97,7 @@ impl Http {
         };
         match (local, answer) {
             (Some(error), _) => Transfer::Local(error),
-            (None, Ok((answer, _))) if answer.status() == StatusCode::CREATED => Transfer::Done,
+            (None, Ok((answer, told))) if answer.status() == StatusCode::CREATED => Transfer::Done(told),
             (None, Ok((answer, why))) => failed(answer.status(), why),
             (None, Err(error)) => Transfer::Broken(error),
         }
@@ -115,7 +118,9 @@ impl Http {
                 let data = match timeout(PATIENCE, body.frame()).await {
                     Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
                     Ok(Some(Err(error))) => return Transfer::Broken(error.to_string()),
-                    Ok(None) => return into.flush().await.map_or_else(Transfer::Local, |()| Transfer::Done),
+                    Ok(None) => {
+                        return into.flush().await.map_or_else(Transfer::Local, |()| Transfer::Done(String::new()));
+                    }
                     Err(late) => return Transfer::Broken(late.to_string()),
                 };
                 if let Err(error) = into.write_all(&data).await {
@@ -203,7 +208,8 @@ async fn feed(
 }
 
 async fn reason(answer: Response<Incoming>) -> String {
-    let body = timeout(PATIENCE, http_body_util::Limited::new(answer.into_body(), WHY).collect()).await;
+    let most = if answer.status().is_success() { TOLD } else { WHY };
+    let body = timeout(PATIENCE, http_body_util::Limited::new(answer.into_body(), most).collect()).await;
     let bytes = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
     String::from_utf8_lossy(&bytes).trim().to_owned()
 }

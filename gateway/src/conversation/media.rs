@@ -1,6 +1,7 @@
 //! What a client asks about files: a place for one, and where one can be downloaded. See docs/adr/0030-media.md.
 
 use bytes::Bytes;
+use carillon_media::Version;
 use carillon_proto::{
     MediaId, MediaReference, MediaSecret, features, limits,
     pb::{
@@ -258,8 +259,9 @@ impl Live {
             if row.state() != State::Complete || asked.seq.is_none() && row.owner.as_ref() != Some(&own) {
                 return Err(no_file());
             }
-            let MediaRow { size_bytes, media_type, name, .. } = row;
-            let to = Purpose::Download { media_type: media_type.clone(), name: name.clone() };
+            let MediaRow { size_bytes, media_type, name, sha256, .. } = row;
+            let version = Version::of_row(&sha256).ok_or_else(no_file)?;
+            let to = Purpose::Download { version, media_type: media_type.clone(), name: name.clone() };
             let (url, expires_ms) = url(rules, now, asked.reference.id(), size_bytes, to)?;
             Ok(UrlTell { request: asked.request, url, expires_ms, size_bytes, media_type, name })
         });

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use carillon_media::{Files, FilesError};
+use carillon_media::{Files, FilesError, Version};
 use carillon_proto::MediaId;
 use futures_util::future::BoxFuture;
 use hyper::body::{Body, Frame, SizeHint};
@@ -24,6 +24,7 @@ const GIVEN: usize = 64 * 1024;
 pub(crate) struct Download {
     files: Files,
     id: MediaId,
+    version: Version,
     /// What was not read yet.
     rest: Range<u64>,
     /// Read, and not given yet.
@@ -48,12 +49,12 @@ pub(crate) enum DownloadError {
 impl Download {
     pub(super) fn new(
         files: Files,
-        id: MediaId,
+        (id, version): (MediaId, Version),
         range: Range<u64>,
         transfer: Transfer,
         turn: OwnedSemaphorePermit,
     ) -> Self {
-        Self { files, id, rest: range, read: Bytes::new(), given: 0, reading: None, transfer, _turn: turn }
+        Self { files, id, version, rest: range, read: Bytes::new(), given: 0, reading: None, transfer, _turn: turn }
     }
 
     fn fail(&self, error: DownloadError) -> DownloadError {
@@ -77,10 +78,10 @@ impl Body for Download {
                 return Poll::Ready(None);
             }
             let reading = this.reading.get_or_insert_with(|| {
-                let (files, id) = (this.files.clone(), this.id);
+                let (files, id, version) = (this.files.clone(), this.id, this.version);
                 let range = this.rest.start..this.rest.end.min(this.rest.start + READ);
                 this.transfer.waits_for_place();
-                Box::pin(async move { files.read(&id, range).await })
+                Box::pin(async move { files.read(&id, version, range).await })
             });
             let read = ready!(reading.as_mut().poll(context));
             this.reading = None;

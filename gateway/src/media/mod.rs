@@ -4,11 +4,13 @@ mod download;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod pass;
+mod previewer;
 mod range;
 mod service;
 mod transfer;
 mod types;
 mod upload;
+mod whole;
 
 pub(crate) use pass::{PATH, Pass, PassKeys, Purpose};
 pub(crate) use service::{MediaBody, MediaService};

@@ -11,6 +11,7 @@
 //! In the URL it is base64url without padding (RFC 4648, section 5).
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use carillon_media::Version;
 use carillon_proto::{MediaId, UserId, credentials::hmac, peer::PeerSecurity};
 use prost::Message;
 use subtle::ConstantTimeEq as _;
@@ -41,6 +42,7 @@ pub(crate) enum Purpose {
         incarnation: u64,
     },
     Download {
+        version: Version,
         /// By what is in the file.
         media_type: String,
         name: String,
@@ -85,6 +87,9 @@ struct Contents {
     media_type: String,
     #[prost(string, tag = "7")]
     name: String,
+    /// Of other bytes than those that were uploaded.
+    #[prost(bytes = "vec", tag = "8")]
+    version: Vec<u8>,
 }
 
 impl PassKeys {
@@ -141,8 +146,12 @@ impl From<&Pass> for Contents {
             Purpose::Upload { user, incarnation } => {
                 Self { user: user.as_str().to_owned(), incarnation: *incarnation, ..contents }
             }
-            Purpose::Download { media_type, name } => {
-                Self { media_type: media_type.clone(), name: name.clone(), ..contents }
+            Purpose::Download { version, media_type, name } => {
+                let version = match version {
+                    Version::Uploaded => Vec::new(),
+                    Version::Other(hash) => hash.to_vec(),
+                };
+                Self { media_type: media_type.clone(), name: name.clone(), version, ..contents }
             }
         }
     }
@@ -153,9 +162,14 @@ impl TryFrom<Contents> for Pass {
 
     fn try_from(contents: Contents) -> Result<Self, PassError> {
         let unknown = PassError::Unknown;
-        let Contents { id, size_bytes, expires_ms, user, incarnation, media_type, name } = contents;
+        let Contents { id, size_bytes, expires_ms, user, incarnation, media_type, name, version } = contents;
         let to = if user.is_empty() {
-            Purpose::Download { media_type, name }
+            let version = match <[u8; 8]>::try_from(&*version) {
+                Ok(hash) => Version::Other(hash),
+                Err(_) if version.is_empty() => Version::Uploaded,
+                Err(_) => return Err(unknown),
+            };
+            Purpose::Download { version, media_type, name }
         } else {
             Purpose::Upload { user: UserId::new(&user).map_err(|_| unknown)?, incarnation }
         };
@@ -175,7 +189,12 @@ mod tests {
             let user = UserId::new(&user).expect("valid");
             Purpose::Upload { user, incarnation }
         });
-        let download = (".{0,60}", ".{0,60}").prop_map(|(media_type, name)| Purpose::Download { media_type, name });
+        let version = prop_oneof![Just(Version::Uploaded), any::<[u8; 8]>().prop_map(Version::Other)];
+        let download = (version, ".{0,60}", ".{0,60}").prop_map(|(version, media_type, name)| Purpose::Download {
+            version,
+            media_type,
+            name,
+        });
         prop_oneof![upload, download]
     }
 
@@ -221,7 +240,7 @@ mod tests {
     #[test]
     fn a_pass_counts_until_it_expires_and_while_its_secret_is_in_use() {
         let [old, new] = [[1; 32], [2; 32]];
-        let to = Purpose::Download { media_type: String::new(), name: String::new() };
+        let to = Purpose::Download { version: Version::Uploaded, media_type: String::new(), name: String::new() };
         let pass = Pass { id: MediaId::new(0, [0; 14]), size_bytes: 1, expires_ms: NOW_MS + 1, to };
         let url = PassKeys::new([old]).url("", &pass).expect("a key");
         assert_eq!(PassKeys::new([new, old]).open(&url, NOW_MS), Ok(pass.clone()));

@@ -8,7 +8,7 @@ use carillon_media::{Files, Media};
 use carillon_proto::{
     now_ms,
     pb::{
-        client::Code,
+        client::{self, Code},
         link::{self, Refusal, router_reply::Result as Reply, router_request::Op},
     },
 };
@@ -26,7 +26,8 @@ use super::{
     range::{Asked, asked},
     transfer::Transfer,
     types,
-    upload::{Upload, UploadError, type_of},
+    upload::{Upload, UploadError, stored_bytes},
+    whole::{Inspector, Whole, WholeError},
 };
 use crate::{
     conversation::Tag,
@@ -52,18 +53,21 @@ pub(crate) struct MediaService {
     /// Further ones are refused, with a time to try again.
     uploads: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
+    inspector: Inspector,
     pub(crate) idle: std::time::Duration,
 }
 
 impl MediaService {
     pub(crate) fn new(media: Media, keys: Arc<ArcSwap<PassKeys>>, links: RouterLinks) -> Self {
-        let Media { files, config } = media;
+        let inspector = Inspector::new(&media);
+        let Media { files, config, .. } = media;
         Self {
             files,
             keys,
             links,
             uploads: Arc::new(Semaphore::new(config.max_uploads)),
             downloads: Arc::new(Semaphore::new(config.max_downloads)),
+            inspector,
             idle: std::time::Duration::from_millis(config.idle_timeout_ms),
         }
     }
@@ -75,7 +79,7 @@ impl MediaService {
             Err(error) => text(StatusCode::FORBIDDEN, &error.to_string()),
             Ok(pass) => match &pass.to {
                 Purpose::Upload { .. } => self.uploaded(request, &pass, transfer).await,
-                Purpose::Download { media_type, name } => self.downloaded(&request, &pass, media_type, name, transfer),
+                Purpose::Download { .. } => self.downloaded(&request, &pass, transfer),
             },
         };
         put_common(answer.headers_mut());
@@ -86,8 +90,11 @@ impl MediaService {
         match *request.method() {
             Method::HEAD => {
                 transfer.waits_for_place();
-                match self.files.stored_bytes(&pass.id).await {
-                    Ok(stored) => of_upload(text(StatusCode::OK, ""), stored, pass.size_bytes),
+                match self.files.kept(&pass.id).await {
+                    Ok(kept) => {
+                        let stored = stored_bytes(kept, pass.size_bytes);
+                        of_upload(text(StatusCode::OK, ""), stored, pass.size_bytes)
+                    }
                     Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
                 }
             }
@@ -96,11 +103,10 @@ impl MediaService {
                 let taken = self.take(request, pass, &mut transfer).await;
                 metrics::media_transfer("upload", if taken.is_ok() { "ok" } else { "failed" });
                 match taken {
-                    Ok(stored) => {
-                        let is_whole = stored == pass.size_bytes;
-                        let status = if is_whole { StatusCode::CREATED } else { StatusCode::ACCEPTED };
-                        of_upload(text(status, ""), stored, pass.size_bytes)
+                    Ok(Taken::Whole(whole)) => {
+                        of_upload(created(&whole.for_message()), pass.size_bytes, pass.size_bytes)
                     }
+                    Ok(Taken::Part(stored)) => of_upload(text(StatusCode::ACCEPTED, ""), stored, pass.size_bytes),
                     Err(answer) => *answer,
                 }
             }
@@ -109,7 +115,12 @@ impl MediaService {
     }
 
     /// Takes what the request brings, and tells the routers when the file is whole.
-    async fn take(&self, request: Request<Incoming>, pass: &Pass, transfer: &mut Transfer) -> Result<u64, Box<Answer>> {
+    async fn take(
+        &self,
+        request: Request<Incoming>,
+        pass: &Pass,
+        transfer: &mut Transfer,
+    ) -> Result<Taken, Box<Answer>> {
         let Pass { id, size_bytes, expires_ms, .. } = *pass;
         let upload = Upload { files: &self.files, id, size_bytes, expires_ms, transfer };
         let stored = match upload.take(request).await {
@@ -124,22 +135,34 @@ impl MediaService {
                 }));
             }
         };
-        if stored == size_bytes {
-            transfer.waits_for_place();
-            self.complete(pass).await.map_err(|why| Box::new(refused(&why)))?;
+        if stored < size_bytes {
+            return Ok(Taken::Part(stored));
         }
-        Ok(stored)
+        transfer.waits_for_place();
+        let whole = self.look(pass).await.map_err(|error| {
+            let answer = of_upload(text(error.status(), &error.to_string()), stored, size_bytes);
+            Box::new(if error.status() == StatusCode::SERVICE_UNAVAILABLE { again(answer) } else { answer })
+        })?;
+        self.complete(pass, &whole).await.map_err(|why| Box::new(refused(&why)))?;
+        Ok(Taken::Whole(whole))
     }
 
-    async fn complete(&self, pass: &Pass) -> Result<(), Refusal> {
+    async fn look(&self, pass: &Pass) -> Result<Whole, WholeError> {
+        let kept = self.files.kept(&pass.id).await?;
+        self.inspector.look(pass.id, pass.size_bytes, kept).await
+    }
+
+    async fn complete(&self, pass: &Pass, whole: &Whole) -> Result<(), Refusal> {
         let Purpose::Upload { user, incarnation } = &pass.to else { return Ok(()) };
-        let media_type = type_of(&self.files, &pass.id, pass.size_bytes).await;
-        let media_type = media_type.map_err(|error| refusal(Code::Unavailable, &error.to_string(), 1000))?;
+        let (sha256, size_bytes) =
+            if whole.is_other { (whole.sha256.clone(), whole.size_bytes) } else { (Bytes::new(), 0) };
         let op = Op::CompleteMedia(link::CompleteMedia {
             user: user.as_str().to_owned(),
             incarnation: *incarnation,
             id: Bytes::copy_from_slice(pass.id.as_bytes()),
-            media_type: media_type.to_owned(),
+            media_type: whole.media_type.to_owned(),
+            sha256,
+            size_bytes,
         });
         match self.ask(pass, op).await? {
             Reply::Done(_) => Ok(()),
@@ -162,14 +185,10 @@ impl MediaService {
         }
     }
 
-    fn downloaded(
-        &self,
-        request: &Request<Incoming>,
-        pass: &Pass,
-        media_type: &str,
-        name: &str,
-        transfer: Transfer,
-    ) -> Answer {
+    fn downloaded(&self, request: &Request<Incoming>, pass: &Pass, transfer: Transfer) -> Answer {
+        let Purpose::Download { version, media_type, name } = &pass.to else {
+            return not_allowed("PUT, HEAD, OPTIONS");
+        };
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return not_allowed("GET, HEAD, OPTIONS");
         }
@@ -211,9 +230,27 @@ impl MediaService {
             return answer;
         }
         let Ok(turn) = Arc::clone(&self.downloads).try_acquire_owned() else { return full("download") };
-        *answer.body_mut() = Either::Right(Download::new(self.files.clone(), pass.id, range, transfer, turn));
+        *answer.body_mut() =
+            Either::Right(Download::new(self.files.clone(), (pass.id, *version), range, transfer, turn));
         answer
     }
+}
+
+/// What an upload has come to.
+enum Taken {
+    Whole(Whole),
+    /// So many bytes are there.
+    Part(u64),
+}
+
+/// For the client that will send a message with the file.
+fn created(media: &client::Media) -> Answer {
+    // Numbers, text and bytes always have a form in JSON.
+    let body = serde_json::to_vec(media).unwrap_or_default();
+    let mut answer = text(StatusCode::CREATED, "");
+    *answer.body_mut() = Either::Left(Full::new(body.into()));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
 }
 
 /// For people, and without a body for machines if there is nothing to say.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use carillon_media::{CHUNK_BYTES, Files, FilesError};
+use carillon_media::{CHUNK_BYTES, Files, FilesError, Kept, Version};
 use carillon_proto::MediaId;
 use http_body_util::BodyExt as _;
 use hyper::{
@@ -15,7 +15,6 @@ use hyper::{
 use super::{
     range::{Sent, sent},
     transfer::Transfer,
-    types,
 };
 use crate::metrics;
 
@@ -67,8 +66,9 @@ impl Upload<'_> {
     pub(super) async fn take(mut self, request: Request<Incoming>) -> Result<u64, UploadError> {
         let range = self.range_of(&request)?;
         self.transfer.waits_for_place();
-        let stored = self.files.stored_bytes(&self.id).await?;
-        if range.is_empty() {
+        let kept = self.files.kept(&self.id).await?;
+        let stored = stored_bytes(kept, self.size_bytes);
+        if range.is_empty() || kept.uploaded_bytes < stored {
             return Ok(stored);
         }
         if range.start > stored || !range.start.is_multiple_of(CHUNK_BYTES) {
@@ -135,14 +135,13 @@ impl Upload<'_> {
             return Err(UploadError::Expired);
         }
         self.transfer.waits_for_place();
-        self.files.put_chunk(&self.id, at / CHUNK_BYTES, bytes).await?;
+        self.files.put_chunk(&self.id, Version::Uploaded, at / CHUNK_BYTES, bytes).await?;
         self.transfer.waits_for_client();
         Ok(())
     }
 }
 
-/// The type of a file that is there, by its first bytes.
-pub(super) async fn type_of(files: &Files, id: &MediaId, size_bytes: u64) -> Result<&'static str, FilesError> {
-    let first = files.read(id, 0..size_bytes.min(types::LOOKED_AT as u64)).await?;
-    Ok(types::of_content(&first))
+/// How far an upload of this size is. Of a file that is other bytes by now, which were made of all of them, nothing else may be left.
+pub(super) fn stored_bytes(kept: Kept, size_bytes: u64) -> u64 {
+    if kept.other.is_some() { size_bytes } else { kept.uploaded_bytes }
 }

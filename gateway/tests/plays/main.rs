@@ -6,6 +6,7 @@ mod contacts;
 mod conversations;
 mod groups;
 mod media;
+mod pictures;
 mod plays;
 mod privacy;
 mod rebalance;

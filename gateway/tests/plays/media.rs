@@ -25,21 +25,21 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(20);
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR and so on";
 
-struct Answer {
-    status: u16,
-    head: String,
-    body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
         lines.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 }
 
 /// One request on a connection of its own.
-async fn http(address: SocketAddr, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
+pub(crate) async fn http(address: SocketAddr, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(address).await.expect("connects");
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
     if !headers.iter().any(|header| header.starts_with("Content-Length")) && !body.is_empty() {
@@ -65,18 +65,23 @@ fn parsed(got: &[u8]) -> Answer {
 }
 
 /// A gateway with a folder for files.
-struct Play {
-    world: World,
-    http: SocketAddr,
-    folder: TempDir,
+pub(crate) struct Play {
+    pub(crate) world: World,
+    pub(crate) http: SocketAddr,
+    pub(crate) folder: TempDir,
 }
 
-async fn play(change: impl FnOnce(&mut MediaConfig)) -> Play {
+pub(crate) async fn play(change: impl FnOnce(&mut MediaConfig)) -> Play {
+    play_with(&[], change).await
+}
+
+/// `previewer`: the program that makes previews, and its arguments.
+pub(crate) async fn play_with(previewer: &[&str], change: impl FnOnce(&mut MediaConfig)) -> Play {
     let folder = tempfile::tempdir().expect("folder");
     let mut config = MediaConfig::default();
     change(&mut config);
     let files = Files::in_folder(folder.path()).expect("opens");
-    let world = world_with_media(Media { files, config }).await;
+    let world = world_with_media(Media { files, config, previewer: previewer.iter().map(Into::into).collect() }).await;
     let http = world.gateway.ws_address().expect("on");
     Play { world, http, folder }
 }
@@ -92,11 +97,11 @@ async fn slot_or_refusal(client: &mut StreamClient, size_bytes: u64, name: &str)
     }
 }
 
-async fn slot(client: &mut StreamClient, size_bytes: usize) -> MediaSlot {
+pub(crate) async fn slot(client: &mut StreamClient, size_bytes: usize) -> MediaSlot {
     slot_or_refusal(client, size_bytes as u64, "cat.png").await.expect("a place")
 }
 
-async fn url(client: &mut StreamClient, id: &[u8], of: Option<(Owner, u64)>) -> Result<MediaUrl, Code> {
+pub(crate) async fn url(client: &mut StreamClient, id: &[u8], of: Option<(Owner, u64)>) -> Result<MediaUrl, Code> {
     let (owner, seq) = of.map_or((None, 0), |(owner, seq)| (Some(owner), seq));
     let timeline = owner.map(|owner| Timeline { owner: Some(owner) });
     let ask = RequestMediaUrl { request: 8, id: id.to_vec().into(), timeline, seq };

@@ -38,6 +38,9 @@ pub(super) struct Connect {
     /// The name on the gateway's certificate, if it is not the host of the URL.
     #[arg(long)]
     server_name: Option<String>,
+    /// Where files are, as https://HOST, if the service does not say so; otherwise at the address of gateway.ws.listen, or that of a WebSocket.
+    #[arg(long, value_name = "URL")]
+    media_url: Option<String>,
     #[command(flatten)]
     credential: CredentialOptions,
 }
@@ -242,6 +245,7 @@ impl Connect {
             self.urls.clone()
         };
         let mut settings = ClientConfig::new(urls, user.as_str(), device, credential);
+        settings.media_url = self.media_url.clone().or_else(|| self.media_of(config));
         if let Some(ca) = &self.ca {
             let pem = std::fs::read_to_string(ca).with_context(|| format!("can't read {}", ca.display()))?;
             settings.connect.trust = Trust::ca(pem);
@@ -249,6 +253,14 @@ impl Connect {
         settings.connect.server_name.clone_from(&self.server_name);
         settings.program = concat!("carillon/", env!("CARGO_PKG_VERSION")).to_owned();
         Ok(settings)
+    }
+
+    /// Where the gateway of this configuration has files, if that is the one to be used.
+    fn media_of(&self, config: &Config) -> Option<String> {
+        let is_here = self.urls.is_empty() && variable("CARILLON_URL").is_none();
+        let scheme = if config.gateway.tls.is_some() { "https" } else { "http" };
+        let ws = Some(&config.gateway.ws).filter(|ws| is_here && ws.enabled)?;
+        Some(format!("{scheme}://{}", ws.listen))
     }
 }
 

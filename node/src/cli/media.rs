@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
 use carillon_client::{Acknowledge, Client, NewFile};
+use carillon_pictures::{
+    Format,
+    preview::child::{self, Bounds},
+};
 use carillon_proto::{
     GroupId, TimelineId, UserId,
     pb::client::{Content, Direction, Media, Start, content::Body},
@@ -44,6 +48,21 @@ pub(super) struct Get {
     device: String,
     #[command(flatten)]
     connect: Connect,
+}
+
+#[derive(Args)]
+pub(super) struct Inspect {
+    #[arg(value_parser = |name: &str| Format::named(name).ok_or("jpeg, png, webp or gif"))]
+    format: Format,
+    memory_bytes: u64,
+    cpu_s: u64,
+}
+
+impl Inspect {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let Self { format, memory_bytes, cpu_s } = self;
+        Ok(child::run(format, Bounds { memory_bytes, cpu_s })?)
+    }
 }
 
 impl MediaCommand {
@@ -119,14 +138,12 @@ pub(super) async fn uploaded(client: &Client, path: &Path, caption: String) -> a
     let (mut file, size_bytes) = opened.await.with_context(|| format!("can't read {}", path.display()))?;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let media_type = claimed_type(path).to_owned();
-    let new = NewFile { size_bytes, media_type: media_type.clone(), name: name.clone() };
-    let id = client.upload(new, &mut file).await.with_context(|| format!("{} was not uploaded", path.display()))?;
-    let kind = media_type.split('/').next().unwrap_or_default().to_owned();
-    let media = Media { id, media_type, size_bytes, name, caption, ..Media::default() };
-    let body = match kind.as_str() {
-        "image" => Body::Image(media),
-        "audio" => Body::Audio(media),
-        "video" => Body::Video(media),
+    let media = client.upload(NewFile { size_bytes, media_type, name }, &mut file).await;
+    let media = Media { caption, ..media.with_context(|| format!("{} was not uploaded", path.display()))? };
+    let body = match media.media_type.split('/').next() {
+        Some("image") => Body::Image(media),
+        Some("audio") => Body::Audio(media),
+        Some("video") => Body::Video(media),
         _ => Body::File(media),
     };
     Ok(Content { body: Some(body), ..Default::default() })

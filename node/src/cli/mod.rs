@@ -105,6 +105,9 @@ enum Command {
     /// Conversations on the whole screen: what is unread, history, marks, presence. Without a terminal: prints what comes and sends
     /// lines.
     Chat(chat::Chat),
+    /// Makes a preview of the picture on standard input: gateways run it.
+    #[command(hide = true)]
+    MediaInspect(media::Inspect),
     /// Downloads files of messages; `send --file` sends one.
     #[command(subcommand)]
     Media(media::MediaCommand),
@@ -216,6 +219,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Send(send)) => small(async { send.run(&options.load()?).await }),
         Some(Command::Listen(listen)) => small(async { listen.run(&options.load()?).await }),
         Some(Command::Chat(chat)) => small(async { chat.run(&options.load()?).await }),
+        Some(Command::MediaInspect(inspect)) => inspect.run(),
         Some(Command::Media(media)) => small(async { media.run(&options.load()?).await }),
         Some(Command::Message(message)) => small(async { message.run(&options.load()?).await }),
         Some(Command::Group(group)) => small(async { group.run(&options.load()?).await }),

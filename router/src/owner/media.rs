@@ -55,8 +55,18 @@ impl Owner {
             owner: Some(Person { user: parts.user.as_str().to_owned(), incarnation: complete.incarnation }),
             id: id_bytes(&id),
             media_type: complete.media_type,
+            sha256: complete.sha256,
+            size_bytes: complete.size_bytes,
         });
-        self.media_command(shard, op, parts.deadline, Continuation::Done(parts.slot));
+        self.media_command(shard, op, parts.deadline, Continuation::MediaCompleted(parts.slot));
+    }
+
+    pub(super) fn media_completed(&mut self, slot: ReplySlot, answer: Result<StoreAnswer, StoreFailure>) {
+        let completed = match answer {
+            Err(StoreFailure::NoRoom { detail }) => Err(Failure::NoRoom(detail)),
+            answer => done(answer),
+        };
+        self.end(slot, completed);
     }
 
     pub(super) fn read_media(&mut self, read: link::ReadMedia, parts: RequestContext) {

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::{
     later::{Later, PAUSES, put_off},
-    removals::Removals,
+    removals::{Removals, Removed},
     rows::{Begun, Ends, Next, in_lane, is_end, plan_leave, plan_tell, tells},
     scheduled::Sendings,
     steps::{Appending, Outcome, Step, came_to, is_temporary},
@@ -53,7 +53,7 @@ pub(super) enum Effect {
     Ask(Asked, ShardId, Box<Op>),
     Deliver(Delivery),
     /// Removes the bytes of files; `removed` hears of it.
-    Remove(RowPlace, Vec<MediaId>),
+    Remove(RowPlace, Vec<MediaId>, Removed),
     /// Sends a scheduled message; `sent` hears of it.
     Send(RowPlace, Box<(SendScheduled, ScheduledRow)>),
 }

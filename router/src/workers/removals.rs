@@ -14,6 +14,14 @@ use super::{
 /// Rows whose files are being removed at once.
 const AT_ONCE: usize = 4;
 
+/// Which bytes of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Removed {
+    All,
+    /// Those that were uploaded, of files that are others by now.
+    Uploaded,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Removal {
     UnderWay,
@@ -47,7 +55,7 @@ impl OutboxWorker {
         }
         if self.removals.begin(place) {
             let ids = row.ids.iter().filter_map(|id| MediaId::from_bytes(id)).collect();
-            self.effects.push(Effect::Remove(place, ids));
+            self.effects.push(Effect::Remove(place, ids, if row.uploaded { Removed::Uploaded } else { Removed::All }));
         }
         false
     }

@@ -24,7 +24,10 @@ use carillon_proto::{ShardId, ShardKind, ShardMap, TimelineId};
 use prost::Message as _;
 use tokio::time::{Duration, Instant};
 
-use super::outbox::{Asked, Effect, OutboxWorker, RowPlace};
+use super::{
+    outbox::{Asked, Effect, OutboxWorker, RowPlace},
+    removals::Removed,
+};
 use crate::{
     delivery::Delivery,
     store::{StoreAnswer, StoreFailure},
@@ -52,10 +55,10 @@ struct Play {
     asked: Vec<(Asked, ShardId, Ask)>,
     told: Vec<Delivery>,
     /// Files that are being removed, by rows.
-    removals: Vec<(RowPlace, Vec<MediaId>)>,
     /// Scheduled messages that are being sent, by rows.
     sendings: Vec<(RowPlace, u64)>,
     next_scheduled_ms: u64,
+    removals: Vec<(RowPlace, Vec<MediaId>, Removed)>,
 }
 
 impl Play {
@@ -78,8 +81,8 @@ impl Play {
         for effect in self.worker.take_effects() {
             match effect {
                 Effect::Deliver(delivery) => self.told.push(delivery),
-                Effect::Remove(place, ids) => self.removals.push((place, ids)),
                 Effect::Send(place, message) => self.sendings.push((place, message.0.id)),
+                Effect::Remove(place, ids, which) => self.removals.push((place, ids, which)),
                 Effect::Ask(asked, shard, op) => {
                     let ask = match *op {
                         Op::ReadOutbox(read) => Ask::Rows(read),
@@ -385,7 +388,8 @@ fn a_group_that_another_worker_has_ended_is_done_and_one_whose_members_are_not_t
 
 fn removes(index: u64, file: u8) -> outbox_read::Row {
     let ids = vec![MediaId::new(3, [file; 14]).as_bytes().to_vec().into()];
-    let row = OutboxRow { task: Some(Task::RemoveObjects(RemoveObjects { ids })), ..OutboxRow::default() };
+    let row =
+        OutboxRow { task: Some(Task::RemoveObjects(RemoveObjects { ids, uploaded: false })), ..OutboxRow::default() };
     outbox_read::Row { index, row: Some(row), ..outbox_read::Row::default() }
 }
 
@@ -394,7 +398,7 @@ fn files_are_removed_beside_everything_else_and_their_row_is_settled_when_they_a
     let mut play = Play::new();
     play.rows(vec![removes(5, 1), joins(6, "bob")]);
     let file = |number| vec![MediaId::new(3, [number; 14])];
-    assert_eq!(play.removals, [((5, 0), file(1))]);
+    assert_eq!(play.removals, [((5, 0), file(1), Removed::All)]);
     // Nobody waits for the place where files are kept.
     play.answer(appended(1));
     assert_eq!(play.settles(), [(6, Verdict::Done)]);
@@ -406,6 +410,17 @@ fn files_are_removed_beside_everything_else_and_their_row_is_settled_when_they_a
     play.rows(vec![removes(5, 1)]);
     assert_eq!(play.settles(), [(5, Verdict::Done)]);
     assert_eq!(play.removals.len(), 1);
+}
+
+#[test]
+fn of_a_file_that_is_another_only_what_was_uploaded_is_removed() {
+    let mut play = Play::new();
+    let mut row = removes(5, 1);
+    if let Some(Task::RemoveObjects(remove)) = row.row.as_mut().and_then(|row| row.task.as_mut()) {
+        remove.uploaded = true;
+    }
+    play.rows(vec![row]);
+    assert_eq!(play.removals, [((5, 0), vec![MediaId::new(3, [1; 14])], Removed::Uploaded)]);
 }
 
 #[test]

@@ -22,6 +22,9 @@ pub(crate) const REMOVED_MEDIA: usize = 256;
 /// How long a file may be without all of its bytes: longer than the URL for them counts.
 const PENDING_KEPT_MS: u64 = 24 * 3_600_000;
 
+/// Files, each with its row.
+type FilesFound = Vec<(MediaId, MediaRow)>;
+
 impl TimelineReader {
     pub(crate) fn media(&self, op: &ReadMedia) -> Result<MediaRead, Unread> {
         let id = MediaId::from_bytes(&op.id).ok_or_else(|| broken("file of a read"))?;
@@ -29,6 +32,27 @@ impl TimelineReader {
             Some(row) => Ok(MediaRead { row: Some(decode(&row)?) }),
             None => Err(refused(Reason::NotFound, "there is no such file").into()),
         }
+    }
+
+    /// Files of this user after the key `after`, and the key to continue after; empty at the end. One call looks at so many rows, whoever's they are.
+    pub(crate) fn files_of(&self, owner: &Person, after: &[u8]) -> io::Result<(FilesFound, Vec<u8>)> {
+        let view = self.shard.view();
+        let (begin, end) = keys::all_media().into_inner();
+        let begin = if after.is_empty() { begin } else { keys::after(after) };
+        let mut files = Vec::new();
+        // Such a key comes from outside.
+        let range = (begin <= end).then(|| view.range(begin..=end));
+        for (looked_at, found) in (1..).zip(range.into_iter().flatten()) {
+            let (key, value) = found?;
+            let row = decode(&value)?;
+            if row.owner.as_ref() == Some(owner) {
+                files.push((keys::media_of(&key)?, row));
+            }
+            if looked_at >= LOOKED_AT {
+                return Ok((files, key.to_vec()));
+            }
+        }
+        Ok((files, Vec::new()))
     }
 
     /// Up to `limit` files that are to be removed, after the key `after`, and the key to continue after; empty at the end.

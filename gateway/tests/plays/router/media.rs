@@ -38,7 +38,13 @@ impl State {
         let mut store = self.store.lock();
         let Some(row) = file(&complete.id).and_then(|id| store.files.get_mut(&id)) else { return not_found() };
         assert_eq!(row.owner.as_ref().map(|owner| &owner.user), Some(&complete.user));
+        if row.state() == OfFile::Complete {
+            return Reply::Done(link::Done {});
+        }
         (row.state, row.media_type) = (OfFile::Complete.into(), complete.media_type);
+        if !complete.sha256.is_empty() {
+            (row.sha256, row.size_bytes) = (complete.sha256, complete.size_bytes);
+        }
         Reply::Done(link::Done {})
     }
 

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tonic::Status;
 
-use super::{Answer, CALL, Leader, UserDataError, lines};
+use super::{Answer, CALL, Leader, UserDataError, files, lines};
 use crate::{
     Config,
     cli::{callees::with_deadline, date, out, storage_nodes::StorageNodes},
@@ -32,10 +32,13 @@ use crate::{
 
 #[derive(Args)]
 pub(in crate::cli) struct Export {
-    name: UserId,
+    pub(super) name: UserId,
     /// Where to: a folder, which is made and must be empty, or - for standard output.
     #[arg(long, value_name = "FOLDER|-")]
     to: PathBuf,
+    /// Also the bytes of the user's files, from the place that [media] of the configuration names.
+    #[arg(long)]
+    files: bool,
     /// host:port of a storage node; may be repeated. Otherwise storage.members or router.storage.
     #[arg(long = "node", value_name = "HOST:PORT")]
     nodes: Vec<String>,
@@ -53,6 +56,7 @@ impl Export {
         // An export is for the user alone.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         let deadline = Instant::now() + Duration::from_secs(self.timeout);
+        let place = if self.files { Some(files::Place::open(config, &self.to)?) } else { None };
         let mut nodes = StorageNodes::find(config, &self.nodes, deadline).await?;
         let User { account, sessions, erasure, privacy, .. } = self.account(&mut nodes, deadline).await?;
         let Some(account) = account else {
@@ -77,14 +81,15 @@ impl Export {
         self.conversations(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
         self.scheduled(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
         let head = self.messages(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
-        let Counts { sessions, contacts, devices, conversations, scheduled, messages } = writer.counts;
+        self.list_files(account.incarnation, &mut leader, (&mut nodes, deadline), place.as_ref(), &mut writer).await?;
+        let Counts { sessions, contacts, devices, conversations, scheduled, messages, files } = writer.counts;
         let end = json!({
             "kind": "end", "sessions": sessions, "contacts": contacts, "devices": devices, "conversations": conversations, "scheduled": scheduled,
-            "messages": messages, "first": head.first, "last": head.last,
+            "messages": messages, "files": files, "first": head.first, "last": head.last,
         });
         writer.finish(&end)?;
         out::tell(format_args!(
-            "user {}: the account, {sessions} sessions, {contacts} contacts, {devices} positions of devices, {conversations} conversations, {scheduled} scheduled messages and {messages} messages",
+            "user {}: the account, {sessions} sessions, {contacts} contacts, {devices} positions of devices, {conversations} conversations, {scheduled} scheduled messages, {messages} messages and {files} files",
             self.name
         ));
         Ok(())
@@ -252,7 +257,7 @@ impl Export {
     }
 }
 
-fn not_understood() -> Status {
+pub(super) fn not_understood() -> Status {
     Status::unavailable("its answer is not understood")
 }
 
@@ -264,10 +269,11 @@ struct Counts {
     conversations: u64,
     scheduled: u64,
     messages: u64,
+    files: u64,
 }
 
 /// Writes the lines of an export, counts them, and says in the end that they are whole.
-struct Writer {
+pub(super) struct Writer {
     /// `None`: standard output.
     file: Option<(PathBuf, BufWriter<File>)>,
     counts: Counts,
@@ -291,7 +297,7 @@ impl Writer {
         Ok(Self { file, counts: Counts::default(), sha256: Sha256::new(), bytes: 0 })
     }
 
-    fn line(&mut self, line: &Value) -> anyhow::Result<()> {
+    pub(super) fn line(&mut self, line: &Value) -> anyhow::Result<()> {
         match line["kind"].as_str() {
             Some("session") => self.counts.sessions += 1,
             Some("conversation") => self.counts.conversations += 1,
@@ -299,6 +305,7 @@ impl Writer {
             Some("contact") => self.counts.contacts += 1,
             Some("device") => self.counts.devices += 1,
             Some("message") => self.counts.messages += 1,
+            Some("file") => self.counts.files += 1,
             _ => {}
         }
         let Some((folder, file)) = &mut self.file else { return out::line(line) };
@@ -313,7 +320,7 @@ impl Writer {
         let Some((folder, file)) = self.file else { return Ok(()) };
         let sha256: String = self.sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         let mut manifest = json!({"format": 1, "file": LINES, "bytes": self.bytes, "sha256": sha256});
-        for name in ["sessions", "contacts", "devices", "messages", "first", "last"] {
+        for name in ["sessions", "contacts", "devices", "messages", "files", "first", "last"] {
             manifest[name] = end[name].clone();
         }
         let written = || -> std::io::Result<()> {

@@ -3,12 +3,12 @@
 use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use carillon_proto::{
-    UserId,
+    MediaId, UserId,
     pb::{
         client::{Content, Envelope, recipient},
         store::{
-            Account, Audience, Conversation, ConversationRow, Erasure, Privacy, Session, StoredEntry, TimelineKey,
-            contacts_read, scheduled_read, timeline_key,
+            Account, Audience, Conversation, ConversationRow, Erasure, MediaRow, Privacy, Session, StoredEntry,
+            TimelineKey, contacts_read, scheduled_read, timeline_key,
         },
         userdata::DeviceCursor,
     },
@@ -62,6 +62,19 @@ pub(super) fn privacy(privacy: &Privacy) -> Value {
         "read_marks": name(settings.read_marks()),
         "presence": name(settings.presence()),
         "blocked": blocked,
+    })
+}
+
+/// `path`: where its bytes are in the export.
+pub(super) fn file(id: MediaId, row: &MediaRow, is_whole: bool, path: Option<String>) -> Value {
+    json!({
+        "kind": "file",
+        "id": id.to_string(),
+        "name": row.name,
+        "media_type": row.media_type,
+        "size_bytes": row.size_bytes,
+        "whole": is_whole,
+        "path": path,
     })
 }
 

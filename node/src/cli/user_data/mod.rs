@@ -3,11 +3,13 @@
 //! ```text
 //! erase.rs    how a user is erased
 //! export.rs   all of it, as lines of JSON
+//! files.rs    the user's files
 //! lines.rs    the shape of these lines
 //! ```
 
 mod erase;
 mod export;
+mod files;
 mod lines;
 
 use std::time::{Duration, Instant};

@@ -46,12 +46,19 @@ fn a_file_is_in_the_shard_of_its_owners_inbox_which_its_id_names() {
     assert_eq!(created.shard, u32::from(shard.index));
 
     let id = Bytes::copy_from_slice(id.as_bytes());
-    let complete =
-        CompleteMedia { user: "alice".into(), incarnation: 64, id: id.clone(), media_type: "image/gif".into() };
+    let complete = CompleteMedia {
+        user: "alice".into(),
+        incarnation: 64,
+        id: id.clone(),
+        media_type: "image/gif".into(),
+        sha256: vec![5; 32].into(),
+        size_bytes: 9,
+    };
     let effects = play.request(Op::CompleteMedia(complete));
     let [Did::Media(token, at, op)] = &effects[..] else { panic!("{effects:?}") };
     let timeline_command::Op::CompleteMedia(op) = &**op else { panic!("{op:?}") };
     assert_eq!((at, op.owner.as_ref().map(|owner| owner.incarnation), &*op.media_type), (shard, Some(64), "image/gif"));
+    assert_eq!((&op.sha256[..], op.size_bytes), (&[5; 32][..], 9));
     assert!(matches!(play.answer(*token, StoreAnswer::Done(Done {}))[..], [Did::Answer(2, Reply::Done(_))]));
 
     let effects = play.request(Op::ReadMedia(ReadMedia { user: "alice".into(), id }));
@@ -83,6 +90,18 @@ fn what_names_no_file_is_refused_and_asks_no_shard() {
 fn below_level_7_there_are_no_files() {
     let effects = Play::new().request(create(&[7; 14]));
     assert_eq!(refusal(&effects[0]).code(), client::Code::Unsupported);
+}
+
+#[test]
+fn while_too_much_waits_to_be_removed_a_file_is_made_whole_later() {
+    let mut play = play();
+    let id = Bytes::copy_from_slice(MediaId::new(0, [1; 14]).as_bytes());
+    let complete = CompleteMedia { user: "alice".into(), id, ..CompleteMedia::default() };
+    let effects = play.request(Op::CompleteMedia(complete));
+    let [Did::Media(token, ..)] = effects[..] else { panic!("{effects:?}") };
+    let effects = play.fails(token, StoreFailure::NoRoom { detail: "too many files wait".to_owned() });
+    let refusal = refusal(&effects[0]);
+    assert_eq!((refusal.code(), refusal.retry), (client::Code::Overloaded, true));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::machine::media_reader::REMOVED_MEDIA;
 const MAX_BYTES: u64 = 1 << 40;
 /// Of a name, and of a type.
 const MAX_TEXT_BYTES: usize = 256;
+const SHA256_BYTES: usize = 32;
 
 pub(super) fn check_created(shard: ShardId, map: ShardMap, op: &CreateMedia) -> Result<(), Rejected> {
     if check_timeline_key(shard, map, op.timeline.as_ref())? != Kind::Inbox {
@@ -28,6 +29,14 @@ pub(super) fn check_created(shard: ShardId, map: ShardMap, op: &CreateMedia) -> 
 pub(super) fn check_completed(shard: ShardId, map: ShardMap, op: &CompleteMedia) -> Result<(), Rejected> {
     check_id(shard, map, &op.id)?;
     check_any_user(&op.owner.as_ref().ok_or_else(|| invalid("owner is missing"))?.user)?;
+    match (op.sha256.len(), op.size_bytes) {
+        (0, 0) | (SHA256_BYTES, 1..=MAX_BYTES) => {}
+        (hash, size) => {
+            return Err(invalid(format!(
+                "other bytes of a file: a hash of {hash} bytes, not {SHA256_BYTES}, of {size} bytes"
+            )));
+        }
+    }
     check_text("type", &op.media_type)
 }
 

@@ -52,9 +52,11 @@ fn command() -> impl Strategy<Value = TimelineCommand> {
             most_files: MOST_FILES,
         })
     });
-    let complete = (person(), 0..8u8).prop_map(|(owner, number)| {
+    let other = prop_oneof![Just((Vec::new(), 0)), (1..7u64).prop_map(|size_bytes| (vec![9; 32], size_bytes))];
+    let complete = (person(), 0..8u8, other).prop_map(|(owner, number, (sha256, size_bytes))| {
         let id = id(number).as_bytes().to_vec().into();
-        Op::CompleteMedia(CompleteMedia { owner: Some(owner), id, media_type: "image/gif".to_owned() })
+        let (owner, media_type) = (Some(owner), "image/gif".to_owned());
+        Op::CompleteMedia(CompleteMedia { owner, id, media_type, sha256: sha256.into(), size_bytes })
     });
     let seen = (0..8u8, any::<bool>(), 0..30u64).prop_map(|(number, complete, changed_ms)| {
         let state = if complete { State::Complete } else { State::Pending };
@@ -78,7 +80,8 @@ struct Model {
     /// Incarnation of each inbox.
     inboxes: BTreeMap<String, u64>,
     ended_senders: BTreeMap<String, u64>,
-    removed: Vec<MediaId>,
+    /// And whether only what was uploaded.
+    removed: Vec<(MediaId, bool)>,
     clock_ms: u64,
 }
 
@@ -99,6 +102,11 @@ impl Model {
                 if row.state() == State::Pending {
                     (row.state, row.changed_ms) = (State::Complete.into(), self.clock_ms);
                     row.media_type.clone_from(&op.media_type);
+                    if !op.sha256.is_empty() {
+                        (row.sha256, row.size_bytes) = (op.sha256.clone(), op.size_bytes);
+                        let id = MediaId::from_bytes(&op.id).expect("an id");
+                        self.removed.push((id, true));
+                    }
                 }
                 None
             }
@@ -158,6 +166,7 @@ impl Model {
             state: State::Pending.into(),
             changed_ms: self.clock_ms,
             sender_generation: op.sender_generation,
+            ..MediaRow::default()
         };
         self.files.insert(id, row);
         None
@@ -170,7 +179,7 @@ impl Model {
             return;
         }
         self.files.remove(&id);
-        self.removed.push(id);
+        self.removed.push((id, false));
     }
 }
 
@@ -190,7 +199,9 @@ fn check(reader: &TimelineReader, model: &Model) {
     let outbox = reader.outbox(&ReadOutbox::default()).expect("reads");
     assert!(outbox.complete);
     let removed = outbox.rows.iter().flat_map(|row| match row.row.as_ref().and_then(|row| row.task.as_ref()) {
-        Some(Task::RemoveObjects(remove)) => remove.ids.iter().filter_map(|id| MediaId::from_bytes(id)),
+        Some(Task::RemoveObjects(remove)) => {
+            remove.ids.iter().filter_map(|id| Some((MediaId::from_bytes(id)?, remove.uploaded)))
+        }
         other => panic!("unexpected: {other:?}"),
     });
     assert_eq!(removed.collect::<Vec<_>>(), model.removed);
@@ -274,6 +285,14 @@ fn files_that_were_never_whole_and_those_of_erased_users_are_due() {
     }
     apply(&mut shard, complete("a", 2));
     apply(&mut shard, complete("ab", 3));
+    let of = |reader: &TimelineReader, user: &str, incarnation| {
+        let (files, next) = reader.files_of(&Person { user: user.to_owned(), incarnation }, &[]).expect("reads");
+        assert!(next.is_empty());
+        files.into_iter().map(|(id, _)| id).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&shard.reader, "a", 1), [id(1), id(2)]);
+    assert_eq!(of(&shard.reader, "a", 2), [], "another owner of the name");
+    assert_eq!(shard.reader.files_of(&Person::default(), &[0xff; 99]).expect("reads"), (vec![], vec![]));
     let day = 24 * 3_600_000;
     apply(&mut shard, Op::AdvanceClock(AdvanceClock { elapsed_ms: day }));
     assert_eq!(due(&shard.reader), [], "not longer than a day");

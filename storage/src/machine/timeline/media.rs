@@ -32,6 +32,7 @@ impl Batch<'_> {
             state: State::Pending.into(),
             changed_ms: self.clock_ms,
             sender_generation: op.sender_generation,
+            ..MediaRow::default()
         };
         if let Some(known) = self.media(&id)? {
             let is_repeated = known.owner == row.owner && known.size_bytes == row.size_bytes;
@@ -64,11 +65,22 @@ impl Batch<'_> {
         let Some(row) = self.media(&id)?.filter(|row| row.owner == op.owner) else {
             return Ok(rejected(Reason::NotFound, "there is no such file of this user"));
         };
-        if row.state() == State::Pending {
-            let media_type = op.media_type.clone();
-            let row = MediaRow { state: State::Complete.into(), changed_ms: self.clock_ms, media_type, ..row };
-            self.changes.put(keys::media(&id), row.encode_to_vec());
+        if row.state() != State::Pending {
+            return Ok(done());
         }
+        let (media_type, sha256) = (op.media_type.clone(), op.sha256.clone());
+        let mut whole =
+            MediaRow { state: State::Complete.into(), changed_ms: self.clock_ms, media_type, sha256, ..row };
+        if !op.sha256.is_empty() {
+            if !self.outbox.has_room() {
+                return Ok(rejected(Reason::Full, "too many files wait to be removed"));
+            }
+            self.recount(&whole, 0, op.size_bytes)?;
+            whole.size_bytes = op.size_bytes;
+            let task = Some(Task::RemoveObjects(RemoveObjects { ids: vec![op.id.clone()], uploaded: true }));
+            self.put_outbox(&OutboxRow { task, ..OutboxRow::default() })?;
+        }
+        self.changes.put(keys::media(&id), whole.encode_to_vec());
         Ok(done())
     }
 
@@ -84,25 +96,26 @@ impl Batch<'_> {
             if (row.state(), row.changed_ms) != (seen.state(), seen.changed_ms) {
                 continue;
             }
-            self.discharge(&row)?;
+            self.recount(&row, 1, 0)?;
             self.changes.delete(keys::media(&id));
             removed.push(seen.id.clone());
         }
         if !removed.is_empty() {
-            let task = Some(Task::RemoveObjects(RemoveObjects { ids: removed }));
+            let task = Some(Task::RemoveObjects(RemoveObjects { ids: removed, uploaded: false }));
             self.put_outbox(&OutboxRow { task, ..OutboxRow::default() })?;
         }
         Ok(done())
     }
 
-    /// The file no longer counts as its owner's.
-    fn discharge(&mut self, row: &MediaRow) -> io::Result<()> {
+    /// What the owner's files come to is less by so many files and the bytes of this one, and more by these bytes.
+    fn recount(&mut self, row: &MediaRow, files: u32, more: u64) -> io::Result<()> {
         let owner = row.owner.as_ref().ok_or_else(|| broken("file without an owner"))?;
         let Some(sum) = self.media_sum(&owner.user)?.filter(|sum| sum.incarnation == owner.incarnation) else {
             return Ok(());
         };
-        let less = |files: u32, bytes: u64| Some((files.checked_sub(1)?, bytes.checked_sub(row.size_bytes)?));
-        let (files, bytes) = less(sum.files, sum.bytes).ok_or_else(|| broken("sum of a user's files"))?;
+        let less = || Some((sum.files.checked_sub(files)?, sum.bytes.checked_sub(row.size_bytes)?));
+        let (files, bytes) = less().ok_or_else(|| broken("sum of a user's files"))?;
+        let bytes = bytes.saturating_add(more);
         // It stays when nothing is left: it says which owner of the name it is that counts.
         self.changes.put(keys::media_sum(owner.user.as_bytes()), MediaSum { bytes, files, ..sum }.encode_to_vec());
         Ok(())
