@@ -169,7 +169,13 @@ pub(crate) async fn raise(
         return Ok(());
     }
     let answers = bootstrap.ask_members(cluster, &rows).await;
-    let by = nodes_in_the_way(&answers, wanted).into_iter().chain(holders).collect();
+    // Of the level at which the cluster was made all its nodes have said that they can read it: who is away now holds nobody up.
+    let nodes = if cluster.is_below_its_beginning(rows.level) && wanted <= cluster.begins_at {
+        Vec::new()
+    } else {
+        nodes_in_the_way(&answers, wanted)
+    };
+    let by = nodes.into_iter().chain(holders).collect();
     Obstacles::check(wanted, by).map_err(|why| why.to_string())?;
     if cluster.registry.borrow().cluster.has_rows() {
         for (row, _) in answers {

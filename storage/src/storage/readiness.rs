@@ -48,6 +48,9 @@ fn lacking(cluster: &Cluster, caught_up: &mut HashSet<ShardId>) -> Option<String
         if shard.group().leader_id().is_none() {
             return Some(format!("shard {id} has no leader that this node knows"));
         }
+        if cluster.is_below_its_beginning(shard.reader().level()) {
+            return Some(format!("shard {id} is being made"));
+        }
         if !caught_up.contains(&id) {
             match shard.group().status().caught_up() {
                 Ok(()) => drop(caught_up.insert(id)),
