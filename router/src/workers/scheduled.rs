@@ -44,13 +44,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(super) struct Sendings(BTreeMap<RowPlace, String>);
 
-/// What became of a message.
+/// The outcome of an attempt to send a message.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Sent,
-    /// It is not sent, for this reason.
+    /// The message can't be sent, for this reason.
     Failed(String),
-    /// It is tried again, for this reason.
+    /// The attempt is repeated later, for this reason.
     Again(String),
 }
 
@@ -83,7 +83,7 @@ impl OutboxWorker {
         false
     }
 
-    /// What `Effect::Send` came to.
+    /// Takes the outcome of `Effect::Send`.
     pub(super) fn sent(&mut self, place: RowPlace, outcome: Result<(), String>, now: Instant) {
         self.sendings.0.remove(&place);
         if let Err(why) = outcome {
@@ -115,13 +115,12 @@ impl Sender {
             Verdict::Failed(why) => cut(why),
             Verdict::Again(why) => return Err(why),
         };
-        metrics::scheduled(failed.is_empty());
-        let has_failed = !failed.is_empty();
         let settle = SettleScheduled { number: task.number, id: task.id, failed };
         let op = Op::Timeline(TimelineCommand { op: Some(timeline_command::Op::SettleScheduled(settle)) });
         match self.store.call(shard, op, clock::now() + self.deadline).await {
             Ok(StoreAnswer::ScheduledChanged(changed)) => {
-                self.tell(person, changed, has_failed);
+                metrics::scheduled(!changed.failed);
+                self.tell(person, changed);
                 Ok(())
             }
             Ok(_) => Err("the store gave another answer".to_owned()),
@@ -186,8 +185,8 @@ impl Sender {
         }
     }
 
-    fn tell(&self, person: Person, changed: ScheduledChanged, failed: bool) {
-        let ScheduledChanged { version, id, changed: true } = changed else { return };
+    fn tell(&self, person: Person, changed: ScheduledChanged) {
+        let ScheduledChanged { version, id, changed: true, failed } = changed else { return };
         let owner = person.user.clone();
         let news = Said::Scheduled(ScheduledNews { user: Some(person), version, id, failed });
         // Who misses it reads the list at the next sign-in.
@@ -201,7 +200,7 @@ impl Sender {
 /// Whose owner sends it, and what.
 fn request(person: &Person, generation: u64, row: &ScheduledRow) -> Result<(TimelineId, link::Send), InvalidId> {
     let to = row.to.as_ref().map(TimelineId::from_key).transpose()?.flatten();
-    // It was checked when it was scheduled.
+    // The recipient was checked when the message was scheduled.
     let of = to.unwrap_or(TimelineId::Inbox(UserId::new(&person.user)?));
     let name = of.owner().to_owned().into();
     let to = if matches!(of, TimelineId::Group(_)) { send_to::To::Group(name) } else { send_to::To::User(name) };

@@ -1,14 +1,14 @@
 //! Scheduled messages against a model that keeps them in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use carillon_proto::{
     Level, ShardId, ShardKind,
     pb::store::{
-        CancelScheduled, ChangeScheduled, EndSender, EndTimeline, Header, Mentions, Person, ReadOutbox, ReadScheduled,
-        ReleaseScheduled, Schedule, ScheduledChanged, ScheduledRow, SendScheduled, SendScheduledNow, SetLevel,
-        SetScheduled, SettleScheduled, StoreError, TimelineCommand, TimelineKey, change_scheduled::Change,
+        Append, CancelScheduled, ChangeScheduled, EndSender, EndTimeline, Header, Mentions, Person, ReadOutbox,
+        ReadScheduled, ReleaseScheduled, Schedule, ScheduledChanged, ScheduledRow, SendScheduled, SendScheduledNow,
+        SetLevel, SetScheduled, SettleScheduled, StoreError, TimelineCommand, TimelineKey, change_scheduled::Change,
         outbox_row::Task, rejected::Reason, scheduled_row::State, store_error::Why, timeline_command::Op,
         timeline_key::Kind,
     },
@@ -65,6 +65,8 @@ enum Act {
         id: u64,
         change: Change,
     },
+    /// The copy of the message with this key comes into its user's own inbox.
+    Sent(usize, u8),
     /// At this time.
     Release(u64),
     /// Of the inbox with this number.
@@ -97,6 +99,7 @@ fn act() -> impl Strategy<Value = Act> {
         ),
         5 => (user(), incarnation(), 1..20u64, change)
             .prop_map(|(user, incarnation, id, change)| Act::Change { user, incarnation, id, change }),
+        2 => (user(), 0..12u8).prop_map(|(user, key)| Act::Sent(user, key)),
         3 => (1..50u64).prop_map(Act::Release),
         4 => (1..5u64, 1..20u64, any::<bool>()).prop_map(|(number, id, fails)| Act::Settle { number, id, fails }),
         1 => (user(), 1..4u64).prop_map(|(user, incarnation)| Act::End(user, incarnation)),
@@ -113,6 +116,8 @@ struct Inbox {
     version: u64,
     messages: BTreeMap<u64, ScheduledRow>,
     gone: Vec<(Bytes, u64)>,
+    /// Keys of the messages that are in the inbox itself.
+    sent: BTreeSet<Bytes>,
 }
 
 #[derive(Default)]
@@ -128,7 +133,7 @@ type Answer = Result<ScheduledChanged, Reason>;
 
 impl Model {
     fn changed(inbox: &Inbox, id: u64, changed: bool) -> Answer {
-        Ok(ScheduledChanged { version: inbox.version, id, changed })
+        Ok(ScheduledChanged { version: inbox.version, id, changed, failed: false })
     }
 
     fn schedule(&mut self, op: &Schedule) -> Answer {
@@ -229,15 +234,16 @@ impl Model {
         let inbox = self.inboxes.values_mut().find(|inbox| inbox.number == op.number)?;
         let row = inbox.messages.get_mut(&op.id).filter(|row| row.state() == State::Sending);
         let Some(row) = row else { return Some(Self::changed(inbox, op.id, false)) };
-        if op.failed.is_empty() {
+        let failed = !op.failed.is_empty() && !inbox.sent.contains(&row.duplicate_key);
+        if failed {
+            (row.state, row.why) = (State::Failed.into(), op.failed.clone());
+        } else {
             let key = row.duplicate_key.clone();
             inbox.gone.push((key, op.id));
             inbox.messages.remove(&op.id);
-        } else {
-            (row.state, row.why) = (State::Failed.into(), op.failed.clone());
         }
         inbox.version += 1;
-        Some(Self::changed(inbox, op.id, true))
+        Some(Ok(ScheduledChanged { version: inbox.version, id: op.id, changed: true, failed }))
     }
 
     fn end(&mut self, user: &'static str, incarnation: u64) {
@@ -272,6 +278,19 @@ fn schedule(user: &str, incarnation: u64, sender_generation: u64, number: u8) ->
         content: content(1),
         header: header(1),
         at_ms: 10,
+    }
+}
+
+fn own_copy(user: &str, incarnation: u64, number: u8) -> Append {
+    Append {
+        timeline: Some(key(Kind::Inbox, user)),
+        duplicate_key: vec![number; 16].into(),
+        time_ms: 1,
+        envelope: vec![number].into(),
+        new_epoch: 5,
+        incarnation,
+        peer: "bob".into(),
+        ..Append::default()
     }
 }
 
@@ -318,6 +337,14 @@ impl World {
                 let (timeline, change) = (Some(key(Kind::Inbox, USERS[user])), Some(change));
                 let op = ChangeScheduled { timeline, incarnation, id, change };
                 assert_eq!(answer(&self.apply(Op::ChangeScheduled(op))), expected);
+            }
+            Act::Sent(user, number) => {
+                let inbox = self.model.inboxes.entry(USERS[user]).or_default();
+                if inbox.number != 0 {
+                    let op = own_copy(USERS[user], inbox.incarnation, number);
+                    inbox.sent.insert(op.duplicate_key.clone());
+                    self.apply(Op::Append(op));
+                }
             }
             Act::Release(time_ms) => {
                 self.model.release(time_ms);
@@ -453,6 +480,7 @@ fn as_command(act: &Act) -> Option<TimelineCommand> {
             let (timeline, change) = (Some(key(Kind::Inbox, USERS[*user])), Some(change.clone()));
             Op::ChangeScheduled(ChangeScheduled { timeline, incarnation: *incarnation, id: *id, change })
         }
+        Act::Sent(user, number) => Op::Append(own_copy(USERS[*user], 1, *number)),
         Act::Release(time_ms) => Op::ReleaseScheduled(ReleaseScheduled { time_ms: *time_ms }),
         Act::Settle { number, id, fails } => {
             let failed = if *fails { "nobody is there".to_owned() } else { String::new() };

@@ -113,7 +113,7 @@ impl Batch<'_> {
             }
             let row = self.scheduled(number, id)?.ok_or_else(|| broken("time without its scheduled message"))?;
             if !self.is_of_an_inbox(number, &row)? {
-                // It goes with the remains of its inbox.
+                // The message goes with the remains of its inbox.
                 self.drop_due(number, id, &row);
                 continue;
             }
@@ -152,14 +152,22 @@ impl Batch<'_> {
         let Some(row) = self.scheduled(number, id)?.filter(|row| row.state() == State::Sending) else {
             return Ok(unchanged(&list, id));
         };
-        if op.failed.is_empty() {
-            self.drop_scheduled(number, id, &row, &mut list);
-        } else {
+        let failed = !op.failed.is_empty() && !self.is_in_own_inbox(number, &row)?;
+        if failed {
             let (state, why) = (State::Failed.into(), op.failed.clone());
             self.put_scheduled(number, id, &ScheduledRow { state, why, ..row });
+        } else {
+            self.drop_scheduled(number, id, &row, &mut list);
         }
         list.version += 1;
-        Ok(self.scheduled_changed(number, id, &list))
+        self.changes.put(keys::scheduled_list(number), list.encode_to_vec());
+        Ok(Outcome::ScheduledChanged(ScheduledChanged { version: list.version, id, changed: true, failed }))
+    }
+
+    /// True if an earlier attempt has sent the message.
+    fn is_in_own_inbox(&self, number: u64, row: &ScheduledRow) -> io::Result<bool> {
+        let key = (&*row.duplicate_key).try_into().map_err(|_| broken("duplicate key of a scheduled message"))?;
+        Ok(self.get(&keys::duplicate(number, &key), |_| Ok(()))?.is_some())
     }
 
     /// From now on it is being sent.
@@ -203,7 +211,7 @@ impl Batch<'_> {
         Ok(self.held(&timeline_key(Some(&inbox))?)?.is_some_and(|held| held.state.number == number))
     }
 
-    /// What stands for the row elsewhere, when the row with this key goes with the remains of its inbox.
+    /// Removes the row by time of a scheduled message, when the row with this key goes with the remains of its inbox.
     pub(super) fn forget_scheduled(&mut self, key: &[u8]) -> io::Result<()> {
         if keys::is_scheduled(key)
             && let (number, Some(id)) = keys::scheduled_of(key)?
@@ -248,7 +256,7 @@ impl Batch<'_> {
 
     fn scheduled_changed(&mut self, number: u64, id: u64, list: &ScheduledList) -> Outcome {
         self.changes.put(keys::scheduled_list(number), list.encode_to_vec());
-        Outcome::ScheduledChanged(ScheduledChanged { version: list.version, id, changed: true })
+        Outcome::ScheduledChanged(ScheduledChanged { version: list.version, id, changed: true, failed: false })
     }
 }
 
@@ -279,7 +287,7 @@ fn too_many(list: &ScheduledList, more: u32, bytes: usize, instead_of: usize) ->
 }
 
 fn unchanged(list: &ScheduledList, id: u64) -> Outcome {
-    Outcome::ScheduledChanged(ScheduledChanged { version: list.version, id, changed: false })
+    Outcome::ScheduledChanged(ScheduledChanged { version: list.version, id, changed: false, failed: false })
 }
 
 fn not_there() -> Outcome {
