@@ -164,7 +164,7 @@ async fn open(
     let serves_files = roles.iter().any(|role| matches!(role, Role::Router | Role::Gateway));
     let mut media = if serves_files { config.media.open(alone.then_some(&config.data_dir))? } else { None };
     if let Some(media) = &mut media {
-        // This very program, also when its file has been replaced.
+        // The program of this process, also when its file has been replaced.
         media.previewer = ["/proc/self/exe", "media-inspect"].map(OsString::from).to_vec();
     }
     let mut all = Opened::default();

@@ -7,12 +7,12 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail};
-use carillon_client::{Acknowledge, Address, Client, ClientConfig, Event, Events, SendError, State, Trust};
+use carillon_client::{Client, ClientConfig, Event, Events, SendError, State};
 use carillon_proto::{
     MessageId, Position, TimelineId, UserId,
     pb::client::{
-        Accepted, ChatState, ChatStateNotice, Envelope, Media, Recipient, Start, UserMark, group_change::What,
-        recipient, timeline,
+        Accepted, ChatState, ChatStateNotice, Envelope, Media, Recipient, UserMark, group_change::What, recipient,
+        timeline,
     },
     tasks::Tasks,
 };
@@ -23,27 +23,14 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{credential::CredentialOptions, date, media, message::find, out, said::said, variable};
+use super::{
+    connect::{Connect, SIGN_IN, reads_nothing},
+    date, media,
+    message::find,
+    out,
+    said::said,
+};
 use crate::{Config, shutdown::Signals};
-
-#[derive(Args)]
-pub(super) struct Connect {
-    /// A gateway: tcp://host:port, tls://, ws://host:port/ws (with ?format=json for JSON), wss://, grpc://, grpcs://; may
-    /// be repeated. Otherwise those in CARILLON_URL, with commas; otherwise the TCP listener of the configuration.
-    #[arg(long = "url", value_delimiter = ',')]
-    urls: Vec<Address>,
-    /// PEM file with the authority that signed the gateway's certificate, instead of the public ones.
-    #[arg(long)]
-    ca: Option<PathBuf>,
-    /// The name on the gateway's certificate, if it is not the host of the URL.
-    #[arg(long)]
-    server_name: Option<String>,
-    /// Where files are, as https://HOST, if the service does not say so; otherwise at the address of gateway.ws.listen, or that of a WebSocket.
-    #[arg(long, value_name = "URL")]
-    media_url: Option<String>,
-    #[command(flatten)]
-    credential: CredentialOptions,
-}
 
 #[derive(Args)]
 pub(super) struct Send {
@@ -93,18 +80,13 @@ pub(super) struct Chat {
     connect: Connect,
 }
 
-/// Deadline for reaching a gateway and signing in there.
-pub(super) const SIGN_IN: Duration = Duration::from_secs(15);
-
 impl Send {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let mut settings = self.connect.settings(config, &self.from, &self.device)?;
+        let mut settings = reads_nothing(self.connect.settings(config, &self.from, &self.device)?);
         // The time at the password prompt does not count.
         let whole = Duration::from_secs(self.timeout);
         let end = Instant::now() + whole;
         let tasks = Tasks::new();
-        settings.start = Start::Head;
-        settings.acknowledge = Acknowledge::Explicit(Duration::from_secs(1));
         settings.send_timeout = whole;
         // Nobody reads what is delivered to this device.
         let (client, _) = Client::open(settings, &tasks)?;
@@ -231,37 +213,6 @@ async fn close(client: &Client, mut events: Events, ended: &anyhow::Result<()>) 
         events.done();
     }
     client.close().await;
-}
-
-impl Connect {
-    pub(super) fn settings(&self, config: &Config, user: &UserId, device: &str) -> anyhow::Result<ClientConfig> {
-        let credential = self.credential.credential(config, user)?;
-        let urls = if let Some(urls) = variable("CARILLON_URL").filter(|_| self.urls.is_empty()) {
-            urls.split(',').map(|url| url.trim().parse()).collect::<Result<_, _>>().context("CARILLON_URL")?
-        } else if self.urls.is_empty() {
-            let scheme = if config.gateway.tls.is_some() { "tls" } else { "tcp" };
-            vec![format!("{scheme}://{}", config.gateway.tcp.listen).parse().context("gateway.tcp.listen")?]
-        } else {
-            self.urls.clone()
-        };
-        let mut settings = ClientConfig::new(urls, user.as_str(), device, credential);
-        settings.media_url = self.media_url.clone().or_else(|| self.media_of(config));
-        if let Some(ca) = &self.ca {
-            let pem = std::fs::read_to_string(ca).with_context(|| format!("can't read {}", ca.display()))?;
-            settings.connect.trust = Trust::ca(pem);
-        }
-        settings.connect.server_name.clone_from(&self.server_name);
-        settings.program = concat!("carillon/", env!("CARGO_PKG_VERSION")).to_owned();
-        Ok(settings)
-    }
-
-    /// Where the gateway of this configuration has files, if that is the one to be used.
-    fn media_of(&self, config: &Config) -> Option<String> {
-        let is_here = self.urls.is_empty() && variable("CARILLON_URL").is_none();
-        let scheme = if config.gateway.tls.is_some() { "https" } else { "http" };
-        let ws = Some(&config.gateway.ws).filter(|ws| is_here && ws.enabled)?;
-        Some(format!("{scheme}://{}", ws.listen))
-    }
 }
 
 /// Returns the reason when there are no more events.

@@ -1,18 +1,17 @@
 //! Contacts and presence, as one of their users.
 
-use std::time::Duration;
-
 use anyhow::anyhow;
-use carillon_client::{Acknowledge, Client, ContactChange, Event, Events, FetchError, State};
+use carillon_client::{Client, ContactChange, Event, Events, State};
 use carillon_proto::{
     UserId,
-    pb::client::{self, ContactSettings, Presence, Start},
+    pb::client::{self, ContactSettings, Presence},
     tasks::Tasks,
 };
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
-    chat::{Connect, SIGN_IN, printable},
+    chat::printable,
+    connect::{Connect, SIGN_IN, not_answered, reads_nothing},
     out,
     table::Table,
 };
@@ -101,16 +100,8 @@ enum ShowName {
 
 impl Contact {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let mut settings = self.connect.settings(config, &self.user, &self.device)?;
-        let tasks = Tasks::new();
-        settings.start = Start::Head;
-        settings.acknowledge = Acknowledge::Explicit(Duration::from_secs(1));
-        // Nobody reads what is delivered to this device.
-        let (client, _) = Client::open(settings, &tasks)?;
-        client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
-        let done = self.what.run(&client).await;
-        client.close().await;
-        done
+        let Self { user, device, connect, what } = self;
+        connect.ask(config, &user, &device, async |client| what.run(client).await).await
     }
 }
 
@@ -121,7 +112,7 @@ impl What {
             Self::Add { contact, name, labels, text } => {
                 if name.is_some() || !labels.is_empty() {
                     let settings = ContactSettings { name: name.unwrap_or_default(), labels };
-                    client.change_contact(&contact, ContactChange::Set(settings)).await.map_err(refused)?;
+                    client.change_contact(&contact, ContactChange::Set(settings)).await.map_err(not_answered)?;
                 }
                 change(client, &contact, ContactChange::Subscribe(text), "was asked").await
             }
@@ -139,20 +130,13 @@ impl What {
 }
 
 async fn change(client: &Client, contact: &UserId, change: ContactChange, done: &str) -> anyhow::Result<()> {
-    client.change_contact(contact, change).await.map_err(refused)?;
+    client.change_contact(contact, change).await.map_err(not_answered)?;
     out::line(format_args!("contact {contact} {done}"))
-}
-
-fn refused(error: FetchError) -> anyhow::Error {
-    match error {
-        FetchError::Refused(refusal) => anyhow!("refused: {}", refusal.reason),
-        other => other.into(),
-    }
 }
 
 async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
     let mut table = Table::new(json, &["CONTACT", "NAME", "SUBSCRIPTION", "LABELS"]);
-    for contact in client.contacts().await.map_err(refused)? {
+    for contact in client.contacts().await.map_err(not_answered)? {
         let subscription = subscription(&contact);
         let labels = contact.labels.join(", ");
         let columns = [contact.user.clone(), printable(&contact.name), subscription.clone(), printable(&labels)];
@@ -185,14 +169,12 @@ fn subscription(contact: &client::Contact) -> String {
 impl PresenceCommand {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         let mut signals = Signals::install()?;
-        let mut settings = self.connect.settings(config, &self.user, &self.device)?;
+        let settings = reads_nothing(self.connect.settings(config, &self.user, &self.device)?);
         let tasks = Tasks::new();
-        settings.start = Start::Head;
-        settings.acknowledge = Acknowledge::Explicit(Duration::from_secs(1));
         let (client, mut events) = Client::open(settings, &tasks)?;
         let showing = async {
             client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
-            client.show(self.show.into(), &self.status, self.priority).await.map_err(refused)?;
+            client.show(self.show.into(), &self.status, self.priority).await.map_err(not_answered)?;
             std::future::pending().await
         };
         let ended = tokio::select! {

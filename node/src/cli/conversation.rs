@@ -1,18 +1,16 @@
 //! Conversations, as one of their users.
 
-use std::time::Duration;
-
-use anyhow::{anyhow, bail};
-use carillon_client::{Acknowledge, Client, ConversationList, FetchError};
+use anyhow::bail;
+use carillon_client::{Client, ConversationList};
 use carillon_proto::{
     GroupId, Position, UserId,
-    pb::client::{Conversation, ConversationSettings, Notify, Recipient, Start, recipient::To},
-    tasks::Tasks,
+    pb::client::{Conversation, ConversationSettings, Notify, Recipient, recipient::To},
 };
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
-    chat::{Connect, SIGN_IN, printable},
+    chat::printable,
+    connect::{Connect, not_answered},
     out,
     table::{Table, time},
 };
@@ -109,16 +107,8 @@ enum NotifyName {
 
 impl ConversationCommand {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let mut settings = self.connect.settings(config, &self.user, &self.device)?;
-        let tasks = Tasks::new();
-        settings.start = Start::Head;
-        settings.acknowledge = Acknowledge::Explicit(Duration::from_secs(1));
-        // Nobody reads what is delivered to this device.
-        let (client, _) = Client::open(settings, &tasks)?;
-        client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
-        let done = self.what.run(&client).await;
-        client.close().await;
-        done
+        let Self { user, device, connect, what } = self;
+        connect.ask(config, &user, &device, async |client| what.run(client).await).await
     }
 }
 
@@ -136,7 +126,7 @@ impl What {
                 if settings == ConversationSettings::default() {
                     bail!("no setting is given");
                 }
-                for conversation in client.set_conversation(with, settings).await.map_err(unread)? {
+                for conversation in client.set_conversation(with, settings).await.map_err(not_answered)? {
                     out::line(format_args!("the conversation {} was changed", name(&conversation)))?;
                 }
                 Ok(())
@@ -148,7 +138,7 @@ impl What {
 
 async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
     let mut table = Table::new(json, &["CONVERSATION", "UNREAD", "MENTIONS", "READ UP TO", "SETTINGS"]);
-    for conversation in client.read_conversations(None).await.map_err(unread)?.conversations {
+    for conversation in client.read_conversations(None).await.map_err(not_answered)?.conversations {
         let settings = conversation.settings.clone().unwrap_or_default();
         let read = conversation.read.map_or(0, |read| read.seq);
         let columns = [
@@ -177,7 +167,7 @@ async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
 }
 
 async fn read(client: &Client, all: bool, with: With) -> anyhow::Result<()> {
-    let list = client.read_conversations(None).await.map_err(unread)?;
+    let list = client.read_conversations(None).await.map_err(not_answered)?;
     let wanted = with.into_recipients();
     if wanted.is_empty() && !all {
         bail!("name users, or groups by --group, or --all");
@@ -194,7 +184,7 @@ async fn read(client: &Client, all: bool, with: With) -> anyhow::Result<()> {
         bail!("there is no conversation {}", named(Some(missing)));
     }
     for marks in marks.chunks(MARKS) {
-        for conversation in client.move_marks(marks.to_vec()).await.map_err(unread)? {
+        for conversation in client.move_marks(marks.to_vec()).await.map_err(not_answered)? {
             out::line(format_args!("{}: {} unread", name(&conversation), conversation.unread))?;
         }
     }
@@ -205,7 +195,7 @@ async fn read(client: &Client, all: bool, with: With) -> anyhow::Result<()> {
 async fn last(client: &Client, list: &ConversationList, conversation: &Conversation) -> anyhow::Result<Position> {
     let (epoch, seq) = match conversation.with.as_ref().and_then(|with| with.to.as_ref()) {
         Some(To::Group(group)) => {
-            let group = client.read_group(&GroupId::new(group)?).await.map_err(unread)?;
+            let group = client.read_group(&GroupId::new(group)?).await.map_err(not_answered)?;
             (group.epoch, group.last)
         }
         Some(To::User(_)) | None => (list.version.epoch, conversation.last_seq),
@@ -216,7 +206,7 @@ async fn last(client: &Client, list: &ConversationList, conversation: &Conversat
 async fn marks(client: &Client, group: Option<&GroupId>, users: &[UserId], json: bool) -> anyhow::Result<()> {
     let mut table = Table::new(json, &["USER", "READ UP TO", "DELIVERED UP TO"]);
     let users = users.iter().map(|user| user.as_str().to_owned()).collect();
-    for mark in client.read_marks(group, users).await.map_err(unread)? {
+    for mark in client.read_marks(group, users).await.map_err(not_answered)? {
         let place = |id: &str, position: Option<carillon_proto::pb::client::Position>| match position {
             Some(position) => position.seq.to_string(),
             None => id.to_owned(),
@@ -226,13 +216,6 @@ async fn marks(client: &Client, group: Option<&GroupId>, users: &[UserId], json:
         table.row(&[mark.user, read, delivered], &object)?;
     }
     table.end()
-}
-
-fn unread(error: FetchError) -> anyhow::Error {
-    match error {
-        FetchError::Refused(refusal) => anyhow!("refused: {}", refusal.reason),
-        other => other.into(),
-    }
 }
 
 fn name(conversation: &Conversation) -> String {

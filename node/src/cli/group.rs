@@ -1,20 +1,18 @@
 //! Groups, as one of their users.
 
-use std::time::Duration;
-
 use anyhow::{anyhow, bail};
-use carillon_client::{Acknowledge, Change, Client, FetchError, SendError};
+use carillon_client::{Change, Client, SendError};
 use carillon_proto::{
     GroupId, UserId, now_ms,
     pb::client::{
-        ChangeMembers, CreateGroup, GroupSettings, Member, ReadMembers, Role, Standing, Start, members_change::Kind,
+        ChangeMembers, CreateGroup, GroupSettings, Member, ReadMembers, Role, Standing, members_change::Kind,
     },
-    tasks::Tasks,
 };
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
-    chat::{Connect, SIGN_IN, accepted, printable},
+    chat::{accepted, printable},
+    connect::{Connect, not_answered},
     out,
     table::{Table, time},
 };
@@ -177,16 +175,8 @@ enum RoleName {
 
 impl Group {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let mut settings = self.connect.settings(config, &self.user, &self.device)?;
-        let tasks = Tasks::new();
-        settings.start = Start::Head;
-        settings.acknowledge = Acknowledge::Explicit(Duration::from_secs(1));
-        // Nobody reads what is delivered to this device.
-        let (client, _) = Client::open(settings, &tasks)?;
-        client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
-        let done = self.what.run(&client).await;
-        client.close().await;
-        done
+        let Self { user, device, connect, what } = self;
+        connect.ask(config, &user, &device, async |client| what.run(client).await).await
     }
 }
 
@@ -264,18 +254,11 @@ pub(super) fn refused(error: SendError) -> anyhow::Error {
     }
 }
 
-pub(super) fn unread(error: FetchError) -> anyhow::Error {
-    match error {
-        FetchError::Refused(refusal) => anyhow!("refused: {}", refusal.reason),
-        other => other.into(),
-    }
-}
-
 async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
     let mut table = Table::new(json, &["GROUP", "STANDING", "SINCE POSITION"]);
     let mut after = None;
     loop {
-        let page = client.read_groups(after.as_ref(), PAGE).await.map_err(unread)?;
+        let page = client.read_groups(after.as_ref(), PAGE).await.map_err(not_answered)?;
         for group in &page.groups {
             let columns = [group.group.clone(), standing(group.standing()).to_owned(), group.since_seq.to_string()];
             let object = serde_json::json!({
@@ -293,7 +276,7 @@ async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
 }
 
 async fn show(client: &Client, group: &GroupId) -> anyhow::Result<()> {
-    let read = client.read_group(group).await.map_err(unread)?;
+    let read = client.read_group(group).await.map_err(not_answered)?;
     let settings = read.settings.unwrap_or_default();
     let text = |text: Option<String>| printable(&text.unwrap_or_default());
     let yes = |set: Option<bool>| if set.unwrap_or_default() { "yes" } else { "no" };
@@ -320,7 +303,7 @@ async fn members(client: &Client, group: &GroupId, others: bool, json: bool) -> 
     loop {
         let read =
             ReadMembers { group: group.as_str().to_owned(), others, after_user, limit: PAGE, ..Default::default() };
-        let page = client.read_members(read).await.map_err(unread)?;
+        let page = client.read_members(read).await.map_err(not_answered)?;
         for member in &page.members {
             table.row(&columns(member), &object(member))?;
         }

@@ -2,25 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use carillon_client::{Acknowledge, Client, NewFile};
+use carillon_client::{Client, NewFile};
 use carillon_pictures::{
     Format,
     preview::child::{self, Bounds},
 };
 use carillon_proto::{
     GroupId, TimelineId, UserId,
-    pb::client::{Content, Direction, Media, Start, content::Body},
-    tasks::Tasks,
+    pb::client::{Content, Direction, Media, content::Body},
 };
 use clap::{Args, Subcommand};
 use tokio::{fs::File, io::AsyncWriteExt as _};
 
-use super::{
-    chat::{Connect, SIGN_IN},
-    out,
-};
+use super::{connect::Connect, out};
 use crate::Config;
 
 #[derive(Subcommand)]
@@ -74,12 +70,10 @@ impl MediaCommand {
 
 impl Get {
     async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let mut settings = self.connect.settings(config, &self.user, &self.device)?;
-        settings.start = Start::Head;
-        settings.acknowledge = Acknowledge::Explicit(std::time::Duration::from_secs(1));
-        let tasks = Tasks::new();
-        let (client, _) = Client::open(settings, &tasks)?;
-        client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
+        self.connect.ask(config, &self.user, &self.device, async |client| self.download(client).await).await
+    }
+
+    async fn download(&self, client: &Client) -> anyhow::Result<()> {
         let timeline = match &self.group {
             Some(group) => TimelineId::Group(group.clone()),
             None => TimelineId::Inbox(self.user.clone()),
@@ -92,19 +86,18 @@ impl Get {
         };
         let of = Some((&timeline, self.position));
         let told = client.media_url(&media.id, of).await?;
-        let path = match self.output {
-            Some(path) => path,
+        let path = match &self.output {
+            Some(path) => path.clone(),
             None => PathBuf::from(own_name(&told.name).unwrap_or("file")),
         };
         // Nothing of somebody else's choice replaces a file.
         let made = File::create_new(&path).await.with_context(|| format!("can't make {}", path.display()));
-        let written = write(&client, &media.id, of, made?).await;
+        let written = write(client, &media.id, of, made?).await;
         if written.is_err() {
             // Half a file is none.
             let _ = tokio::fs::remove_file(&path).await;
         }
         written?;
-        client.close().await;
         out::line(format_args!("{}: {} bytes of {}", path.display(), told.size_bytes, told.media_type))
     }
 }

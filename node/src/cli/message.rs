@@ -1,19 +1,17 @@
-//! What users make of messages.
-
-use std::time::Duration;
+//! Edits, recalls, reactions, pins, polls: messages about messages.
 
 use anyhow::{anyhow, bail};
-use carillon_client::{Acknowledge, Client, SendError, Target};
+use carillon_client::{Client, SendError, Target};
 use carillon_proto::{
     GroupId, MessageId, TimelineId, UserId,
-    pb::client::{Accepted, Direction, Entry, MessageState, Poll, Recipient, Start},
-    tasks::Tasks,
+    pb::client::{Accepted, Direction, Entry, MessageState, Poll, Recipient},
 };
 use clap::{Args, Subcommand};
 
 use super::{
-    chat::{Connect, SIGN_IN, accepted, line, printable},
-    group::{refused, unread},
+    chat::{accepted, line, printable},
+    connect::{Connect, not_answered},
+    group::refused,
     out,
     said::said,
 };
@@ -95,20 +93,12 @@ pub(super) struct FoundMessage {
 
 impl Message {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let mut settings = self.connect.settings(config, &self.user, &self.device)?;
-        settings.start = Start::Head;
-        settings.acknowledge = Acknowledge::Explicit(Duration::from_secs(1));
-        let tasks = Tasks::new();
-        // Nobody reads what is delivered to this device.
-        let (client, _) = Client::open(settings, &tasks)?;
-        client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
         let timeline = match &self.group {
             Some(group) => TimelineId::Group(group.clone()),
             None => TimelineId::Inbox(self.user.clone()),
         };
-        let done = self.what.run(&client, &timeline, self.user.as_str()).await;
-        client.close().await;
-        done
+        let Self { user, device, connect, what, .. } = self;
+        connect.ask(config, &user, &device, async |client| what.run(client, &timeline, user.as_str()).await).await
     }
 }
 
@@ -162,7 +152,7 @@ pub(super) async fn find(client: &Client, timeline: &TimelineId, id: MessageId) 
     let wanted = id.to_string();
     let mut from_seq = 0;
     for _ in 0..PAGES {
-        let page = client.fetch(timeline, Direction::Backward, from_seq, PAGE).await.map_err(unread)?;
+        let page = client.fetch(timeline, Direction::Backward, from_seq, PAGE).await.map_err(not_answered)?;
         let mut is_too_old = false;
         for entry in page.entries {
             let Some(envelope) = &entry.envelope else { continue };
@@ -210,7 +200,7 @@ async fn history(client: &Client, timeline: &TimelineId, id: MessageId, user: &s
     let seq = find(client, timeline, id).await?.entry.seq;
     let mut from_seq = 0;
     loop {
-        let page = client.edits(timeline, seq, from_seq).await.map_err(unread)?;
+        let page = client.edits(timeline, seq, from_seq).await.map_err(not_answered)?;
         for entry in &page.entries {
             if let Some(envelope) = &entry.envelope {
                 out::line(line(envelope, user))?;
@@ -226,7 +216,7 @@ async fn history(client: &Client, timeline: &TimelineId, id: MessageId, user: &s
 async fn pinned(client: &Client, timeline: &TimelineId, with: Recipient, user: &str) -> anyhow::Result<()> {
     let mut from_seq = 0;
     loop {
-        let page = client.pinned(timeline, with.clone(), from_seq).await.map_err(unread)?;
+        let page = client.pinned(timeline, with.clone(), from_seq).await.map_err(not_answered)?;
         for entry in &page.entries {
             if let Some(envelope) = &entry.envelope {
                 out::line(line(envelope, user))?;

@@ -6,6 +6,7 @@ mod backup;
 mod callees;
 mod chat;
 mod cluster;
+mod connect;
 mod contact;
 mod conversation;
 mod credential;

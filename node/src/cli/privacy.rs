@@ -1,18 +1,14 @@
-//! What others may see and do, and who is blocked, as one of the users.
+//! Privacy settings and blocked users, as one of the users.
 
-use std::time::Duration;
-
-use anyhow::anyhow;
-use carillon_client::{Acknowledge, Client, FetchError};
+use carillon_client::Client;
 use carillon_proto::{
     UserId,
-    pb::client::{Audience, Privacy, SetPrivacy, Start},
-    tasks::Tasks,
+    pb::client::{Audience, Privacy, SetPrivacy},
 };
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
-    chat::{Connect, SIGN_IN},
+    connect::{Connect, not_answered},
     out,
 };
 use crate::Config;
@@ -73,23 +69,15 @@ enum Who {
 
 impl PrivacyCommand {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let mut settings = self.connect.settings(config, &self.user, &self.device)?;
-        let tasks = Tasks::new();
-        settings.start = Start::Head;
-        settings.acknowledge = Acknowledge::Explicit(Duration::from_secs(1));
-        // Nobody reads what is delivered to this device.
-        let (client, _) = Client::open(settings, &tasks)?;
-        client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
-        let done = self.what.run(&client).await;
-        client.close().await;
-        done
+        let Self { user, device, connect, what } = self;
+        connect.ask(config, &user, &device, async |client| what.run(client).await).await
     }
 }
 
 impl What {
     async fn run(self, client: &Client) -> anyhow::Result<()> {
         match self {
-            Self::Show { json } => show(&client.privacy().await.map_err(refused)?, json),
+            Self::Show { json } => show(&client.privacy().await.map_err(not_answered)?, json),
             Self::Set(Set { write, groups, read_marks, presence }) => {
                 let number = |who: Option<Who>| who.map(|who| Audience::from(who).into());
                 let set = SetPrivacy {
@@ -98,15 +86,15 @@ impl What {
                     read_marks: number(read_marks),
                     presence: number(presence),
                 };
-                client.set_privacy(set).await.map_err(refused)?;
+                client.set_privacy(set).await.map_err(not_answered)?;
                 out::line(format_args!("set"))
             }
             Self::Block { blocked } => {
-                client.block(&blocked).await.map_err(refused)?;
+                client.block(&blocked).await.map_err(not_answered)?;
                 out::line(format_args!("{blocked} is blocked"))
             }
             Self::Unblock { blocked } => {
-                client.unblock(&blocked).await.map_err(refused)?;
+                client.unblock(&blocked).await.map_err(not_answered)?;
                 out::line(format_args!("{blocked} is not blocked"))
             }
         }
@@ -154,12 +142,5 @@ impl From<Who> for Audience {
             Who::Contacts => Self::Contacts,
             Who::Nobody => Self::Nobody,
         }
-    }
-}
-
-fn refused(error: FetchError) -> anyhow::Error {
-    match error {
-        FetchError::Refused(refusal) => anyhow!("refused: {}", refusal.reason),
-        other => other.into(),
     }
 }

@@ -1,18 +1,16 @@
 //! Messages that are to be sent later, as their user.
 
-use std::time::Duration;
-
-use anyhow::{anyhow, bail};
-use carillon_client::{Acknowledge, Client, FetchError, ScheduledChange};
+use anyhow::bail;
+use carillon_client::{Client, ScheduledChange};
 use carillon_proto::{
     GroupId, UserId, now_ms,
-    pb::client::{Recipient, Start, recipient::To, scheduled_message::State},
-    tasks::Tasks,
+    pb::client::{Recipient, recipient::To, scheduled_message::State},
 };
 use clap::{Args, Subcommand};
 
 use super::{
-    chat::{Connect, SIGN_IN, printable},
+    chat::printable,
+    connect::{Connect, not_answered},
     date, out,
     said::said,
     table::{Table, time},
@@ -97,16 +95,8 @@ fn parse_time(text: &str) -> Result<u64, String> {
 
 impl Scheduled {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let mut settings = self.connect.settings(config, &self.user, &self.device)?;
-        let tasks = Tasks::new();
-        settings.start = Start::Head;
-        settings.acknowledge = Acknowledge::Explicit(Duration::from_secs(1));
-        // Nobody reads what is delivered to this device.
-        let (client, _) = Client::open(settings, &tasks)?;
-        client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
-        let done = self.what.run(&client).await;
-        client.close().await;
-        done
+        let Self { user, device, connect, what } = self;
+        connect.ask(config, &user, &device, async |client| what.run(client).await).await
     }
 }
 
@@ -121,7 +111,7 @@ impl What {
                     (Some(user), None) => Client::user(user.as_str()),
                     (None, None) => bail!("whom it is for must be given by --to or --group"),
                 };
-                let id = client.schedule(to, Client::text(&text), at_ms).await.map_err(refused)?;
+                let id = client.schedule(to, Client::text(&text), at_ms).await.map_err(not_answered)?;
                 out::line(format_args!("scheduled message {id} for {}", time(at_ms)))
             }
             Self::Set { id, text, when } => {
@@ -135,13 +125,13 @@ impl What {
 }
 
 async fn changed(client: &Client, id: u64, change: ScheduledChange, done: &str) -> anyhow::Result<()> {
-    client.change_scheduled(id, change).await.map_err(refused)?;
+    client.change_scheduled(id, change).await.map_err(not_answered)?;
     out::line(format_args!("scheduled message {id} {done}"))
 }
 
 async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
     let mut table = Table::new(json, &["ID", "TO", "AT", "STATE", "TEXT"]);
-    for message in client.scheduled().await.map_err(refused)?.messages {
+    for message in client.scheduled().await.map_err(not_answered)?.messages {
         let state = match message.state() {
             State::Failed => format!("failed: {}", printable(&message.why)),
             State::Sending => "being sent".to_owned(),
@@ -168,12 +158,5 @@ fn named(to: Option<&Recipient>) -> String {
         Some(To::User(user)) => user.clone(),
         Some(To::Group(group)) => format!("group {group}"),
         None => String::new(),
-    }
-}
-
-fn refused(error: FetchError) -> anyhow::Error {
-    match error {
-        FetchError::Refused(refusal) => anyhow!("refused: {}", refusal.reason),
-        other => other.into(),
     }
 }
