@@ -1,5 +1,6 @@
 //! The owner of a part of the users: what each input does. Does not wait and has no clock.
 
+mod answers;
 mod chat_states;
 mod contacts;
 mod conversations;
@@ -19,14 +20,10 @@ mod watching;
 use std::{sync::Arc, time::Duration};
 
 use carillon_proto::{
-    GroupId, KeyedMap, LeaseId, ShardId, TimelineId, UserId,
+    KeyedMap, LeaseId, ShardId, TimelineId, UserId,
     pb::{
         admin::WatchEvent,
-        client::Position,
-        link::{
-            self, Behind, Directed, Heads, Marked, Push, SessionOpened, SessionPresence, Signaled, TimelineHead, evict,
-            router_request,
-        },
+        link::{self, Behind, Directed, Marked, Push, SessionPresence, Signaled, TimelineHead, evict, router_request},
         store::{
             self, Account, DirectoryCommand, PutAccount, ReadUser, Session, directory_command, put_account,
             store_request,
@@ -35,22 +32,19 @@ use carillon_proto::{
 };
 use tokio::time::Instant;
 
-use self::conversations::{ConversationsAsked, Counting, MarksReading};
-use self::{
-    chat_states::ChatStateTelling, contacts::ContactChanging, presence::shows, privacy::PrivacyAsked,
-    scheduled::ScheduleChanging,
-};
+use self::conversations::{Counting, MarksReading};
+use self::{answers::Continuation, chat_states::ChatStateTelling, presence::shows};
 use crate::{
     accounts::Accounts,
     checks::Checks,
     companions::Companions,
     config::UnknownRecipient,
     crossings::Crossings,
-    cursors::{Cursors, Moves},
+    cursors::Cursors,
     delivery::Delivery,
     followers::Followers,
     group_changes::GroupChanging,
-    group_messages::{GroupContext, GroupMessage},
+    group_messages::GroupContext,
     marks::Marks,
     presence::Presences,
     recent_keys::RecentKeys,
@@ -164,7 +158,7 @@ enum Waiter {
     Send(Box<Sending>),
     /// How far the user is, for the other side.
     Mark(Box<Marked>),
-    /// What somebody else is doing in the conversation with the user.
+    /// A chat state of another user, for the devices of this one.
     ChatState(Box<ChatStateTelling>),
     Announce(Box<Announced>),
     /// Only the read was wanted.
@@ -190,61 +184,6 @@ struct Following {
     /// Reads whose answers are still to come.
     waits: usize,
     failed: Option<Failure>,
-}
-
-/// What continues when the store has answered.
-enum Continuation {
-    User(UserId),
-    /// An account without an owner was made for a message.
-    Reserved(UserId),
-    Account(UserId, ReplySlot),
-    Ensured(UserId, ReplySlot),
-    Session(UserId, Box<Announced>),
-    SessionHead {
-        user: UserId,
-        incarnation: u64,
-        generation: u64,
-        slot: ReplySlot,
-    },
-    Heads(UserId, ReplySlot),
-    SessionClosed {
-        user: UserId,
-        gateway: LeaseId,
-        connection: u64,
-        slot: ReplySlot,
-    },
-    /// Only the answer remains.
-    Done(ReplySlot),
-    /// Timelines, with the incarnations of the accounts that own the inboxes.
-    Checked(Vec<(TimelineId, u64)>),
-    /// Only what was read is passed on.
-    Read(ReplySlot),
-    /// The cursors that `SetCursor` has stored.
-    Cursor(Vec<ReplySlot>),
-    /// The cursors that `MoveCursors` has stored.
-    Moved(Box<Moves<ReplySlot>>),
-    /// The answer tells whether the message was sent before.
-    Repeated(Box<Sending>),
-    FirstAppend(Box<Sending>),
-    SecondAppend(Box<Sending>),
-    GroupAppend(Box<GroupMessage>),
-    /// For a change of a group a user was read.
-    Person(u64, usize),
-    GroupChanged(u64),
-    /// For a change of a group a membership was set.
-    MembershipSet(u64, UserId, u64),
-    /// Contacts of a user who shows something.
-    Watchers(UserId, u64),
-    ContactRead(Box<ContactChanging>),
-    ContactChanged(Box<ContactChanging>),
-    Privacy(Box<PrivacyAsked>),
-    /// A place for a file was made in the shard of this index.
-    MediaCreated(u16, ReplySlot),
-    Scheduled(Box<ScheduleChanging>),
-    MediaCompleted(ReplySlot),
-    /// Heads of groups that a gateway follows: of the request of this number.
-    Followed(u64, Vec<GroupId>),
-    Conversations(Box<ConversationsAsked>),
 }
 
 impl Owner {
@@ -403,86 +342,6 @@ impl Owner {
         }
         for moves in self.marks.take() {
             self.move_marks(moves);
-        }
-    }
-
-    pub(crate) fn answer(&mut self, token: u64, answer: Result<StoreAnswer, StoreFailure>, now: Instant, time_ms: u64) {
-        // Each token is given out once and answered once.
-        let Some(asked) = self.asked.remove(&token) else { return };
-        match asked {
-            Continuation::User(user) => self.user_read(user, answer, now, time_ms),
-            Continuation::Reserved(user) => self.reserved(user, answer, now, time_ms),
-            Continuation::Account(user, slot) => self.account_read(&user, slot, answer),
-            Continuation::Ensured(user, slot) => {
-                // The name may have another owner now.
-                self.accounts.forget(&user);
-                self.end(slot, done(answer));
-            }
-            Continuation::Session(user, announced) => self.session_put(user, *announced, answer),
-            Continuation::SessionHead { user, incarnation, generation, slot } => {
-                if let Ok(StoreAnswer::Head(head)) = &answer {
-                    let position = Position { epoch: head.epoch, seq: head.last };
-                    // A position that is news here may be news to the user's other sessions.
-                    if self.register.heard(&user, incarnation, position)
-                        && self.register.sessions(&user, incarnation).len() > 1
-                    {
-                        self.tell_head(&user, incarnation, position);
-                    }
-                }
-                let opened = |head| SessionOpened { heads: vec![head], replaced: false, incarnation, generation };
-                let opened = head(&user, answer).map(|head| Answer::SessionOpened(opened(head)));
-                // The session is stored: after a failure from here on, "nothing was done" would be wrong.
-                self.end(slot, opened.map_err(Failure::after_the_session));
-            }
-            Continuation::Heads(user, slot) => {
-                let heads = head(&user, answer).map(|head| Answer::Heads(Heads { heads: vec![head] }));
-                self.end(slot, heads);
-            }
-            Continuation::SessionClosed { user, gateway, connection, slot } => {
-                // A concurrent sign-in may have put it back meanwhile.
-                self.register.remove(&user, gateway, connection);
-                self.end(slot, done(answer));
-            }
-            Continuation::Done(slot) => self.end(slot, done(answer)),
-            Continuation::Checked(timelines) => self.checked(timelines, answer, now),
-            Continuation::Read(slot) => {
-                let read = match answer {
-                    Ok(StoreAnswer::TimelineRead(read)) => Ok(Answer::TimelineRead(read)),
-                    Ok(StoreAnswer::GroupRead(read)) => Ok(Answer::GroupRead(Box::new(read))),
-                    Ok(StoreAnswer::MembersRead(read)) => Ok(Answer::MembersRead(read)),
-                    Ok(StoreAnswer::MembershipsRead(read)) => Ok(Answer::MembershipsRead(read)),
-                    Ok(StoreAnswer::ContactsRead(read)) => Ok(Answer::ContactsRead(read)),
-                    Ok(StoreAnswer::ScheduledRead(read)) => Ok(Answer::ScheduledRead(read)),
-                    Ok(StoreAnswer::MediaRead(read)) => Ok(Answer::MediaRead(Box::new(read))),
-                    Ok(StoreAnswer::Privacy(privacy)) => Ok(Answer::Privacy(privacy)),
-                    other => Err(unexpected(other)),
-                };
-                self.end(slot, read);
-            }
-            Continuation::Cursor(slots) => self.end_all(slots, &done(answer)),
-            Continuation::Moved(moves) => self.moved(*moves, answer, now),
-            Continuation::Repeated(sending) => self.looked_for_first(sending, answer, now),
-            Continuation::FirstAppend(sending) => self.first_appended(sending, answer, now),
-            Continuation::SecondAppend(sending) => self.second_appended(sending, answer, now),
-            Continuation::GroupAppend(message) => self.group_appended(message, answer, now),
-            Continuation::Person(change, person) => self.person_read(change, person, answer, now),
-            Continuation::GroupChanged(change) => self.group_changed(change, answer, now),
-            Continuation::MembershipSet(change, user, incarnation) => {
-                self.membership_set(change, user, incarnation, answer);
-            }
-            Continuation::Watchers(user, incarnation) => {
-                self.watchers_read(&user, incarnation, answer, now, time_ms);
-            }
-            Continuation::ContactRead(changing) => self.contact_read(changing, answer),
-            Continuation::ContactChanged(changing) => self.contact_changed(*changing, answer, time_ms),
-            Continuation::Privacy(asked) => self.privacy_answered(*asked, answer, now, time_ms),
-            Continuation::MediaCompleted(slot) => self.media_completed(slot, answer),
-            Continuation::MediaCreated(shard, slot) => {
-                self.media_created(shard, slot, answer);
-            }
-            Continuation::Scheduled(changing) => self.scheduled_changed(*changing, answer),
-            Continuation::Followed(request, groups) => self.followed(request, &groups, answer),
-            Continuation::Conversations(asked) => self.conversations_answered(*asked, answer, now),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::{
     thread::With,
 };
 
-/// What is still to be told to the service at the end may take so long.
+/// Longest wait at the end for requests that are under way.
 const FINISH: Duration = Duration::from_secs(3);
 /// Members whose marks are read at once.
 const MEMBERS: u32 = 256;
@@ -59,7 +59,7 @@ impl<'a> Acts<'a> {
                 })
             }
             Act::ReadEntry { timeline, seq } => Box::pin(async move {
-                // It is read again when the page comes into sight.
+                // After a failure the message is read again when its page comes into sight.
                 let page = client.fetch(&timeline, Direction::Backward, seq, 1).await.ok()?;
                 Some(Answer::Entry(timeline, page))
             }),
@@ -147,7 +147,7 @@ impl<'a> Acts<'a> {
                 let _ = timeout(Duration::from_millis(100), self.next()).await;
             }
         };
-        // What is not through then is not known to be.
+        // Requests that are not answered then may have been carried out, or not.
         let _ = timeout(FINISH, all).await;
     }
 }

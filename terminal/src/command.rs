@@ -1,4 +1,4 @@
-//! What lines that begin with a slash mean.
+//! Commands: lines that begin with a slash.
 
 use carillon_proto::{
     GroupId, UserId,
@@ -23,7 +23,7 @@ pub(crate) enum Command {
     Quit,
 }
 
-/// What is said about another message.
+/// Something that is said about another message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum About {
     Edit(String),
@@ -59,7 +59,7 @@ A line that begins with // is a message that begins with one.";
 
 const HOUR_MS: u64 = 3_600_000;
 
-/// What the user has typed: a command, or the text of a message.
+/// Reads a line that was typed: a command, or else the text of a message.
 pub(crate) fn parse(line: &str, now_ms: u64) -> Result<Result<Command, String>, String> {
     let Some(command) = line.strip_prefix('/') else { return Ok(Err(line.to_owned())) };
     if command.starts_with('/') {

@@ -2,6 +2,7 @@
 
 mod acts;
 mod command;
+mod keys;
 mod model;
 mod screen;
 #[cfg(test)]

@@ -1,21 +1,21 @@
-//! What is on the screen, and what follows from each key, event and answer. No terminal and no service.
+//! The state of the screen, and how keys, events and answers change it. No terminal and no service.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use carillon_client::{Client, Event, FetchError, ListVersion, State};
+use carillon_client::{Event, FetchError, ListVersion, State};
 use carillon_proto::{
     GroupId, Position, TimelineId, UserId,
     pb::client::{
-        ChatState, ChatStateNotice, Content, Conversation, ConversationSettings, Conversations, Envelope, MessageRef,
-        Page, Presence, ReplyTo, Show, UserMark,
+        ChatState, ChatStateNotice, Content, Conversation, ConversationSettings, Conversations, MessageRef, Page,
+        Presence, Show, UserMark,
     },
 };
 use chrono::NaiveDateTime;
-use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use crossterm::event::KeyEvent;
 use ratatui_textarea::{CursorMove, TextArea};
 
 use crate::{
-    command::{self, About, Command, HELP},
+    command::About,
     text,
     thread::{Pending, Said, Thread, With, about},
 };
@@ -26,10 +26,6 @@ pub(crate) const PAGE: u32 = 100;
 const PAGES: u32 = 20;
 /// Who was heard of so long ago is not writing any more.
 const WRITING_MS: u64 = 10_000;
-/// So often others are told that the user is writing.
-const TELL_WRITING_MS: u64 = 3_000;
-/// Lines that a key scrolls.
-const SCROLL: usize = 10;
 
 #[expect(clippy::large_enum_variant, reason = "one at a time, and nearly all are events")]
 pub(crate) enum Input {
@@ -39,11 +35,11 @@ pub(crate) enum Input {
     Answer(Answer),
     /// The open conversation does not fill the screen.
     Room,
-    /// It is as late as `changes_at_ms` has said.
+    /// The time that `changes_at_ms` has told has come.
     Time,
 }
 
-/// What has become of an act.
+/// The outcome of an act.
 pub(crate) enum Answer {
     /// The message was not accepted.
     Refused(With, String, String),
@@ -71,7 +67,7 @@ pub(crate) enum Act {
         message: MessageRef,
         about: About,
     },
-    /// What has become of the message at this position.
+    /// Reads the message at this position anew, with its reactions and edits.
     ReadEntry {
         timeline: TimelineId,
         seq: u64,
@@ -113,7 +109,7 @@ struct Log {
 
 pub(crate) struct Model {
     pub(crate) user: UserId,
-    device: String,
+    pub(crate) device: String,
     pub(crate) threads: BTreeMap<With, Thread>,
     pub(crate) open: Option<With>,
     /// Lines between the bottom of the screen and the newest message.
@@ -129,15 +125,15 @@ pub(crate) struct Model {
     pub(crate) shown: BTreeMap<String, Presence>,
     /// Who is writing to the user, and until when that counts.
     pub(crate) writing: BTreeMap<String, u64>,
-    told_writing_ms: u64,
+    pub(crate) told_writing_ms: u64,
     /// The clock on the wall at a time since 1970.
     pub(crate) local: fn(u64) -> NaiveDateTime,
     logs: BTreeMap<TimelineId, Log>,
     list: Option<ListVersion>,
-    /// What client ids begin with.
-    prefix: String,
-    sent: u64,
-    acts: VecDeque<Act>,
+    /// The beginning of client ids.
+    pub(crate) prefix: String,
+    pub(crate) sent: u64,
+    pub(crate) acts: VecDeque<Act>,
 }
 
 impl Model {
@@ -209,200 +205,12 @@ impl Model {
         timeline.is_none_or(|timeline| self.logs.get(&timeline).is_some_and(|log| log.is_whole))
     }
 
-    fn key(&mut self, now_ms: u64, key: KeyEvent) {
-        let (control, alt) = (key.modifiers.contains(KeyModifiers::CONTROL), key.modifiers.contains(KeyModifiers::ALT));
-        match key.code {
-            KeyCode::Char('c' | 'q') if control => self.quit(),
-            KeyCode::Enter if alt => self.line.insert_newline(),
-            KeyCode::Enter => self.enter(now_ms),
-            KeyCode::Tab => self.turn(1),
-            KeyCode::BackTab => self.turn(-1),
-            KeyCode::PageUp => self.scroll_by(SCROLL as isize),
-            KeyCode::PageDown => self.scroll_by(-(SCROLL as isize)),
-            KeyCode::Up if alt => self.choose(true),
-            KeyCode::Down if alt => self.choose(false),
-            KeyCode::Up if self.line.is_empty() => self.scroll_by(1),
-            KeyCode::Down if self.line.is_empty() => self.scroll_by(-1),
-            KeyCode::Esc => {
-                self.notice.clear();
-                self.chosen = None;
-                self.scroll_by(isize::MIN);
-            }
-            _ => {
-                if self.line.input(key) {
-                    self.tell_writing(now_ms);
-                }
-            }
-        }
-    }
-
-    fn scroll_by(&mut self, lines: isize) {
-        self.scroll = self.scroll.saturating_add_signed(lines);
-        self.allow_pages();
-        self.mark_read();
-    }
-
     /// The screen is scrolled no further than to the first line.
     pub(crate) fn scroll_at_most(&mut self, lines: usize) {
         self.scroll = self.scroll.min(lines);
     }
 
-    fn enter(&mut self, now_ms: u64) {
-        let typed = self.line.lines().join("\n");
-        if typed.trim().is_empty() {
-            return;
-        }
-        match command::parse(typed.trim_end(), now_ms) {
-            Ok(Err(text)) => self.send(Client::text(&text)),
-            Ok(Ok(command)) => {
-                self.line = line("");
-                self.carry_out(now_ms, command);
-            }
-            // What was typed stays, to be mended.
-            Err(why) => self.notice = why,
-        }
-    }
-
-    /// The message before or behind the chosen one.
-    fn choose(&mut self, before: bool) {
-        let Some((_, thread)) = self.open_thread() else { return };
-        let seqs = || thread.said.keys().copied();
-        self.chosen = match (self.chosen, before) {
-            (None, _) => seqs().next_back(),
-            (Some(chosen), true) => seqs().rfind(|seq| *seq < chosen).or(Some(chosen)),
-            (Some(chosen), false) => seqs().find(|seq| *seq > chosen),
-        };
-    }
-
-    fn send(&mut self, content: Content) {
-        let Some(with) = self.open.clone() else {
-            self.notice = "to whom? /with USER or /group GROUP".to_owned();
-            return;
-        };
-        self.sent += 1;
-        let client_id = format!("{}-{}", self.prefix, self.sent);
-        let thread = self.threads.entry(with.clone()).or_default();
-        thread.forget_refused();
-        let shown = text::of(&Envelope { content: Some(content.clone()), ..Envelope::default() }, None).0;
-        thread.pending.push(Pending { client_id: client_id.clone(), text: shown, refused: None });
-        if thread.settings.draft.take().is_some_and(|draft| !draft.is_empty()) {
-            self.acts.push_back(Act::Set(with.clone(), draft("")));
-        }
-        self.line = line("");
-        self.scroll = 0;
-        self.acts.push_back(Act::Send { with, client_id, content });
-    }
-
-    /// The position of the chosen message, or of the last own one or of another, how one refers to it, and how it begins.
-    fn meant(&mut self, with: &With, is_own: bool) -> Option<(u64, MessageRef, String)> {
-        let thread = self.threads.get(with)?;
-        let last = || match is_own {
-            true => thread.newest_of(&self.user),
-            false => thread.newest_of_others(&self.user),
-        };
-        let Some((seq, said)) = self.chosen.or_else(last).and_then(|seq| thread.said.get_key_value(&seq)) else {
-            self.notice = "there is no message for that; Alt+Up chooses one".to_owned();
-            return None;
-        };
-        let seq = *seq;
-        let message = MessageRef { seq: if with.is_group() { seq } else { 0 }, ..said.message.clone() };
-        self.chosen = None;
-        Some((seq, message, text::beginning(&said.text)))
-    }
-
-    fn carry_out(&mut self, now_ms: u64, command: Command) {
-        match (command, self.open.clone()) {
-            (Command::Open(with), _) => self.open(with),
-            (Command::Show(show, text), _) => self.acts.push_back(Act::Show(show, text)),
-            (Command::Help, _) => HELP.clone_into(&mut self.notice),
-            (Command::Quit, _) => self.quit(),
-            (Command::Set(settings), Some(with)) => self.acts.push_back(Act::Set(with, settings)),
-            (Command::Who, Some(With::Group(group))) => {
-                let last = self.threads.get(&With::Group(group.clone())).map_or(0, |thread| thread.last_seq);
-                self.acts.push_back(Act::Who(group, last));
-            }
-            (Command::About(about), Some(with)) => {
-                let meant = self.meant(&with, about.is_for_own());
-                let refer = meant.map(|(seq, message, _)| Act::Refer { with, seq, message, about });
-                self.acts.extend(refer);
-            }
-            (Command::Reply(text), Some(with)) => {
-                if let Some((_, message, quote)) = self.meant(&with, false) {
-                    let reply_to = Some(Box::new(ReplyTo { message: Some(message), quote }));
-                    self.send(Content { reply_to, ..Client::text(&text) });
-                }
-            }
-            (Command::Later(minutes, text), Some(with)) => {
-                let at_ms = now_ms.saturating_add(u64::from(minutes) * 60_000);
-                self.acts.push_back(Act::Later { with, content: Client::text(&text), at_ms });
-            }
-            (Command::Ask(poll), Some(_)) => self.send(Client::poll(poll)),
-            (Command::Who, Some(With::User(_))) => self.notice = "the ticks behind your messages say it".to_owned(),
-            (
-                Command::Set(_)
-                | Command::Who
-                | Command::About(_)
-                | Command::Reply(_)
-                | Command::Ask(_)
-                | Command::Later(..),
-                None,
-            ) => {
-                self.notice = "no conversation is open".to_owned();
-            }
-        }
-    }
-
-    fn quit(&mut self) {
-        self.keep_draft();
-        self.acts.push_back(Act::Quit);
-    }
-
-    /// Opens the next conversation of the list, or the one before.
-    fn turn(&mut self, by: isize) {
-        let listed: Vec<With> = self.listed().into_iter().map(|(with, _)| with.clone()).collect();
-        if listed.is_empty() {
-            return;
-        }
-        let at = listed.iter().position(|with| Some(with) == self.open.as_ref());
-        let next = match at {
-            Some(at) => (at as isize + by).rem_euclid(listed.len() as isize) as usize,
-            None => 0,
-        };
-        self.open(listed[next].clone());
-    }
-
-    fn open(&mut self, with: With) {
-        if self.open.as_ref() == Some(&with) {
-            return;
-        }
-        self.keep_draft();
-        self.chosen = None;
-        let thread = self.threads.entry(with.clone()).or_default();
-        self.line = line(thread.settings.draft());
-        self.read_before = (thread.unread > 0).then(|| thread.read.map_or(0, |read| read.seq));
-        self.scroll = 0;
-        if let With::User(user) = &with
-            && self.is_connected
-        {
-            self.acts.push_back(Act::ReadMarks(user.clone()));
-        }
-        self.open = Some(with);
-        self.allow_pages();
-        self.mark_read();
-    }
-
-    /// What was typed and not sent is kept, for all devices of the user.
-    fn keep_draft(&mut self) {
-        let typed = self.line.lines().join("\n");
-        let Some(with) = self.open.clone() else { return };
-        let Some(thread) = self.threads.get_mut(&with) else { return };
-        if thread.settings.draft() != typed && !typed.starts_with('/') {
-            thread.settings.draft = Some(typed.clone());
-            self.acts.push_back(Act::Set(with, draft(&typed)));
-        }
-    }
-
-    fn allow_pages(&mut self) {
+    pub(crate) fn allow_pages(&mut self) {
         if let Some(with) = &self.open {
             self.logs.entry(with.timeline(&self.user)).or_default().pages = PAGES;
         }
@@ -425,7 +233,7 @@ impl Model {
     }
 
     /// Everything that is on the screen is read.
-    fn mark_read(&mut self) {
+    pub(crate) fn mark_read(&mut self) {
         let Some(with) = self.open.clone().filter(|_| self.scroll == 0 && self.is_connected) else { return };
         let epoch = self.logs.get(&with.timeline(&self.user)).map_or(0, |log| log.epoch);
         let Some(thread) = self.threads.get_mut(&with) else { return };
@@ -451,7 +259,7 @@ impl Model {
                 }
                 let is_own = envelope.sender == self.user.as_str();
                 let is_open = self.open.as_ref() == Some(&with) && self.scroll == 0;
-                // What was being written has come.
+                // The message that was being written has come.
                 self.writing.remove(with.name());
                 let thread = self.threads.entry(with).or_default();
                 if thread.put(position.seq, Said::of(&envelope, None)) && !is_own {
@@ -501,17 +309,6 @@ impl Model {
         self.writing.values().min().copied()
     }
 
-    /// The other side hears that something is being written.
-    fn tell_writing(&mut self, now_ms: u64) {
-        let is_text = self.line.lines().first().is_some_and(|line| !line.is_empty() && !line.starts_with('/'));
-        if let Some(With::User(user)) = self.open.as_ref().filter(|_| is_text && self.is_connected)
-            && self.told_writing_ms + TELL_WRITING_MS <= now_ms
-        {
-            self.told_writing_ms = now_ms;
-            self.acts.push_back(Act::Writing(user.clone()));
-        }
-    }
-
     fn state(&mut self, state: State) {
         self.is_connected = state.is_connected();
         match state {
@@ -523,7 +320,7 @@ impl Model {
                 if let Some(With::User(user)) = &self.open {
                     self.acts.push_back(Act::ReadMarks(user.clone()));
                 }
-                // What was asked on the connection before may never be answered.
+                // Requests of the connection before may never be answered.
                 self.logs.values_mut().for_each(|log| log.is_reading = false);
             }
             State::Disconnected { why } => self.connection = format!("not connected: {}", text::printable(&why)),
@@ -642,12 +439,8 @@ impl Model {
     }
 }
 
-fn draft(text: &str) -> ConversationSettings {
-    ConversationSettings { draft: Some(text.to_owned()), ..ConversationSettings::default() }
-}
-
 /// The line in which the user types, with this text in it.
-fn line(text: &str) -> TextArea<'static> {
+pub(crate) fn line(text: &str) -> TextArea<'static> {
     let mut line = TextArea::new(text.split('\n').map(str::to_owned).collect());
     line.set_cursor_line_style(ratatui::style::Style::default());
     line.set_wrap_mode(ratatui_textarea::WrapMode::WordOrGlyph);

@@ -5,7 +5,7 @@ use carillon_proto::pb::client::{
 };
 use chrono::{DateTime, Local, NaiveDateTime};
 
-/// What a message says, and what is said about it.
+/// The text of a message, and a line about it: edits, pin, reactions.
 pub(crate) fn of(envelope: &Envelope, state: Option<&MessageState>) -> (String, String) {
     if envelope.erased {
         return ("[erased]".to_owned(), String::new());
@@ -53,7 +53,7 @@ fn content(content: &Content, tally: Option<&PollTally>) -> String {
             let option = |(at, option): (usize, &String)| format!("\n  {at}: {option} ({})", votes(at));
             format!("[poll] {}{}", poll.question, poll.options.iter().enumerate().map(option).collect::<String>())
         }
-        // These are shown at the messages that they are about.
+        // Messages about messages are shown at those.
         Some(Body::Edit(_) | Body::Recall(_) | Body::Reaction(_) | Body::Pin(_) | Body::Vote(_)) => String::new(),
         None => "[something that this version does not know]".to_owned(),
     };
@@ -90,14 +90,14 @@ pub(crate) fn printable(text: &str) -> String {
     text.trim_end().chars().filter_map(char).collect()
 }
 
-/// What is shown of a message that is answered.
+/// The quote of a message that is answered.
 pub(crate) fn beginning(text: &str) -> String {
     const CHARS: usize = 80;
     let line = text.lines().rfind(|line| !line.starts_with("> ")).unwrap_or_default();
     line.chars().take(CHARS).collect()
 }
 
-/// What the clock on the wall shows.
+/// Local time.
 pub(crate) fn local(time_ms: u64) -> NaiveDateTime {
     let time = i64::try_from(time_ms).ok().and_then(DateTime::from_timestamp_millis).unwrap_or_default();
     time.with_timezone(&Local).naive_local()

@@ -70,7 +70,7 @@ pub(crate) struct Said {
     pub(crate) message: MessageRef,
     pub(crate) time_ms: u64,
     pub(crate) text: String,
-    /// What stands behind it: edited, pinned, reactions.
+    /// A line below the message: edited, pinned, reactions.
     pub(crate) about: String,
 }
 
@@ -151,7 +151,7 @@ impl Thread {
         }
     }
 
-    /// What was refused and not sent again is forgotten.
+    /// Forgets messages that were refused.
     pub(crate) fn forget_refused(&mut self) {
         self.pending.retain(|pending| pending.refused.is_none());
     }

@@ -1,12 +1,12 @@
 //! One input, then the effects.
 
 pub(super) use bytes::Bytes;
-pub(super) use carillon_proto::Level;
 pub(super) use carillon_proto::pb::{
-    client,
+    client::{self, Position},
     link::{Acknowledge, Announce, OpenSession, RawEnvelope, Send, SendTo, router_request::Op, send_to},
     store::{Appended, Done, Head, SessionPut, User, timeline_command, timeline_key::Kind},
 };
+pub(super) use carillon_proto::{GroupId, Level};
 pub(super) use prost::Message as _;
 
 pub(super) use super::super::*;

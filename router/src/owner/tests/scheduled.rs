@@ -44,7 +44,7 @@ fn play() -> Play {
 }
 
 fn changed(changed: bool) -> StoreAnswer {
-    StoreAnswer::ScheduledChanged(ScheduledChanged { version: 9, id: 5, changed })
+    StoreAnswer::ScheduledChanged(ScheduledChanged { version: 9, id: 5, changed, failed: false })
 }
 
 fn news(failed: bool) -> ScheduledNews {

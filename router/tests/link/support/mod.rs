@@ -1,6 +1,7 @@
 //! A cluster of routers over a store in memory, and a gateway's end of a link.
 
 mod contacts;
+mod state;
 mod store;
 
 use std::{sync::Arc, time::Duration};

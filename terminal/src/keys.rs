@@ -1,0 +1,222 @@
+//! What keys do.
+
+use carillon_client::Client;
+use carillon_proto::pb::client::{Content, ConversationSettings, Envelope, MessageRef, ReplyTo};
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use crate::{
+    command::{self, Command, HELP},
+    model::{Act, Model, line},
+    text,
+    thread::{Pending, With},
+};
+
+/// Lines that a key scrolls.
+const SCROLL: usize = 10;
+/// So often others are told that the user is writing.
+const TELL_WRITING_MS: u64 = 3_000;
+
+impl Model {
+    pub(crate) fn key(&mut self, now_ms: u64, key: KeyEvent) {
+        let (control, alt) = (key.modifiers.contains(KeyModifiers::CONTROL), key.modifiers.contains(KeyModifiers::ALT));
+        match key.code {
+            KeyCode::Char('c' | 'q') if control => self.quit(),
+            KeyCode::Enter if alt => self.line.insert_newline(),
+            KeyCode::Enter => self.enter(now_ms),
+            KeyCode::Tab => self.turn(1),
+            KeyCode::BackTab => self.turn(-1),
+            KeyCode::PageUp => self.scroll_by(SCROLL as isize),
+            KeyCode::PageDown => self.scroll_by(-(SCROLL as isize)),
+            KeyCode::Up if alt => self.choose(true),
+            KeyCode::Down if alt => self.choose(false),
+            KeyCode::Up if self.line.is_empty() => self.scroll_by(1),
+            KeyCode::Down if self.line.is_empty() => self.scroll_by(-1),
+            KeyCode::Esc => {
+                self.notice.clear();
+                self.chosen = None;
+                self.scroll_by(isize::MIN);
+            }
+            _ => {
+                if self.line.input(key) {
+                    self.tell_writing(now_ms);
+                }
+            }
+        }
+    }
+
+    fn scroll_by(&mut self, lines: isize) {
+        self.scroll = self.scroll.saturating_add_signed(lines);
+        self.allow_pages();
+        self.mark_read();
+    }
+
+    fn enter(&mut self, now_ms: u64) {
+        let typed = self.line.lines().join("\n");
+        if typed.trim().is_empty() {
+            return;
+        }
+        match command::parse(typed.trim_end(), now_ms) {
+            Ok(Err(text)) => self.send(Client::text(&text)),
+            Ok(Ok(command)) => {
+                self.line = line("");
+                self.carry_out(now_ms, command);
+            }
+            // The line stays, to be mended.
+            Err(why) => self.notice = why,
+        }
+    }
+
+    /// The message before or behind the chosen one.
+    fn choose(&mut self, before: bool) {
+        let Some((_, thread)) = self.open_thread() else { return };
+        let seqs = || thread.said.keys().copied();
+        self.chosen = match (self.chosen, before) {
+            (None, _) => seqs().next_back(),
+            (Some(chosen), true) => seqs().rfind(|seq| *seq < chosen).or(Some(chosen)),
+            (Some(chosen), false) => seqs().find(|seq| *seq > chosen),
+        };
+    }
+
+    fn send(&mut self, content: Content) {
+        let Some(with) = self.open.clone() else {
+            self.notice = "to whom? /with USER or /group GROUP".to_owned();
+            return;
+        };
+        self.sent += 1;
+        let client_id = format!("{}-{}", self.prefix, self.sent);
+        let thread = self.threads.entry(with.clone()).or_default();
+        thread.forget_refused();
+        let shown = text::of(&Envelope { content: Some(content.clone()), ..Envelope::default() }, None).0;
+        thread.pending.push(Pending { client_id: client_id.clone(), text: shown, refused: None });
+        if thread.settings.draft.take().is_some_and(|draft| !draft.is_empty()) {
+            self.acts.push_back(Act::Set(with.clone(), draft("")));
+        }
+        self.line = line("");
+        self.scroll = 0;
+        self.acts.push_back(Act::Send { with, client_id, content });
+    }
+
+    /// The position of the chosen message, or of the last own one or of another, how one refers to it, and how it begins.
+    fn meant(&mut self, with: &With, is_own: bool) -> Option<(u64, MessageRef, String)> {
+        let thread = self.threads.get(with)?;
+        let last = || match is_own {
+            true => thread.newest_of(&self.user),
+            false => thread.newest_of_others(&self.user),
+        };
+        let Some((seq, said)) = self.chosen.or_else(last).and_then(|seq| thread.said.get_key_value(&seq)) else {
+            self.notice = "there is no message for that; Alt+Up chooses one".to_owned();
+            return None;
+        };
+        let seq = *seq;
+        let message = MessageRef { seq: if with.is_group() { seq } else { 0 }, ..said.message.clone() };
+        self.chosen = None;
+        Some((seq, message, text::beginning(&said.text)))
+    }
+
+    fn carry_out(&mut self, now_ms: u64, command: Command) {
+        match (command, self.open.clone()) {
+            (Command::Open(with), _) => self.open(with),
+            (Command::Show(show, text), _) => self.acts.push_back(Act::Show(show, text)),
+            (Command::Help, _) => HELP.clone_into(&mut self.notice),
+            (Command::Quit, _) => self.quit(),
+            (Command::Set(settings), Some(with)) => self.acts.push_back(Act::Set(with, settings)),
+            (Command::Who, Some(With::Group(group))) => {
+                let last = self.threads.get(&With::Group(group.clone())).map_or(0, |thread| thread.last_seq);
+                self.acts.push_back(Act::Who(group, last));
+            }
+            (Command::About(about), Some(with)) => {
+                let meant = self.meant(&with, about.is_for_own());
+                let refer = meant.map(|(seq, message, _)| Act::Refer { with, seq, message, about });
+                self.acts.extend(refer);
+            }
+            (Command::Reply(text), Some(with)) => {
+                if let Some((_, message, quote)) = self.meant(&with, false) {
+                    let reply_to = Some(Box::new(ReplyTo { message: Some(message), quote }));
+                    self.send(Content { reply_to, ..Client::text(&text) });
+                }
+            }
+            (Command::Later(minutes, text), Some(with)) => {
+                let at_ms = now_ms.saturating_add(u64::from(minutes) * 60_000);
+                self.acts.push_back(Act::Later { with, content: Client::text(&text), at_ms });
+            }
+            (Command::Ask(poll), Some(_)) => self.send(Client::poll(poll)),
+            (Command::Who, Some(With::User(_))) => self.notice = "the ticks behind your messages say it".to_owned(),
+            (
+                Command::Set(_)
+                | Command::Who
+                | Command::About(_)
+                | Command::Reply(_)
+                | Command::Ask(_)
+                | Command::Later(..),
+                None,
+            ) => {
+                self.notice = "no conversation is open".to_owned();
+            }
+        }
+    }
+
+    fn quit(&mut self) {
+        self.keep_draft();
+        self.acts.push_back(Act::Quit);
+    }
+
+    /// Opens the next conversation of the list, or the one before.
+    pub(crate) fn turn(&mut self, by: isize) {
+        let listed: Vec<With> = self.listed().into_iter().map(|(with, _)| with.clone()).collect();
+        if listed.is_empty() {
+            return;
+        }
+        let at = listed.iter().position(|with| Some(with) == self.open.as_ref());
+        let next = match at {
+            Some(at) => (at as isize + by).rem_euclid(listed.len() as isize) as usize,
+            None => 0,
+        };
+        self.open(listed[next].clone());
+    }
+
+    pub(crate) fn open(&mut self, with: With) {
+        if self.open.as_ref() == Some(&with) {
+            return;
+        }
+        self.keep_draft();
+        self.chosen = None;
+        let thread = self.threads.entry(with.clone()).or_default();
+        self.line = line(thread.settings.draft());
+        self.read_before = (thread.unread > 0).then(|| thread.read.map_or(0, |read| read.seq));
+        self.scroll = 0;
+        if let With::User(user) = &with
+            && self.is_connected
+        {
+            self.acts.push_back(Act::ReadMarks(user.clone()));
+        }
+        self.open = Some(with);
+        self.allow_pages();
+        self.mark_read();
+    }
+
+    /// Keeps a line that was not sent as a draft, for all devices of the user.
+    fn keep_draft(&mut self) {
+        let typed = self.line.lines().join("\n");
+        let Some(with) = self.open.clone() else { return };
+        let Some(thread) = self.threads.get_mut(&with) else { return };
+        if thread.settings.draft() != typed && !typed.starts_with('/') {
+            thread.settings.draft = Some(typed.clone());
+            self.acts.push_back(Act::Set(with, draft(&typed)));
+        }
+    }
+
+    /// The other side hears that something is being written.
+    fn tell_writing(&mut self, now_ms: u64) {
+        let is_text = self.line.lines().first().is_some_and(|line| !line.is_empty() && !line.starts_with('/'));
+        if let Some(With::User(user)) = self.open.as_ref().filter(|_| is_text && self.is_connected)
+            && self.told_writing_ms + TELL_WRITING_MS <= now_ms
+        {
+            self.told_writing_ms = now_ms;
+            self.acts.push_back(Act::Writing(user.clone()));
+        }
+    }
+}
+
+fn draft(text: &str) -> ConversationSettings {
+    ConversationSettings { draft: Some(text.to_owned()), ..ConversationSettings::default() }
+}
