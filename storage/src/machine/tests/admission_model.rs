@@ -72,7 +72,12 @@ struct Model {
     /// Of each peer: the highest incarnation of a message, and whether the owner has written to that one.
     written: [(u64, bool); PEERS.len()],
     unread: [u64; PEERS.len()],
+    /// Of each peer: the withheld messages that are known, the last withheld at the end.
+    withheld: [Vec<usize>; PEERS.len()],
 }
+
+/// Withheld messages of a peer that are known.
+const WITHHELD: usize = 16;
 
 impl Model {
     fn append(&mut self, peer: usize, incarnation: u64, admission: Admission, number: usize) -> Append {
@@ -89,10 +94,15 @@ impl Model {
         }
     }
 
-    /// The last of this peer's withheld messages are known.
     fn is_withheld(&self, peer: usize, number: usize) -> bool {
-        let withheld = |(_, sent): &(usize, &Sent)| sent.peer == peer && sent.fate == Fate::Withheld;
-        self.sent.iter().enumerate().filter(withheld).rev().take(16).any(|(at, _)| at == number)
+        self.withheld[peer].contains(&number)
+    }
+
+    fn withholds(&mut self, peer: usize, number: usize) -> Fate {
+        let withheld = &mut self.withheld[peer];
+        withheld.push(number);
+        withheld.drain(..withheld.len().saturating_sub(WITHHELD));
+        Fate::Withheld
     }
 
     fn arrives(&mut self, peer: usize, incarnation: u64) -> Fate {
@@ -103,9 +113,9 @@ impl Model {
         Fate::At(self.last)
     }
 
-    fn decides(&mut self, peer: usize, incarnation: u64, admission: Admission) -> Fate {
+    fn decides(&mut self, peer: usize, incarnation: u64, admission: Admission, number: usize) -> Fate {
         match admission {
-            Admission::Withheld => Fate::Withheld,
+            Admission::Withheld => self.withholds(peer, number),
             Admission::WriteBack if self.written[peer] != (incarnation, true) => Fate::Rejected(Reason::Forbidden),
             Admission::Refused => Fate::Rejected(Reason::Forbidden),
             Admission::WriteBack | Admission::Unspecified => {
@@ -128,7 +138,7 @@ impl Model {
                     is_there || self.is_withheld(peer, before) || admission == Admission::Withheld
                 });
                 let fate = match follows {
-                    true => self.decides(peer, incarnation, admission),
+                    true => self.decides(peer, incarnation, admission, number),
                     false => Fate::Rejected(Reason::OutOfOrder),
                 };
                 self.sent.push(Sent { peer, incarnation, fate });
@@ -142,7 +152,7 @@ impl Model {
                     Fate::At(_) => fate,
                     Fate::Withheld if self.is_withheld(peer, number) => fate,
                     // So late that it is not known any more, or refused: it is decided anew.
-                    Fate::Withheld | Fate::Rejected(_) => self.decides(peer, incarnation, admission),
+                    Fate::Withheld | Fate::Rejected(_) => self.decides(peer, incarnation, admission, number),
                 };
                 self.sent[number].fate = fate;
                 (self.append(peer, incarnation, admission, number), fate)
