@@ -51,11 +51,12 @@ pub enum Event {
     ContactsMissed,
     /// What a contact shows, after [`crate::Client::show`].
     Presence(Presence),
-    /// What others may see and do has changed, after [`crate::Client::privacy`].
+    /// The user's privacy settings or blocked users have changed, on any device. Told after [`crate::Client::privacy`] was called.
     Privacy(privacy_news::What),
-    /// It has changed, and what has changed is not known: read it again.
+    /// Changes of privacy settings or blocked users were lost on the way: call [`crate::Client::privacy`] again.
     PrivacyMissed,
-    /// What another user is doing in the conversation with this one, after [`crate::Client::read_conversations`].
+    /// A chat state: another user is writing to this one, is recording, or has stopped. Told after [`crate::Client::read_conversations`] was
+    /// called.
     ChatState(ChatStateNotice),
 }
 

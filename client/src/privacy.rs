@@ -1,4 +1,4 @@
-//! What others may see and do, and whom the user has blocked.
+//! Privacy settings, blocked users and chat states.
 
 use carillon_proto::{
     UserId,
@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Client {
-    /// What others may see and do, and whom the user has blocked. From now on each change, by this device or another one, is an
+    /// Reads the privacy settings and the blocked users. From now on each change, by this device or another one, is an
     /// [`Event::Privacy`]; after [`Event::PrivacyMissed`] it is to be read again.
     ///
     /// ```no_run
@@ -44,12 +44,12 @@ impl Client {
         self.change_privacy(Change::Set(set)).await
     }
 
-    /// What this user sends is accepted as before, and is not delivered. The user is not told.
+    /// Blocks a user: messages from there are accepted as before, and are not delivered. The blocked user is not told.
     pub async fn block(&self, user: &UserId) -> Result<(), FetchError> {
         self.change_privacy(Change::Block(user.as_str().to_owned())).await
     }
 
-    /// What this user has sent meanwhile does not come any more.
+    /// Ends a block. Messages that were sent meanwhile do not come any more.
     pub async fn unblock(&self, user: &UserId) -> Result<(), FetchError> {
         self.change_privacy(Change::Unblock(user.as_str().to_owned())).await
     }
@@ -67,7 +67,7 @@ impl Client {
     }
 }
 
-/// What a client keeps of it over its connections.
+/// The version of the privacy settings that the application has, which a client keeps over its connections.
 #[derive(Default)]
 pub(crate) struct Known {
     /// The version that the application has.
@@ -75,7 +75,7 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// What a new connection begins with.
+    /// The frames with which a new connection begins.
     pub(crate) fn begin(&self) -> Option<Body> {
         self.version.map(|_| Body::ReadPrivacy(ReadPrivacy { request: OWN }))
     }
@@ -91,7 +91,7 @@ impl Known {
 
     pub(crate) fn news(&mut self, news: PrivacyNews) -> Option<Event> {
         let known = self.version?;
-        // It was in what was read.
+        // The settings that were read have the change already.
         if news.version <= known {
             return None;
         }

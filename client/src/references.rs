@@ -86,7 +86,7 @@ impl Client {
         Content { body: Some(Body::Poll(poll)), ..Content::default() }
     }
 
-    /// What the message at this position said before, edit by edit, if the service shows it. From position `from_seq` on, because the
+    /// The earlier contents of the message at this position, edit by edit, if the service shows them. From position `from_seq` on, because the
     /// size of a page is limited.
     pub async fn edits(&self, timeline: &TimelineId, seq: u64, from_seq: u64) -> Result<Page, FetchError> {
         let timeline = Some(timeline.to_client());

@@ -17,13 +17,13 @@ const READINGS: usize = 5;
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "each is used at once")]
 pub enum ScheduledChange {
-    /// What is absent stays as it is. The time is in milliseconds since 1970-01-01T00:00:00Z.
+    /// Another content, another time, or both; an absent one stays. The time is in milliseconds since 1970-01-01T00:00:00Z.
     Set {
         content: Option<Content>,
         at_ms: Option<u64>,
     },
     Cancel,
-    /// It is sent at once.
+    /// Sends the message at once.
     SendNow,
 }
 

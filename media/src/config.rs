@@ -45,14 +45,14 @@ pub struct MediaConfig {
     pub max_pictures: usize,
     /// Most previews at once, of each gateway: each is made by a process of its own; 0: none is made.
     pub max_previews: usize,
-    /// What such a process may take. A picture of which it would take more has no preview.
+    /// Memory and time of a process that makes a preview. A picture that would need more has no preview.
     pub preview_memory_bytes: u64,
     pub preview_timeout_ms: u64,
-    /// What becomes of a picture that says where it was made, and can't be stripped.
+    /// Whether a picture that says where it was made, and can't be stripped, is refused or kept.
     pub told_place: ToldPlace,
 }
 
-/// What becomes of a picture that says where it was made.
+/// Whether a picture that says where it was made is refused or kept, if that can't be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ToldPlace {

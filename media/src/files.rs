@@ -32,7 +32,7 @@ const OPERATION: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     Uploaded,
-    /// Those with this beginning of their SHA-256.
+    /// The bytes whose SHA-256 begins like this.
     Other([u8; 8]),
 }
 
@@ -51,7 +51,7 @@ impl Version {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Kept {
     pub uploaded_bytes: u64,
-    /// What was made of it, if something was.
+    /// The stripped picture, if one was made: the beginning of its SHA-256, and its size.
     pub other: Option<([u8; 8], u64)>,
 }
 
@@ -138,7 +138,7 @@ impl Files {
         Ok(Self { store: Arc::new(builder.build()?), prefix })
     }
 
-    /// What there is of a file.
+    /// How many bytes of a file are kept.
     pub async fn kept(&self, id: &MediaId) -> Result<Kept, FilesError> {
         let list = self.store.list(Some(&self.folder(id)));
         let objects = in_time(list.try_collect::<Vec<_>>()).await?;

@@ -8,7 +8,7 @@ const GPS: u16 = 0x8825;
 const SHORT: u16 = 3;
 /// Fields of one directory that are looked at: real ones have some dozens.
 const FIELDS: usize = 512;
-/// What looks like the beginning of EXIF in one file: more are not looked at.
+/// Most places in one file that look like the beginning of EXIF and are looked at.
 const BEGINS: usize = 1024;
 
 /// How the picture has to be turned to be seen upright, 2 to 8; `None` if it is upright or does not say.

@@ -45,7 +45,7 @@ impl GroupChanging {
         }
     }
 
-    /// This user wants nothing of the sender in groups: it is not added, and what else is done is not told to it.
+    /// A user who wants nothing of the sender in groups: is not added, and is not told of other changes.
     pub(crate) fn is_unwanted(&mut self, user: String) -> Result<(), Failure> {
         match &mut self.change {
             Change::Members(op) if op.change() != OfMembers::Add => {

@@ -1,4 +1,4 @@
-//! What a user lets others do, as the owner of the user keeps it beside the account. See docs/adr/0032-privacy.md.
+//! The privacy settings of a user, as the owner of the user keeps them beside the account. See docs/adr/0032-privacy.md.
 
 use std::hash::BuildHasher as _;
 
@@ -7,7 +7,7 @@ use carillon_proto::{
     pb::store::{self, Allowed, Audience, PrivacySettings, append::Admission},
 };
 
-/// What a user has set who is not open to everybody.
+/// The settings of a user who is not open to everybody.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Privacy {
     settings: PrivacySettings,
@@ -15,7 +15,7 @@ pub(crate) struct Privacy {
     blocked: Box<[(u64, u64)]>,
 }
 
-/// What may be done by somebody who is not blocked.
+/// To whom something is open, of those who are not blocked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Opens {
     Yes,
@@ -59,7 +59,7 @@ impl Privacy {
     }
 }
 
-/// What the store has said of the sender.
+/// The admission that follows from the answer of the store about the sender.
 pub(crate) fn admission(allowed: &Allowed) -> Admission {
     match allowed {
         Allowed { blocked: true, .. } => Admission::Withheld,

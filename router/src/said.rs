@@ -1,4 +1,5 @@
-//! What owners of users say to each other about contacts and presence, and workers about scheduled messages. Anything of it may be lost: it is said again later.
+//! Notices between owners of users about contacts and presence, and of workers about scheduled messages. Each may be lost, and is said again
+//! later.
 
 use std::collections::BTreeMap;
 

@@ -34,7 +34,7 @@ pub(crate) struct Sending {
     generation: u64,
     /// The incarnation of the recipient's account when the first append began.
     pub(crate) recipient_incarnation: u64,
-    /// What the recipient allows to the sender.
+    /// Whether the recipient takes messages of the sender.
     pub(crate) admission: Admission,
     /// The recipient has blocked the sender, and does not get it.
     pub(crate) withheld: bool,
@@ -52,7 +52,7 @@ pub(crate) struct Sending {
     pub(crate) wants_marks: bool,
     pub(crate) id: String,
     time_ms: u64,
-    /// What the store has to know of the message; `None`: it is plain.
+    /// `None`: the message is plain.
     header: Option<Box<Header>>,
     /// The envelope in both inboxes, now or later.
     pub(crate) envelope: Bytes,

@@ -1,4 +1,4 @@
-//! What users are doing in conversations just now: writing, recording. See docs/adr/0032-privacy.md.
+//! Chat states: that a user is writing, is recording, or has stopped. See docs/adr/0032-privacy.md.
 
 use std::{
     collections::BTreeMap,

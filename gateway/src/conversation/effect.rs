@@ -59,7 +59,7 @@ pub(crate) enum Tag {
     Privacy(PrivacyTag),
     /// With the number of the request.
     ChatState(u32),
-    /// What a client has asked about scheduled messages: the number of the request.
+    /// A request of the client about scheduled messages, with its number.
     Scheduled(u32),
     /// A place for a file.
     MediaSlot(SlotPending),

@@ -309,7 +309,7 @@ impl Acks {
 mod tests {
     use super::*;
 
-    /// What a connection has in memory for each of its groups, beside its place in the feed. docs/speed.md has the memory of a whole
+    /// The memory of a connection for each of its groups, beside its place in the feed. docs/speed.md has the memory of a whole
     /// connection.
     #[test]
     fn a_group_that_is_followed_is_small() {

@@ -1,4 +1,4 @@
-//! What others may see and do: what a client asks, and what it is told. See docs/adr/0032-privacy.md.
+//! Privacy settings and blocked users: requests of clients, and news for them. See docs/adr/0032-privacy.md.
 
 use carillon_proto::{
     UserId,
@@ -17,7 +17,7 @@ use crate::outcome::refusal;
 
 pub(crate) use carillon_proto::pb::link::change_privacy::Change as PrivacyChange;
 
-/// What a client asks; with the number of the request.
+/// A request of a client, with its number.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct PrivacyAsk {
     pub(crate) request: u32,
@@ -30,7 +30,7 @@ pub(crate) enum PrivacyQuery {
     Change(Option<PrivacyChange>),
 }
 
-/// What a client is told.
+/// An answer or news for a client.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum PrivacyTell {
     Done { request: u32 },
@@ -64,7 +64,7 @@ impl Live {
         request: u32,
         what: PrivacyQuery,
     ) -> Result<(PrivacyTag, Op), Refusal> {
-        // It has come with the same level as groups.
+        // Privacy settings have come with the same level as groups.
         if !rules.has_groups() {
             return Err(refusal(Code::Unsupported, "this service keeps no settings of privacy", 0));
         }

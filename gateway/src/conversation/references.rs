@@ -23,7 +23,7 @@ pub(super) fn needs_references(content: &Content) -> bool {
     )
 }
 
-/// What the service has to know of this content, from this sender; `None`: nothing. Checks what refers to messages in it.
+/// The header of a message with this content, from this sender; `None`: the message is plain. Checks the references in the content.
 pub(super) fn header(
     content: &Content,
     sender: &UserId,

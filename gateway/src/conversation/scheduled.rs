@@ -23,7 +23,7 @@ const AHEAD_MS: u64 = 366 * 24 * 3_600_000;
 /// How long its time may be past: the client's clock may be wrong, and the request may have been on its way.
 const PAST_MS: u64 = 60_000;
 
-/// What a client asks about scheduled messages; with the number of the request.
+/// A request of a client about scheduled messages, with its number.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ScheduledAsk {
     pub(crate) request: u32,
@@ -43,7 +43,7 @@ pub(crate) enum ScheduledQuery {
         id: u64,
         change: Option<ScheduledChange>,
     },
-    /// Those after this one.
+    /// The list, from the message behind this one on.
     Read {
         after: u64,
     },
@@ -51,7 +51,7 @@ pub(crate) enum ScheduledQuery {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ScheduledChange {
-    /// What is absent stays as it is.
+    /// Another content, another time, or both; an absent one stays.
     Set {
         content: Option<Bytes>,
         at_ms: Option<u64>,
@@ -176,7 +176,7 @@ fn check_recipient(to: Option<Recipient>) -> Result<TimelineKey, Refusal> {
     Ok(TimelineKey { kind: kind.into(), owner: owner.into() })
 }
 
-/// What the service has to know of the content.
+/// Checks the content, and makes the header of the message.
 fn check_content(content: &[u8], rules: &Rules) -> Result<Option<Box<Header>>, Refusal> {
     let checked = content::check(content, rules.max_content_bytes);
     let header = checked.and_then(|content| references::header_of_message(&content));

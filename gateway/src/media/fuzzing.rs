@@ -1,4 +1,4 @@
-//! What comes over HTTP beside the bytes of a file, with the properties that must hold for all of it.
+//! Paths, headers and names of HTTP requests for files, with the properties that must hold for all of them.
 
 use super::{
     PassKeys,

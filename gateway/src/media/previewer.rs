@@ -38,7 +38,7 @@ impl Previewer {
         }
     }
 
-    /// What the picture is like, as far as that could be found out.
+    /// Size and preview of the picture, as far as they could be found out.
     pub(super) async fn look(&self, format: Format, picture: Bytes) -> Seen {
         let (seen, outcome) = self.try_to_look(format, picture).await;
         metrics::preview(outcome);
@@ -81,7 +81,7 @@ impl Previewer {
         let mut command = Command::new(program);
         command.args(first).arg(format.name()).arg(self.memory_bytes.to_string());
         command.arg(self.time.as_secs().max(1).to_string());
-        // It needs nothing of this process, and is told nothing.
+        // The process that is started needs nothing of this one, and is told nothing.
         command.env_clear().current_dir("/").kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
     }

@@ -236,7 +236,7 @@ impl MediaService {
     }
 }
 
-/// What an upload has come to.
+/// The outcome of an upload.
 enum Taken {
     Whole(Whole),
     /// So many bytes are there.

@@ -1,4 +1,4 @@
-//! What becomes of a file whose bytes are all there: its type is found, and a picture loses what it tells of its place and gets a preview.
+//! Looks at a file whose bytes are all there: finds its type, removes from a picture what it tells of its place, and has a preview made.
 
 use std::{ops::Range, time::Duration};
 

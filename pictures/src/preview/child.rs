@@ -18,7 +18,7 @@ use crate::Format;
 pub const MAX_OUTPUT_BYTES: usize = SIZE_BYTES + 2 + MAX_BYTES;
 const SIZE_BYTES: usize = 8;
 
-/// What a picture is like.
+/// Size and preview of a picture.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Seen {
     /// Pixels, as it is seen: upright. 0: unknown.
@@ -28,7 +28,7 @@ pub struct Seen {
     pub preview: Vec<u8>,
 }
 
-/// What the process may take.
+/// Bounds of the process.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// Beside the program itself.
@@ -78,7 +78,7 @@ fn confine(bounds: Bounds) -> io::Result<()> {
         (Resource::Fsize, 0),
         (Resource::Core, 0),
         (Resource::Nproc, 0),
-        // Those that are open stay so.
+        // Files that are open already stay open.
         (Resource::Nofile, 3),
     ];
     for (resource, most) in limits {

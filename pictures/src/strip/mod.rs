@@ -54,7 +54,7 @@ impl Format {
 
 /// The picture without what it tells beside itself. What is stripped once stays as it is.
 ///
-/// It takes time for each byte, and memory for one copy.
+/// Stripping takes time for each byte, and memory for one copy.
 pub fn strip(format: Format, picture: &[u8]) -> Result<Vec<u8>, Damaged> {
     match format {
         Format::Jpeg => jpeg::strip(picture),

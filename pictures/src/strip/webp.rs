@@ -6,13 +6,13 @@ use crate::tiff;
 /// Bits in the first byte of VP8X.
 const HAS_EXIF: u8 = 0x08;
 const HAS_XMP: u8 = 0x04;
-/// What stands in a frame of an animation before its chunks.
+/// Bytes in a frame of an animation before its chunks.
 const FRAME_BYTES: usize = 16;
 
 pub(super) fn strip(picture: &[u8]) -> Result<Vec<u8>, Damaged> {
     let mut rest = picture.strip_prefix(b"RIFF").ok_or(Damaged)?;
     let length = length(&mut rest)?;
-    // What stands behind is no part of it.
+    // Bytes behind the end of the file are dropped.
     let mut rest = take(&mut rest, length)?.strip_prefix(b"WEBP").ok_or(Damaged)?;
     let mut out = Vec::with_capacity(picture.len());
     out.extend_from_slice(b"RIFF\0\0\0\0WEBP");

@@ -1,4 +1,4 @@
-//! What users are doing in conversations just now. Nothing of it is stored. See docs/adr/0032-privacy.md.
+//! Chat states: that a user is writing or recording. Nothing of it is stored. See docs/adr/0032-privacy.md.
 
 use carillon_proto::{
     UserId,

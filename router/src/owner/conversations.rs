@@ -52,7 +52,7 @@ pub(super) enum ConversationsAsked {
     Unread(u64, Vec<usize>),
     /// Who of these is in the group.
     Members(MarksAsked),
-    /// What of their marks others tell: which of the request of this number.
+    /// Whether others let their marks be known: which places of the request of this number.
     Allowed(u64, Vec<usize>),
     /// Marks of others: which of the request of this number.
     Marks(u64, Vec<usize>),
@@ -61,7 +61,7 @@ pub(super) enum ConversationsAsked {
 /// Marks of others that are being read.
 pub(super) struct MarksReading {
     asked: MarksAsked,
-    /// What each of the users allows, as far as it is known.
+    /// Whether each of the users lets its marks be known, as far as that is known.
     allowed: Vec<Allowed>,
     marks: Vec<marks_read::Mark>,
     waits: usize,

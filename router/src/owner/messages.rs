@@ -54,7 +54,7 @@ impl Owner {
         }
     }
 
-    /// It is known what the recipient allows to the sender.
+    /// Goes on with a send, when it is known what the recipient allows to the sender.
     pub(super) fn admitted(&mut self, sending: Box<Sending>, now: Instant) {
         if sending.is_remade {
             self.look_for_first(sending, now);

@@ -1,4 +1,4 @@
-//! What users let others see and do: changes of it, and who is let in. See docs/adr/0032-privacy.md.
+//! Privacy settings of users: changes of them, and whom they let in. See docs/adr/0032-privacy.md.
 
 use carillon_proto::{
     Level, UserId,
@@ -24,7 +24,7 @@ use crate::{
     store::{StoreAnswer, StoreFailure},
 };
 
-/// What continues when the store has answered.
+/// The work that continues when the store has answered.
 pub(super) enum PrivacyAsked {
     /// The user who is to be blocked.
     Who(PrivacyChanging, String),
@@ -41,7 +41,7 @@ pub(super) enum PrivacyAsked {
 pub(super) struct PrivacyChanging {
     user: UserId,
     incarnation: u64,
-    /// What the user's devices are told.
+    /// The news for the user's devices.
     what: Option<What>,
     slot: ReplySlot,
     deadline: Instant,

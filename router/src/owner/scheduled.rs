@@ -22,7 +22,7 @@ pub(super) struct ScheduleChanging {
     user: UserId,
     incarnation: u64,
     shard: ShardId,
-    /// It is to be sent at once.
+    /// The message is to be sent at once.
     sends: bool,
     slot: ReplySlot,
 }
@@ -80,7 +80,7 @@ impl Owner {
         if sends {
             self.nudges.nudge(shard);
         }
-        if let ScheduledChanged { version, id, changed: true } = changed {
+        if let ScheduledChanged { version, id, changed: true, .. } = changed {
             let user = Some(Person { user: user.as_str().to_owned(), incarnation });
             self.scheduled_news(ScheduledNews { user, version, id, failed: false });
         }

@@ -110,7 +110,7 @@ impl Owner {
     pub(super) fn drop_waiter(&mut self, waiter: Waiter, failure: &Failure) {
         match waiter {
             Waiter::Send(sending) => self.refuse_send(*sending, failure),
-            // It may be lost: it is read later.
+            // The notice may be lost: the settings are read later.
             Waiter::Nobody | Waiter::Mark(_) => {}
             Waiter::ChatState(telling) => self.refuse(telling.slot, failure),
             Waiter::Announce(announced) => {

@@ -18,7 +18,7 @@ const AT_ONCE: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Removed {
     All,
-    /// Those that were uploaded, of files that are others by now.
+    /// The uploaded bytes of pictures in whose place stripped ones stand by now.
     Uploaded,
 }
 

@@ -52,7 +52,7 @@ pub(super) fn erased(envelope: &[u8], sender: &str) -> io::Result<Option<Vec<u8>
     tombstone(envelope)
 }
 
-/// What is left of this message, if it has not been erased.
+/// The message without its content; `None`: it has been erased already.
 pub(super) fn tombstone(envelope: &[u8]) -> io::Result<Option<Vec<u8>>> {
     if sender_of(envelope).is_none() {
         return Ok(None);

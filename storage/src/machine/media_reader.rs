@@ -40,7 +40,7 @@ impl TimelineReader {
         let (begin, end) = keys::all_media().into_inner();
         let begin = if after.is_empty() { begin } else { keys::after(after) };
         let mut files = Vec::new();
-        // Such a key comes from outside.
+        // The key to go on behind comes from outside.
         let range = (begin <= end).then(|| view.range(begin..=end));
         for (looked_at, found) in (1..).zip(range.into_iter().flatten()) {
             let (key, value) = found?;

@@ -268,7 +268,7 @@ impl Batch<'_> {
             return Ok(privacy::refused());
         }
         let kept = match &op.header {
-            // It comes to nothing, and so does what it says of another message.
+            // A message that does not enter the inbox changes no other message either.
             Some(_) if !is_group && self.is_kept_out(held.as_ref(), op, admission, &duplicate)? => Kept::default(),
             Some(header) => match self.refer(held.as_ref(), op, header, is_group)? {
                 Ok(kept) => kept,

@@ -14,7 +14,7 @@ impl State {
         let mut store = self.store.lock();
         store.scheduled.push(schedule.schedule.expect("set"));
         let version = store.scheduled.len() as u64;
-        Reply::ScheduledChanged(ScheduledChanged { version, id: version, changed: true })
+        Reply::ScheduledChanged(ScheduledChanged { version, id: version, changed: true, failed: false })
     }
 
     pub(super) fn change_scheduled(&self, change: ChangeScheduled) -> Reply {
@@ -22,7 +22,7 @@ impl State {
         let change = change.change.expect("set");
         store.scheduled_changes.push(change.change);
         let version = store.scheduled.len() as u64;
-        Reply::ScheduledChanged(ScheduledChanged { version, id: change.id, changed: true })
+        Reply::ScheduledChanged(ScheduledChanged { version, id: change.id, changed: true, failed: false })
     }
 
     pub(super) fn read_scheduled(&self, read: &ReadScheduled) -> Reply {

@@ -1,4 +1,4 @@
-//! What messages make of other messages: rules and reads. `timeline/annotations.rs` carries it out. See
+//! Edits, recalls, reactions, pins and votes: rules and reads. `timeline/annotations.rs` carries it out. See
 //! docs/adr/0029-references.md.
 
 mod envelope_head;

@@ -31,7 +31,7 @@ pub(in crate::machine) struct Case<'a> {
     pub(in crate::machine) pinned: usize,
 }
 
-/// What the sender may do in the group.
+/// The rights of the sender in the group.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::machine) struct InGroup {
     pub(in crate::machine) is_admin: bool,

@@ -21,7 +21,7 @@ pub(super) fn check_change(shard: ShardId, map: ShardMap, op: &ChangePrivacy) ->
     }
 }
 
-/// What the owner of an inbox allows to the sender of this message.
+/// Checks what the command says of the sender's admission to the inbox.
 pub(super) fn check_admission(kind: Kind, op: &Append) -> Result<(), Rejected> {
     match Admission::try_from(op.admission) {
         Ok(Admission::Unspecified) => Ok(()),

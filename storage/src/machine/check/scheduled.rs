@@ -68,7 +68,7 @@ fn check_content(content: &[u8]) -> Result<(), Rejected> {
     }
 }
 
-/// What is sent later says something itself.
+/// A message that is sent later says something itself.
 fn check_header(header: Option<&Header>) -> Result<(), Rejected> {
     match header {
         Some(header) if header.kind != header::Kind::Message as i32 => {

@@ -34,7 +34,7 @@ impl Batch<'_> {
         if let Change::Sweep(_) = change {
             return self.sweep_contacts(&user, incarnation);
         }
-        // What was told is noted also for an account that has ended.
+        // That a word was told is noted also for an account that has ended.
         if !matches!(change, Change::Told(_))
             && let Some(why) = self.is_not_owner(&user, incarnation)?
         {

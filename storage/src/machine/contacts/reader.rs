@@ -62,7 +62,7 @@ impl DirectoryReader {
         Ok(read)
     }
 
-    /// Those who see the user or are seen, if they are not blocked.
+    /// Contacts who see the user or are seen, and are not blocked.
     fn subscribed(&self, op: &ReadContacts, read: &mut ContactsRead) -> io::Result<()> {
         let Privacy { settings, blocked, .. } = self.privacy(&op.user, op.incarnation)?.unwrap_or_default();
         read.hidden = settings.is_some_and(|settings| settings.presence() == Audience::Nobody);

@@ -139,7 +139,7 @@ impl Changing<'_> {
     /// The user's account has ended: the contact has to know it.
     pub(super) fn end(&mut self) {
         let Contact { to, asked, from, asks, .. } = *self.row;
-        // What the contact has still to be told may itself be an end.
+        // A word that the contact has still to be told may itself end a subscription.
         let untold = std::mem::take(&mut self.row.untold);
         let is_untold = |words: [Word; 2]| untold.iter().any(|said| words.contains(&said.word()));
         let asking = to || asked || is_untold([Word::Subscribe, Word::Unsubscribe]);

@@ -1,4 +1,4 @@
-//! What a user lets others see and do, and whom the user has blocked, in the directory shard of the user. See
+//! Privacy settings and blocked users, in the directory shard of the user. See
 //! docs/adr/0032-privacy.md.
 
 mod reader;
@@ -56,7 +56,7 @@ impl Batch<'_> {
         Ok(Outcome::PrivacyChanged(PrivacyChanged { before, version, settings, contact }))
     }
 
-    /// What the contact has said, without requests that the user does not want to see.
+    /// The words of the contact, without requests that the user does not want to see.
     pub(super) fn heard_by(
         &self,
         user: &str,
@@ -67,7 +67,7 @@ impl Batch<'_> {
         let by = BlockedUser { user: contact.to_owned(), incarnation: heard.peer };
         if is_blocked(&self.privacy(user, incarnation)?.blocked, &by) {
             for said in heard.said.iter_mut().filter(|said| said.word() == Word::Subscribe) {
-                // Its number is noted as heard.
+                // The number of the request is noted as heard.
                 said.word = Word::Unspecified.into();
             }
         }

@@ -48,7 +48,7 @@ fn place(blocked: &[BlockedUser], user: &str) -> Result<usize, usize> {
     blocked.binary_search_by(|known| known.user.as_str().cmp(user))
 }
 
-/// What this one may do to the user who has these rows. `contact`: what the user keeps of it.
+/// What somebody may do to the user who has these rows. `contact`: the user's row of that one.
 pub(super) fn allowed(privacy: &Privacy, by: &BlockedUser, contact: Option<&Contact>) -> Allowed {
     if is_blocked(&privacy.blocked, by) {
         return Allowed { blocked: true, ..Allowed::default() };

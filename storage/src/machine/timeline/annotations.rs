@@ -27,7 +27,7 @@ use crate::machine::{
 const ARRIVES_MS: u64 = 60_000;
 const ARRIVES_RETRY_MS: u32 = 200;
 
-/// What is stored of a message with a header.
+/// The header and the envelope of a message with a header, as they are stored.
 #[derive(Default)]
 pub(super) struct Kept {
     pub(super) header: Option<Box<Header>>,
@@ -123,7 +123,7 @@ impl Batch<'_> {
         }
         let key = DuplicateKey(key_of(&reference.key)?);
         let recipient = if reference.by_sender { said.recipient() } else { Some(&*said.sender) };
-        // Its author has used the client id for a message to somebody else, too.
+        // The author has used the client id for a message to somebody else, too.
         let other = recipient.and_then(|recipient| UserId::new(recipient).ok()).map(|recipient| key.to(&recipient));
         for key in [Some(key), other].into_iter().flatten() {
             let Some(seq) = self.get(&keys::duplicate(number, &key.0), keys::number_of)? else { continue };

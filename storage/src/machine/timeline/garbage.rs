@@ -1,4 +1,4 @@
-//! What is left of timelines that have ended.
+//! Removes the rows of timelines that have ended.
 
 use std::io;
 

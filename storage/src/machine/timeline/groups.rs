@@ -20,7 +20,7 @@ use crate::machine::{
 /// change needs a new level.
 pub(in crate::machine) const MEMBERSHIPS: usize = 8192;
 
-/// What a change leaves behind.
+/// The rows of members that a change writes, and who is not told of it.
 #[derive(Default)]
 struct Rows {
     /// Rows of users; `None`: the row is removed.

@@ -107,7 +107,7 @@ impl Batch<'_> {
         Ok(done())
     }
 
-    /// What the owner's files come to is less by so many files and the bytes of this one, and more by these bytes.
+    /// Takes so many files and the bytes of this one off the sum of the owner's files, and adds these bytes.
     fn recount(&mut self, row: &MediaRow, files: u32, more: u64) -> io::Result<()> {
         let owner = row.owner.as_ref().ok_or_else(|| broken("file without an owner"))?;
         let Some(sum) = self.media_sum(&owner.user)?.filter(|sum| sum.incarnation == owner.incarnation) else {

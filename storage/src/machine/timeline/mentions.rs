@@ -37,7 +37,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// What this message said does not count any more.
+    /// The mentions of this message do not count any more.
     pub(super) fn forget_mentions(&mut self, number: u64, seq: u64, mentions: &Mentions) -> io::Result<()> {
         let users: Vec<&str> = match mentions.all || mentions.here {
             true => vec![EVERYBODY.0],
@@ -55,7 +55,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// This user is no member any more.
+    /// Removes the mentions of a user who is no member any more.
     pub(super) fn forget_mentioned(&mut self, number: u64, user: &str) -> io::Result<()> {
         if self.mentioned(number, user)?.is_some() {
             self.changes.delete(keys::mentioned(number, user));

@@ -1,4 +1,4 @@
-//! What does not enter an inbox, because its owner does not want it. See docs/adr/0032-privacy.md.
+//! Messages that do not enter an inbox, because its owner does not want them. See docs/adr/0032-privacy.md.
 
 use std::io;
 
@@ -14,7 +14,7 @@ const KEY_BYTES: usize = 16;
 /// Keys of withheld messages that are kept, of one conversation. Replicas with different numbers would diverge.
 const WITHHELD: usize = 16;
 
-/// What the owner of the inbox allows. An unknown one must not be taken for a known one.
+/// Whether the owner of the inbox takes messages of the sender. An unknown value must not be taken for a known one.
 pub(super) fn admission(op: &Append) -> io::Result<Admission> {
     Admission::try_from(op.admission).map_err(|_| broken("admission of a message"))
 }

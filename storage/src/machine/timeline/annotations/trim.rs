@@ -1,4 +1,4 @@
-//! What messages have made of others goes with these.
+//! Rows about messages go with their messages.
 
 use std::io;
 
