@@ -292,6 +292,7 @@ fn rules(settings: &Settings) -> Result<Rules, InvalidTokenKey> {
         max_page_bytes: 65_536,
         gap_grace_ms: settings.gap_grace.as_millis() as u64,
         ack_interval_ms: 100,
+        group_ack_interval_ms: 500,
         password_sign_in: false,
         jwt: JwtConfig { keys: vec![key], leeway_s: 0, accounts: TokenAccounts::NewNames, ..JwtConfig::default() },
         ..GatewayConfig::default()

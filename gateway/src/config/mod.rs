@@ -83,8 +83,10 @@ pub struct GatewayConfig {
     pub max_outgoing_bytes: usize,
     /// How long a gap in the pushes may fill itself before it is read from the store.
     pub gap_grace_ms: u64,
-    /// A device's acknowledgements are stored at most once in this time.
+    /// A device's acknowledgements in its inbox are stored at most once in this time.
     pub ack_interval_ms: u64,
+    /// Those in its groups. Nobody is told of them at once, and a large group has one of each member for each message: so they wait longer.
+    pub group_ack_interval_ms: u64,
     /// Most unanswered requests to routers, of all connections together; further ones are refused.
     pub max_pending_requests: usize,
     /// At shutdown, how long new clients are still served after the gateway has reported that it is not ready.
@@ -187,6 +189,7 @@ impl Default for GatewayConfig {
             max_outgoing_bytes: 256 * 1024,
             gap_grace_ms: 20,
             ack_interval_ms: 100,
+            group_ack_interval_ms: 2000,
             max_pending_requests: 65_536,
             drain_delay_ms: 500,
             drain_spread_ms: 2_000,
@@ -300,6 +303,7 @@ impl GatewayConfig {
         within("max_outgoing_bytes", self.max_outgoing_bytes as u64, 4_096, 64 * 1024 * 1024)?;
         within("gap_grace_ms", self.gap_grace_ms, 0, 10_000)?;
         within("ack_interval_ms", self.ack_interval_ms, 0, 60_000)?;
+        within("group_ack_interval_ms", self.group_ack_interval_ms, 0, 60_000)?;
         within("max_pending_requests", self.max_pending_requests as u64, 1, 10_000_000)?;
         within("drain_delay_ms", self.drain_delay_ms, 0, 600_000)?;
         within("drain_spread_ms", self.drain_spread_ms, 0, 600_000)?;

@@ -1,6 +1,6 @@
 //! Acknowledgements of a device on their way to its user's owner.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use carillon_proto::{
     Position, TimelineId,
@@ -19,6 +19,25 @@ use crate::{feeds::TimelineRef, metrics};
 
 /// Pause before a refused acknowledgement is sent again.
 const ACK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Earliest times of the next acknowledgements.
+pub(super) struct NotBefore {
+    inbox: Instant,
+    groups: Instant,
+}
+
+impl NotBefore {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { inbox: now, groups: now }
+    }
+
+    fn wait_for(&mut self, which: Which<'_>, at: Instant) {
+        match which {
+            Which::Inbox => self.inbox = at,
+            Which::Group(_) => self.groups = at,
+        }
+    }
+}
 
 impl Live {
     /// Takes an acknowledgement. An invalid one is ignored: no frame could refuse it, and it does no harm.
@@ -42,10 +61,10 @@ impl Live {
         match result {
             Ok(_) => ack.done = ack.done.max(sent),
             Err(why) => {
-                self.ack_not_before = now.instant + ACK_AGAIN;
                 if why.retry && ack.latest == 0 {
                     ack.latest = sent;
                 }
+                self.acks_not_before.wait_for(which, now.instant + ACK_AGAIN);
             }
         }
         self.timelines.settle(which);
@@ -65,13 +84,29 @@ impl Live {
         self.timelines.all().filter(|timeline| timeline.ack.sent != 0).count()
     }
 
+    /// Sends those that are due.
     pub(super) fn send_acks(&mut self, rules: &Rules, now: Now, out: &mut Vec<Effect>) {
-        self.send_ack(Which::Inbox, out);
-        let groups = self.timelines.groups_mut().map(|groups| groups.take_acks()).unwrap_or_default();
-        for group in groups {
-            self.send_ack(Which::Group(group.as_str()), out);
+        if now.instant >= self.acks_not_before.inbox && self.timelines.has_inbox_ack() {
+            self.send_ack(Which::Inbox, out);
+            self.acks_not_before.inbox = now.instant + rules.ack_interval;
         }
-        self.ack_not_before = now.instant + rules.ack_interval;
+        if now.instant >= self.acks_not_before.groups && self.timelines.has_group_acks() {
+            let groups = self.timelines.groups_mut().map(|groups| groups.take_acks()).unwrap_or_default();
+            for group in groups {
+                self.send_ack(Which::Group(group.as_str()), out);
+            }
+            // More than are sent at once go with the next.
+            if !self.timelines.has_group_acks() {
+                self.acks_not_before.groups = now.instant + rules.group_ack_interval;
+            }
+        }
+    }
+
+    /// When the next acknowledgement is to be sent, if one waits.
+    pub(super) fn acks_at(&self) -> Option<Instant> {
+        let inbox = self.timelines.has_inbox_ack().then_some(self.acks_not_before.inbox);
+        let groups = self.timelines.has_group_acks().then_some(self.acks_not_before.groups);
+        inbox.into_iter().chain(groups).min()
     }
 
     fn send_ack(&mut self, which: Which<'_>, out: &mut Vec<Effect>) {

@@ -113,6 +113,8 @@ pub(super) struct FollowedGroup {
     pub(super) since: u64,
     /// The entry in `Groups::due`.
     scheduled: Option<Instant>,
+    /// The group is in `Groups::acks`.
+    in_acks: bool,
 }
 
 impl Timelines {
@@ -160,10 +162,12 @@ impl Timelines {
         inbox.into_iter().chain(self.groups.as_ref().and_then(|groups| groups.wake_at())).min()
     }
 
-    /// True if an acknowledgement waits.
-    pub(super) fn has_acks(&self) -> bool {
+    pub(super) fn has_inbox_ack(&self) -> bool {
         self.inbox.as_ref().is_some_and(|timeline| timeline.ack.is_due())
-            || self.groups.as_ref().is_some_and(|groups| !groups.acks.is_empty())
+    }
+
+    pub(super) fn has_group_acks(&self) -> bool {
+        self.groups.as_ref().is_some_and(|groups| !groups.acks.is_empty())
     }
 
     /// After the timeline has changed.
@@ -191,7 +195,7 @@ impl Groups {
 
     pub(super) fn follow(&mut self, group: GroupId, since: u64, followed: Followed) {
         let timeline = Timeline { followed, ack: Acks::default() };
-        self.set(group, State::Following(Box::new(FollowedGroup { timeline, since, scheduled: None })));
+        self.set(group, State::Following(Box::new(FollowedGroup { timeline, since, scheduled: None, in_acks: false })));
     }
 
     /// True if a group that is followed from now on takes its first step at once; otherwise it is scheduled.
@@ -220,19 +224,25 @@ impl Groups {
 
     /// Keeps in mind when the group has something to do, and whether it has something to acknowledge.
     fn settle(&mut self, group: &str) {
-        let Some(name) = self.of.get_key_value(group).map(|(name, _)| name.clone()) else { return };
-        let (group, Some(State::Following(followed))) = (name, self.of.get_mut(group)) else { return };
-        let at = followed.timeline.followed.wake_at();
-        if at != followed.scheduled {
-            if let Some(before) = std::mem::replace(&mut followed.scheduled, at) {
+        let Some(State::Following(followed)) = self.of.get_mut(group) else { return };
+        let (at, has_ack) = (followed.timeline.followed.wake_at(), followed.timeline.ack.is_due());
+        // Nearly always.
+        if (at, has_ack) == (followed.scheduled, followed.in_acks) {
+            return;
+        }
+        let before = std::mem::replace(&mut followed.scheduled, at);
+        let had_ack = std::mem::replace(&mut followed.in_acks, has_ack);
+        let Some(group) = self.of.get_key_value(group).map(|(name, _)| name.clone()) else { return };
+        if at != before {
+            if let Some(before) = before {
                 self.due.remove(&(before, group.clone()));
             }
             self.due.extend(at.map(|at| (at, group.clone())));
         }
-        if followed.timeline.ack.is_due() {
-            self.acks.insert(group);
-        } else {
-            self.acks.remove(&group);
+        match has_ack {
+            true if !had_ack => _ = self.acks.insert(group),
+            false if had_ack => _ = self.acks.remove(&group),
+            _ => {}
         }
     }
 
@@ -276,7 +286,12 @@ impl Groups {
     /// Groups whose acknowledgements are to be sent now.
     pub(super) fn take_acks(&mut self) -> Vec<GroupId> {
         let due: Vec<GroupId> = self.acks.iter().take(MAX_ACKS).cloned().collect();
-        self.acks.retain(|group| !due.contains(group));
+        for group in &due {
+            self.acks.remove(group);
+            if let Some(State::Following(followed)) = self.of.get_mut(group.as_str()) {
+                followed.in_acks = false;
+            }
+        }
         due
     }
 

@@ -19,6 +19,7 @@ use carillon_proto::{
 
 use super::{
     Effect, Identity, Now, Rules, Tag, Tell, acknowledge,
+    acks::NotBefore,
     chat_states::LastStates,
     contacts::Contacts,
     following::{Timeline, Timelines, Which},
@@ -66,8 +67,7 @@ pub(super) struct Live {
     pub(super) last_states: Option<Box<LastStates>>,
     /// The directory is checking a new token.
     pub(super) renewing: bool,
-    /// Earliest time of the next acknowledgement.
-    pub(super) ack_not_before: Instant,
+    pub(super) acks_not_before: NotBefore,
     going: Option<Going>,
     /// The client has finished; the session waits for its answers.
     finishing: Option<LastWord>,
@@ -130,7 +130,7 @@ impl Live {
             follows_privacy: false,
             last_states: None,
             renewing: false,
-            ack_not_before: now.instant,
+            acks_not_before: NotBefore::new(now.instant),
             going: None,
             finishing: None,
             #[cfg(feature = "planted-bugs")]
@@ -146,10 +146,12 @@ impl Live {
     }
 
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        let ack = self.timelines.has_acks().then_some(self.ack_not_before);
         let feeds = self.timelines.wake_at();
         let awaited = self.awaited.as_ref().map(|awaited| awaited.until);
-        [self.expires, feeds, ack, self.pace.wake_at(), awaited, self.contacts_due()].into_iter().flatten().min()
+        [self.expires, feeds, self.acks_at(), self.pace.wake_at(), awaited, self.contacts_due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub(super) fn entry(&mut self, now: Now, entry: Arc<Entry>, out: &mut Vec<Effect>) -> Result<(), CloseReason> {
@@ -432,9 +434,7 @@ impl Live {
         self.step(Which::Inbox, now, out);
         self.flow_groups(rules, now, out);
         self.flow_contacts(now, out);
-        if now.instant >= self.ack_not_before && self.timelines.has_acks() {
-            self.send_acks(rules, now, out);
-        }
+        self.send_acks(rules, now, out);
         #[cfg(feature = "planted-bugs")]
         self.planted.drop_push(out);
     }

@@ -35,6 +35,7 @@ pub(crate) struct Rules {
     pub(crate) max_page_bytes: u32,
     pub(crate) gap_grace: Duration,
     pub(crate) ack_interval: Duration,
+    pub(crate) group_ack_interval: Duration,
     /// Of users of the default domain.
     pub(crate) password_sign_in: bool,
     /// Replaced when the keys change.
@@ -101,6 +102,7 @@ impl Rules {
             max_page_bytes: config.max_page_bytes,
             gap_grace: Duration::from_millis(config.gap_grace_ms),
             ack_interval: Duration::from_millis(config.ack_interval_ms),
+            group_ack_interval: Duration::from_millis(config.group_ack_interval_ms),
             password_sign_in: config.password_sign_in,
             tokens: ArcSwap::from_pointee(TokenDomains::load(config)?),
             tickets: ArcSwap::default(),

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use carillon_proto::{Position, TimelineId, change_of_envelope, pb::client::GroupChange};
+use carillon_proto::{Position, TimelineId, change_of_envelope, pb::client::GroupChange, time_of_envelope};
 use prost::Message as _;
 
 use super::{FeedId, Follower};
@@ -18,6 +18,8 @@ pub(crate) struct Entry {
     pub(crate) envelope: Bytes,
     /// What it says of a change of a group; nearly always nothing.
     pub(crate) change: Option<Box<GroupChange>>,
+    /// When the service received the message, as the envelope says.
+    pub(crate) time_ms: Option<u64>,
     pub(crate) came: Came,
     /// The connection that sent the message; its client learns the position from `Accepted`.
     pub(crate) sender: Option<Follower>,
@@ -62,7 +64,9 @@ impl Entry {
     ) -> Self {
         let (sender, traceparent) = (None, String::new());
         let change = change_of_envelope(&envelope).and_then(|change| GroupChange::decode(change).ok()).map(Box::new);
-        Self { feed, timeline, position, envelope, change, came, sender, traceparent, rendered: Default::default() }
+        let time_ms = time_of_envelope(&envelope);
+        let rendered = Default::default();
+        Self { feed, timeline, position, envelope, change, time_ms, came, sender, traceparent, rendered }
     }
 
     /// Adds the sender and the trace context of a push.
