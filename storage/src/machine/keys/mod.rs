@@ -48,6 +48,7 @@
 //! | 0x3c `SCHEDULED` | timeline | number of the inbox u64 | encoded `ScheduledList` |
 //! | 0x3c `SCHEDULED` | timeline | number of the inbox u64, id u64 | encoded `ScheduledRow`: a message that is to be sent later |
 //! | 0x3d `DUE` | timeline | ms since 1970 u64, number of the inbox u64, id u64 | nothing: the scheduled message waits until then |
+//! | 0x3f `MEMBERSHIP_COUNT` | timeline | number of the inbox u64 | how many rows `MEMBERSHIP` it has, u64 |
 //! | 0x20 to 0x27 `RECORD` | timeline | number in 1 to 8 bytes, seq u64 | the shard's clock u64, duplicate key 16 bytes, envelope. With a header the first byte is 1, and before the envelope stand the length of the header (varint) and the encoded `RecordHeader` |
 //! | 0x28 to 0x2f `DUPLICATE` | timeline | number in 1 to 8 bytes, duplicate key 16 bytes | seq u64 |
 //!
@@ -76,7 +77,7 @@
 //! `LEVEL`, `STORAGE_NODE`, `PLACEMENT`, `CLUSTER_LEVEL` and `ENDED_SENDER` came without a new format. Folders whose shards are
 //! at level 0 have none of them, those whose shards are below level 2 have no `GROUP_CURSOR`, and those below level 4 no
 //! `CLUSTER_GROWTH`, and those below level 5 no `ERASURE`, `ERASING_SENDER`, `ERASED_SENDER` and `ERASED`, and those below level 6
-//! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `OUTBOX`,
+//! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `MEMBERSHIP_COUNT`, `OUTBOX`,
 //! `DEAD_LETTER`, `ANNOTATION`, `CONVERSATION`, `CONVERSATION_CHANGE`, `CONTACT`, `CONTACT_LIST`, `UNTOLD`, `CONTACTS_END`, `PRIVACY`, `MEDIA`, `MEDIA_SUM`,
 //! `SCHEDULED` and `DUE`, and no
 //! records with a header.
@@ -143,6 +144,7 @@ const GROUP_CURSOR: u8 = 0x19;
 const CONVERSATION_CHANGE: u8 = 0x1a;
 const CONVERSATION: u8 = 0x1b;
 const MEMBERSHIP: u8 = 0x1c;
+const MEMBERSHIP_COUNT: u8 = 0x3f;
 const ERASURE: u8 = 0x1e;
 const ERASING_SENDER: u8 = 0x1f;
 const ERASED_SENDER: u8 = 0x38;
@@ -238,7 +240,7 @@ mod tests {
             prop_assert_eq!(garbage_of(&garbage(a)).expect("decodes"), a);
             prop_assert_eq!(user_of(&account(&text)).expect("decodes"), text.clone());
             prop_assert_eq!(user_of(&ending(&text)).expect("decodes"), text.clone());
-            let [records, duplicates, its_cursors, in_groups, memberships, members, its_group, conversations, changes, annotations, later] =
+            let [records, duplicates, its_cursors, in_groups, memberships, members, its_group, conversations, changes, annotations, later, count] =
                 all_of(a);
             prop_assert!(record(a, b).starts_with(&records) && !record(b, a).starts_with(&records) || a == b);
             prop_assert!(duplicate(a, &sixteen).starts_with(&duplicates) && cursor(a, &text).starts_with(&its_cursors));
@@ -247,6 +249,7 @@ mod tests {
             prop_assert_eq!(member_of(&row).expect("decodes"), (a, &*text));
             prop_assert_eq!(group_of(&its_group).expect("decodes"), a);
             let in_group = TimelineKey { kind: 2, owner: text.clone().into() };
+            prop_assert_eq!(membership_count_of(&count).expect("decodes"), a);
             let row = membership(a, &in_group);
             prop_assert!(row.starts_with(&memberships) && memberships_of(a).contains(&row));
             prop_assert_eq!(membership_of(&row).expect("decodes"), (a, in_group));
@@ -389,7 +392,7 @@ mod tests {
             .chain(rows)
             .chain([GARBAGE, ENDED_SENDER, GROUP_CURSOR, ERASURE, ERASING_SENDER, ERASED_SENDER, RING_SLOT])
             .chain([GROUP, MEMBER, MEMBERSHIP, ANNOTATION, OUTBOX, DEAD_LETTER, CONVERSATION, CONVERSATION_CHANGE])
-            .chain([SCHEDULED, DUE])
+            .chain([SCHEDULED, DUE, MEMBERSHIP_COUNT])
             .chain(RECORD..=DUPLICATE + 7)
             .collect();
         let taken: Vec<u8> = kept.filter(|first| used.contains(first)).collect();

@@ -11,8 +11,9 @@ use prost::Message as _;
 
 use super::{
     ANNOTATION, CONVERSATION, CONVERSATION_CHANGE, CURSOR, DEAD_LETTER, DUPLICATE, DUPLICATE_1, ENDED_SENDER,
-    ERASED_SENDER, ERASING_SENDER, GARBAGE, GROUP, GROUP_CURSOR, MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP, OUTBOX, RECORD,
-    RECORD_1, RowBytes, TIMELINE, broken, key, number_of, numbers_of, numbers_value, scheduled_list,
+    ERASED_SENDER, ERASING_SENDER, GARBAGE, GROUP, GROUP_CURSOR, MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP,
+    MEMBERSHIP_COUNT, OUTBOX, RECORD, RECORD_1, RowBytes, TIMELINE, broken, key, number_of, numbers_of, numbers_value,
+    scheduled_list,
 };
 
 /// A clock value from here on is a time since 1970: as such it is 2004 or later, and as a shard's clock it would be 34
@@ -107,7 +108,7 @@ pub(crate) fn outdated() -> std::ops::RangeInclusive<RowBytes> {
 
 /// The prefixes of everything that a timeline has: records, duplicate keys and cursors, of an inbox its devices' cursors in
 /// groups, its user's memberships, conversations and scheduled messages, of a group its members and its own row; and what messages have made of others.
-pub(crate) fn all_of(number: u64) -> [RowBytes; 11] {
+pub(crate) fn all_of(number: u64) -> [RowBytes; 12] {
     let [in_groups, memberships, conversations, changes, annotations] =
         [GROUP_CURSOR, MEMBERSHIP, CONVERSATION, CONVERSATION_CHANGE, ANNOTATION]
             .map(|first| key(first, &[&number.to_be_bytes()]));
@@ -126,6 +127,7 @@ pub(crate) fn all_of(number: u64) -> [RowBytes; 11] {
         changes,
         annotations,
         scheduled,
+        membership_count(number),
     ]
 }
 
@@ -165,6 +167,16 @@ pub(crate) fn membership(number: u64, group: &TimelineKey) -> RowBytes {
 pub(crate) fn memberships_of(number: u64) -> std::ops::RangeInclusive<RowBytes> {
     let bound = |end: &[u8]| key(MEMBERSHIP, &[&number.to_be_bytes(), end]);
     bound(&[])..=bound(&[0xff])
+}
+
+/// How many groups an inbox has rows of.
+pub(crate) fn membership_count(number: u64) -> RowBytes {
+    key(MEMBERSHIP_COUNT, &[&number.to_be_bytes()])
+}
+
+pub(crate) fn membership_count_of(key: &[u8]) -> io::Result<u64> {
+    let [MEMBERSHIP_COUNT, number @ ..] = key else { return Err(broken("key of a number of memberships")) };
+    number_of(number)
 }
 
 pub(crate) fn membership_of(key: &[u8]) -> io::Result<(u64, TimelineKey)> {

@@ -4,6 +4,8 @@ mod commands;
 mod model;
 mod outbox;
 
+use std::collections::BTreeMap;
+
 use carillon_proto::{
     ShardId, ShardKind,
     pb::store::{
@@ -126,6 +128,22 @@ fn check_memberships(reader: &TimelineReader, user: &str, model: &Model) {
     assert_eq!(head.last, of.last);
 }
 
+/// Each inbox says how many rows of memberships it has. Of one that has ended, the rows go one after another.
+fn check_counts(machine: &mut TimelineMachine) {
+    let (mut rows, mut counts, mut ended) = (BTreeMap::<Vec<u8>, u64>::new(), BTreeMap::new(), Vec::new());
+    for (key, value) in records(machine) {
+        match key[0] {
+            0x1c => *rows.entry(key[1..9].to_vec()).or_default() += 1,
+            0x3f => _ = counts.insert(key[1..].to_vec(), u64::from_be_bytes(value[..].try_into().expect("a number"))),
+            0x16 => ended.push(key[1..].to_vec()),
+            _ => {}
+        }
+    }
+    counts.retain(|number, count| *count != 0 && !ended.contains(number));
+    rows.retain(|number, _| !ended.contains(number));
+    assert_eq!(counts, rows);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -149,6 +167,7 @@ proptest! {
                 Step::SnapshotAndRestore => shard = shard.restored_from_its_snapshot(),
             }
             check_reads(&shard.reader, &model);
+            check_counts(&mut shard.machine);
         }
     }
 
@@ -215,4 +234,5 @@ fn what_was_left_a_day_ago_is_found_and_forgotten() {
     let left: Vec<_> = shard.reader.memberships(&op).expect("reads").memberships;
     let groups: Vec<_> = left.into_iter().filter_map(|row| row.group).collect();
     assert_eq!(groups, [key(GROUPS[1])]);
+    check_counts(&mut shard.machine);
 }

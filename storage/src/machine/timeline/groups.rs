@@ -18,7 +18,7 @@ use crate::machine::{
 
 /// Most rows of groups that a user's inbox has, also of those that the user has left. Replicas with different numbers would diverge: a
 /// change needs a new level.
-pub(in crate::machine) const MEMBERSHIPS: usize = 8192;
+pub(in crate::machine) const MEMBERSHIPS: u64 = 8192;
 
 /// The rows of members that a change writes, and who is not told of it.
 #[derive(Default)]
@@ -195,8 +195,12 @@ impl Batch<'_> {
             self.renew_membership(held.as_ref(), group, &row)?;
             return Ok(first);
         }
+        let known = match held {
+            Some(held) => self.get(&keys::membership(held.state.number, group), decode::<Membership>)?,
+            None => None,
+        };
         if let Some(number) = held.map(|held| held.state.number) {
-            match self.get(&keys::membership(number, group), decode::<Membership>)? {
+            match known {
                 Some(known) if (known.incarnation, known.seq) >= (membership.incarnation, membership.seq) => {
                     return Ok(Outcome::Done(Done {}));
                 }
@@ -221,9 +225,14 @@ impl Batch<'_> {
                 CachedTimeline::new(self.create(key.clone(), append.new_epoch, append.incarnation)?)
             }
         };
-        self.changes.put(keys::membership(held.state.number, group), row.encode_to_vec());
+        let number = held.state.number;
+        self.changes.put(keys::membership(number, group), row.encode_to_vec());
+        if known.is_none() {
+            let count = self.memberships(number)? + 1;
+            self.changes.put(keys::membership_count(number), keys::number_value(count));
+        }
         if !stands(&row) {
-            self.drop_conversation(held.state.number, group)?;
+            self.drop_conversation(number, group)?;
         }
         Ok(self.record(key, held, duplicate, RecordHeader::default(), &append.envelope))
     }
@@ -250,19 +259,16 @@ impl Batch<'_> {
             let row = self.get(&key, decode::<Membership>)?;
             if row.is_some_and(|row| (row.incarnation, row.seq) == (seen.incarnation, seen.seq) && !stands(&row)) {
                 self.changes.delete(key);
+                let rest = self.memberships(seen.number)?.saturating_sub(1);
+                self.changes.put(keys::membership_count(seen.number), keys::number_value(rest));
             }
         }
         Ok(done())
     }
 
     /// The number of rows of the inbox's groups.
-    fn memberships(&self, number: u64) -> io::Result<usize> {
-        let rows = keys::memberships_of(number);
-        let mut count = self.changes.with_prefix(rows.start()).filter(|(_, value)| value.is_some()).count();
-        for row in self.shard.view().range(rows) {
-            count += usize::from(self.changes.get(&row?.0).is_none());
-        }
-        Ok(count)
+    fn memberships(&self, number: u64) -> io::Result<u64> {
+        Ok(self.get(&keys::membership_count(number), keys::number_of)?.unwrap_or(0))
     }
 
     pub(super) fn living_group(&self, number: u64) -> io::Result<Option<Group>> {
