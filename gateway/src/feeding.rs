@@ -177,8 +177,8 @@ pub(crate) fn read_op_of(read: &FeedRead, rules: &Rules) -> Op {
 struct Mailboxes<'a>(&'a Connections);
 
 impl Hand for Mailboxes<'_> {
-    fn entry(&mut self, to: Follower, entry: &Arc<Entry>) -> bool {
-        self.0.get(to.0).is_some_and(|mailbox| mailbox.entry(entry))
+    fn entries(&mut self, to: Follower, entries: &[Arc<Entry>]) -> bool {
+        self.0.get(to.0).is_some_and(|mailbox| mailbox.entries(entries))
     }
 
     fn left(&mut self, to: Follower, feed: FeedId, timeline: &Arc<TimelineName>, why: Left) {

@@ -192,8 +192,8 @@ const ME: Follower = Follower(42);
 struct Handed(VecDeque<Input>);
 
 impl Hand for Handed {
-    fn entry(&mut self, _: Follower, entry: &Arc<Entry>) -> bool {
-        self.0.push_back(Input::Entry(Arc::clone(entry)));
+    fn entries(&mut self, _: Follower, entries: &[Arc<Entry>]) -> bool {
+        self.0.extend(entries.iter().cloned().map(Input::Entry));
         true
     }
 

@@ -93,16 +93,18 @@ impl Mailbox {
         self.put(|mail| mail.answers.push((tag, answered)));
     }
 
-    /// False if it is full: then the session is told that it has fallen behind.
-    pub(crate) fn entry(&self, entry: &Arc<Entry>) -> bool {
+    /// Takes entries of one feed. False if it is full before the last of them: then the session is told that it has fallen behind.
+    pub(crate) fn entries(&self, entries: &[Arc<Entry>]) -> bool {
         let mut taken = true;
         self.put(|mail| {
-            let size = entry.size();
-            if mail.entries.len() >= MAX_ENTRIES || mail.entry_bytes + size > MAX_ENTRY_BYTES {
-                mail.left.push((entry.feed, Arc::clone(&entry.timeline), Left::Fallen));
-                ::metrics::counter!(metrics::PUSHES_DROPPED).increment(1);
-                taken = false;
-            } else {
+            for entry in entries {
+                let size = entry.size();
+                if mail.entries.len() >= MAX_ENTRIES || mail.entry_bytes + size > MAX_ENTRY_BYTES {
+                    mail.left.push((entry.feed, Arc::clone(&entry.timeline), Left::Fallen));
+                    ::metrics::counter!(metrics::PUSHES_DROPPED).increment(1);
+                    taken = false;
+                    break;
+                }
                 mail.entry_bytes += size;
                 mail.entries.push(Arc::clone(entry));
             }
@@ -192,7 +194,7 @@ mod tests {
         let position = Position { epoch: Epoch(1), seq: 1 };
         mailbox.answer(Tag::Close, RequestOutcome { result: Err(refusal(Code::Unavailable, "gone", 0)), lease: 5 });
         mailbox.left(FeedId(9), &timeline, Left::Fallen);
-        mailbox.entry(&Arc::new(Entry::new(FeedId(9), timeline, position, Bytes::new(), Came::Push)));
+        mailbox.entries(&[Arc::new(Entry::new(FeedId(9), timeline, position, Bytes::new(), Came::Push))]);
         let inputs: Vec<Input> = mailbox.take().into_inputs().collect();
         assert!(matches!(&inputs[..], [Input::Entry(_), Input::Answer(..), Input::Left(..)]));
     }
@@ -206,13 +208,13 @@ mod tests {
             Arc::new(Entry::new(FeedId(9), timeline, position, Bytes::from(vec![0; size]), Came::Push))
         };
         for seq in 1..=MAX_ENTRIES as u64 {
-            assert!(mailbox.entry(&entry(seq, 1)));
+            assert!(mailbox.entries(&[entry(seq, 1)]));
         }
-        assert!(!mailbox.entry(&entry(100, 1)));
+        assert!(!mailbox.entries(&[entry(100, 1)]));
         let mail = mailbox.take();
         let left: Vec<_> = mail.left.iter().map(|(feed, _, why)| (*feed, *why)).collect();
         assert_eq!((mail.entries.len(), &left[..]), (MAX_ENTRIES, &[(FeedId(9), Left::Fallen)][..]));
-        assert!(mailbox.entry(&entry(101, MAX_ENTRY_BYTES / 2)));
-        assert!(!mailbox.entry(&entry(102, MAX_ENTRY_BYTES / 2)), "by bytes, too");
+        assert!(mailbox.entries(&[entry(101, MAX_ENTRY_BYTES / 2)]));
+        assert!(!mailbox.entries(&[entry(102, MAX_ENTRY_BYTES / 2)]), "by bytes, too");
     }
 }

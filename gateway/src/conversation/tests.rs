@@ -235,9 +235,9 @@ const ME: Follower = Follower(42);
 struct Mailboxes(VecDeque<Input>);
 
 impl Hand for Mailboxes {
-    fn entry(&mut self, to: Follower, entry: &Arc<Entry>) -> bool {
+    fn entries(&mut self, to: Follower, entries: &[Arc<Entry>]) -> bool {
         assert_eq!(to, ME);
-        self.0.push_back(Input::Entry(Arc::clone(entry)));
+        self.0.extend(entries.iter().cloned().map(Input::Entry));
         true
     }
 

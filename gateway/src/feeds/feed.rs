@@ -141,17 +141,17 @@ impl Feed {
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let goodbyes = self.goodbyes.as_ref().map(|goodbyes| goodbyes.since);
         let State::Following(this) = &self.state else { return goodbyes };
-        let read = if this.live.is_empty() { None } else { this.order.wake_at() };
+        let read = this.order.wake_at().filter(|_| !this.live.is_empty() && this.walk.is_none());
         let recent = this.recent.as_ref().map(|recent| recent.look_at);
-        let walk = this.walk.as_ref().map(|walk| walk.since);
+        let walk = this.walk.as_ref().map(|walk| walk.due);
         [goodbyes, walk, read, recent].into_iter().flatten().min()
     }
 
     /// Goes on with what not all followers have been handed or told yet.
-    pub(super) fn walk(&mut self, hand: &mut impl Hand) {
+    pub(super) fn walk(&mut self, now: Instant, hand: &mut impl Hand) {
         self.goodbyes.take_if(|goodbyes| !goodbyes.step(hand));
         if let State::Following(Following { walk, live, .. }) = &mut self.state {
-            walk.take_if(|walk| !walk.step(live, hand));
+            walk.take_if(|walk| !walk.step(live, now, hand));
         }
     }
 

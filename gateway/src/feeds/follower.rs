@@ -34,8 +34,8 @@ pub(crate) enum Left {
 
 /// Receives a feed's entries for its followers.
 pub(crate) trait Hand {
-    /// False if there is no room for it: the follower is told that it has fallen behind, and is no longer live.
-    fn entry(&mut self, to: Follower, entry: &Arc<Entry>) -> bool;
+    /// False if there is no room for all of them: the follower is told that it has fallen behind, and is no longer live.
+    fn entries(&mut self, to: Follower, entries: &[Arc<Entry>]) -> bool;
 
     /// The follower is no longer live.
     fn left(&mut self, to: Follower, feed: FeedId, timeline: &Arc<TimelineName>, why: Left);
@@ -78,10 +78,10 @@ impl Followers {
         self.0.is_empty() || self.0 == [who]
     }
 
-    /// Hands the entry to the next followers after `after`, at most `PIECE`. Returns the last of them if more remain.
+    /// Hands the entries to the next followers after `after`, at most `PIECE`. Returns the last of them if more remain.
     pub(super) fn hand(
         &mut self,
-        entry: &Arc<Entry>,
+        entries: &[Arc<Entry>],
         after: Option<Follower>,
         hand: &mut impl Hand,
     ) -> Option<Follower> {
@@ -91,7 +91,7 @@ impl Followers {
         let mut kept = begin;
         for place in begin..end {
             let follower = self.0[place];
-            if hand.entry(follower, entry) {
+            if hand.entries(follower, entries) {
                 self.0[kept] = follower;
                 kept += 1;
             }

@@ -243,7 +243,7 @@ impl Feeds {
             let due = shard.lock().due(now);
             for timeline in due {
                 shard.lock().with((&timeline).into(), |feed| {
-                    feed.walk(hand);
+                    feed.walk(now, hand);
                     feed.forget_recent(now);
                     let (incarnation, feed_id) = (feed.incarnation(), feed.id);
                     if let Some(from) = feed.begin_read(now) {

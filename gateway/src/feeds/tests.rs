@@ -115,27 +115,31 @@ proptest! {
 }
 
 #[test]
-fn many_followers_are_handed_entries_a_piece_at_a_time_and_each_entry_before_the_next() {
+fn many_followers_are_handed_entries_a_piece_at_a_time_and_what_comes_meanwhile_together() {
     let mut world = World::new();
     for who in 1..=FOLLOWERS {
         world.sign_in(who);
         world.opened(who);
     }
     let mut handed = Vec::new();
-    for _ in 0..2 {
+    for _ in 0..3 {
         let position = world.append();
         world.push(1, position, None);
         handed.push(world.mail.entries());
     }
-    while world.feeds.wake_at().is_some_and(|at| at <= world.now) {
-        world.feeds.due(world.now, &mut world.mail);
-        handed.push(world.mail.entries());
+    for _ in 0..2 {
+        while world.feeds.wake_at().is_some_and(|at| at <= world.now) {
+            world.feeds.due(world.now, &mut world.mail);
+            handed.push(world.mail.entries());
+        }
+        // The time of a round.
+        world.now += Duration::from_millis(20);
     }
-    assert_eq!(handed, [2, 2, 4, 6, 8], "two are a piece in tests");
+    assert_eq!(handed, [2, 2, 2, 4, 8, 12], "two are a piece in tests");
     for who in 1..=FOLLOWERS {
         world.takes(who);
         let Some(Client::In(session)) = world.clients.get(&who) else { panic!("it has left") };
-        assert_eq!(session.next, 3, "it has both");
+        assert_eq!(session.next, 4, "it has all");
     }
 }
 

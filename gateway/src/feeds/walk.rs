@@ -1,6 +1,10 @@
 //! Delivery to many followers, a piece at a time, so that other feeds need not wait for long.
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     Entry, Hand,
@@ -10,12 +14,24 @@ use super::{
 /// Entries that wait. When there are so many, what is pushed beyond is read from the store in its turn.
 const MAX_ENTRIES: usize = 64;
 
-/// Entries on their way to followers, in their order. Each is handed to all before the next one is.
+/// Least time from one round through many followers to the next. Entries that come meanwhile are handed out together: each follower is
+/// woken, and its connection written to, once for all of them.
+const ROUND: Duration = Duration::from_millis(20);
+/// Entries of a round, and what they may come to beside other things in a mailbox. When so many wait, the next round begins at once.
+const ROUND_ENTRIES: usize = 16;
+const ROUND_BYTES: usize = 32 * 1024;
+
+/// Entries on their way to followers, in their order. Those of a round are handed to all before the next ones are.
 pub(super) struct Walk {
-    pub(super) since: Instant,
-    entries: VecDeque<Arc<Entry>>,
-    /// The last follower that has the first entry. The followers after it are next.
+    /// When `step` has something to do.
+    pub(super) due: Instant,
+    began: Instant,
+    /// Those of this round; none between two rounds.
+    round: Vec<Arc<Entry>>,
+    /// The last follower that has those of this round. The followers after it are next.
     after: Option<Follower>,
+    /// Those of the next rounds.
+    waiting: VecDeque<Arc<Entry>>,
 }
 
 /// Followers that still have to be told that they are not live any more.
@@ -33,30 +49,59 @@ impl Walk {
         now: Instant,
         hand: &mut impl Hand,
     ) -> Option<Box<Self>> {
-        let after = live.hand(entry, None, hand)?;
-        Some(Box::new(Self { since: now, entries: VecDeque::from([Arc::clone(entry)]), after: Some(after) }))
+        let after = live.hand(std::slice::from_ref(entry), None, hand)?;
+        let round = vec![Arc::clone(entry)];
+        Some(Box::new(Self { due: now, began: now, round, after: Some(after), waiting: VecDeque::new() }))
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.entries.len() >= MAX_ENTRIES
+        self.round.len() + self.waiting.len() >= MAX_ENTRIES
     }
 
     /// A page, and what was pushed before its turn, go beyond the bound: neither comes again before the walk is over.
     pub(super) fn push(&mut self, entry: Arc<Entry>) {
-        self.entries.push_back(entry);
+        self.waiting.push_back(entry);
+        if self.round.is_empty() && self.fills_a_round() {
+            self.due = self.began;
+        }
     }
 
-    /// Hands out a piece. True if more is left.
-    pub(super) fn step(&mut self, live: &mut Followers, hand: &mut impl Hand) -> bool {
+    /// Hands out a piece if it is time. True until a round has passed in which nothing came.
+    pub(super) fn step(&mut self, live: &mut Followers, now: Instant, hand: &mut impl Hand) -> bool {
         if live.is_empty() {
             return false;
         }
-        let Some(entry) = self.entries.front() else { return false };
-        self.after = live.hand(entry, self.after, hand);
-        if self.after.is_none() {
-            self.entries.pop_front();
+        if self.due > now {
+            return true;
         }
-        !self.entries.is_empty()
+        if self.round.is_empty() {
+            let next = self.next_round();
+            (self.round, self.began) = (self.waiting.drain(..next).collect(), now);
+        }
+        if self.round.is_empty() {
+            return false;
+        }
+        self.after = live.hand(&self.round, self.after, hand);
+        if self.after.is_none() {
+            self.round.clear();
+            self.due = if self.fills_a_round() { now } else { self.began + ROUND };
+        }
+        true
+    }
+
+    /// How many of those that wait are the next round.
+    fn next_round(&self) -> usize {
+        let mut bytes = 0;
+        let fits = |entry: &&Arc<Entry>| {
+            bytes += entry.size();
+            bytes <= ROUND_BYTES
+        };
+        let fitting = self.waiting.iter().take(ROUND_ENTRIES).take_while(fits).count();
+        fitting.max(usize::from(!self.waiting.is_empty()))
+    }
+
+    fn fills_a_round(&self) -> bool {
+        self.waiting.len() >= ROUND_ENTRIES || self.next_round() < self.waiting.len()
     }
 }
 

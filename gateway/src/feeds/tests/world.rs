@@ -65,13 +65,15 @@ impl Mailboxes {
 }
 
 impl Hand for Mailboxes {
-    fn entry(&mut self, to: Follower, entry: &Arc<Entry>) -> bool {
+    fn entries(&mut self, to: Follower, entries: &[Arc<Entry>]) -> bool {
         let mail = self.0.entry(to.0).or_default();
-        if mail.entries.len() >= ROOM {
-            mail.left.push((entry.feed, Left::Fallen));
-            return false;
+        for entry in entries {
+            if mail.entries.len() >= ROOM {
+                mail.left.push((entry.feed, Left::Fallen));
+                return false;
+            }
+            mail.entries.push_back(Arc::clone(entry));
         }
-        mail.entries.push_back(Arc::clone(entry));
         true
     }
 
