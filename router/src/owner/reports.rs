@@ -1,13 +1,13 @@
 //! Reports to the moderators: the messages are read as their reporter may read them, and kept in the shard of the reporter's inbox. See
 //! docs/adr/0035-reports.md.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use carillon_proto::{
     ClientId, DeviceId, DuplicateKey, Level, TimelineId, UserId,
-    limits::{MAX_FRAME_BYTES, MAX_REPORT_TEXT_BYTES, REPORT_BYTES, REPORTED, REPORTED_AROUND},
+    limits::{MAX_FRAME_BYTES, MAX_REPORT_TEXT_BYTES, REPORT_BYTES, REPORTED, REPORTED_AROUND, REPORTED_EDITS},
     pb::{
-        client::{Envelope, recipient::To},
+        client::{Envelope, MessageState, recipient::To},
         link,
         store::{
             Person, PutReport, ReadTimeline, ReportEvidence, ReportPut, ReportReason, StoredEntry,
@@ -18,7 +18,7 @@ use carillon_proto::{
 use prost::Message as _;
 use tokio::time::Instant;
 
-use super::{Answer, Continuation, Owner, unexpected};
+use super::{Answer, Continuation, MAX_PAGE, Owner, unexpected};
 use crate::{
     metrics,
     reply::{Failure, ReplySlot},
@@ -40,16 +40,30 @@ pub(super) struct Reporting {
     /// Of the reported messages, in order.
     seqs: Vec<u64>,
     found: Found,
-    /// The reported message that is being read; `None`: the first one with those around it.
-    asked: Option<u64>,
+    asked: Asked,
     slot: ReplySlot,
     deadline: Instant,
+}
+
+/// The messages that are being read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// The first reported one with those around it.
+    First,
+    /// This reported one.
+    Message(u64),
+    /// The edits of this reported one.
+    Edits(u64),
 }
 
 /// Messages that were read.
 #[derive(Default)]
 struct Found {
     messages: BTreeMap<u64, (Envelope, Message)>,
+    /// Edits of reported messages.
+    edits: BTreeMap<u64, Message>,
+    /// Reported messages that were edited several times, and of which the edits were not read yet: only the last one is in the state.
+    edited: BTreeSet<u64>,
     bytes: usize,
 }
 
@@ -61,7 +75,7 @@ impl Owner {
         let RequestContext { user, slot, deadline, .. } = parts;
         match checked(&user, report, time_ms) {
             Ok((conversation, seqs, put)) => {
-                let (found, asked) = (Found::default(), None);
+                let (found, asked) = (Found::default(), Asked::First);
                 self.read_reported(Box::new(Reporting { user, put, conversation, seqs, found, asked, slot, deadline }));
             }
             Err(failure) => self.refuse(slot, &failure),
@@ -79,9 +93,11 @@ impl Owner {
         let reader = matches!(timeline, TimelineId::Group(_))
             .then(|| Person { user: user.as_str().to_owned(), incarnation });
         let (from_seq, limit, max_bytes) = match asked {
-            Some(seq) => (*seq, 1, MAX_FRAME_BYTES),
-            None => (seqs[0].saturating_sub(near).max(1), 2 * near as u32 + 1, REPORT_BYTES),
+            Asked::First => (seqs[0].saturating_sub(near).max(1), 2 * near as u32 + 1, REPORT_BYTES),
+            Asked::Message(seq) => (*seq, 1, MAX_FRAME_BYTES),
+            Asked::Edits(_) => (0, MAX_PAGE, REPORT_BYTES),
         };
+        let edits_of = if let Asked::Edits(seq) = asked { *seq } else { 0 };
         let op = store_request::Op::ReadTimeline(ReadTimeline {
             timeline: Some(timeline.to_key()),
             from_seq,
@@ -90,6 +106,7 @@ impl Owner {
             incarnation,
             reader,
             states: true,
+            edits_of,
             ..ReadTimeline::default()
         });
         let shard = self.topology.shards.timeline_of(&timeline);
@@ -106,14 +123,23 @@ impl Owner {
             other => return self.refuse(reporting.slot, &unexpected(other)),
         };
         for entry in read.entries {
-            reporting.take(entry);
+            match reporting.asked {
+                Asked::First | Asked::Message(_) => reporting.take(entry),
+                Asked::Edits(seq) => reporting.take_edit(seq, entry),
+            }
         }
         let missing = reporting.seqs.iter().find(|seq| !reporting.found.messages.contains_key(seq)).copied();
-        match missing {
+        let asks = match missing {
             // It is not there, or of another conversation.
-            Some(seq) if reporting.asked == Some(seq) => self.refuse(reporting.slot, &not_there(seq)),
-            Some(seq) => {
-                reporting.asked = Some(seq);
+            Some(seq) if reporting.asked == Asked::Message(seq) => {
+                return self.refuse(reporting.slot, &not_there(seq));
+            }
+            Some(seq) => Some(Asked::Message(seq)),
+            None => reporting.found.edited.pop_first().map(Asked::Edits),
+        };
+        match asks {
+            Some(asked) => {
+                reporting.asked = asked;
                 self.read_reported(reporting);
             }
             None => self.put_report(reporting),
@@ -158,6 +184,9 @@ impl Reporting {
         if !self.is_of_conversation(&decoded) || self.found.messages.contains_key(&seq) {
             return;
         }
+        if reported && MessageState::decode(state.clone()).is_ok_and(|state| state.edits > 1) {
+            self.found.edited.insert(seq);
+        }
         let mut message = Message { seq, envelope, state, reported, cut: false };
         // Far more than a report can have is not held.
         if self.found.bytes + size(&message) > 2 * REPORT_BYTES {
@@ -167,6 +196,18 @@ impl Reporting {
         self.found.messages.insert(seq, (decoded, message));
     }
 
+    /// Keeps an edit of the message at this position: an author may have said the worst in between.
+    fn take_edit(&mut self, of: u64, StoredEntry { seq, envelope, .. }: StoredEntry) {
+        if seq == of || self.seqs.binary_search(&seq).is_ok() {
+            return;
+        }
+        let edits = &mut self.found.edits;
+        edits.insert(seq, Message { seq, envelope, ..Message::default() });
+        if edits.len() > REPORTED_EDITS {
+            edits.pop_first();
+        }
+    }
+
     fn is_of_conversation(&self, envelope: &Envelope) -> bool {
         let TimelineId::Inbox(peer) = &self.conversation else { return true };
         let Some(To::User(to)) = envelope.to.as_ref().and_then(|to| to.to.as_ref()) else { return false };
@@ -174,11 +215,11 @@ impl Reporting {
         [(user, peer), (peer, user)].contains(&(&*envelope.sender, to))
     }
 
-    /// Puts the messages and their authors into the command: all that are reported, and of the others those next to the first one, as far as
-    /// they fit.
+    /// Puts the messages and their authors into the command: all that are reported, and as far as they fit, their edits, and those next to the
+    /// first one.
     fn gather(&mut self) -> Result<(), Failure> {
         let first = self.seqs[0];
-        let Found { messages, .. } = std::mem::take(&mut self.found);
+        let Found { messages, edits, .. } = std::mem::take(&mut self.found);
         let (mut reported, others): (Vec<_>, Vec<_>) =
             messages.into_values().partition(|(_, message)| message.reported);
         for (envelope, _) in &reported {
@@ -200,6 +241,13 @@ impl Reporting {
             bytes += size(message);
         }
         let mut kept: Vec<Message> = reported.into_iter().map(|(_, message)| message).collect();
+        for edit in edits.values().rev() {
+            if bytes + size(edit) <= REPORT_BYTES {
+                bytes += size(edit);
+                kept.push(edit.clone());
+            }
+        }
+        let others = others.into_iter().filter(|(_, message)| !edits.contains_key(&message.seq)).collect::<Vec<_>>();
         let (before, after): (Vec<_>, Vec<_>) = others.iter().partition(|(_, message)| message.seq < first);
         for side in [before.iter().rev().take(REPORTED_AROUND).collect::<Vec<_>>(), after.iter().take(REPORTED_AROUND).collect()] {
             for (_, message) in side {

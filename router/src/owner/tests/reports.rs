@@ -147,6 +147,26 @@ fn messages_of_a_group_are_read_as_this_member_reads_them() {
     }
 }
 
+/// The first words were harmless, and so are the last ones.
+#[test]
+fn what_a_message_said_between_its_edits_is_kept() {
+    let mut play = play();
+    let effects = play.request(of_bob(&[7]));
+    let state = client::MessageState { edits: 2, ..Default::default() }.encode_to_vec().into();
+    let edited = StoredEntry { state, ..entry(7, "bob", "alice", "hello") };
+    let others = [entry(8, "alice", "bob", "what?"), entry(9, "bob", "alice", "the worst")];
+    let all = [vec![edited.clone()], others.to_vec()].concat();
+    let effects = play.answer(asks(&effects).0, read(all));
+    let (token, _, asked) = asks(&effects);
+    assert_eq!(asked.edits_of, 7);
+    let edits = [entry(9, "bob", "alice", "the worst"), entry(12, "bob", "alice", "hello")];
+    let effects = play.answer(token, read([vec![edited], edits.to_vec()].concat()));
+    let (_, put) = puts(&effects);
+    assert_eq!(seqs(put), [(7, true, false), (8, false, false), (9, false, false), (12, false, false)]);
+    let said = &put.evidence.as_ref().expect("some").messages[2].envelope;
+    assert_eq!(*said, entry(9, "bob", "alice", "the worst").envelope);
+}
+
 #[test]
 fn what_is_not_of_the_conversation_is_not_there() {
     // Of somebody else; before the own beginning; nothing at all.

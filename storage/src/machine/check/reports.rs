@@ -2,7 +2,7 @@
 
 use carillon_proto::{
     ShardId, ShardMap,
-    limits::{MAX_REPORT_TEXT_BYTES, REPORT_BYTES, REPORTED, REPORTED_AROUND},
+    limits::{MAX_REPORT_TEXT_BYTES, REPORT_BYTES, REPORTED, REPORTED_AROUND, REPORTED_EDITS},
     pb::store::{
         PutReport, Rejected, RemoveReports, ReportEvidence, ReportPlace, ReportReason, SettleReport, timeline_key::Kind,
     },
@@ -39,8 +39,8 @@ fn check_evidence(evidence: &ReportEvidence) -> Result<(), Rejected> {
     if !(1..=REPORTED).contains(&reported) {
         return Err(invalid(format!("{reported} reported messages, not 1 to {REPORTED}")));
     }
-    if messages.len() > reported + 2 * REPORTED_AROUND {
-        return Err(invalid(format!("{} messages around those that are reported", messages.len() - reported)));
+    if messages.len() > reported + REPORTED_EDITS + 2 * REPORTED_AROUND {
+        return Err(invalid(format!("{} messages beside those that are reported", messages.len() - reported)));
     }
     if !messages.is_sorted_by(|one, next| one.seq < next.seq) {
         return Err(invalid("messages of a report are not in order"));

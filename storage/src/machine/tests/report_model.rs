@@ -385,7 +385,7 @@ fn what_is_no_report_does_not_enter_the_log() {
         assert!(is_refused(change), "{number}");
     }
     let around = |op: &mut PutReport| {
-        let more = (5..20).map(|seq| Reported { seq, ..Reported::default() });
+        let more = (5..40).map(|seq| Reported { seq, ..Reported::default() });
         messages(op).extend(more);
     };
     assert!(is_refused(around), "too many messages around it");
