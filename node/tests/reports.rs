@@ -161,6 +161,12 @@ fn moderators_see_what_was_reported_also_when_its_author_has_taken_it_back_for_g
         message(&cluster, 0, "alice", &["report", &id, "--reason", "illegal", "--block"]).expect("reported");
         assert_eq!(alice.client.privacy().await.expect("read").blocked, ["mallory"]);
 
+        let node = &cluster.storage_addresses()[0];
+        let exported = cluster.storage[0].command(&["user", "export", "alice", "--to", "-", "--node", node]);
+        let exported = exported.expect("is exported");
+        let own = exported.lines().filter(|line| line.contains("\"kind\":\"report\"")).collect::<Vec<_>>();
+        assert!(own.len() == 2 && own[0].contains("every day") && own[0].contains("user/mallory"), "{own:?}");
+
         // The reported one has heard of nothing.
         carol.client.send(Client::user("mallory"), Client::text("the end")).await.expect("accepted");
         mallory.gets("the end").await;

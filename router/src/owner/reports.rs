@@ -59,6 +59,7 @@ enum Asked {
 /// Messages that were read.
 #[derive(Default)]
 struct Found {
+    /// Each with its envelope without what it says.
     messages: BTreeMap<u64, (Envelope, Message)>,
     /// Edits of reported messages.
     edits: BTreeMap<u64, Message>,
@@ -188,12 +189,13 @@ impl Reporting {
             self.found.edited.insert(seq);
         }
         let mut message = Message { seq, envelope, state, reported, cut: false };
+        let rest = Envelope { content: None, change: None, ..decoded };
         // Far more than a report can have is not held.
         if self.found.bytes + size(&message) > 2 * REPORT_BYTES {
-            cut(&decoded, &mut message);
+            cut(&rest, &mut message);
         }
         self.found.bytes += size(&message);
-        self.found.messages.insert(seq, (decoded, message));
+        self.found.messages.insert(seq, (rest, message));
     }
 
     /// Keeps an edit of the message at this position: an author may have said the worst in between.
@@ -269,8 +271,7 @@ fn size(message: &Message) -> usize {
 }
 
 /// Leaves out what the message says.
-fn cut(envelope: &Envelope, message: &mut Message) {
-    let rest = Envelope { content: None, change: None, ..envelope.clone() };
+fn cut(rest: &Envelope, message: &mut Message) {
     (message.envelope, message.state, message.cut) = (rest.encode_to_vec().into(), Default::default(), true);
 }
 

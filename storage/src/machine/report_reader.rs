@@ -5,7 +5,8 @@ use std::io;
 use carillon_proto::{
     limits::BATCH_BYTES,
     pb::store::{
-        ReadReport, ReadReports, ReportEvidence, ReportPlace, ReportRead, ReportRow, ReportSum, ReportsRead,
+        Person, ReadReport, ReadReports, ReportEvidence, ReportPlace, ReportRead, ReportRow, ReportSum, ReportsOfUser,
+        ReportsRead,
         rejected::Reason, reports_read::Row,
     },
 };
@@ -54,6 +55,22 @@ impl TimelineReader {
             }
         }
         Err(refused(Reason::NotFound, "there is no such report").into())
+    }
+
+    /// All reports of this user, in the order in which they came. There are not many.
+    pub(crate) fn reports_by(&self, reporter: &Person) -> Result<ReportsRead, Unread> {
+        let view = self.shard.view();
+        let mut read = ReportsRead::default();
+        let Some(of_user) = view.get(&keys::reports_of(reporter.user.as_bytes()))? else { return Ok(read) };
+        for kept in decode::<ReportsOfUser>(&of_user)?.kept {
+            let place = kept.place.ok_or_else(|| broken("place of a report"))?;
+            if kept.incarnation == reporter.incarnation
+                && let Some(row) = view.get(&keys::report(place, !kept.open))?
+            {
+                read.reports.push(Row { place: Some(place), row: Some(decode(&row)?) });
+            }
+        }
+        Ok(read)
     }
 
     /// Up to `limit` reports that have been kept long enough, after the key `after`, and the key to continue after; empty at the end.

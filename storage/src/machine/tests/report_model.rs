@@ -217,6 +217,16 @@ fn check(reader: &TimelineReader, model: &Model) {
         assert_eq!((read.row.as_ref(), read.evidence.as_ref()), (Some(row), Some(evidence)));
     }
     assert!(reader.report(&ReadReport { place: Some(ReportPlace { time_ms: 1, id: 99 }) }).is_err());
+    for user in USERS {
+        let by = Person { user: user.to_owned(), incarnation: 1 };
+        let read = reader.reports_by(&by).expect("reads").reports;
+        let ids: Vec<_> = read.iter().map(|row| row.place.expect("one").id).collect();
+        assert!(ids.is_sorted(), "in the order in which they came");
+        let own = model.reports.iter().filter(|(_, (row, _))| row.reporter.as_ref() == Some(&by));
+        let mut expected: Vec<_> = own.map(|((_, id), _)| *id).collect();
+        expected.sort_unstable();
+        assert_eq!(ids, expected);
+    }
     let outbox = reader.outbox(&ReadOutbox::default()).expect("reads");
     let open = model.listed(false, None);
     assert_eq!(outbox.open_reports, open.len() as u64);
