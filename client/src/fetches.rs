@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, time::Instant};
 use carillon_proto::pb::client::{
     ChangeScheduled, ContactRequest, Contacts, Conversations, Fetch, Group, Groups, Marks, MediaSlot, MediaUrl,
     Members, MoveMarks, Page, Privacy, PrivacyRequest, ReadContacts, ReadConversations, ReadGroup, ReadGroups,
-    ReadMarks, ReadMembers, ReadPrivacy, ReadScheduled, Report, RequestMediaSlot, RequestMediaUrl, Schedule, ScheduledChanged,
-    ScheduledMessages, SetChatState, SetConversation, SetPresence, client_frame::Body,
+    ReadMarks, ReadMembers, ReadPrivacy, ReadScheduled, Report, RequestMediaSlot, RequestMediaUrl, Schedule,
+    ScheduledChanged, ScheduledMessages, SetChatState, SetConversation, SetPresence, client_frame::Body,
 };
 
 /// Reads may be repeated freely, and so may marks, which only grow, and settings, of which the last one counts: so all of them are repeated after a reconnect.

@@ -7,10 +7,10 @@ use carillon_client::Credential;
 use carillon_proto::pb::client::{
     Ack, ChangeMembers, Code, ContactRequest, Content, CreateGroup, DeleteGroup, Direction, Fetch, GroupRequest,
     GroupSettings, MembersChange, MoveMarks, Ping, Position, Positions, ReadContacts, ReadConversations, ReadGroup,
-    ReadGroups, ReadMark, ReadMarks, ReadMembers, Recipient, RemoveContact, Renew, Report, ReportReason, RequestMediaSlot, RequestMediaUrl,
-    Role, ScramFinal, Send, SetConversation, SetPresence, SignOut, Text, Timeline, TimelinePosition,
-    client_frame::Body, content, group_request::Change, members_change::Kind, recipient, server_frame::Body as Told,
-    timeline,
+    ReadGroups, ReadMark, ReadMarks, ReadMembers, Recipient, RemoveContact, Renew, Report, ReportReason,
+    RequestMediaSlot, RequestMediaUrl, Role, ScramFinal, Send, SetConversation, SetPresence, SignOut, Text, Timeline,
+    TimelinePosition, client_frame::Body, content, group_request::Change, members_change::Kind, recipient,
+    server_frame::Body as Told, timeline,
 };
 use support::{
     people::{Device, enter},

@@ -10,9 +10,7 @@ use std::{
 use carillon_client::{Change, Client, ClientConfig, Credential, Event, Events, FetchError, Target};
 use carillon_proto::{
     GroupId, TimelineId, UserId,
-    pb::client::{
-        ChangeMembers, Code, CreateGroup, Direction, ReportReason, content::Body, members_change::Kind,
-    },
+    pb::client::{ChangeMembers, Code, CreateGroup, Direction, ReportReason, content::Body, members_change::Kind},
     tasks::Tasks,
 };
 use serde_json::Value;
@@ -136,7 +134,10 @@ fn moderators_see_what_was_reported_also_when_its_author_has_taken_it_back_for_g
         assert_eq!((&second["authors"][0], &second["text"]), (&"mallory".into(), &"every day".into()));
         let (one, other) = (first["id"].as_str().expect("an id"), second["id"].as_str().expect("an id"));
         let shown = reports(&cluster, &["show", other]).expect("shown");
-        assert!(shown.contains("every day") && shown.contains("> ") && shown.contains("mallory: buy this now"), "{shown}");
+        assert!(
+            shown.contains("every day") && shown.contains("> ") && shown.contains("mallory: buy this now"),
+            "{shown}"
+        );
         assert!(shown.contains("mallory: hello"), "what stands around it: {shown}");
         assert!(!shown.contains("between us"), "what others say is not theirs: {shown}");
 
@@ -207,7 +208,8 @@ fn who_can_not_read_a_group_can_not_report_what_is_said_in_it() {
         assert_eq!(eve.is_refused("nothing", &[seq]).await, Code::NotFound);
         assert_eq!(bob.is_refused("club", &[seq + 100]).await, Code::NotFound);
         assert_eq!(ann.is_refused("club", &[seq]).await, Code::Invalid, "her own message");
-        let ban = ChangeMembers { kind: Kind::Banned.into(), users: vec!["bob".to_owned()], ..ChangeMembers::default() };
+        let ban =
+            ChangeMembers { kind: Kind::Banned.into(), users: vec!["bob".to_owned()], ..ChangeMembers::default() };
         ann.client.change_group(&club, Change::Members(ban)).await.expect("banned");
         assert_eq!(bob.is_refused("club", &[seq]).await, Code::NotFound);
         let open = listed(&cluster, &[]);

@@ -25,9 +25,8 @@ use carillon_proto::{
         admin::{
             DeleteUserReply, DeleteUserRequest, DescribeGatewayRequest, EndSessionsReply, EndSessionsRequest,
             EraseUserReply, EraseUserRequest, ListOutboxReply, ListOutboxRequest, ListReportsReply, ListReportsRequest,
-            ListSessionsReply,
-            ListSessionsRequest, ListUsersReply, ListUsersRequest, NodeRelease, PutUserReply, PutUserRequest,
-            ReadReportReply, ReadReportRequest, ResolveReportReply, ResolveReportRequest,
+            ListSessionsReply, ListSessionsRequest, ListUsersReply, ListUsersRequest, NodeRelease, PutUserReply,
+            PutUserRequest, ReadReportReply, ReadReportRequest, ResolveReportReply, ResolveReportRequest,
             RevokeTokensReply, RevokeTokensRequest, SettleDeadLettersReply, SettleDeadLettersRequest, ShardStatus,
             ShowUserReply, ShowUserRequest, StatusReply, StatusRequest, TraceMessageReply, TraceMessageRequest,
             WatchRequest, admin_server,

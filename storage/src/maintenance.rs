@@ -16,7 +16,8 @@ use tokio::time::sleep;
 use crate::{
     cluster::Serving,
     machine::{
-        Outcome, REMOVED_MEDIA, REMOVED_REPORTS, Retention, SWEEP_CONVERSATIONS, SWEEP_CURSORS, SWEEP_MEMBERSHIPS, TimelineReader,
+        Outcome, REMOVED_MEDIA, REMOVED_REPORTS, Retention, SWEEP_CONVERSATIONS, SWEEP_CURSORS, SWEEP_MEMBERSHIPS,
+        TimelineReader,
     },
     metrics as names,
     rounds::Rounds,

@@ -99,7 +99,13 @@ mod tests {
     fn the_time_is_told_often_enough_for_the_shortest_age_and_seldom_for_long_ones() {
         let config = |max_age_ms, max_count, duplicate_window_ms, cursor_age_ms| {
             let report_age_ms = 0;
-            every(retention(&RetentionConfig { max_age_ms, max_count, duplicate_window_ms, cursor_age_ms, report_age_ms }))
+            every(retention(&RetentionConfig {
+                max_age_ms,
+                max_count,
+                duplicate_window_ms,
+                cursor_age_ms,
+                report_age_ms,
+            }))
         };
         let day = 86_400_000;
         assert_eq!(config(30 * day, 0, day, 180 * day), Duration::from_secs(60));

@@ -128,7 +128,9 @@ impl Machines {
                 (ShardKind::Timeline, Op::ReadScheduled(op)) => {
                     Outcome::ScheduledRead(self.timelines[place].1.scheduled(op)?)
                 }
-                (ShardKind::Timeline, Op::ReadReports(op)) => Outcome::ReportsRead(self.timelines[place].1.reports(op)?),
+                (ShardKind::Timeline, Op::ReadReports(op)) => {
+                    Outcome::ReportsRead(self.timelines[place].1.reports(op)?)
+                }
                 (ShardKind::Timeline, Op::ReadReport(op)) => {
                     Outcome::ReportRead(Box::new(self.timelines[place].1.report(op)?))
                 }

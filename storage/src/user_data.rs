@@ -17,9 +17,9 @@ use carillon_proto::{
         userdata::{
             AccountReply, AccountRequest, ContactsReply, ContactsRequest, ConversationsReply, ConversationsRequest,
             CursorPage, CursorsReply, CursorsRequest, DeviceCursor, File, FilePage, FilesReply, FilesRequest,
-            InboxReply, InboxRequest, LeftReply, LeftRequest, NotLeader, ReportsReply, ReportsRequest, ScheduledReply, ScheduledRequest,
-            account_reply, contacts_reply, conversations_reply, cursors_reply, files_reply, inbox_reply,
-            reports_reply, scheduled_reply, user_data_server,
+            InboxReply, InboxRequest, LeftReply, LeftRequest, NotLeader, ReportsReply, ReportsRequest, ScheduledReply,
+            ScheduledRequest, account_reply, contacts_reply, conversations_reply, cursors_reply, files_reply,
+            inbox_reply, reports_reply, scheduled_reply, user_data_server,
         },
     },
 };

@@ -9,12 +9,7 @@ use carillon_proto::{
     },
 };
 
-use super::{
-    AskId, Effect, Now, Rules, Tag, Tell,
-    live::Live,
-    scheduled::check_recipient,
-    sending::refused,
-};
+use super::{AskId, Effect, Now, Rules, Tag, Tell, live::Live, scheduled::check_recipient, sending::refused};
 use crate::outcome::refusal;
 
 /// A report, with the number of the request.

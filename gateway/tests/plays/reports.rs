@@ -44,7 +44,10 @@ async fn a_report_reaches_the_router_as_the_session_has_made_it_and_the_reported
     let reports = world.store().lock().reports.clone();
     let [of_bob, in_club] = &reports[..] else { panic!("{reports:?}") };
     assert_eq!((&*of_bob.user, &*of_bob.device, &*of_bob.client_id), ("alice", "phone", "r1"));
-    assert_eq!((&of_bob.seqs[..], of_bob.reason(), &*of_bob.text), (&[7, 3][..], store::ReportReason::Abuse, "look\nhere"));
+    assert_eq!(
+        (&of_bob.seqs[..], of_bob.reason(), &*of_bob.text),
+        (&[7, 3][..], store::ReportReason::Abuse, "look\nhere")
+    );
     let key = |kind: Kind, owner: &str| Some(TimelineKey { kind: kind.into(), owner: owner.to_owned().into() });
     assert_eq!(of_bob.conversation, key(Kind::Inbox, "bob"));
     assert_eq!(in_club.conversation, key(Kind::Group, "club"));

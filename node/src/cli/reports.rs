@@ -124,7 +124,9 @@ impl Reports {
             Self::Resolve { id, note, remove, router } => {
                 let request = ResolveReportRequest { id: Some(id.into()), note, remove };
                 let reply = Routers::of(config, router.as_deref())?
-                    .ask(async |mut admin, deadline| admin.resolve_report(with_deadline(request.clone(), deadline)).await)
+                    .ask(async |mut admin, deadline| {
+                        admin.resolve_report(with_deadline(request.clone(), deadline)).await
+                    })
                     .await?;
                 reply.map_err(|status| anyhow!("{}", status.message()))?;
                 let what = if remove { "was removed" } else { "is resolved" };

@@ -10,8 +10,8 @@ use carillon_proto::{
         client::{Envelope, MessageState, recipient::To},
         link,
         store::{
-            Person, PutReport, ReadTimeline, ReportEvidence, ReportPut, ReportReason, StoredEntry,
-            TimelineCommand, report_evidence::Message, store_request, timeline_command,
+            Person, PutReport, ReadTimeline, ReportEvidence, ReportPut, ReportReason, StoredEntry, TimelineCommand,
+            report_evidence::Message, store_request, timeline_command,
         },
     },
 };
@@ -91,8 +91,8 @@ impl Owner {
             TimelineId::Group(_) => (conversation.clone(), NEAR_IN_GROUP),
         };
         // Who is no member of the group is refused by the store.
-        let reader = matches!(timeline, TimelineId::Group(_))
-            .then(|| Person { user: user.as_str().to_owned(), incarnation });
+        let reader =
+            matches!(timeline, TimelineId::Group(_)).then(|| Person { user: user.as_str().to_owned(), incarnation });
         let (from_seq, limit, max_bytes) = match asked {
             Asked::First => (seqs[0].saturating_sub(near).max(1), 2 * near as u32 + 1, REPORT_BYTES),
             Asked::Message(seq) => (*seq, 1, MAX_FRAME_BYTES),
@@ -114,11 +114,7 @@ impl Owner {
         self.ask(shard, op, String::new(), deadline, Continuation::Reported(reporting));
     }
 
-    pub(super) fn reported_read(
-        &mut self,
-        mut reporting: Box<Reporting>,
-        answer: Result<StoreAnswer, StoreFailure>,
-    ) {
+    pub(super) fn reported_read(&mut self, mut reporting: Box<Reporting>, answer: Result<StoreAnswer, StoreFailure>) {
         let read = match answer {
             Ok(StoreAnswer::TimelineRead(read)) => read,
             other => return self.refuse(reporting.slot, &unexpected(other)),
@@ -251,7 +247,10 @@ impl Reporting {
         }
         let others = others.into_iter().filter(|(_, message)| !edits.contains_key(&message.seq)).collect::<Vec<_>>();
         let (before, after): (Vec<_>, Vec<_>) = others.iter().partition(|(_, message)| message.seq < first);
-        for side in [before.iter().rev().take(REPORTED_AROUND).collect::<Vec<_>>(), after.iter().take(REPORTED_AROUND).collect()] {
+        for side in [
+            before.iter().rev().take(REPORTED_AROUND).collect::<Vec<_>>(),
+            after.iter().take(REPORTED_AROUND).collect(),
+        ] {
             for (_, message) in side {
                 if bytes + size(message) > REPORT_BYTES {
                     break;
@@ -276,11 +275,7 @@ fn cut(rest: &Envelope, message: &mut Message) {
 }
 
 /// The conversation, the positions in order, and the command without messages.
-fn checked(
-    user: &UserId,
-    report: link::Report,
-    time_ms: u64,
-) -> Result<(TimelineId, Vec<u64>, PutReport), Failure> {
+fn checked(user: &UserId, report: link::Report, time_ms: u64) -> Result<(TimelineId, Vec<u64>, PutReport), Failure> {
     let (device, client_id) = (DeviceId::new(&report.device)?, ClientId::new(&report.client_id)?);
     let conversation = report.conversation.as_ref().map(TimelineId::from_key).transpose()?.flatten();
     let conversation = conversation.ok_or(Failure::Invalid("the report names no conversation"))?;

@@ -6,8 +6,7 @@ use carillon_proto::{
     limits::BATCH_BYTES,
     pb::store::{
         Person, ReadReport, ReadReports, ReportEvidence, ReportPlace, ReportRead, ReportRow, ReportSum, ReportsOfUser,
-        ReportsRead,
-        rejected::Reason, reports_read::Row,
+        ReportsRead, rejected::Reason, reports_read::Row,
     },
 };
 use prost::Message;
@@ -50,7 +49,8 @@ impl TimelineReader {
         let place = op.place.unwrap_or_default();
         for resolved in [false, true] {
             if let Some(row) = view.get(&keys::report(place, resolved))? {
-                let evidence = view.get(&keys::report_evidence(place))?.ok_or_else(|| broken("report without messages"))?;
+                let evidence =
+                    view.get(&keys::report_evidence(place))?.ok_or_else(|| broken("report without messages"))?;
                 return Ok(ReportRead { row: Some(decode(&row)?), evidence: Some(decode(&evidence)?) });
             }
         }

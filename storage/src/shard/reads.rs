@@ -10,8 +10,8 @@ use carillon_proto::{
     Level, ShardId,
     pb::store::{
         ListAccounts, ListSessions, ReadAllowed, ReadContacts, ReadConversations, ReadGroup, ReadHead, ReadHeads,
-        ReadMarks, ReadMedia, ReadMembers, ReadMemberships, ReadOutbox, ReadPrivacy, ReadReport, ReadReports, ReadScheduled, ReadTimeline,
-        ReadUntold, ReadUser, Rejected, StoreError, rejected::Reason, store_error::Why,
+        ReadMarks, ReadMedia, ReadMembers, ReadMemberships, ReadOutbox, ReadPrivacy, ReadReport, ReadReports,
+        ReadScheduled, ReadTimeline, ReadUntold, ReadUser, Rejected, StoreError, rejected::Reason, store_error::Why,
     },
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use carillon_proto::pb::client::{
     self, Ack, ContactRequest, Fetch, GroupRequest, MoveMarks, Ping, Positions, PrivacyRequest, ReadContacts,
-    ReadConversations, ReadGroup, ReadGroups, ReadMarks, ReadMembers, ReadPrivacy, ReadScheduled, Recipient, Renew, Report,
-    RequestMediaSlot, RequestMediaUrl, ScramFinal, SetChatState, SetConversation, SetPresence, SignIn, SignOut,
+    ReadConversations, ReadGroup, ReadGroups, ReadMarks, ReadMembers, ReadPrivacy, ReadScheduled, Recipient, Renew,
+    Report, RequestMediaSlot, RequestMediaUrl, ScramFinal, SetChatState, SetConversation, SetPresence, SignIn, SignOut,
     client_frame::Body as TypedBody,
 };
 use prost::{Message, Oneof};

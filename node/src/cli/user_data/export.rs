@@ -14,8 +14,8 @@ use carillon_proto::{
         store::{ContactsRead, ConversationsRead, Head, ReportsRead, ScheduledRead, TimelineRead, User},
         userdata::{
             AccountRequest, ContactsRequest, ConversationsRequest, CursorPage, CursorsRequest, InboxRequest,
-            ReportsRequest, ScheduledRequest, account_reply, contacts_reply, conversations_reply, cursors_reply, inbox_reply,
-            reports_reply, scheduled_reply,
+            ReportsRequest, ScheduledRequest, account_reply, contacts_reply, conversations_reply, cursors_reply,
+            inbox_reply, reports_reply, scheduled_reply,
         },
     },
 };

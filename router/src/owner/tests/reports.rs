@@ -44,10 +44,7 @@ fn envelope(sender: &str, to: To, text: &str) -> Envelope {
     Envelope {
         sender: sender.into(),
         to: Some(Recipient { to: Some(to) }),
-        content: Some(Content {
-            body: Some(content::Body::Text(Text { body: text.into() })),
-            ..Content::default()
-        }),
+        content: Some(Content { body: Some(content::Body::Text(Text { body: text.into() })), ..Content::default() }),
         ..Envelope::default()
     }
 }
@@ -102,9 +99,13 @@ fn messages_are_read_from_the_inbox_of_their_reporter_and_kept_with_those_around
     assert_eq!((next.from_seq, next.limit), (200, 1));
     let effects = play.answer(token, read(vec![entry(200, "bob", "alice", "his")]));
     let (token, put) = puts(&effects);
-    let around: Vec<_> = [42, 44, 45, 47, 48, 50, 51, 53, 54, 56, 57, 200].map(|seq| (seq, seq == 50 || seq == 200, false)).to_vec();
+    let around: Vec<_> =
+        [42, 44, 45, 47, 48, 50, 51, 53, 54, 56, 57, 200].map(|seq| (seq, seq == 50 || seq == 200, false)).to_vec();
     assert_eq!(seqs(put), around);
-    assert_eq!((put.timeline.as_ref(), put.conversation.as_ref()), (Some(&inbox.to_key()), Some(&key(Kind::Inbox, "bob"))));
+    assert_eq!(
+        (put.timeline.as_ref(), put.conversation.as_ref()),
+        (Some(&inbox.to_key()), Some(&key(Kind::Inbox, "bob")))
+    );
     assert_eq!((put.incarnation, put.sender_generation, put.time_ms), (0, 3, 1_000));
     assert_eq!((put.reason(), &*put.text, &put.authors[..]), (ReportReason::Abuse, "look", &["bob".to_owned()][..]));
     let (device, id) = (DeviceId::new("phone").expect("valid"), ClientId::new("r").expect("valid"));

@@ -33,7 +33,8 @@ pub(crate) fn report(place: ReportPlace, resolved: bool) -> RowBytes {
 
 /// The range of reports that are open, or resolved, after this one; `None`: all.
 pub(crate) fn reports_after(after: Option<ReportPlace>, resolved: bool) -> RangeInclusive<RowBytes> {
-    let begin = after.map_or_else(|| report(ReportPlace::default(), resolved), |after| super::after(&report(after, resolved)));
+    let begin =
+        after.map_or_else(|| report(ReportPlace::default(), resolved), |after| super::after(&report(after, resolved)));
     begin..=report(ReportPlace { time_ms: u64::MAX, id: u64::MAX }, resolved)
 }
 
@@ -92,9 +93,11 @@ mod tests {
             let read = |key: &RowBytes| report_of(key).map(|read| format!("{read:?}"));
             let of = if resolved { ReportKey::Resolved(one) } else { ReportKey::Open(one) };
             prop_assert_eq!(read(&report(one, resolved)).expect("reads"), format!("{of:?}"));
-            prop_assert_eq!(report_of(&report_evidence(one)).expect("reads"), ReportKey::Evidence(one));
-            prop_assert_eq!(report_of(&reports_of(user.as_bytes())).expect("reads"), ReportKey::OfUser(&user));
-            prop_assert_eq!(report_of(&report_sum()).expect("reads"), ReportKey::Sum);
+            let of = format!("{:?}", ReportKey::Evidence(one));
+            prop_assert_eq!(read(&report_evidence(one)).expect("reads"), of);
+            let of = format!("{:?}", ReportKey::OfUser(&user));
+            prop_assert_eq!(read(&reports_of(user.as_bytes())).expect("reads"), of);
+            prop_assert_eq!(read(&report_sum()).expect("reads"), format!("{:?}", ReportKey::Sum));
             prop_assert_eq!(report(one, resolved).cmp(&report(other, resolved)), a.cmp(&b));
             prop_assert_eq!(reports_after(Some(one), resolved).contains(&report(other, resolved)), b > a);
             prop_assert!(reports_after(None, resolved).contains(&report(one, resolved)));

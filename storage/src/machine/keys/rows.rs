@@ -6,9 +6,8 @@ use carillon_proto::{
     ShardKind,
     pb::store::{
         Account, Annotated, Contact, ContactList, Conversation, Group, MediaRow, MediaSum, Member, Membership,
-        Mentioned, OutboxRow, Pins, Placement, Privacy, ReportEvidence, ReportRow, ReportSum,
-        ReportsOfUser, ScheduledList, ScheduledRow, Session, StorageNode,
-        UserAnnotation,
+        Mentioned, OutboxRow, Pins, Placement, Privacy, ReportEvidence, ReportRow, ReportSum, ReportsOfUser,
+        ScheduledList, ScheduledRow, Session, StorageNode, UserAnnotation,
     },
 };
 use prost::Message;
@@ -17,12 +16,12 @@ use super::{
     ACCOUNT, ANNOTATION, AnnotationKey, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CONTACT, CONTACT_LIST, CONTACTS_END,
     CONVERSATION, CONVERSATION_CHANGE, CURSOR, ContactsEnd, Cursor, DEAD_LETTER, DUE, DUPLICATE, ENDED_SENDER, ENDING,
     ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP, GROUP_CURSOR, GroupCursor, LEASE, LEVEL,
-    Lease, MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP, NEXT_NUMBER, OUTBOX, PLACEMENT, PRIVACY, RECORD, REGISTRY, REPORT, ReportKey, RING_SLOT,
-    SCHEDULED, SESSION, STORAGE_NODE, Stored, TIMELINE, UNTOLD, annotation_of, broken, changed_conversation_of,
-    contact_of, conversation_change_of, conversation_of, cursor_of, due_of, ended_sender_of, erased_sender_of,
-    garbage_of, group_cursor_of, group_of, lease_of, level_of, media_of, media_sum_of, member_of, membership_of,
-    number_of, numbers_of, outbox_of, placement_of, privacy_of, report_of, ring_slot_of, scheduled_of, seq_of, storage_node_of,
-    timeline_numbers, timeline_of, user_of,
+    Lease, MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP, NEXT_NUMBER, OUTBOX, PLACEMENT, PRIVACY, RECORD, REGISTRY, REPORT,
+    RING_SLOT, ReportKey, SCHEDULED, SESSION, STORAGE_NODE, Stored, TIMELINE, UNTOLD, annotation_of, broken,
+    changed_conversation_of, contact_of, conversation_change_of, conversation_of, cursor_of, due_of, ended_sender_of,
+    erased_sender_of, garbage_of, group_cursor_of, group_of, lease_of, level_of, media_of, media_sum_of, member_of,
+    membership_of, number_of, numbers_of, outbox_of, placement_of, privacy_of, report_of, ring_slot_of, scheduled_of,
+    seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -148,8 +147,8 @@ mod tests {
         conversation_change, conversations_version, cursor, dead_letter, due, duplicate, ended_sender, ending,
         erased_sender, erasing_sender, erasure, garbage, group, lease, media, media_sum, member, membership, mentioned,
         number_value, numbers_value, outbox, pins, placement, privacy, reactions, record, report, report_evidence,
-        report_sum, reports_of, ring_slot, scheduled,
-        scheduled_list, session, storage_node, timeline, timeline_value, untold, votes,
+        report_sum, reports_of, ring_slot, scheduled, scheduled_list, session, storage_node, timeline, timeline_value,
+        untold, votes,
     };
 
     #[test]

@@ -8,11 +8,12 @@ use carillon_proto::{
         CreateGroup, CreateMedia, DeleteAccount, DirectoryCommand, DropRingSlot, DropStorageNode, EndSender,
         EraseAccount, EraseSender, ForgetReplica, FoundCluster, GroupSettings, Membership, MoveCursors, MoveMarks,
         MoveReplica, PlaceReplica, PreferReplica, PutAccount, PutSession, RaiseLevel, Rebalance, Redact,
-        ReleaseScheduled, RemoveMedia, RemoveReplica, RemoveReports, ReplicaJoined, Schedule, SenderErased, Session, SetConversation,
-        SetLevel, SetMembership, SetReplicaVotes, SetStorageNode, SetStorageNodeState, SettleOutbox, SettleReport, SettleScheduled,
-        StorageNode, StoreError, SweepConversations, SweepCursors, SweepMemberships, TimelineCommand, TimelineKey,
-        change_group::Change, directory_command::Op, move_cursors::Moved, put_account::Mode, redact, rejected,
-        store_error::Why, sweep_cursors::Seen, timeline_command, timeline_key::Kind,
+        ReleaseScheduled, RemoveMedia, RemoveReplica, RemoveReports, ReplicaJoined, Schedule, SenderErased, Session,
+        SetConversation, SetLevel, SetMembership, SetReplicaVotes, SetStorageNode, SetStorageNodeState, SettleOutbox,
+        SettleReport, SettleScheduled, StorageNode, StoreError, SweepConversations, SweepCursors, SweepMemberships,
+        TimelineCommand, TimelineKey, change_group::Change, directory_command::Op, move_cursors::Moved,
+        put_account::Mode, redact, rejected, store_error::Why, sweep_cursors::Seen, timeline_command,
+        timeline_key::Kind,
     },
 };
 use proptest::prelude::*;

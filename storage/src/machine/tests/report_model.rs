@@ -8,8 +8,8 @@ use carillon_proto::{
     pb::store::{
         AdvanceClock, EndSender, EndTimeline, EraseSender, Person, PutReport, ReadOutbox, ReadReport, ReadReports,
         RemoveReports, ReportEvidence, ReportPlace, ReportPut, ReportReason, ReportRow, SetLevel, SettleReport,
-        StoreError, TimelineCommand, TimelineKey, report_evidence::Message as Reported, report_row::Resolution,
-        rejected::Reason, store_error::Why, timeline_command::Op, timeline_key::Kind,
+        StoreError, TimelineCommand, TimelineKey, rejected::Reason, report_evidence::Message as Reported,
+        report_row::Resolution, store_error::Why, timeline_command::Op, timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
@@ -54,18 +54,22 @@ fn command() -> impl Strategy<Value = Op> {
     let incarnation = || prop_oneof![9 => Just(1u64), 1 => 0..3u64];
     let place = || (0..8u64, 1..20u64).prop_map(|(number, id)| ReportPlace { time_ms: 1000 - number, id });
     let put = (user(), incarnation(), 1..4u64, 0..8u8, 1..9usize).prop_map(
-        |(user, incarnation, generation, number, size)| Op::PutReport(Box::new(put(user, incarnation, generation, number, size))),
+        |(user, incarnation, generation, number, size)| {
+            Op::PutReport(Box::new(put(user, incarnation, generation, number, size)))
+        },
     );
     let note = prop_oneof![Just("spam"), Just("no spam")].prop_map(str::to_owned);
-    let settle = (place(), note, prop_oneof![3 => Just(false), 1 => Just(true)])
-        .prop_map(|(place, note, remove)| Op::SettleReport(SettleReport { place: Some(place), time_ms: 9, note, remove }));
-    let remove = proptest::collection::vec(place(), 1..4).prop_map(|places| Op::RemoveReports(RemoveReports { places }));
+    let settle = (place(), note, prop_oneof![3 => Just(false), 1 => Just(true)]).prop_map(|(place, note, remove)| {
+        Op::SettleReport(SettleReport { place: Some(place), time_ms: 9, note, remove })
+    });
+    let remove =
+        proptest::collection::vec(place(), 1..4).prop_map(|places| Op::RemoveReports(RemoveReports { places }));
     let end = (user(), 1..3u64)
         .prop_map(|(user, incarnation)| Op::EndTimeline(EndTimeline { timeline: Some(inbox(user)), incarnation }));
-    let end_sender =
-        (user(), 1..3u64).prop_map(|(user, generation)| Op::EndSender(EndSender { sender: user.to_owned(), generation }));
-    let erase =
-        (user(), 1..3u64).prop_map(|(user, generation)| Op::EraseSender(EraseSender { sender: user.to_owned(), generation }));
+    let end_sender = (user(), 1..3u64)
+        .prop_map(|(user, generation)| Op::EndSender(EndSender { sender: user.to_owned(), generation }));
+    let erase = (user(), 1..3u64)
+        .prop_map(|(user, generation)| Op::EraseSender(EraseSender { sender: user.to_owned(), generation }));
     let clock = (1..30u32).prop_map(|elapsed_ms| Op::AdvanceClock(AdvanceClock { elapsed_ms }));
     prop_oneof![10 => put, 8 => settle, 2 => remove, 1 => end, 1 => end_sender, 1 => erase, 2 => clock]
 }
@@ -404,7 +408,9 @@ fn what_is_no_report_does_not_enter_the_log() {
         check_timeline(SHARD, MAP, &TimelineCommand { op: Some(op) })
     };
     assert!(settle(Some(ReportPlace::default()), 1, 1000).is_ok());
-    for (place, time_ms, note) in [(None, 1, 1), (Some(ReportPlace::default()), 0, 1), (Some(ReportPlace::default()), 1, 1001)] {
+    for (place, time_ms, note) in
+        [(None, 1, 1), (Some(ReportPlace::default()), 0, 1), (Some(ReportPlace::default()), 1, 1001)]
+    {
         assert!(settle(place, time_ms, note).is_err());
     }
 }

@@ -3,8 +3,8 @@
 use std::io;
 
 use carillon_proto::pb::store::{
-    PutReport, RemoveReports, ReportPlace, ReportPut, ReportRow, ReportSum, ReportsOfUser, SettleReport,
-    report_row::Resolution, rejected::Reason, reports_of_user::Kept, Person,
+    Person, PutReport, RemoveReports, ReportPlace, ReportPut, ReportRow, ReportSum, ReportsOfUser, SettleReport,
+    rejected::Reason, report_row::Resolution, reports_of_user::Kept,
 };
 use prost::Message as _;
 
