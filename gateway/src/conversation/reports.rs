@@ -4,8 +4,9 @@ use carillon_proto::{
     ClientId,
     limits::{MAX_REPORT_TEXT_BYTES, REPORTED},
     pb::{
-        client::{Code, Recipient, ReportReason, recipient::To},
+        client::{Code, Recipient, recipient::To},
         link::{self, Refusal, router_reply::Result as Reply, router_request::Op},
+        store::ReportReason,
     },
 };
 
@@ -20,7 +21,7 @@ pub(crate) struct ReportAsk {
     pub(crate) conversation: Option<Recipient>,
     /// Of the messages, in the user's inbox or in the group's timeline.
     pub(crate) seqs: Vec<u64>,
-    /// A [`ReportReason`].
+    /// A [`ReportReason`], whose numbers are those of clients.
     pub(crate) reason: i32,
     pub(crate) text: String,
 }
@@ -72,7 +73,6 @@ impl Live {
             client_id,
             conversation,
             seqs,
-            // The store has the same numbers.
             reason,
             text,
         })))
