@@ -10,11 +10,18 @@ use std::{
 use carillon_client::{Change, Client, ClientConfig, Credential, Event, Events, FetchError, Target};
 use carillon_proto::{
     GroupId, TimelineId, UserId,
-    pb::client::{ChangeMembers, Code, CreateGroup, Direction, ReportReason, content::Body, members_change::Kind},
+    pb::client::{
+        ChangeMembers, Code, CreateGroup, Direction, Report, ReportReason, client_frame, content::Body,
+        members_change::Kind, server_frame,
+    },
     tasks::Tasks,
 };
 use serde_json::Value;
-use support::cluster::Cluster;
+use support::{
+    cluster::Cluster,
+    people::{Device, done, enter},
+    service::{Carrier, Service},
+};
 use tokio::{runtime::Runtime, time::timeout};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -215,5 +222,62 @@ fn who_can_not_read_a_group_can_not_report_what_is_said_in_it() {
         let open = listed(&cluster, &[]);
         assert_eq!(open.len(), 1, "{open:?}");
         assert_eq!((&open[0]["conversation"], &open[0]["authors"][0]), (&"group/club".into(), &"ann".into()));
+    });
+}
+
+/// Open reports of a user.
+const OPEN: u32 = 20;
+
+async fn reported(device: &mut Device, number: u32) -> Result<(), (Code, String)> {
+    let report = Report {
+        request: number,
+        client_id: format!("r{number}"),
+        conversation: Some(Client::user("mallory")),
+        seqs: vec![1],
+        reason: ReportReason::Spam.into(),
+        text: String::new(),
+    };
+    assert!(device.say(client_frame::Body::Report(report)).await, "the connection is over");
+    loop {
+        match device.frame().await.expect("it goes on") {
+            server_frame::Body::Done(done) => {
+                assert_eq!(done.request, number);
+                return Ok(());
+            }
+            server_frame::Body::Refused(refused) => return Err((refused.code(), refused.reason)),
+            // Nobody has asked for it.
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_flood_of_reports_is_refused_and_old_reports_go_by_themselves() {
+    let service = Service::start("gateway.fetch_burst = 1000\nstorage.retention.report_age_ms = 1000");
+    service.block_on(async {
+        let enter = async |user: &str| {
+            let token = Credential::Token(service.token(user));
+            enter(&service.address(Carrier::Tcp), user, "phone", &token).await.expect("signs in")
+        };
+        let mut alice = enter("alice").await;
+        let mut mallory = enter("mallory").await;
+        mallory.send("alice", "1", "buy this").await.expect("accepted");
+        // Some may grow old meanwhile.
+        let until = Instant::now() + PATIENCE;
+        let mut number = 0;
+        let (code, reason) = loop {
+            number += 1;
+            match reported(&mut alice, number).await {
+                Ok(()) => assert!(Instant::now() < until, "{number} reports are open"),
+                Err(refused) => break refused,
+            }
+        };
+        assert!(number > OPEN && code == Code::RateLimited && reason.contains("20 reports"), "{number}: {reason}");
+        let listed = || done(&service, &["reports", "list"], "").lines().count() - 1;
+        let until = Instant::now() + 2 * PATIENCE;
+        while listed() > 0 {
+            assert!(Instant::now() < until, "old reports stay");
+        }
+        reported(&mut alice, 10_000).await.expect("there is room again");
     });
 }
