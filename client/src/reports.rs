@@ -5,9 +5,9 @@ use carillon_proto::pb::client::{Recipient, Report, ReportReason};
 use crate::{Client, FetchError, fetches::Query};
 
 impl Client {
-    /// Reports messages of others to the moderators of the service, who see them as they are now, whatever becomes of them later. `seqs`: where
-    /// 1 to 10 messages of the conversation are in the own inbox, or in the timeline of the group. `text`: at most 1,000 bytes. Nobody else is told. Returns when the report
-    /// is stored for certain.
+    /// Reports messages of others to the moderators of the service, who see them as they are now, whatever becomes of them later. `seqs`: where 1
+    /// to 10 messages of the conversation are in the own inbox, or in the timeline of the group. `text`: at most 1,000 bytes. Nobody else is told.
+    /// Returns when the report is stored for certain.
     ///
     /// ```no_run
     /// # async fn example(client: carillon_client::Client) -> Result<(), carillon_client::FetchError> {

@@ -1,8 +1,7 @@
 //! The state machine of a timeline shard: assigns positions, recognises repeated sends, trims and ends timelines, and
-//! in `annotations.rs` keeps what messages make of others, in `cursors.rs` cursors, in `conversations.rs` what users have read, in `groups.rs` the members of groups, in `media.rs` files, in
-//! `outbox.rs` what workers have to do, and in `senders.rs` ends and erases senders.
-//! in `cursors.rs` keeps cursors, in `conversations.rs` what users have read, in `groups.rs` the members of groups, in `media.rs` files, in
-//! `outbox.rs` what workers have to do, in `reports.rs` what users have reported, in `scheduled.rs` messages that are to be sent later, and in `senders.rs` ends and erases senders.
+//! in `annotations.rs` keeps what messages make of others, in `cursors.rs` cursors, in `conversations.rs` what users have read, in `groups.rs` the
+//! members of groups, in `media.rs` files, in `outbox.rs` what workers have to do, in `reports.rs` what users have reported, in `scheduled.rs`
+//! messages that are to be sent later, and in `senders.rs` ends and erases senders.
 
 mod annotations;
 mod conversations;
