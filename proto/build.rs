@@ -17,12 +17,15 @@ const FILES: [&str; 9] = [
 ];
 
 /// Fields of oneofs that are kept behind a pointer.
-const LARGE: [&str; 23] = [
+const LARGE: [&str; 26] = [
     ".carillon.client.v1.ServerFrame.body.group",
     ".carillon.client.v1.Envelope.change",
     ".carillon.link.v1.RouterReply.result.account",
     ".carillon.link.v1.RouterRequest.op.create_media",
     ".carillon.link.v1.RouterRequest.op.schedule",
+    ".carillon.link.v1.RouterRequest.op.report",
+    ".carillon.store.v1.TimelineCommand.op.put_report",
+    ".carillon.store.v1.StoreReply.result.report_read",
     ".carillon.link.v1.RouterReply.result.group_read",
     ".carillon.link.v1.RouterReply.result.media_read",
     ".carillon.link.v1.RouterRequest.op.change_group",

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, time::Instant};
 use carillon_proto::pb::client::{
     ChangeScheduled, ContactRequest, Contacts, Conversations, Fetch, Group, Groups, Marks, MediaSlot, MediaUrl,
     Members, MoveMarks, Page, Privacy, PrivacyRequest, ReadContacts, ReadConversations, ReadGroup, ReadGroups,
-    ReadMarks, ReadMembers, ReadPrivacy, ReadScheduled, RequestMediaSlot, RequestMediaUrl, Schedule, ScheduledChanged,
-    ScheduledMessages, SetChatState, SetConversation, SetPresence, client_frame::Body,
+    ReadMarks, ReadMembers, ReadPrivacy, ReadScheduled, Report, RequestMediaSlot, RequestMediaUrl, Schedule,
+    ScheduledChanged, ScheduledMessages, SetChatState, SetConversation, SetPresence, client_frame::Body,
 };
 
 /// Reads may be repeated freely, and so may marks, which only grow, and settings, of which the last one counts: so all of them are repeated after a reconnect.
@@ -37,6 +37,7 @@ pub(crate) enum Query {
     Schedule(Schedule),
     ChangeScheduled(ChangeScheduled),
     Scheduled(ReadScheduled),
+    Report(Report),
 }
 
 /// The answer to a query.
@@ -94,6 +95,7 @@ impl<T> Fetches<T> {
             Query::Schedule(schedule) => schedule.request = request,
             Query::ChangeScheduled(change) => change.request = request,
             Query::Scheduled(read) => read.request = request,
+            Query::Report(report) => report.request = request,
         }
         self.pending.insert(request, Pending { query, deadline, answer, sent: false });
     }
@@ -127,6 +129,7 @@ impl<T> Fetches<T> {
                 Query::Schedule(schedule) => Body::Schedule(schedule),
                 Query::ChangeScheduled(change) => Body::ChangeScheduled(change),
                 Query::Scheduled(read) => Body::ReadScheduled(read),
+                Query::Report(report) => Body::Report(report),
             });
         }
     }

@@ -26,6 +26,7 @@ mod outbox;
 mod positions;
 mod privacy;
 mod references;
+mod reports;
 mod scheduled;
 mod scram;
 mod session;

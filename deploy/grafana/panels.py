@@ -224,6 +224,9 @@ ROUTER = [
         panel("Age of the outboxes", "s", "Of the oldest row that was not carried out; 0: there is none.", gauge("carillon_router_outbox_lag_seconds")),
         panel("Dead letters", "short", "Rows of outboxes that were given up.", gauge("carillon_router_outbox_dead_letters")),
         panel("Scheduled messages", "ops", "Scheduled messages whose time has come: sent, or refused for good.", happened("carillon_router_scheduled_messages_total", "outcome")),
+        panel("Reports", "ops", "Reports of users to the moderators, by their reasons.", happened("carillon_router_reports_total", "reason")),
+        panel("Open reports", "short", "Reports that no moderator has resolved.", gauge("carillon_router_open_reports")),
+        panel("Age of the oldest report", "s", "Of those that are open; 0: there is none.", gauge("carillon_router_oldest_report_seconds")),
     ]),
     ("Users", [
         panel("Sessions", "short", "Live sessions of the users that each router owns.", query("sum by (instance) (carillon_router_sessions{$of})")),

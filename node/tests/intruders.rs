@@ -7,10 +7,10 @@ use carillon_client::Credential;
 use carillon_proto::pb::client::{
     Ack, ChangeMembers, Code, ContactRequest, Content, CreateGroup, DeleteGroup, Direction, Fetch, GroupRequest,
     GroupSettings, MembersChange, MoveMarks, Ping, Position, Positions, ReadContacts, ReadConversations, ReadGroup,
-    ReadGroups, ReadMark, ReadMarks, ReadMembers, Recipient, RemoveContact, Renew, RequestMediaSlot, RequestMediaUrl,
-    Role, ScramFinal, Send, SetConversation, SetPresence, SignOut, Text, Timeline, TimelinePosition,
-    client_frame::Body, content, group_request::Change, members_change::Kind, recipient, server_frame::Body as Told,
-    timeline,
+    ReadGroups, ReadMark, ReadMarks, ReadMembers, Recipient, RemoveContact, Renew, Report, ReportReason,
+    RequestMediaSlot, RequestMediaUrl, Role, ScramFinal, Send, SetConversation, SetPresence, SignOut, Text, Timeline,
+    TimelinePosition, client_frame::Body, content, group_request::Change, members_change::Kind, recipient,
+    server_frame::Body as Told, timeline,
 };
 use support::{
     people::{Device, enter},
@@ -35,6 +35,12 @@ fn to_user(user: &str) -> Option<Recipient> {
 
 fn text(body: &str) -> Option<Content> {
     Some(Content { body: Some(content::Body::Text(Text { body: body.to_owned() })), ..Default::default() })
+}
+
+/// Of the message at the first position.
+fn report(conversation: Option<Recipient>) -> Report {
+    let (client_id, reason) = ("report".to_owned(), ReportReason::Spam.into());
+    Report { request: 1, client_id, conversation, seqs: vec![1], reason, text: String::new() }
 }
 
 /// Every change that a group knows.
@@ -96,6 +102,7 @@ fn asked_of_group(group: &str, victim: &str, intruder: &str) -> Vec<Body> {
             ..ReadMembers::default()
         }),
         Body::ReadMarks(ReadMarks { request: 1, group: group_name.clone(), users: vec![victim.to_owned()] }),
+        Body::Report(report(to_group(group))),
         Body::MoveMarks(MoveMarks { request: 1, marks: vec![ReadMark { with: to_group(group), read: position }] }),
     ];
     asked.extend(changes(victim, intruder).into_iter().map(|change| {
@@ -220,6 +227,12 @@ fn what_two_say_to_each_other_is_for_nobody_else() {
                 assert!([Code::NotFound, Code::Forbidden].contains(&code), "{carrier:?}: {code:?} {seq}");
             }
 
+            // In the own inbox there is no such message, and no frame names another inbox.
+            for of in [&ann, &ben] {
+                let (code, _) = refused(answer(&mut eves, Body::Report(report(to_user(of)))).await);
+                assert_eq!(code, Code::NotFound, "{carrier:?}");
+            }
+
             // The token of somebody else does not go on with this session.
             let renew = Renew { request: 1, token: service.token(&ann) };
             let told = answers(&mut eves, Body::Renew(renew)).await;
@@ -265,6 +278,7 @@ fn before_the_sign_in_nothing_is_answered() {
         Body::SetPresence(SetPresence::default()),
         Body::RequestMediaSlot(RequestMediaSlot { request: 1, size_bytes: 1, ..RequestMediaSlot::default() }),
         Body::RequestMediaUrl(RequestMediaUrl { request: 1, id: vec![1; 24].into(), ..RequestMediaUrl::default() }),
+        Body::Report(report(to_user("ann"))),
     ];
     service.block_on(async {
         for carrier in Carrier::ALL {

@@ -52,5 +52,14 @@ pub const REACTION_BYTES: usize = 64;
 pub const POLL_OPTIONS: std::ops::RangeInclusive<usize> = 2..=32;
 /// Most heads in one `ReadHeads`.
 pub const HEADS: usize = 256;
+/// Most messages of a report, and the longest text of one in bytes.
+pub const REPORTED: usize = 10;
+pub const MAX_REPORT_TEXT_BYTES: usize = 1000;
+/// Most messages before the first reported one that a report has beside them, and behind it.
+pub const REPORTED_AROUND: usize = 5;
+/// Most edits of reported messages that a report has.
+pub const REPORTED_EDITS: usize = 20;
+/// Most bytes of the messages of a report and those around them.
+pub const REPORT_BYTES: usize = 256 * 1024;
 /// Most bytes in the body of a signal, a directed request or its answer.
 pub const MAX_SIGNAL_BYTES: usize = 16 * 1024;

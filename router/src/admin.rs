@@ -5,6 +5,7 @@ mod erasing;
 mod messages;
 mod outbox;
 mod put_out;
+mod reports;
 mod sessions;
 mod users;
 mod watching;
@@ -23,8 +24,9 @@ use carillon_proto::{
     pb::{
         admin::{
             DeleteUserReply, DeleteUserRequest, DescribeGatewayRequest, EndSessionsReply, EndSessionsRequest,
-            EraseUserReply, EraseUserRequest, ListOutboxReply, ListOutboxRequest, ListSessionsReply,
-            ListSessionsRequest, ListUsersReply, ListUsersRequest, NodeRelease, PutUserReply, PutUserRequest,
+            EraseUserReply, EraseUserRequest, ListOutboxReply, ListOutboxRequest, ListReportsReply, ListReportsRequest,
+            ListSessionsReply, ListSessionsRequest, ListUsersReply, ListUsersRequest, NodeRelease, PutUserReply,
+            PutUserRequest, ReadReportReply, ReadReportRequest, ResolveReportReply, ResolveReportRequest,
             RevokeTokensReply, RevokeTokensRequest, SettleDeadLettersReply, SettleDeadLettersRequest, ShardStatus,
             ShowUserReply, ShowUserRequest, StatusReply, StatusRequest, TraceMessageReply, TraceMessageRequest,
             WatchRequest, admin_server,
@@ -181,6 +183,21 @@ impl admin_server::Admin for Admin {
         request: Request<SettleDeadLettersRequest>,
     ) -> Result<Response<SettleDeadLettersReply>, Status> {
         self.settle_letters(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_reports(&self, request: Request<ListReportsRequest>) -> Result<Response<ListReportsReply>, Status> {
+        self.reports(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn read_report(&self, request: Request<ReadReportRequest>) -> Result<Response<ReadReportReply>, Status> {
+        self.report(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn resolve_report(
+        &self,
+        request: Request<ResolveReportRequest>,
+    ) -> Result<Response<ResolveReportReply>, Status> {
+        self.resolve(request.into_inner()).await.map(Response::new)
     }
 
     type WatchStream = Events;

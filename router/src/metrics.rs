@@ -2,7 +2,10 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use carillon_proto::metrics::{Label, Metric};
+use carillon_proto::{
+    metrics::{Label, Metric},
+    pb::store::ReportReason,
+};
 use metrics::{Counter, Histogram, counter, gauge, histogram};
 
 pub const REQUESTS: &str = "carillon_router_requests_total";
@@ -29,6 +32,9 @@ pub const RING_VERSION: &str = "carillon_router_ring_version";
 pub const RING_ROUTERS: &str = "carillon_router_ring_routers";
 pub const OUTBOX_ROWS: &str = "carillon_router_outbox_rows_total";
 pub const SCHEDULED: &str = "carillon_router_scheduled_messages_total";
+pub const REPORTS: &str = "carillon_router_reports_total";
+pub const OPEN_REPORTS: &str = "carillon_router_open_reports";
+pub const OLDEST_REPORT: &str = "carillon_router_oldest_report_seconds";
 pub const OUTBOX_LAG: &str = "carillon_router_outbox_lag_seconds";
 pub const DEAD_LETTERS: &str = "carillon_router_outbox_dead_letters";
 pub const LEASE_HELD: &str = "carillon_router_lease_held";
@@ -72,6 +78,10 @@ pub const ALL: &[Metric] = &[
         .labels(&[Label::known("outcome", &["done", "refused"])]),
     Metric::counter(SCHEDULED, "Scheduled messages whose time has come, by what became of them")
         .labels(&[Label::known("outcome", &["sent", "failed"])]),
+    Metric::counter(REPORTS, "Reports of users to the moderators that were stored, by their reasons")
+        .labels(&[Label::known("reason", &REASONS)]),
+    Metric::gauge(OPEN_REPORTS, "Reports that moderators have not resolved, in the shards whose workers run here"),
+    Metric::gauge(OLDEST_REPORT, "Age of the oldest such report"),
     Metric::gauge(OUTBOX_LAG, "Age of the oldest row in the outboxes whose workers run here"),
     Metric::gauge(DEAD_LETTERS, "Rows of the outboxes whose workers run here that were given up"),
     Metric::gauge(LEASE_HELD, "1 while this router holds its lease"),
@@ -85,7 +95,7 @@ static SENT: LazyLock<(Counter, Histogram)> = LazyLock::new(|| handled("send", "
 static ACKNOWLEDGED: LazyLock<(Counter, Histogram)> = LazyLock::new(|| handled("acknowledge", "ok"));
 
 /// All values of the labels of `REQUESTS`; see `reply.rs`.
-const OPS: [&str; 23] = [
+const OPS: [&str; 24] = [
     "look_up_account",
     "ensure_account",
     "open_session",
@@ -109,7 +119,9 @@ const OPS: [&str; 23] = [
     "change_scheduled",
     "read_scheduled",
     "send_scheduled",
+    "report",
 ];
+const REASONS: [&str; 4] = ["spam", "abuse", "illegal", "other"];
 const OUTCOMES: [&str; 5] = ["ok", "refused", "overloaded", "unavailable", "not_owner"];
 
 pub(crate) fn request(op: &'static str, outcome: &'static str, took: Duration) {
@@ -198,6 +210,21 @@ pub(crate) fn outbox_row(outcome: &'static str) {
 
 pub(crate) fn scheduled(sent: bool) {
     counter!(SCHEDULED, "outcome" => if sent { "sent" } else { "failed" }).increment(1);
+}
+
+pub(crate) fn report(reason: ReportReason) {
+    let reason = match reason {
+        ReportReason::Spam => "spam",
+        ReportReason::Abuse => "abuse",
+        ReportReason::Illegal => "illegal",
+        ReportReason::Other | ReportReason::Unspecified => "other",
+    };
+    counter!(REPORTS, "reason" => reason).increment(1);
+}
+
+pub(crate) fn open_reports(count: u64, oldest_ms: u64) {
+    gauge!(OPEN_REPORTS).set(count as f64);
+    gauge!(OLDEST_REPORT).set(oldest_ms as f64 / 1000.0);
 }
 
 pub(crate) fn outboxes(lag_ms: u64, dead_letters: u64) {

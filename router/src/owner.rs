@@ -11,6 +11,7 @@ mod media;
 mod messages;
 mod presence;
 mod privacy;
+mod reports;
 mod scheduled;
 mod sessions;
 mod timelines;
@@ -312,6 +313,7 @@ impl Owner {
             Op::Schedule(schedule) => self.schedule(*schedule, parts),
             Op::ChangeScheduled(change) => self.change_scheduled(change, parts),
             Op::ReadScheduled(read) => self.read_scheduled(read, parts),
+            Op::Report(report) => self.report(*report, parts, time_ms),
             Op::ChangeGroup(_) | Op::Follow(_) | Op::ReadGroup(_) | Op::ReadMembers(_) => {
                 self.refuse(parts.slot, &Failure::Invalid("a user is no group"))
             }

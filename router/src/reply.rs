@@ -103,6 +103,10 @@ pub(crate) enum Failure {
     Media,
     #[error("messages can't be scheduled yet")]
     Scheduled,
+    #[error("reports are not supported yet")]
+    NoReports,
+    #[error("{0}")]
+    TooManyReports(String),
     #[error("{0}")]
     Quota(String),
     #[error("there is no user {0:?}")]
@@ -156,9 +160,14 @@ impl Failure {
             Self::Store(StoreFailure::OutOfOrder { .. }) => (Code::OutOfOrder, true, 0),
             Self::Store(StoreFailure::Unexpected) | Self::LargeAnswer { .. } => (Code::Internal, false, 0),
             Self::Id(_) | Self::Invalid(_) => (Code::Invalid, false, 0),
-            Self::Groups | Self::Conversations | Self::Contacts | Self::Privacy | Self::Media | Self::Scheduled => {
-                (Code::Unsupported, false, 0)
-            }
+            Self::Groups
+            | Self::Conversations
+            | Self::Contacts
+            | Self::Privacy
+            | Self::Media
+            | Self::Scheduled
+            | Self::NoReports => (Code::Unsupported, false, 0),
+            Self::TooManyReports(_) => (Code::RateLimited, false, 0),
             Self::NoRoom(_) | Self::Requests => (Code::Overloaded, true, 60_000),
             Self::TooLarge { .. } | Self::Quota(_) => (Code::TooLarge, false, 0),
             Self::NoUser(_) => (Code::NotFound, false, 0),
@@ -251,6 +260,7 @@ pub(crate) fn op_name(op: &link::router_request::Op) -> &'static str {
         Op::Schedule(_) => "schedule",
         Op::ChangeScheduled(_) => "change_scheduled",
         Op::ReadScheduled(_) => "read_scheduled",
+        Op::Report(_) => "report",
     }
 }
 
@@ -292,6 +302,7 @@ pub(crate) fn routed_by(op: &link::router_request::Op) -> Result<TimelineId, Fai
         Op::Schedule(op) => of_user(&op.user),
         Op::ChangeScheduled(op) => of_user(&op.user),
         Op::ReadScheduled(op) => of_user(&op.user),
+        Op::Report(op) => of_user(&op.user),
         Op::ReadHeads(op) => of_user(&op.user),
         Op::Direct(op) => of_user(&op.user),
         Op::ChangeGroup(op) => of_group(&op.group),

@@ -126,6 +126,10 @@ impl Workers {
                 workers().map(|worker| worker.lag_ms).max().unwrap_or_default(),
                 workers().map(|worker| u64::from(worker.dead_letters)).sum(),
             );
+            metrics::open_reports(
+                workers().map(|worker| worker.open_reports).sum(),
+                workers().map(|worker| worker.oldest_report_ms).max().unwrap_or_default(),
+            );
             let due = workers().filter_map(OutboxWorker::due).min().unwrap_or(now + SELDOM);
             // All branches are cancel-safe.
             tokio::select! {

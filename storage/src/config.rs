@@ -71,6 +71,8 @@ pub struct RetentionConfig {
     /// has not moved for twice this long; 0: never. The device then starts with the first envelope kept, unless it
     /// knows its own position.
     pub cursor_age_ms: u64,
+    /// A report to the moderators, with its messages, is removed after this time, resolved or not; 0: never.
+    pub report_age_ms: u64,
 }
 
 /// An invalid setting.
@@ -110,7 +112,13 @@ impl Default for StorageConfig {
 impl Default for RetentionConfig {
     fn default() -> Self {
         const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-        Self { max_age_ms: 0, max_count: 0, duplicate_window_ms: DAY_MS, cursor_age_ms: 180 * DAY_MS }
+        Self {
+            max_age_ms: 0,
+            max_count: 0,
+            duplicate_window_ms: DAY_MS,
+            cursor_age_ms: 180 * DAY_MS,
+            report_age_ms: 90 * DAY_MS,
+        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! Periodic removal: envelopes beyond retention, cursors of devices that are gone, rows of groups that users have left, conversations of
-//! which nothing is kept, and files that nobody needs.
+//! which nothing is kept, files that nobody needs, and old reports.
 
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use carillon_proto::{
     Level, ShardId,
     pb::store::{
-        RemoveMedia, StoreError, SweepConversations, SweepCursors, SweepMemberships, TimelineCommand,
+        RemoveMedia, RemoveReports, StoreError, SweepConversations, SweepCursors, SweepMemberships, TimelineCommand,
         timeline_command::Op,
     },
 };
@@ -16,7 +16,8 @@ use tokio::time::sleep;
 use crate::{
     cluster::Serving,
     machine::{
-        Outcome, REMOVED_MEDIA, Retention, SWEEP_CONVERSATIONS, SWEEP_CURSORS, SWEEP_MEMBERSHIPS, TimelineReader,
+        Outcome, REMOVED_MEDIA, REMOVED_REPORTS, Retention, SWEEP_CONVERSATIONS, SWEEP_CURSORS, SWEEP_MEMBERSHIPS,
+        TimelineReader,
     },
     metrics as names,
     rounds::Rounds,
@@ -35,7 +36,7 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
     if !retention.needs_clock() {
         return;
     }
-    let mut rounds: HashMap<ShardId, [Rounds; 5]> = HashMap::new();
+    let mut rounds: HashMap<ShardId, [Rounds; 6]> = HashMap::new();
     loop {
         sleep(RETENTION_INTERVAL).await;
         for shard in cluster.shards().values() {
@@ -44,12 +45,13 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
                 rounds.remove(&shard.id());
                 continue;
             }
-            let [trims, sweeps, left, conversations, media] = rounds.entry(shard.id()).or_default();
+            let [trims, sweeps, left, conversations, media, reports] = rounds.entry(shard.id()).or_default();
             trim(shard, reader, retention, trims).await;
             sweep(shard, reader, retention, sweeps).await;
             sweep_left(shard, reader, retention, left).await;
             sweep_conversations(shard, reader, conversations).await;
             remove_media(shard, reader, retention, media).await;
+            remove_reports(shard, reader, retention, reports).await;
         }
     }
 }
@@ -119,6 +121,18 @@ async fn remove_media(shard: &Shard, reader: &TimelineReader, retention: Retenti
     let count = files.len() as u64;
     if count > 0 && carry_out(shard, Op::RemoveMedia(RemoveMedia { files })).await {
         metrics::counter!(names::MEDIA_REMOVED).increment(count);
+    }
+}
+
+/// The same for reports that have been kept long enough.
+async fn remove_reports(shard: &Shard, reader: &TimelineReader, retention: Retention, rounds: &mut Rounds) {
+    if retention.report_age_ms == 0 || reader.level() < Level::GROUPS {
+        return;
+    }
+    let look = move |reader: &TimelineReader, after: &[u8]| reader.old_reports(after, &retention, REMOVED_REPORTS);
+    let places = look_for(shard, reader, rounds, look).await;
+    if !places.is_empty() {
+        carry_out(shard, Op::RemoveReports(RemoveReports { places })).await;
     }
 }
 

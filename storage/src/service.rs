@@ -277,6 +277,8 @@ fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Re
             timeline(&read.timeline)?;
             Ok(Checked::Read(ReadOp::Scheduled(read)))
         }
+        (ShardKind::Timeline, Some(Op::ReadReports(read))) => Ok(Checked::Read(ReadOp::Reports(read))),
+        (ShardKind::Timeline, Some(Op::ReadReport(read))) => Ok(Checked::Read(ReadOp::Report(read))),
         (ShardKind::Timeline, Some(Op::ReadOutbox(read))) => Ok(Checked::Read(ReadOp::Outbox(read))),
         (ShardKind::Directory, Some(Op::ReadUser(read))) => {
             user(&read.user)?;
@@ -334,6 +336,8 @@ fn span_of(request: &StoreRequest) -> Option<Span> {
         Some(Op::ReadPrivacy(_)) => "read privacy",
         Some(Op::ReadAllowed(_)) => "read allowed",
         Some(Op::ReadScheduled(_)) => "read scheduled",
+        Some(Op::ReadReports(_)) => "read reports",
+        Some(Op::ReadReport(_)) => "read report",
         Some(Op::ListAccounts(_)) => "list accounts",
         Some(Op::ListSessions(_)) => "list sessions",
         None => "unknown",

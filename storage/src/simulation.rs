@@ -87,6 +87,8 @@ impl Machines {
             | Op::ReadMarks(_)
             | Op::ReadMedia(_)
             | Op::ReadScheduled(_)
+            | Op::ReadReports(_)
+            | Op::ReadReport(_)
             | Op::ListAccounts(_)
             | Op::ReadContacts(_)
             | Op::ReadPrivacy(_)
@@ -125,6 +127,12 @@ impl Machines {
                 (ShardKind::Timeline, Op::ReadMedia(op)) => Outcome::MediaRead(self.timelines[place].1.media(op)?),
                 (ShardKind::Timeline, Op::ReadScheduled(op)) => {
                     Outcome::ScheduledRead(self.timelines[place].1.scheduled(op)?)
+                }
+                (ShardKind::Timeline, Op::ReadReports(op)) => {
+                    Outcome::ReportsRead(self.timelines[place].1.reports(op)?)
+                }
+                (ShardKind::Timeline, Op::ReadReport(op)) => {
+                    Outcome::ReportRead(Box::new(self.timelines[place].1.report(op)?))
                 }
                 (ShardKind::Timeline, Op::ReadOutbox(op)) => Outcome::OutboxRead(self.timelines[place].1.outbox(op)?),
                 (ShardKind::Timeline, Op::ReadConversations(op)) => {

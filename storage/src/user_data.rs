@@ -17,9 +17,9 @@ use carillon_proto::{
         userdata::{
             AccountReply, AccountRequest, ContactsReply, ContactsRequest, ConversationsReply, ConversationsRequest,
             CursorPage, CursorsReply, CursorsRequest, DeviceCursor, File, FilePage, FilesReply, FilesRequest,
-            InboxReply, InboxRequest, LeftReply, LeftRequest, NotLeader, ScheduledReply, ScheduledRequest,
-            account_reply, contacts_reply, conversations_reply, cursors_reply, files_reply, inbox_reply,
-            scheduled_reply, user_data_server,
+            InboxReply, InboxRequest, LeftReply, LeftRequest, NotLeader, ReportsReply, ReportsRequest, ScheduledReply,
+            ScheduledRequest, account_reply, contacts_reply, conversations_reply, cursors_reply, files_reply,
+            inbox_reply, reports_reply, scheduled_reply, user_data_server,
         },
     },
 };
@@ -164,6 +164,23 @@ impl user_data_server::UserData for UserDataService {
             Asked::Found(page) => Answer::Page(page),
         };
         Ok(Response::new(ScheduledReply { answer: Some(answer) }))
+    }
+
+    async fn reports(&self, request: Request<ReportsRequest>) -> Result<Response<ReportsReply>, Status> {
+        use reports_reply::Answer;
+        let ReportsRequest { cluster, user, incarnation } = request.into_inner();
+        let (cluster, user) = self.cluster(&cluster, &user)?;
+        let (shard, _) = inbox_of(cluster.map, user.clone());
+        let reporter = Person { user: user.as_str().to_owned(), incarnation };
+        let found = ask(cluster.hosted.get(shard), move |reader| match reader {
+            Reader::Timeline(reader) => reader.reports_by(&reporter),
+            Reader::Directory(_) => Err(wrong_kind()),
+        });
+        let answer = match found.await? {
+            Asked::NotLeader(other) => Answer::NotLeader(other),
+            Asked::Found(reports) => Answer::Reports(reports),
+        };
+        Ok(Response::new(ReportsReply { answer: Some(answer) }))
     }
 
     async fn contacts(&self, request: Request<ContactsRequest>) -> Result<Response<ContactsReply>, Status> {

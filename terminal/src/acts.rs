@@ -92,6 +92,18 @@ impl<'a> Acts<'a> {
                 let _ = client.set_chat_state(&user, ChatState::Composing).await;
                 None
             }),
+            Act::Report { with, seq, reason, text } => Box::pin(async move {
+                Some(Answer::Told(match client.report(with.recipient(), vec![seq], reason, &text).await {
+                    Ok(()) => "the moderators will see it; nobody else is told".to_owned(),
+                    Err(error) => error.to_string(),
+                }))
+            }),
+            Act::Block(user) => Box::pin(async move {
+                Some(Answer::Told(match client.block(&user).await {
+                    Ok(()) => format!("{user} is blocked"),
+                    Err(error) => error.to_string(),
+                }))
+            }),
             Act::Later { with, content, at_ms } => Box::pin(async move {
                 Some(Answer::Told(match client.schedule(with.recipient(), content, at_ms).await {
                     Ok(id) => format!("it will be sent at {}, as number {id}", text::local(at_ms).format("%H:%M")),

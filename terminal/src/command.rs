@@ -2,7 +2,7 @@
 
 use carillon_proto::{
     GroupId, UserId,
-    pb::client::{ConversationSettings, Poll, Show},
+    pb::client::{ConversationSettings, Poll, ReportReason, Show},
 };
 
 use crate::thread::With;
@@ -19,6 +19,10 @@ pub(crate) enum Command {
     /// Is sent so many minutes from now.
     Later(u32, String),
     Ask(Poll),
+    /// Of the chosen message, or the last one of another, to the moderators.
+    Report(ReportReason, String),
+    /// The other user of the conversation.
+    Block,
     Help,
     Quit,
 }
@@ -52,7 +56,7 @@ Alt+Up, Alt+Down choose a message; without a choice it is the last one that fits
 /reply TEXT     /edit TEXT                  /react EMOJI... (none: takes them back)
 /recall         takes back, /erase for good /keep, /unkeep  pins the message
 /poll QUESTION | OPTION | OPTION            /vote NUMBER...
-/later MINUTES TEXT                         sends it then
+/later MINUTES TEXT sends it then           /report REASON [TEXT] to moderators, /block
 Tab, Shift+Tab  next conversation           PageUp, PageDown, and with an empty line Up, Down: history
 Alt+Enter       a line more                 Ctrl+C          the end
 A line that begins with // is a message that begins with one.";
@@ -113,6 +117,18 @@ pub(crate) fn parse(line: &str, now_ms: u64) -> Result<Result<Command, String>, 
             }
             _ => Err("/poll QUESTION | OPTION | OPTION".to_owned()),
         },
+        ("report", rest) => {
+            let (reason, text) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+            let reason = match reason {
+                "spam" => ReportReason::Spam,
+                "abuse" => ReportReason::Abuse,
+                "illegal" => ReportReason::Illegal,
+                "other" => ReportReason::Other,
+                _ => return Err("/report spam|abuse|illegal|other [TEXT]".to_owned()),
+            };
+            Ok(Ok(Command::Report(reason, text.trim().to_owned())))
+        }
+        ("block", "") => Ok(Ok(Command::Block)),
         ("help", "") => Ok(Ok(Command::Help)),
         ("quit", "") => Ok(Ok(Command::Quit)),
         _ => Err(format!("/{command} is no command; /help has those that there are")),
@@ -135,6 +151,9 @@ mod tests {
         assert_eq!(parse("/mute 2"), Ok(Ok(Command::Set(muted))));
         assert_eq!(parse("/react x y"), Ok(Ok(Command::About(About::React(vec!["x".to_owned(), "y".to_owned()])))));
         assert_eq!(parse("/vote 0 2"), Ok(Ok(Command::About(About::Vote(vec![0, 2])))));
+        assert_eq!(parse("/report spam"), Ok(Ok(Command::Report(ReportReason::Spam, String::new()))));
+        let report = Command::Report(ReportReason::Other, "look here".to_owned());
+        assert_eq!(parse("/report other  look here"), Ok(Ok(report)));
         let (question, options) = ("tea?".to_owned(), vec!["yes".to_owned(), "no".to_owned()]);
         let poll = Poll { question, options, ..Poll::default() };
         assert_eq!(parse("/poll tea? | yes|no"), Ok(Ok(Command::Ask(poll))));
@@ -148,6 +167,9 @@ mod tests {
             "/with a b",
             "/mute long",
             "/pin x",
+            "/report",
+            "/report that",
+            "/block bob",
             "/dance",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");

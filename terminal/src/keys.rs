@@ -139,6 +139,13 @@ impl Model {
                 let at_ms = now_ms.saturating_add(u64::from(minutes) * 60_000);
                 self.acts.push_back(Act::Later { with, content: Client::text(&text), at_ms });
             }
+            (Command::Report(reason, text), Some(with)) => {
+                if let Some((seq, ..)) = self.meant(&with, false) {
+                    self.acts.push_back(Act::Report { with, seq, reason, text });
+                }
+            }
+            (Command::Block, Some(With::User(user))) => self.acts.push_back(Act::Block(user)),
+            (Command::Block, Some(With::Group(_))) => self.notice = "a group is left, not blocked".to_owned(),
             (Command::Ask(poll), Some(_)) => self.send(Client::poll(poll)),
             (Command::Who, Some(With::User(_))) => self.notice = "the ticks behind your messages say it".to_owned(),
             (
@@ -147,6 +154,8 @@ impl Model {
                 | Command::About(_)
                 | Command::Reply(_)
                 | Command::Ask(_)
+                | Command::Report(..)
+                | Command::Block
                 | Command::Later(..),
                 None,
             ) => {

@@ -7,7 +7,7 @@ use carillon_proto::{
     GroupId, Position, TimelineId, UserId,
     pb::client::{
         ChatState, ChatStateNotice, Content, Conversation, ConversationSettings, Conversations, MessageRef, Page,
-        Presence, Show, UserMark,
+        Presence, ReportReason, Show, UserMark,
     },
 };
 use chrono::NaiveDateTime;
@@ -85,6 +85,14 @@ pub(crate) enum Act {
     Show(Show, String),
     /// The user is writing to this one.
     Writing(UserId),
+    /// Of the message at this position.
+    Report {
+        with: With,
+        seq: u64,
+        reason: ReportReason,
+        text: String,
+    },
+    Block(UserId),
     Later {
         with: With,
         content: Content,

@@ -5,7 +5,7 @@ use carillon_proto::{
     Epoch, Position, TimelineId, UserId,
     pb::client::{
         ChatState, ChatStateNotice, Content, Conversation, ConversationSettings, Edit, Entry, Envelope, Marks,
-        MessageState, Page, Presence, ReactionCount, Recipient, Show, SignedIn, UserMark, content::Body,
+        MessageState, Page, Presence, ReactionCount, Recipient, ReportReason, Show, SignedIn, UserMark, content::Body,
     },
 };
 use chrono::{DateTime, NaiveDateTime};
@@ -263,6 +263,25 @@ fn wrong_commands_stay_to_be_mended_and_help_is_there() {
     play.presses(KeyCode::Esc);
     assert!(!play.screen().0.contains("/group GROUP    talk"), "{}", play.screen().0);
     assert_eq!(play.types("/quit"), [Act::Quit]);
+}
+
+#[test]
+fn the_last_message_of_another_is_reported_or_the_chosen_one() {
+    let mut play = Play::connected(Some("bob"));
+    assert_eq!(play.types("/report spam"), [], "there is none");
+    play.delivered(3, "bob", "alice", "first");
+    play.delivered(4, "bob", "alice", "second");
+    play.delivered(5, "alice", "bob", "mine");
+    let with = With::User(user("bob"));
+    let report = |seq, reason, text: &str| Act::Report { with: with.clone(), seq, reason, text: text.to_owned() };
+    assert_eq!(play.types("/report spam"), [report(4, ReportReason::Spam, "")]);
+    for _ in 0..3 {
+        play.model.handle(NOW_MS, Input::Key(KeyEvent::new(KeyCode::Up, KeyModifiers::ALT)));
+    }
+    assert_eq!(play.types("/report abuse every day"), [report(3, ReportReason::Abuse, "every day")]);
+    assert_eq!(play.types("/block"), [Act::Block(user("bob"))]);
+    assert_eq!(play.types("/report that"), []);
+    assert!(play.model.notice.contains("spam|abuse|illegal|other"));
 }
 
 #[test]

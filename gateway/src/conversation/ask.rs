@@ -8,7 +8,7 @@ use carillon_proto::pb::{
 };
 
 use super::media::{SlotAsk, UrlAsk};
-use super::{ChatStateAsk, ContactAsk, PrivacyAsk, ScheduledAsk};
+use super::{ChatStateAsk, ContactAsk, PrivacyAsk, ReportAsk, ScheduledAsk};
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Ask {
@@ -43,6 +43,7 @@ pub(crate) enum Ask {
     MediaSlot(Box<SlotAsk>),
     MediaUrl(Box<UrlAsk>),
     Scheduled(Box<ScheduledAsk>),
+    Report(Box<ReportAsk>),
     /// A new token, sent before the current one expires.
     Renew {
         request: u32,

@@ -61,6 +61,8 @@ pub(crate) enum Tag {
     ChatState(u32),
     /// A request of the client about scheduled messages, with its number.
     Scheduled(u32),
+    /// With the number of the request.
+    Report(u32),
     /// A place for a file.
     MediaSlot(SlotPending),
     /// The message that refers to a file.

@@ -334,6 +334,7 @@ impl Live {
             Tag::Privacy(tag) => self.privacy_answered(tag, result, out),
             Tag::ChatState(request) => self.chat_state_answered(request, result, out),
             Tag::Scheduled(request) => self.scheduled_answered(request, result, out),
+            Tag::Report(request) => self.reported(request, result, out),
             Tag::MediaSlot(asked) => self.media_created(rules, now, asked, result, out),
             Tag::MediaMessage(asked) => self.media_message_read(asked, result, out),
             Tag::MediaRow(asked) => self.media_row_read(rules, now, &asked, result, out),

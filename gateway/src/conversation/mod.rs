@@ -23,6 +23,7 @@ mod privacy;
 pub(crate) mod rate;
 mod references;
 mod renewal;
+mod reports;
 mod resuming;
 mod rules;
 mod scheduled;
@@ -61,6 +62,7 @@ pub(crate) use effect::{Effect, Tag};
 pub(crate) use input::{Input, Now};
 pub(crate) use media::{SlotAsk, SlotTell, UrlAsk, UrlTell};
 pub(crate) use privacy::{PrivacyAsk, PrivacyChange, PrivacyQuery, PrivacyTag, PrivacyTell};
+pub(crate) use reports::ReportAsk;
 pub(crate) use rules::{MediaRules, Rules};
 pub(crate) use scheduled::{ScheduledAsk, ScheduledChange, ScheduledQuery, ScheduledTell};
 pub(crate) use tell::{GroupTell, Page, Placed, Tell, Welcome};
@@ -285,6 +287,7 @@ impl Session {
                     Ask::Privacy(ask) => live.ask_privacy(&self.rules, now, *ask, out),
                     Ask::ChatState(ask) => live.set_chat_state(&self.rules, now, *ask, out),
                     Ask::Scheduled(ask) => live.ask_scheduled(&self.rules, now, *ask, out),
+                    Ask::Report(ask) => live.report(&self.rules, now, *ask, out),
                     Ask::Heads { nonce } => live.pong(nonce, out),
                     Ask::Renew { request, token } => self.renew(now, request, &token, out),
                     Ask::SignOut => live.finish(LastWord::SignOut),

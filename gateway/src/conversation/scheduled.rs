@@ -161,7 +161,7 @@ fn check_change(change: ScheduledChange, rules: &Rules, now: Now) -> Result<Chan
     })
 }
 
-fn check_recipient(to: Option<Recipient>) -> Result<TimelineKey, Refusal> {
+pub(super) fn check_recipient(to: Option<Recipient>) -> Result<TimelineKey, Refusal> {
     let (kind, owner) = match to.and_then(|to| to.to) {
         Some(To::User(user)) => {
             UserId::check(&user).map_err(|error| invalid(&error))?;
@@ -171,7 +171,7 @@ fn check_recipient(to: Option<Recipient>) -> Result<TimelineKey, Refusal> {
             GroupId::check(&group).map_err(|error| invalid(&error))?;
             (Kind::Group, group)
         }
-        None => return Err(invalid(&"the scheduled message has no recipient")),
+        None => return Err(invalid(&"neither a user nor a group is named")),
     };
     Ok(TimelineKey { kind: kind.into(), owner: owner.into() })
 }

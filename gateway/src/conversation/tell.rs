@@ -77,6 +77,10 @@ pub(crate) enum Tell {
     MediaSlot(Box<SlotTell>),
     MediaUrl(Box<UrlTell>),
     Scheduled(Box<ScheduledTell>),
+    /// A report is stored.
+    Reported {
+        request: u32,
+    },
     /// How far the followed timelines reach; of groups, those of which the client has not everything yet.
     Heads {
         nonce: u64,

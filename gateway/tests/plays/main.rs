@@ -11,6 +11,7 @@ mod plays;
 mod privacy;
 mod rebalance;
 mod references;
+mod reports;
 mod resume;
 mod router;
 mod scheduled;

@@ -5,6 +5,7 @@ mod conversations;
 mod groups;
 mod media;
 mod references;
+pub(crate) mod reports;
 mod scheduled;
 
 use std::{
@@ -68,6 +69,7 @@ pub(crate) struct Store {
     /// Sends of sessions that want to hear what becomes of them.
     pub(crate) want_marks: usize,
     pub(crate) contact_changes: Vec<ChangeContact>,
+    pub(crate) reports: Vec<carillon_proto::pb::link::Report>,
     pub(crate) scheduled: Vec<carillon_proto::pb::store::Schedule>,
     pub(crate) scheduled_changes: Vec<Option<carillon_proto::pb::store::change_scheduled::Change>>,
     /// The version of each user's list, and its rows.
@@ -330,6 +332,7 @@ impl State {
             Op::Schedule(schedule) => self.schedule(*schedule),
             Op::ChangeScheduled(change) => self.change_scheduled(change),
             Op::ReadScheduled(read) => self.read_scheduled(&read.read.unwrap_or_default()),
+            Op::Report(report) => self.report(*report),
         };
         RouterReply { id: request.id, result: Some(result) }
     }

@@ -150,7 +150,8 @@ impl Gateway {
             | From::RequestMediaUrl(_)
             | From::Schedule(_)
             | From::ChangeScheduled(_)
-            | From::ReadScheduled(_) => {}
+            | From::ReadScheduled(_)
+            | From::Report(_) => {}
         }
     }
 }

@@ -4,9 +4,9 @@ use anyhow::{anyhow, bail};
 use carillon_client::{Client, SendError, Target};
 use carillon_proto::{
     GroupId, MessageId, TimelineId, UserId,
-    pb::client::{Accepted, Direction, Entry, MessageState, Poll, Recipient},
+    pb::client::{Accepted, Direction, Entry, MessageState, Poll, Recipient, ReportReason},
 };
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
     chat::{accepted, line, printable},
@@ -81,8 +81,41 @@ enum What {
     },
     /// Sets all of the user's votes in a poll, by the numbers of its options from 0 on; without any they are taken back.
     Vote { message: MessageId, options: Vec<u32> },
+    /// Reports messages of others to the moderators, who see them as they are now. Nobody else is told.
+    Report {
+        /// 1 to 10, of one conversation.
+        #[arg(required = true, num_args = 1..=10)]
+        messages: Vec<MessageId>,
+        #[arg(long, value_enum)]
+        reason: Reason,
+        /// What moderators should know: at most 1,000 bytes.
+        #[arg(long, default_value = "")]
+        text: String,
+        /// Also blocks who has written them.
+        #[arg(long)]
+        block: bool,
+    },
     /// Shows what a message said before it was edited, if the service allows it.
     History { message: MessageId },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Reason {
+    Spam,
+    Abuse,
+    Illegal,
+    Other,
+}
+
+impl From<Reason> for ReportReason {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Spam => Self::Spam,
+            Reason::Abuse => Self::Abuse,
+            Reason::Illegal => Self::Illegal,
+            Reason::Other => Self::Other,
+        }
+    }
 }
 
 /// A message that was found.
@@ -129,6 +162,9 @@ impl What {
             Self::Vote { message, options } => {
                 let found = find(client, timeline, message).await?;
                 done(client.vote(&found.target, &options).await)
+            }
+            Self::Report { messages, reason, text, block } => {
+                report(client, timeline, messages, reason.into(), &text, block).await
             }
             Self::History { message } => history(client, timeline, message, user).await,
         }
@@ -192,6 +228,37 @@ fn show(entry: &Entry, user: &str) -> anyhow::Result<()> {
     if let Some(poll) = poll {
         let votes: Vec<_> = poll.votes.iter().map(u32::to_string).collect();
         out::line(format_args!("votes {} of {}", votes.join(", "), poll.voters))?;
+    }
+    Ok(())
+}
+
+async fn report(
+    client: &Client,
+    timeline: &TimelineId,
+    messages: Vec<MessageId>,
+    reason: ReportReason,
+    text: &str,
+    block: bool,
+) -> anyhow::Result<()> {
+    let (mut conversation, mut seqs, mut authors) = (None, Vec::new(), Vec::new());
+    for message in messages {
+        let FoundMessage { target, entry } = find(client, timeline, message).await?;
+        if *conversation.get_or_insert(target.to.clone()) != target.to {
+            bail!("the messages are not of one conversation");
+        }
+        seqs.push(entry.seq);
+        let author = UserId::new(&target.message.sender)?;
+        if !authors.contains(&author) {
+            authors.push(author);
+        }
+    }
+    let conversation = conversation.ok_or_else(|| anyhow!("no message is named"))?;
+    let count = seqs.len();
+    client.report(conversation, seqs, reason, text).await.map_err(not_answered)?;
+    out::line(format_args!("reported {count} messages"))?;
+    for author in authors.iter().filter(|_| block) {
+        client.block(author).await.map_err(not_answered)?;
+        out::line(format_args!("{author} is blocked"))?;
     }
     Ok(())
 }

@@ -21,6 +21,7 @@ mod out;
 mod outbox;
 mod privacy;
 mod repair;
+mod reports;
 mod said;
 mod scheduled;
 mod serve;
@@ -117,6 +118,9 @@ enum Command {
     /// Shows what workers have still to do; replays or discards what they could not do.
     #[command(subcommand)]
     Outbox(outbox::Outbox),
+    /// Shows moderators what users have reported, and notes what they have decided.
+    #[command(subcommand)]
+    Reports(reports::Reports),
     /// Lists conversations, marks them as read, and keeps what the user wants of each.
     Conversation(conversation::ConversationCommand),
     /// Changes the contacts of a user, as this user.
@@ -225,6 +229,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Message(message)) => small(async { message.run(&options.load()?).await }),
         Some(Command::Group(group)) => small(async { group.run(&options.load()?).await }),
         Some(Command::Outbox(outbox)) => small(async { outbox.run(&options.load()?).await }),
+        Some(Command::Reports(reports)) => small(async { reports.run(&options.load()?).await }),
         Some(Command::Conversation(conversation)) => small(async { conversation.run(&options.load()?).await }),
         Some(Command::Contact(contact)) => small(async { contact.run(&options.load()?).await }),
         Some(Command::Scheduled(scheduled)) => small(async { scheduled.run(&options.load()?).await }),

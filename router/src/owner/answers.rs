@@ -5,13 +5,14 @@ use carillon_proto::{
     pb::{
         client::Position,
         link::{Heads, SessionOpened},
+        store::ReportReason,
     },
 };
 use tokio::time::Instant;
 
 use super::{
     Announced, Owner, contacts::ContactChanging, conversations::ConversationsAsked, done, head, privacy::PrivacyAsked,
-    scheduled::ScheduleChanging, unexpected,
+    reports::Reporting, scheduled::ScheduleChanging, unexpected,
 };
 use crate::{
     cursors::Moves,
@@ -70,6 +71,9 @@ pub(super) enum Continuation {
     /// A place for a file was made in the shard of this index.
     MediaCreated(u16, ReplySlot),
     Scheduled(Box<ScheduleChanging>),
+    /// Messages that are being reported were read.
+    Reported(Box<Reporting>),
+    ReportPut(ReportReason, ReplySlot),
     MediaCompleted(ReplySlot),
     /// Heads of groups that a gateway follows: of the request of this number.
     Followed(u64, Vec<GroupId>),
@@ -152,6 +156,8 @@ impl Owner {
                 self.media_created(shard, slot, answer);
             }
             Continuation::Scheduled(changing) => self.scheduled_changed(*changing, answer),
+            Continuation::Reported(reporting) => self.reported_read(reporting, answer),
+            Continuation::ReportPut(reason, slot) => self.report_put(reason, slot, answer),
             Continuation::Followed(request, groups) => self.followed(request, &groups, answer),
             Continuation::Conversations(asked) => self.conversations_answered(*asked, answer, now),
         }

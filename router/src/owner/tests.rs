@@ -11,4 +11,5 @@ mod messages;
 mod play;
 mod privacy;
 mod references;
+mod reports;
 mod scheduled;

@@ -350,6 +350,8 @@ fn is_write(op: &Op) -> bool {
         | Op::ReadUntold(_)
         | Op::ReadMedia(_)
         | Op::ReadScheduled(_)
+        | Op::ReadReports(_)
+        | Op::ReadReport(_)
         | Op::ListAccounts(_)
         | Op::ListSessions(_) => false,
     }

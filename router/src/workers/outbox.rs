@@ -92,6 +92,9 @@ pub(super) struct OutboxWorker {
     /// The age of the oldest row.
     pub(super) lag_ms: u64,
     pub(super) dead_letters: u32,
+    /// The number of open reports in the shard, and the age of the oldest one.
+    pub(super) open_reports: u64,
+    pub(super) oldest_report_ms: u64,
     /// When the next scheduled message is due.
     pub(super) next_scheduled: Option<Instant>,
     pub(super) effects: Vec<Effect>,
@@ -141,6 +144,8 @@ impl OutboxWorker {
             sendings: Sendings::default(),
             lag_ms: 0,
             dead_letters: 0,
+            open_reports: 0,
+            oldest_report_ms: 0,
             next_scheduled: None,
             effects: Vec::new(),
         }
@@ -237,6 +242,9 @@ impl OutboxWorker {
             let oldest = read.rows.iter().filter_map(|row| row.row.as_ref()).map(|row| row.time_ms).find(|at| *at != 0);
             self.lag_ms = oldest.map_or(0, |oldest| time_ms.saturating_sub(oldest));
             self.dead_letters = read.dead_letters;
+            self.open_reports = read.open_reports;
+            let first_ms = Some(read.first_report_ms).filter(|first_ms| *first_ms != 0);
+            self.oldest_report_ms = first_ms.map_or(0, |first_ms| time_ms.saturating_sub(first_ms));
         }
         self.pass.is_last = read.complete || self.pass.pages == PAGES;
         if let Some(last) = read.rows.last() {

@@ -123,6 +123,8 @@ impl Play {
             complete: true,
             dead_letters: 2,
             next_scheduled_ms: self.next_scheduled_ms,
+            open_reports: 3,
+            first_report_ms: NOW_MS - 9000,
         })));
         assert!(matches!(ask, Ask::Rows(_)), "{ask:?}");
     }
@@ -220,6 +222,7 @@ fn what_a_crash_left_out_is_done_told_and_settled() {
     let mut play = Play::new();
     play.rows(vec![tell(4, &[("bob", Standing::Member), ("carol", Standing::Banned)], false)]);
     assert_eq!((play.worker.lag_ms, play.worker.dead_letters), (700, 2));
+    assert_eq!((play.worker.open_reports, play.worker.oldest_report_ms), (3, 9000));
     let (_, shard, _) = play.asked[0];
     let bob = TimelineId::Inbox(UserId::new("bob").expect("valid"));
     assert_eq!(shard, ShardMap { directory: 4, timeline: 8 }.timeline_of(&bob));

@@ -7,6 +7,7 @@ mod groups;
 mod headers;
 mod media;
 mod privacy;
+mod reports;
 mod scheduled;
 
 use std::fmt::Display;
@@ -194,6 +195,7 @@ pub(crate) fn is_the_leaders(command: &TimelineCommand) -> bool {
                 | TimelineOp::SweepMemberships(_)
                 | TimelineOp::SweepConversations(_)
                 | TimelineOp::RemoveMedia(_)
+                | TimelineOp::RemoveReports(_)
                 | TimelineOp::CollectGarbage(_)
                 | TimelineOp::Redact(_)
                 | TimelineOp::SenderErased(_)
@@ -270,6 +272,9 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
         TimelineOp::ChangeScheduled(op) => scheduled::check_change(shard, map, op),
         TimelineOp::ReleaseScheduled(op) => scheduled::check_released(op),
         TimelineOp::SettleScheduled(op) => scheduled::check_settled(op),
+        TimelineOp::PutReport(op) => reports::check_put(shard, map, op),
+        TimelineOp::SettleReport(op) => reports::check_settled(op),
+        TimelineOp::RemoveReports(op) => reports::check_removed(op),
         TimelineOp::SetLevel(_) => Ok(()),
     }
 }

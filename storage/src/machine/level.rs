@@ -145,6 +145,9 @@ pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
         | TimelineOp::ChangeScheduled(_)
         | TimelineOp::ReleaseScheduled(_)
         | TimelineOp::SettleScheduled(_)
+        | TimelineOp::PutReport(_)
+        | TimelineOp::SettleReport(_)
+        | TimelineOp::RemoveReports(_)
         | TimelineOp::CreateMedia(_)
         | TimelineOp::CompleteMedia(_)
         | TimelineOp::RemoveMedia(_) => Level::GROUPS,

@@ -21,6 +21,7 @@ mod outbox_reader;
 mod privacy;
 mod recent;
 mod registry;
+mod report_reader;
 mod retention;
 mod ring_slots;
 mod scheduled_reader;
@@ -48,6 +49,7 @@ pub(crate) use self::{
     media_reader::REMOVED_MEDIA,
     message_reader::KEYS as FOUND_BY_KEYS,
     registry::RegistryState,
+    report_reader::REMOVED_REPORTS,
     retention::{Retention, SWEEP_CONVERSATIONS, SWEEP_CURSORS, SWEEP_MEMBERSHIPS},
     timeline::{TimelineMachine, TimelineState},
     timeline_reader::TimelineReader,

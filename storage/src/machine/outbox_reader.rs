@@ -9,6 +9,7 @@ use prost::Message as _;
 use super::{
     TimelineReader, Unread, broken,
     keys::{self, Stored},
+    report_reader::waiting_reports,
     scheduled_reader::{next_due, to_be_sent},
 };
 
@@ -51,6 +52,7 @@ impl TimelineReader {
             read.rows.push(outbox_read::Row { index, number, row: Some(row), envelope, scheduled });
         }
         if is_first {
+            (read.open_reports, read.first_report_ms) = waiting_reports(&view)?;
             read.next_scheduled_ms = next_due(&view)?.unwrap_or_default();
             // Bounded by what the machine keeps.
             for row in view.range(keys::dead_letters()) {

@@ -1,8 +1,7 @@
 //! The state machine of a timeline shard: assigns positions, recognises repeated sends, trims and ends timelines, and
-//! in `annotations.rs` keeps what messages make of others, in `cursors.rs` cursors, in `conversations.rs` what users have read, in `groups.rs` the members of groups, in `media.rs` files, in
-//! `outbox.rs` what workers have to do, and in `senders.rs` ends and erases senders.
-//! in `cursors.rs` keeps cursors, in `conversations.rs` what users have read, in `groups.rs` the members of groups, in `media.rs` files, in
-//! `outbox.rs` what workers have to do, in `scheduled.rs` messages that are to be sent later, and in `senders.rs` ends and erases senders.
+//! in `annotations.rs` keeps what messages make of others, in `cursors.rs` cursors, in `conversations.rs` what users have read, in `groups.rs` the
+//! members of groups, in `media.rs` files, in `outbox.rs` what workers have to do, in `reports.rs` what users have reported, in `scheduled.rs`
+//! messages that are to be sent later, and in `senders.rs` ends and erases senders.
 
 mod annotations;
 mod conversations;
@@ -15,6 +14,7 @@ mod outbox;
 #[cfg(feature = "planted-bugs")]
 pub(super) mod planted;
 mod privacy;
+pub(super) mod reports;
 pub(super) mod scheduled;
 mod senders;
 mod state;
@@ -224,6 +224,9 @@ impl Batch<'_> {
             Op::ChangeScheduled(op) => self.change_scheduled(&op),
             Op::ReleaseScheduled(op) => self.release_scheduled(&op),
             Op::SettleScheduled(op) => self.settle_scheduled(&op),
+            Op::PutReport(op) => self.put_report(&op),
+            Op::SettleReport(op) => self.settle_report(&op),
+            Op::RemoveReports(op) => self.remove_reports(&op),
             Op::SetLevel(op) => {
                 self.reading.set(&op, &mut self.changes)?;
                 Ok(done())

@@ -10,8 +10,8 @@ use carillon_proto::{
     Level, ShardId,
     pb::store::{
         ListAccounts, ListSessions, ReadAllowed, ReadContacts, ReadConversations, ReadGroup, ReadHead, ReadHeads,
-        ReadMarks, ReadMedia, ReadMembers, ReadMemberships, ReadOutbox, ReadPrivacy, ReadScheduled, ReadTimeline,
-        ReadUntold, ReadUser, Rejected, StoreError, rejected::Reason, store_error::Why,
+        ReadMarks, ReadMedia, ReadMembers, ReadMemberships, ReadOutbox, ReadPrivacy, ReadReport, ReadReports,
+        ReadScheduled, ReadTimeline, ReadUntold, ReadUser, Rejected, StoreError, rejected::Reason, store_error::Why,
     },
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -60,6 +60,8 @@ pub(crate) enum ReadOp {
     Privacy(ReadPrivacy),
     Allowed(ReadAllowed),
     Scheduled(ReadScheduled),
+    Reports(ReadReports),
+    Report(ReadReport),
 }
 
 pub(super) struct Read {
@@ -170,6 +172,8 @@ impl Reader {
                 (Self::Timeline(reader), ReadOp::Memberships(op)) => Outcome::MembershipsRead(reader.memberships(op)?),
                 (Self::Timeline(reader), ReadOp::Media(op)) => Outcome::MediaRead(reader.media(op)?),
                 (Self::Timeline(reader), ReadOp::Scheduled(op)) => Outcome::ScheduledRead(reader.scheduled(op)?),
+                (Self::Timeline(reader), ReadOp::Reports(op)) => Outcome::ReportsRead(reader.reports(op)?),
+                (Self::Timeline(reader), ReadOp::Report(op)) => Outcome::ReportRead(Box::new(reader.report(op)?)),
                 (Self::Timeline(reader), ReadOp::Outbox(op)) => Outcome::OutboxRead(reader.outbox(op)?),
                 (Self::Timeline(reader), ReadOp::Conversations(op)) => {
                     Outcome::ConversationsRead(reader.conversations(op)?)

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use carillon_proto::pb::client::{
     self, Ack, ContactRequest, Fetch, GroupRequest, MoveMarks, Ping, Positions, PrivacyRequest, ReadContacts,
     ReadConversations, ReadGroup, ReadGroups, ReadMarks, ReadMembers, ReadPrivacy, ReadScheduled, Recipient, Renew,
-    RequestMediaSlot, RequestMediaUrl, ScramFinal, SetChatState, SetConversation, SetPresence, SignIn, SignOut,
+    Report, RequestMediaSlot, RequestMediaUrl, ScramFinal, SetChatState, SetConversation, SetPresence, SignIn, SignOut,
     client_frame::Body as TypedBody,
 };
 use prost::{Message, Oneof};
@@ -17,7 +17,7 @@ use super::scheduled::{ChangeScheduled, Schedule};
 pub(crate) struct ClientFrame {
     #[prost(
         oneof = "Body",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 30, 31, 32, 40, 41, 42, 43, 60, 61, 80, 81, 82, 90, 91, 92"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 30, 31, 32, 40, 41, 42, 43, 60, 61, 80, 81, 82, 90, 91, 92, 110"
     )]
     pub(crate) body: Option<Body>,
 }
@@ -80,6 +80,8 @@ pub(crate) enum Body {
     ChangeScheduled(ChangeScheduled),
     #[prost(message, tag = "92")]
     ReadScheduled(ReadScheduled),
+    #[prost(message, tag = "110")]
+    Report(Report),
 }
 
 /// carillon.client.v1.Send.
@@ -136,6 +138,7 @@ impl From<TypedBody> for Body {
             TypedBody::Schedule(body) => Self::Schedule(body.into()),
             TypedBody::ChangeScheduled(body) => Self::ChangeScheduled(body.into()),
             TypedBody::ReadScheduled(body) => Self::ReadScheduled(body),
+            TypedBody::Report(body) => Self::Report(body),
         }
     }
 }

@@ -42,6 +42,7 @@ impl From<ClientFrame> for Ask {
             Some(Body::Schedule(schedule)) => schedule.into(),
             Some(Body::ChangeScheduled(change)) => change.into(),
             Some(Body::ReadScheduled(read)) => read.into(),
+            Some(Body::Report(report)) => report.into(),
             None => Self::Unknown,
         }
     }

@@ -10,6 +10,7 @@ mod json;
 mod media;
 mod privacy;
 pub(crate) mod raw;
+mod reports;
 mod scheduled;
 mod tell;
 pub(crate) mod varint;

@@ -4,7 +4,7 @@ use carillon_proto::{
     Position, TimelineId,
     pb::{
         client::{
-            Accepted, Bye, Challenge, Pong, Refused, Renewed, SignedIn, TimelinePosition, Timelines, Trimmed,
+            Accepted, Bye, Challenge, Done, Pong, Refused, Renewed, SignedIn, TimelinePosition, Timelines, Trimmed,
             refused::What, server_frame::Body,
         },
         store::StoredEntry,
@@ -26,6 +26,7 @@ impl From<Tell> for Outgoing {
             Tell::Entry(entry) => return Self::Entry(entry),
             Tell::Page(page) => return Self::Page(raw_page(*page)),
             Tell::Scheduled(told) => return (*told).into(),
+            Tell::Reported { request } => Body::Done(Done { request }),
             Tell::Challenge(scram_server_first) => Body::Challenge(Challenge { scram_server_first }),
             Tell::SignedIn(welcome) => Body::SignedIn(signed_in(*welcome)),
             Tell::Timelines(timelines) => Body::Timelines(Timelines { timelines }),

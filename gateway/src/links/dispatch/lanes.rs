@@ -226,6 +226,7 @@ fn key_of(op: &Op) -> &str {
         Op::Schedule(op) => &op.user,
         Op::ChangeScheduled(op) => &op.user,
         Op::ReadScheduled(op) => &op.user,
+        Op::Report(op) => &op.user,
         Op::ReadHeads(op) => &op.user,
         Op::Direct(op) => &op.user,
         Op::Follow(op) => op.groups.first().map_or("", String::as_str),

@@ -11,11 +11,11 @@ use anyhow::{Context as _, bail};
 use carillon_proto::{
     UserId, now_ms,
     pb::{
-        store::{ContactsRead, ConversationsRead, Head, ScheduledRead, TimelineRead, User},
+        store::{ContactsRead, ConversationsRead, Head, ReportsRead, ScheduledRead, TimelineRead, User},
         userdata::{
             AccountRequest, ContactsRequest, ConversationsRequest, CursorPage, CursorsRequest, InboxRequest,
-            ScheduledRequest, account_reply, contacts_reply, conversations_reply, cursors_reply, inbox_reply,
-            scheduled_reply,
+            ReportsRequest, ScheduledRequest, account_reply, contacts_reply, conversations_reply, cursors_reply,
+            inbox_reply, reports_reply, scheduled_reply,
         },
     },
 };
@@ -80,16 +80,17 @@ impl Export {
         self.devices(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
         self.conversations(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
         self.scheduled(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
+        self.reports(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
         let head = self.messages(account.incarnation, &mut leader, &mut nodes, deadline, &mut writer).await?;
         self.list_files(account.incarnation, &mut leader, (&mut nodes, deadline), place.as_ref(), &mut writer).await?;
-        let Counts { sessions, contacts, devices, conversations, scheduled, messages, files } = writer.counts;
+        let Counts { sessions, contacts, devices, conversations, scheduled, reports, messages, files } = writer.counts;
         let end = json!({
             "kind": "end", "sessions": sessions, "contacts": contacts, "devices": devices, "conversations": conversations, "scheduled": scheduled,
-            "messages": messages, "files": files, "first": head.first, "last": head.last,
+            "reports": reports, "messages": messages, "files": files, "first": head.first, "last": head.last,
         });
         writer.finish(&end)?;
         out::tell(format_args!(
-            "user {}: the account, {sessions} sessions, {contacts} contacts, {devices} positions of devices, {conversations} conversations, {scheduled} scheduled messages, {messages} messages and {files} files",
+            "user {}: the account, {sessions} sessions, {contacts} contacts, {devices} positions of devices, {conversations} conversations, {scheduled} scheduled messages, {reports} reports, {messages} messages and {files} files",
             self.name
         ));
         Ok(())
@@ -218,6 +219,27 @@ impl Export {
         }
     }
 
+    async fn reports(
+        &self,
+        incarnation: u64,
+        leader: &mut Leader,
+        nodes: &mut StorageNodes,
+        deadline: Instant,
+        writer: &mut Writer,
+    ) -> anyhow::Result<()> {
+        let (cluster, user) = (nodes.cluster.cluster.clone(), self.name.as_str().to_owned());
+        let request = ReportsRequest { cluster, user, incarnation };
+        let asked = leader.ask(nodes, deadline, async |mut node| {
+            match node.reports(with_deadline(request.clone(), CALL)).await?.into_inner().answer {
+                Some(reports_reply::Answer::NotLeader(other)) => Ok(Answer::NotLeader(other)),
+                Some(reports_reply::Answer::Reports(reports)) => Ok(Answer::Found(reports)),
+                None => Err(not_understood()),
+            }
+        });
+        let ReportsRead { reports, .. } = asked.await?;
+        reports.iter().try_for_each(|report| writer.line(&lines::report(report)?))
+    }
+
     /// The inbox up to its end at the first page: what comes later is not waited for. Returns what it held then.
     async fn messages(
         &self,
@@ -268,6 +290,7 @@ struct Counts {
     devices: u64,
     conversations: u64,
     scheduled: u64,
+    reports: u64,
     messages: u64,
     files: u64,
 }
@@ -302,6 +325,7 @@ impl Writer {
             Some("session") => self.counts.sessions += 1,
             Some("conversation") => self.counts.conversations += 1,
             Some("scheduled") => self.counts.scheduled += 1,
+            Some("report") => self.counts.reports += 1,
             Some("contact") => self.counts.contacts += 1,
             Some("device") => self.counts.devices += 1,
             Some("message") => self.counts.messages += 1,

@@ -8,7 +8,7 @@ use carillon_proto::{
         client::{Content, Envelope, recipient},
         store::{
             Account, Audience, Conversation, ConversationRow, Erasure, MediaRow, Privacy, Session, StoredEntry,
-            TimelineKey, contacts_read, scheduled_read, timeline_key,
+            TimelineKey, contacts_read, reports_read, scheduled_read, timeline_key,
         },
         userdata::DeviceCursor,
     },
@@ -145,6 +145,25 @@ pub(super) fn scheduled(message: &scheduled_read::Row) -> anyhow::Result<Value> 
         "state": state,
         "why": (!row.why.is_empty()).then_some(row.why),
         "content": serde_json::to_value(&content)?,
+    }))
+}
+
+/// What moderators have noted is theirs.
+pub(super) fn report(report: &reports_read::Row) -> anyhow::Result<Value> {
+    let (place, row) = (report.place.unwrap_or_default(), report.row.clone().unwrap_or_default());
+    let with = row.conversation.clone().unwrap_or_default();
+    let owner = str::from_utf8(&with.owner).context("conversation of a report")?;
+    let is_group = with.kind() == timeline_key::Kind::Group;
+    Ok(json!({
+        "kind": "report",
+        "time_ms": place.time_ms,
+        "time": date::format(place.time_ms),
+        "in": format!("{}/{owner}", if is_group { "group" } else { "user" }),
+        "authors": row.authors,
+        "reason": row.reason().as_str_name().trim_start_matches("REPORT_REASON_").to_ascii_lowercase(),
+        "messages": row.messages,
+        "text": row.text,
+        "resolved": row.resolution.is_some(),
     }))
 }
 

@@ -103,6 +103,7 @@ impl Play {
                 }
                 store_request::Op::ReadMedia(read) => Did::ReadMedia(token, shard, read.id),
                 store_request::Op::ReadScheduled(read) => Did::ReadScheduled(token, read),
+                store_request::Op::ReadTimeline(read) if read.states => Did::ReadReported(token, shard, read),
                 store_request::Op::ReadTimeline(read) => Did::ReadTimeline(token, read.limit),
                 store_request::Op::ReadConversations(read) => Did::ReadConversations(token, read),
                 store_request::Op::ReadMembers(read) => Did::ReadMembers(token, read),
@@ -157,6 +158,7 @@ impl Play {
                     op @ (timeline_command::Op::Schedule(_) | timeline_command::Op::ChangeScheduled(_)) => {
                         Did::Scheduled(token, shard, Box::new(op))
                     }
+                    timeline_command::Op::PutReport(put) => Did::PutReport(token, shard, put),
                     timeline_command::Op::ChangeGroup(change) => Did::ChangeGroup(token, change),
                     timeline_command::Op::SetMembership(set) => Did::SetMembership(token, set),
                     timeline_command::Op::SetCursor(set) => Did::SetCursor(token, set.device, set.seq),
@@ -260,6 +262,8 @@ pub(super) enum Did {
     ReadUser(u64, String),
     ReadHead(u64, String, String),
     ReadTimeline(u64, u32),
+    ReadReported(u64, ShardId, store::ReadTimeline),
+    PutReport(u64, ShardId, Box<store::PutReport>),
     PutSession(u64, Session),
     DeleteSession(u64, u64),
     PutAccount(u64, put_account::Mode),

@@ -111,7 +111,9 @@ impl State {
             | Op::ReadMedia(_)
             | Op::ReadPrivacy(_)
             | Op::ReadAllowed(_)
-            | Op::ReadScheduled(_)) => panic!("not asked here: {other:?}"),
+            | Op::ReadScheduled(_)
+            | Op::ReadReports(_)
+            | Op::ReadReport(_)) => panic!("not asked here: {other:?}"),
         }
     }
 
@@ -211,6 +213,7 @@ impl State {
             Timeline::Schedule(_) | Timeline::ChangeScheduled(_) | Timeline::ReleaseScheduled(_) => {
                 panic!("nothing is scheduled here")
             }
+            Timeline::PutReport(_) | Timeline::SettleReport(_) => panic!("nothing is reported here"),
             Timeline::EraseSender(_) => panic!("nobody is erased here"),
             Timeline::ChangeGroup(_) => {
                 panic!("there are no groups here")
@@ -219,6 +222,7 @@ impl State {
             | Timeline::Redact(_)
             | Timeline::SenderErased(_)
             | Timeline::SweepConversations(_)
+            | Timeline::RemoveReports(_)
             | Timeline::SetLevel(_) => {
                 panic!("only a storage node asks for it")
             }

@@ -27,6 +27,10 @@
 //! | 0x15 `CLOCK` | timeline | nothing | the shard's clock in ms u64 |
 //! | 0x16 `GARBAGE` | timeline | number u64 | nothing: what the keys of this number hold is of no timeline any more |
 //! | 0x17 `ENDED_SENDER` | timeline | user | generation u64, the shard's clock when it was told u64 |
+//! | 0x18 `REPORT` | timeline | 1 | encoded `ReportSum` |
+//! | | | 2 if it is open or 3 if it is resolved, ms since 1970 u64, id u64 | encoded `ReportRow`: messages that a user of this shard has reported |
+//! | | | 4, ms since 1970 u64, id u64 | encoded `ReportEvidence`: these messages |
+//! | | | 5, user | encoded `ReportsOfUser` |
 //! | 0x19 `GROUP_CURSOR` | timeline | number of the inbox u64, device, 0x00, kind u8, owner | of the device in this group's timeline: epoch u64, seq u64, the shard's clock when it moved there u64 |
 //! | 0x1a `CONVERSATION_CHANGE` | timeline | number of the inbox u64 | the newest version of its conversations u64 |
 //! | 0x1a `CONVERSATION_CHANGE` | timeline | number of the inbox u64, version u64 | kind u8, owner: the conversation that has this version |
@@ -79,7 +83,7 @@
 //! `CLUSTER_GROWTH`, and those below level 5 no `ERASURE`, `ERASING_SENDER`, `ERASED_SENDER` and `ERASED`, and those below level 6
 //! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `MEMBERSHIP_COUNT`, `OUTBOX`,
 //! `DEAD_LETTER`, `ANNOTATION`, `CONVERSATION`, `CONVERSATION_CHANGE`, `CONTACT`, `CONTACT_LIST`, `UNTOLD`, `CONTACTS_END`, `PRIVACY`, `MEDIA`, `MEDIA_SUM`,
-//! `SCHEDULED` and `DUE`, and no
+//! `SCHEDULED`, `DUE` and `REPORT`, and no
 //! records with a header.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
@@ -90,6 +94,7 @@ mod contacts;
 mod conversations;
 mod directory;
 mod privacy;
+mod reports;
 mod rows;
 mod scheduled;
 mod timeline;
@@ -105,6 +110,7 @@ pub(crate) use self::{
     conversations::*,
     directory::*,
     privacy::*,
+    reports::*,
     rows::{check, is_of_nodes},
     scheduled::*,
     timeline::*,
@@ -156,6 +162,7 @@ const MEDIA: u8 = 0x34;
 const MEDIA_SUM: u8 = 0x35;
 const RING_SLOT: u8 = 0x3a;
 const GROUP: u8 = 0x3b;
+const REPORT: u8 = 0x18;
 const SCHEDULED: u8 = 0x3c;
 const DUE: u8 = 0x3d;
 const RECORD: u8 = 0x20;
@@ -383,7 +390,7 @@ mod tests {
     #[test]
     fn what_is_kept_for_coming_rows_is_free() {
         // docs/adr/0016-room-in-the-formats.md
-        let kept = (0x0a..=0x0f).chain([0x18]).chain(0x34..=0x37);
+        let kept = (0x0a..=0x0f).chain(0x34..=0x37);
         let single =
             [APPLIED, REGISTRY, LEVEL, CLUSTER_LEVEL, CLUSTER_GROWTH, NEXT_NUMBER, CLOCK, ERASED].map(|key| key[0]);
         let rows = [ACCOUNT, SESSION, LEASE, ENDING, STORAGE_NODE, PLACEMENT, TIMELINE, RECORD_1, DUPLICATE_1, CURSOR];
@@ -392,7 +399,7 @@ mod tests {
             .chain(rows)
             .chain([GARBAGE, ENDED_SENDER, GROUP_CURSOR, ERASURE, ERASING_SENDER, ERASED_SENDER, RING_SLOT])
             .chain([GROUP, MEMBER, MEMBERSHIP, ANNOTATION, OUTBOX, DEAD_LETTER, CONVERSATION, CONVERSATION_CHANGE])
-            .chain([SCHEDULED, DUE, MEMBERSHIP_COUNT])
+            .chain([SCHEDULED, DUE, MEMBERSHIP_COUNT, REPORT])
             .chain(RECORD..=DUPLICATE + 7)
             .collect();
         let taken: Vec<u8> = kept.filter(|first| used.contains(first)).collect();

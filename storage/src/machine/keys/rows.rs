@@ -6,8 +6,8 @@ use carillon_proto::{
     ShardKind,
     pb::store::{
         Account, Annotated, Contact, ContactList, Conversation, Group, MediaRow, MediaSum, Member, Membership,
-        Mentioned, OutboxRow, Pins, Placement, Privacy, ScheduledList, ScheduledRow, Session, StorageNode,
-        UserAnnotation,
+        Mentioned, OutboxRow, Pins, Placement, Privacy, ReportEvidence, ReportRow, ReportSum, ReportsOfUser,
+        ScheduledList, ScheduledRow, Session, StorageNode, UserAnnotation,
     },
 };
 use prost::Message;
@@ -17,11 +17,11 @@ use super::{
     CONVERSATION, CONVERSATION_CHANGE, CURSOR, ContactsEnd, Cursor, DEAD_LETTER, DUE, DUPLICATE, ENDED_SENDER, ENDING,
     ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP, GROUP_CURSOR, GroupCursor, LEASE, LEVEL,
     Lease, MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP, MEMBERSHIP_COUNT, NEXT_NUMBER, OUTBOX, PLACEMENT, PRIVACY, RECORD,
-    REGISTRY, RING_SLOT, SCHEDULED, SESSION, STORAGE_NODE, Stored, TIMELINE, UNTOLD, annotation_of, broken,
-    changed_conversation_of, contact_of, conversation_change_of, conversation_of, cursor_of, due_of, ended_sender_of,
-    erased_sender_of, garbage_of, group_cursor_of, group_of, lease_of, level_of, media_of, media_sum_of, member_of,
-    membership_count_of, membership_of, number_of, numbers_of, outbox_of, placement_of, privacy_of, ring_slot_of,
-    scheduled_of, seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
+    REGISTRY, REPORT, RING_SLOT, ReportKey, SCHEDULED, SESSION, STORAGE_NODE, Stored, TIMELINE, UNTOLD, annotation_of,
+    broken, changed_conversation_of, contact_of, conversation_change_of, conversation_of, cursor_of, due_of,
+    ended_sender_of, erased_sender_of, garbage_of, group_cursor_of, group_of, lease_of, level_of, media_of,
+    media_sum_of, member_of, membership_count_of, membership_of, number_of, numbers_of, outbox_of, placement_of,
+    privacy_of, report_of, ring_slot_of, scheduled_of, seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -105,6 +105,12 @@ fn check_timeline(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
         },
         DUE if value.is_empty() => due_of(key).map(drop),
         DUE => Err(broken("row of a time of a scheduled message")),
+        REPORT => match report_of(key)? {
+            ReportKey::Sum => message::<ReportSum>(value),
+            ReportKey::Open(_) | ReportKey::Resolved(_) => message::<ReportRow>(value),
+            ReportKey::Evidence(_) => message::<ReportEvidence>(value),
+            ReportKey::OfUser(_) => message::<ReportsOfUser>(value),
+        },
         OUTBOX | DEAD_LETTER => outbox_of(key).and_then(|_| message::<OutboxRow>(value)),
         RECORD..DUPLICATE => seq_of(key).and_then(|_| Stored::decode(value).map(drop)),
         DUPLICATE..=DUPLICATE_END if key.len() == usize::from(first - DUPLICATE) + 18 => number_of(value).map(drop),
@@ -133,7 +139,7 @@ fn unknown(first: u8) -> io::Error {
 mod tests {
     use carillon_proto::{
         MediaId, ShardId,
-        pb::store::{RecordHeader, TimelineKey, timeline_key::Kind},
+        pb::store::{RecordHeader, ReportPlace, TimelineKey, timeline_key::Kind},
     };
 
     use super::*;
@@ -142,7 +148,8 @@ mod tests {
         conversation_change, conversations_version, cursor, dead_letter, due, duplicate, ended_sender, ending,
         erased_sender, erasing_sender, erasure, garbage, group, lease, media, media_sum, member, membership,
         membership_count, mentioned, number_value, numbers_value, outbox, pins, placement, privacy, reactions, record,
-        ring_slot, scheduled, scheduled_list, session, storage_node, timeline, timeline_value, untold, votes,
+        report, report_evidence, report_sum, reports_of, ring_slot, scheduled, scheduled_list, session, storage_node,
+        timeline, timeline_value, untold, votes,
     };
 
     #[test]
@@ -195,6 +202,11 @@ mod tests {
             (scheduled_list(3).to_vec(), ScheduledList::default().encode_to_vec()),
             (scheduled(3, 1).to_vec(), ScheduledRow::default().encode_to_vec()),
             (due(7, 3, 1).to_vec(), Vec::new()),
+            (report_sum().to_vec(), ReportSum::default().encode_to_vec()),
+            (report(ReportPlace::default(), false).to_vec(), ReportRow::default().encode_to_vec()),
+            (report(ReportPlace::default(), true).to_vec(), ReportRow::default().encode_to_vec()),
+            (report_evidence(ReportPlace::default()).to_vec(), ReportEvidence::default().encode_to_vec()),
+            (reports_of(b"alice").to_vec(), ReportsOfUser::default().encode_to_vec()),
             (erasing_sender(b"alice").to_vec(), number.clone()),
             (erased_sender(b"alice").to_vec(), number.clone()),
             (ended_sender(b"alice").to_vec(), numbers_value([1, 2]).to_vec()),

@@ -10,6 +10,7 @@ mod levels;
 mod media_model;
 mod privacy;
 mod reference_model;
+mod report_model;
 mod scheduled_model;
 mod timeline_model;
 

@@ -24,6 +24,7 @@ impl Batch<'_> {
         if !done {
             let key = keys::erasing_sender(sender.as_bytes());
             let before = self.get(&key, keys::number_of)?;
+            self.forget_reports_of(sender)?;
             self.changes.put(key, keys::number_value(before.map_or(*generation, |before| before.max(*generation))));
         }
         Ok(Outcome::SenderErasure(SenderErasure { done }))

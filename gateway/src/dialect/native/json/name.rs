@@ -74,7 +74,7 @@ impl<'de> Visitor<'de> for Root {
                     | "read_contacts" | "setPresence" | "set_presence" | "requestMediaSlot" | "request_media_slot"
                     | "requestMediaUrl" | "request_media_url" | "privacy" | "readPrivacy" | "read_privacy"
                     | "setChatState" | "set_chat_state" | "schedule" | "changeScheduled" | "change_scheduled"
-                    | "readScheduled" | "read_scheduled",
+                    | "readScheduled" | "read_scheduled" | "report",
                 ) => request = members.next_value_seed(Member(&["request"]))?,
                 _ => {
                     members.next_value::<IgnoredAny>()?;

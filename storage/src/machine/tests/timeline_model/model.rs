@@ -243,7 +243,10 @@ impl Model {
             | Op::Schedule(_)
             | Op::ChangeScheduled(_)
             | Op::ReleaseScheduled(_)
-            | Op::SettleScheduled(_) => unreachable!("not among the commands"),
+            | Op::SettleScheduled(_)
+            | Op::PutReport(_)
+            | Op::SettleReport(_)
+            | Op::RemoveReports(_) => unreachable!("not among the commands"),
             // Nothing of this is seen.
             Op::CollectGarbage(_) | Op::SetLevel(_) => {}
         }
