@@ -126,6 +126,8 @@ pub(crate) struct Model {
     /// Who is writing to the user, and until when that counts.
     pub(crate) writing: BTreeMap<String, u64>,
     pub(crate) told_writing_ms: u64,
+    /// The time of the last input.
+    pub(crate) now_ms: u64,
     /// The clock on the wall at a time since 1970.
     pub(crate) local: fn(u64) -> NaiveDateTime,
     logs: BTreeMap<TimelineId, Log>,
@@ -153,6 +155,7 @@ impl Model {
             shown: BTreeMap::new(),
             writing: BTreeMap::new(),
             told_writing_ms: 0,
+            now_ms: 0,
             local: text::local,
             logs: BTreeMap::new(),
             list: None,
@@ -167,6 +170,7 @@ impl Model {
     }
 
     pub(crate) fn handle(&mut self, now_ms: u64, input: Input) {
+        self.now_ms = now_ms;
         match input {
             Input::Key(key) => self.key(now_ms, key),
             Input::Paste(text) => {

@@ -123,12 +123,23 @@ fn title(model: &Model, with: &With) -> String {
     let shown = model.shown.get(with.name()).filter(|_| !with.is_group());
     let shown = shown.map(|presence| {
         let show = presence.show().as_str_name().trim_start_matches("SHOW_").to_lowercase().replace('_', " ");
-        let show = if presence.show() == Show::Unspecified { "offline".to_owned() } else { show };
+        let show = match (presence.show(), presence.last_seen_ms) {
+            (Show::Unspecified, 0) => "offline".to_owned(),
+            (Show::Unspecified, seen_ms) => format!("last seen {}", last_seen(model, seen_ms)),
+            _ => show,
+        };
         format!("  {show} {}", text::printable(&presence.status).replace('\n', " "))
     });
     let is_writing = !with.is_group() && model.writing.contains_key(with.name());
     let writing = if is_writing { "  is writing…" } else { "" };
     format!("{sign}{}{}{writing}", with.name(), shown.unwrap_or_default())
+}
+
+/// The time, and the day if it is another one than today.
+fn last_seen(model: &Model, seen_ms: u64) -> String {
+    let (seen, now) = ((model.local)(seen_ms), (model.local)(model.now_ms));
+    let format = if seen.date() == now.date() { "%H:%M" } else { "%Y-%m-%d %H:%M" };
+    seen.format(format).to_string()
 }
 
 /// The last lines of the open conversation, the newest first, and some more than are wanted.

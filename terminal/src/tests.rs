@@ -181,6 +181,20 @@ fn the_list_counts_what_is_unread_and_opening_reads_it() {
 }
 
 #[test]
+fn the_title_says_when_who_is_offline_was_last_there() {
+    let mut play = Play::connected(Some("bob"));
+    let mut told = |show: Show, last_seen_ms| {
+        let presence = Presence { user: "bob".to_owned(), show: show.into(), last_seen_ms, ..Presence::default() };
+        play.hears(Event::Presence(presence));
+        play.screen().0.lines().next().and_then(|line| line.split('│').nth(1)).unwrap_or_default().trim().to_owned()
+    };
+    assert_eq!(told(Show::Unspecified, 0), "bob  offline");
+    assert_eq!(told(Show::Unspecified, NOW_MS - 5 * 60_000), "bob  last seen 21:39");
+    assert_eq!(told(Show::Unspecified, NOW_MS - 24 * 3_600_000), "bob  last seen 2026-11-21 21:44");
+    assert_eq!(told(Show::Online, 0), "bob  online");
+}
+
+#[test]
 fn history_is_read_as_far_as_the_screen_has_room() {
     let mut play = Play::connected(Some("bob"));
     play.delivered(50, "bob", "alice", "the newest");

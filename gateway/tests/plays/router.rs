@@ -75,6 +75,8 @@ pub(crate) struct Store {
     pub(crate) chat_states: Vec<TellChatState>,
     pub(crate) privacy_changes: Vec<ChangePrivacy>,
     pub(crate) privacy: HashMap<String, store::Privacy>,
+    /// What sessions have set, by user.
+    pub(crate) presences: Vec<(String, Option<SessionPresence>)>,
     pub(crate) announced_presences: Vec<SessionPresence>,
     /// Of the sends that had one.
     pub(crate) headers: Vec<Header>,
@@ -312,7 +314,10 @@ impl State {
                 Reply::Done(Done {})
             }
             Op::ReadContacts(read) => self.read_contacts(&read),
-            Op::SetPresence(_) => Reply::Done(Done {}),
+            Op::SetPresence(set) => {
+                self.store.lock().presences.push((set.user, set.presence));
+                Reply::Done(Done {})
+            }
             Op::ChangePrivacy(change) => {
                 self.store.lock().privacy_changes.push(change);
                 Reply::Done(Done {})

@@ -5,6 +5,7 @@ use carillon_proto::{
     pb::{
         client::Position,
         link::{Heads, SessionOpened},
+        store::Person,
     },
 };
 use tokio::time::Instant;
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::{
     cursors::Moves,
+    departures::Departure,
     group_messages::GroupMessage,
     reply::{Answer, Failure, ReplySlot},
     send::Sending,
@@ -64,6 +66,10 @@ pub(super) enum Continuation {
     MembershipSet(u64, UserId, u64),
     /// Contacts of a user who shows something.
     Watchers(UserId, u64),
+    /// The store was told that a user was last there.
+    Departed(Box<Departure>),
+    /// When these contacts of a user were last there.
+    LastSeen(Person, Vec<Person>),
     ContactRead(Box<ContactChanging>),
     ContactChanged(Box<ContactChanging>),
     Privacy(Box<PrivacyAsked>),
@@ -144,6 +150,8 @@ impl Owner {
             Continuation::Watchers(user, incarnation) => {
                 self.watchers_read(&user, incarnation, answer, now, time_ms);
             }
+            Continuation::Departed(departure) => self.departed(*departure, &answer, now),
+            Continuation::LastSeen(from, of) => self.last_seen_read(&from, of, answer, now, time_ms),
             Continuation::ContactRead(changing) => self.contact_read(changing, answer),
             Continuation::ContactChanged(changing) => self.contact_changed(*changing, answer, time_ms),
             Continuation::Privacy(asked) => self.privacy_answered(*asked, answer, now, time_ms),

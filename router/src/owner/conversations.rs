@@ -391,7 +391,7 @@ impl Owner {
         let by = asked.by.clone();
         self.reading_marks.insert(number, MarksReading { asked, allowed, marks, waits: by_shard.len(), failed: None });
         for (shard, (places, users)) in by_shard {
-            let op = store_request::Op::ReadAllowed(ReadAllowed { by: Some(by.clone()), users });
+            let op = store_request::Op::ReadAllowed(ReadAllowed { by: Some(by.clone()), users, last_seen: false });
             self.ask_of_conversations(shard, op, deadline, ConversationsAsked::Allowed(number, places));
         }
         self.end_marks(number);

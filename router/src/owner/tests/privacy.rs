@@ -275,7 +275,7 @@ impl Play {
     fn due(&mut self) -> Vec<Did> {
         self.now += Duration::from_secs(1);
         self.owner.presence_settles(self.now);
-        self.owner.look_at_presences(self.now);
+        self.owner.look_at_presences(self.now, 1_000);
         self.effects()
     }
 
@@ -350,7 +350,7 @@ fn who_blocks_a_contact_and_the_contact_are_offline_for_each_other_until_the_blo
     let from = Some(Person { user: "bob".into(), incarnation: 7 });
     let of = vec![Person { user: "alice".into(), incarnation: 0 }];
     GATEWAYS.into_iter().for_each(|gateway| play.owner.announced_all(LeaseId(gateway), 1, 1));
-    play.owner.said(Said::Probe(Probe { from: from.clone(), of: of.clone() }), play.now, 9);
+    play.owner.said(Said::Probe(Probe { from: from.clone(), of: of.clone(), last_seen: false }), play.now, 9);
     assert_eq!(told(&play.effects()), [(Show::Unspecified, vec!["bob".to_owned()])]);
     // Nor when the list is read anew.
     let did = play.due();
@@ -370,7 +370,7 @@ fn who_blocks_a_contact_and_the_contact_are_offline_for_each_other_until_the_blo
     let asks_bob =
         |did: &Did| matches!(did, Did::Says(Said::Probe(probe)) if probe.of.iter().any(|of| of.user == "bob"));
     assert!(did.iter().any(asks_bob), "{did:?}");
-    play.owner.said(Said::Probe(Probe { from, of }), play.now, 11);
+    play.owner.said(Said::Probe(Probe { from, of, last_seen: false }), play.now, 11);
     assert_eq!(told(&play.effects()), [(Show::Online, vec!["bob".to_owned()])]);
     play.owner.said(of_bob(Show::Online, 12), play.now, 12);
     assert_eq!(seen(&play.effects()), [("bob".to_owned(), Show::Online)]);
@@ -392,6 +392,7 @@ fn who_shows_its_presence_to_nobody_is_offline_for_all_and_sees_the_others() {
     let probe = Probe {
         from: Some(Person { user: "bob".into(), incarnation: 7 }),
         of: vec![Person { user: "alice".into(), incarnation: 0 }],
+        last_seen: false,
     };
     GATEWAYS.into_iter().for_each(|gateway| play.owner.announced_all(LeaseId(gateway), 1, 1));
     play.owner.said(Said::Probe(probe.clone()), play.now, 9);

@@ -12,7 +12,7 @@ use carillon_proto::pb::store::{
 };
 use prost::Message as _;
 
-pub(super) use self::rules::is_blocked;
+pub(super) use self::rules::{hides_last_seen, is_blocked};
 use self::rules::{block, set, unblock};
 use super::{
     Outcome, broken,
