@@ -17,7 +17,7 @@ const FILES: [&str; 9] = [
 ];
 
 /// Fields of oneofs that are kept behind a pointer.
-const LARGE: [&str; 23] = [
+const LARGE: [&str; 24] = [
     ".carillon.client.v1.ServerFrame.body.group",
     ".carillon.client.v1.Envelope.change",
     ".carillon.link.v1.RouterReply.result.account",
@@ -37,6 +37,7 @@ const LARGE: [&str; 23] = [
     ".carillon.link.v1.Signaled.notice.contact_news",
     ".carillon.link.v1.Signaled.notice.privacy_news",
     ".carillon.store.v1.Append.header",
+    ".carillon.store.v1.Appended.moved",
     ".carillon.store.v1.Schedule.header",
     ".carillon.store.v1.SetScheduled.header",
     ".carillon.store.v1.ScheduledRow.header",

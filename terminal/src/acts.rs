@@ -74,6 +74,10 @@ impl<'a> Acts<'a> {
             Act::Set(with, settings) => Box::pin(async move {
                 Some(Answer::Conversations(client.set_conversation(with.recipient(), settings).await))
             }),
+            Act::AnswerRequest(user, answer) => Box::pin(async move {
+                let answered = client.answer_request(&user, answer).await;
+                Some(Answer::Conversations(answered.map(|conversation| conversation.into_iter().collect())))
+            }),
             Act::ReadMarks(user) => Box::pin(async move {
                 let marks = client.read_marks(None, vec![user.to_string()]).await;
                 Some(Answer::Marks(user, marks))

@@ -2,7 +2,7 @@
 
 use carillon_proto::{
     GroupId, UserId,
-    pb::client::{ConversationSettings, Poll, Show},
+    pb::client::{ConversationSettings, Poll, RequestAnswer, Show},
 };
 
 use crate::thread::With;
@@ -11,6 +11,8 @@ use crate::thread::With;
 pub(crate) enum Command {
     Open(With),
     Set(ConversationSettings),
+    /// What the other has begun is wanted, or not.
+    Answer(RequestAnswer),
     Show(Show, String),
     /// Who has read the last message of the group.
     Who,
@@ -47,6 +49,7 @@ pub(crate) const HELP: &str = "\
 /mute [HOURS]   no bell, /unmute            /pin /unpin     first in the list
 /archive        last in the list, /unarchive
 /unread         as if it were not read      /who            who has read the last message of a group
+/accept         what a stranger (?) writes  /decline        nothing more comes
 /online /away /busy [TEXT]                  what contacts see of you
 Alt+Up, Alt+Down choose a message; without a choice it is the last one that fits:
 /reply TEXT     /edit TEXT                  /react EMOJI... (none: takes them back)
@@ -88,6 +91,8 @@ pub(crate) fn parse(line: &str, now_ms: u64) -> Result<Result<Command, String>, 
         ("unmute", "") => set(ConversationSettings { muted_until_ms: Some(0), ..settings }),
         ("pin" | "unpin", "") => set(ConversationSettings { pinned: Some(name == "pin"), ..settings }),
         ("archive" | "unarchive", "") => set(ConversationSettings { archived: Some(name == "archive"), ..settings }),
+        ("accept", "") => Ok(Ok(Command::Answer(RequestAnswer::Accept))),
+        ("decline", "") => Ok(Ok(Command::Answer(RequestAnswer::Decline))),
         ("unread", "") => set(ConversationSettings { unread: Some(true), ..settings }),
         ("online", text) => Ok(Ok(Command::Show(Show::Online, text.to_owned()))),
         ("away", text) => Ok(Ok(Command::Show(Show::Away, text.to_owned()))),
@@ -135,6 +140,7 @@ mod tests {
         assert_eq!(parse("/mute 2"), Ok(Ok(Command::Set(muted))));
         assert_eq!(parse("/react x y"), Ok(Ok(Command::About(About::React(vec!["x".to_owned(), "y".to_owned()])))));
         assert_eq!(parse("/vote 0 2"), Ok(Ok(Command::About(About::Vote(vec![0, 2])))));
+        assert_eq!(parse("/decline"), Ok(Ok(Command::Answer(RequestAnswer::Decline))));
         let (question, options) = ("tea?".to_owned(), vec!["yes".to_owned(), "no".to_owned()]);
         let poll = Poll { question, options, ..Poll::default() };
         assert_eq!(parse("/poll tea? | yes|no"), Ok(Ok(Command::Ask(poll))));
@@ -148,6 +154,7 @@ mod tests {
             "/with a b",
             "/mute long",
             "/pin x",
+            "/accept bob",
             "/dance",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");

@@ -6,8 +6,8 @@ use carillon_client::{Event, FetchError, ListVersion, State};
 use carillon_proto::{
     GroupId, Position, TimelineId, UserId,
     pb::client::{
-        ChatState, ChatStateNotice, Content, Conversation, ConversationSettings, Conversations, MessageRef, Page,
-        Presence, Show, UserMark,
+        ChatState, ChatStateNotice, Content, Conversation, ConversationSettings, Conversations, MessageRef,
+        MessageRequest, Page, Presence, RequestAnswer, Show, UserMark,
     },
 };
 use chrono::NaiveDateTime;
@@ -79,6 +79,7 @@ pub(crate) enum Act {
     ReadList(Option<ListVersion>),
     MarkRead(With, Position),
     Set(With, ConversationSettings),
+    AnswerRequest(UserId, RequestAnswer),
     ReadMarks(UserId),
     /// Who has read the message at this position of the group.
     Who(GroupId, u64),
@@ -187,13 +188,16 @@ impl Model {
         self.acts.pop_front()
     }
 
-    /// Conversations as they are listed: pinned ones first, archived ones last, and otherwise those with the newest message first.
+    /// Conversations as they are listed: pinned ones first, archived ones last, and otherwise those with the newest message first. Requests stand
+    /// behind all others.
     pub(crate) fn listed(&self) -> Vec<(&With, &Thread)> {
-        let mut listed: Vec<_> = self.threads.iter().collect();
+        let is_wanted = |thread: &Thread| thread.request != MessageRequest::Declined;
+        let mut listed: Vec<_> = self.threads.iter().filter(|(_, thread)| is_wanted(thread)).collect();
         listed.sort_by_key(|(with, thread)| {
             let newest = thread.said.values().next_back().map_or(0, |said| said.time_ms);
             let (pinned, archived) = (thread.settings.pinned(), thread.settings.archived());
-            (!pinned, archived, std::cmp::Reverse(newest), std::cmp::Reverse(thread.last_seq), (*with).clone())
+            let newest = (std::cmp::Reverse(newest), std::cmp::Reverse(thread.last_seq));
+            (thread.is_request(), !pinned, archived, newest, (*with).clone())
         });
         listed
     }
@@ -266,9 +270,13 @@ impl Model {
                 // The message that was being written has come.
                 self.writing.remove(with.name());
                 let thread = self.threads.entry(with).or_default();
+                if is_own {
+                    // Who writes has accepted.
+                    thread.request = MessageRequest::Unspecified;
+                }
                 if thread.put(position.seq, Said::of(&envelope, None)) && !is_own {
                     thread.unread += 1;
-                    if !is_open && thread.settings.muted_until_ms() <= now_ms {
+                    if !is_open && !thread.is_request() && thread.settings.muted_until_ms() <= now_ms {
                         self.acts.push_back(Act::Bell);
                     }
                 }
@@ -279,6 +287,7 @@ impl Model {
                 let found = self.threads.values_mut().find_map(|thread| Some((thread.accepted(&client_id)?, thread)));
                 if let Some((Pending { text, .. }, thread)) = found {
                     let (sender, sender_device) = (self.user.to_string(), self.device.clone());
+                    thread.request = MessageRequest::Unspecified;
                     let message = MessageRef { id: message_id, sender, sender_device, client_id, seq: 0 };
                     thread.put(position.seq, Said { message, time_ms, text, about: String::new() });
                 }
@@ -427,6 +436,7 @@ impl Model {
             thread.read = Some(read);
         }
         thread.unread = conversation.unread;
+        thread.request = conversation.request();
         let draft_before = thread.settings.draft.clone();
         thread.settings = conversation.settings.unwrap_or_default();
         // Typed on another device. What is being typed here is kept.

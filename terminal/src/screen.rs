@@ -58,6 +58,7 @@ fn draw_list(frame: &mut Frame<'_>, area: Rect, model: &Model) {
 
 fn row(model: &Model, with: &With, thread: &Thread, width: u16) -> Line<'static> {
     let sign = match (with, model.shown.get(with.name()).map(|presence| presence.show())) {
+        _ if thread.is_request() => "?",
         (With::Group(_), _) => "#",
         (With::User(_), Some(Show::Online)) => "●",
         (With::User(_), Some(Show::Away | Show::ExtendedAway)) => "◐",
@@ -75,8 +76,8 @@ fn row(model: &Model, with: &With, thread: &Thread, width: u16) -> Line<'static>
     let name = shortened(with.name(), room);
     let style = match Some(with) == model.open.as_ref() {
         true => BOLD.add_modifier(Modifier::REVERSED),
-        false if !unread.is_empty() => BOLD,
-        false if thread.settings.archived() => DIM,
+        false if !unread.is_empty() && !thread.is_request() => BOLD,
+        false if thread.settings.archived() || thread.is_request() => DIM,
         false => Style::new(),
     };
     let space = " ".repeat(room.saturating_sub(textwrap::core::display_width(&name)));
@@ -131,7 +132,12 @@ fn title(model: &Model, with: &With) -> String {
         format!("  {show} {}", text::printable(&presence.status).replace('\n', " "))
     });
     let is_writing = !with.is_group() && model.writing.contains_key(with.name());
-    let writing = if is_writing { "  is writing…" } else { "" };
+    let is_request = model.open_thread().is_some_and(|(_, thread)| thread.is_request());
+    let writing = match (is_request, is_writing) {
+        (true, _) => "  is a stranger: /accept or /decline",
+        (false, true) => "  is writing…",
+        (false, false) => "",
+    };
     format!("{sign}{}{}{writing}", with.name(), shown.unwrap_or_default())
 }
 

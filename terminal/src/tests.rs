@@ -5,7 +5,8 @@ use carillon_proto::{
     Epoch, Position, TimelineId, UserId,
     pb::client::{
         ChatState, ChatStateNotice, Content, Conversation, ConversationSettings, Edit, Entry, Envelope, Marks,
-        MessageState, Page, Presence, ReactionCount, Recipient, Show, SignedIn, UserMark, content::Body,
+        MessageRequest, MessageState, Page, Presence, ReactionCount, Recipient, RequestAnswer, Show, SignedIn, UserMark,
+        content::Body,
     },
 };
 use chrono::{DateTime, NaiveDateTime};
@@ -178,6 +179,37 @@ fn the_list_counts_what_is_unread_and_opening_reads_it() {
     let (screen, room) = play.screen();
     assert!(screen.contains("new") && screen.contains("21:53 carol: news") && room, "{screen}");
     assert!(!screen.contains(" 3"), "{screen}");
+}
+
+#[test]
+fn what_a_stranger_has_begun_stands_apart_until_it_is_accepted_and_is_gone_when_it_is_declined() {
+    let mut play = Play::connected(Some("bob"));
+    let stranger = |request: MessageRequest| Conversation {
+        request: request.into(),
+        ..conversation(carillon_client::Client::user("mallory"), 1, 0, ConversationSettings::default())
+    };
+    play.lists(vec![stranger(MessageRequest::Open)]);
+    assert_eq!(play.delivered(9, "mallory", "alice", "psst"), [], "no bell");
+    let listed = |play: &mut Play| {
+        let (screen, _) = play.screen();
+        let list = screen.lines().take(2).map(|line| line.split('│').next().unwrap_or_default().trim().to_owned());
+        list.collect::<Vec<_>>()
+    };
+    let list = listed(&mut play);
+    assert!(list[0].starts_with("bob") && list[1].starts_with("? mallory"), "{list:?}");
+    play.presses(KeyCode::Tab);
+    let (screen, _) = play.screen();
+    assert!(screen.contains("/accept or /decline"), "{screen}");
+    // Nothing is told of what is typed.
+    let acts = play.presses(KeyCode::Char('x'));
+    assert!(!acts.iter().any(|act| matches!(act, Act::Writing(_))), "{acts:?}");
+    play.presses(KeyCode::Backspace);
+    let acts = play.types("/accept");
+    assert_eq!(acts, [Act::AnswerRequest(user("mallory"), RequestAnswer::Accept)]);
+    play.answered(Answer::Conversations(Ok(vec![stranger(MessageRequest::Unspecified)])));
+    assert!(listed(&mut play)[0].starts_with("mallory"));
+    play.answered(Answer::Conversations(Ok(vec![stranger(MessageRequest::Declined)])));
+    assert_eq!(listed(&mut play)[1], "");
 }
 
 #[test]

@@ -90,6 +90,10 @@ impl Live {
                 for audience in [write, groups, read_marks, presence, last_seen].into_iter().flatten() {
                     Audience::try_from(*audience).map_err(|_| invalid(&"the audience is of an unknown kind"))?;
                 }
+                let requests = Some(i32::from(Audience::Requests));
+                if [groups, read_marks, presence, last_seen].into_iter().any(|audience| *audience == requests) {
+                    return Err(invalid(&"requests are for who may write"));
+                }
                 if [presence, last_seen].into_iter().flatten().any(|shown| *shown == i32::from(Audience::Everyone)) {
                     let why = "presence, and when the user was last there, are shown to contacts or to nobody";
                     return Err(invalid(&why));

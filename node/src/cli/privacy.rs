@@ -46,7 +46,7 @@ enum What {
 #[derive(Args)]
 #[group(required = true, multiple = true)]
 struct Set {
-    /// Who may write to the user; with `contacts` also those to whom the user has written.
+    /// Who may write to the user; with `contacts` also those to whom the user has written; with `requests` what others write is a request.
     #[arg(long)]
     write: Option<Who>,
     /// Who may add the user to groups, and whose invitations reach the user.
@@ -66,6 +66,8 @@ struct Set {
 #[derive(Clone, Copy, ValueEnum)]
 enum Who {
     Everyone,
+    /// For `--write` alone.
+    Requests,
     Contacts,
     Nobody,
 }
@@ -137,6 +139,7 @@ fn audience_name(audience: Audience, default: &'static str) -> &'static str {
         Audience::Everyone => "everyone",
         Audience::Contacts => "contacts",
         Audience::Nobody => "nobody",
+        Audience::Requests => "requests",
     }
 }
 
@@ -146,6 +149,7 @@ impl From<Who> for Audience {
             Who::Everyone => Self::Everyone,
             Who::Contacts => Self::Contacts,
             Who::Nobody => Self::Nobody,
+            Who::Requests => Self::Requests,
         }
     }
 }

@@ -72,9 +72,10 @@ mod tests {
             (Audience::Everyone, super::store::Audience::Everyone),
             (Audience::Contacts, super::store::Audience::Contacts),
             (Audience::Nobody, super::store::Audience::Nobody),
+            (Audience::Requests, super::store::Audience::Requests),
         ] {
             assert_eq!(i32::from(audience), i32::from(stored));
         }
-        assert!(Audience::try_from(4).is_err());
+        assert!(Audience::try_from(5).is_err());
     }
 }

@@ -44,7 +44,7 @@ fn members(kind: change_members::Change, users: &[&str]) -> Change {
 }
 
 fn changed(seq: u64, first: &Bytes) -> StoreAnswer {
-    StoreAnswer::Appended(Appended { epoch: 7, seq, first_envelope: first.clone(), incarnation: 5, withheld: false })
+    StoreAnswer::Appended(Appended { epoch: 7, seq, first_envelope: first.clone(), incarnation: 5, ..Appended::default() })
 }
 
 #[test]

@@ -39,6 +39,10 @@ fn check_set(set: &SetPrivacy) -> Result<(), Rejected> {
     for audience in [write, groups, read_marks, presence, last_seen].into_iter().flatten() {
         Audience::try_from(*audience).map_err(|_| invalid("audience is not one of everyone, contacts and nobody"))?;
     }
+    let requests = Some(i32::from(Audience::Requests));
+    if [groups, read_marks, presence, last_seen].into_iter().any(|audience| *audience == requests) {
+        return Err(invalid("requests are for who may write"));
+    }
     if [presence, last_seen].into_iter().flatten().any(|shown| *shown == i32::from(Audience::Everyone)) {
         return Err(invalid("presence, and when a user was last there, are shown to contacts or to nobody"));
     }

@@ -14,7 +14,7 @@ use prost::Message;
 
 use super::{
     ACCOUNT, ANNOTATION, AnnotationKey, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CONTACT, CONTACT_LIST, CONTACTS_END,
-    CONVERSATION, CONVERSATION_CHANGE, CURSOR, ContactsEnd, Cursor, DEAD_LETTER, DUE, DUPLICATE, ENDED_SENDER, ENDING,
+    CONVERSATION, CONVERSATION_CHANGE, CURSOR, ContactsEnd, ConversationNumbers, Cursor, DEAD_LETTER, DUE, DUPLICATE, ENDED_SENDER, ENDING,
     ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP, GROUP_CURSOR, GroupCursor, LEASE, LEVEL,
     Lease, MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP, NEXT_NUMBER, OUTBOX, PLACEMENT, PRIVACY, RECORD, REGISTRY, RING_SLOT,
     SCHEDULED, SESSION, STORAGE_NODE, Stored, TIMELINE, UNTOLD, annotation_of, broken, changed_conversation_of,
@@ -94,7 +94,7 @@ fn check_timeline(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
         CONVERSATION => conversation_of(key).and_then(|_| message::<Conversation>(value)),
         CONVERSATION_CHANGE => match conversation_change_of(key)? {
             Some(_) => changed_conversation_of(value).map(drop),
-            None => number_of(value).map(drop),
+            None => ConversationNumbers::decode(value).map(drop),
         },
         MEDIA => media_of(key).and_then(|_| message::<MediaRow>(value)),
         MEDIA_SUM => media_sum_of(key).and_then(|_| message::<MediaSum>(value)),

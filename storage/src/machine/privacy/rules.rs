@@ -59,7 +59,7 @@ pub(super) fn allowed(privacy: &Privacy, by: &BlockedUser, contact: Option<&Cont
     let is_contact = contact.is_some_and(|row| row.listed && (!row.met || row.peer == by.incarnation));
     let opens = |audience| match audience {
         Audience::Unspecified | Audience::Everyone => true,
-        Audience::Contacts => is_contact,
+        Audience::Contacts | Audience::Requests => is_contact,
         Audience::Nobody => false,
     };
     Allowed {
@@ -69,6 +69,7 @@ pub(super) fn allowed(privacy: &Privacy, by: &BlockedUser, contact: Option<&Cont
         groups: opens(settings.groups()),
         read_marks: opens(settings.read_marks()),
         last_seen_ms: 0,
+        requests: settings.write() == Audience::Requests,
     }
 }
 
@@ -84,5 +85,6 @@ pub(in crate::machine) fn hides_last_seen(settings: &PrivacySettings) -> bool {
 
 /// True if it matters who is a contact.
 pub(super) fn asks_for_contacts(settings: &PrivacySettings) -> bool {
-    [settings.write(), settings.groups(), settings.read_marks()].contains(&Audience::Contacts)
+    let audiences = [settings.write(), settings.groups(), settings.read_marks()];
+    audiences.iter().any(|audience| matches!(audience, Audience::Contacts | Audience::Requests))
 }

@@ -17,7 +17,8 @@ use super::*;
 use crate::machine::{DirectoryMachine, DirectoryReader, Outcome, keys};
 
 const USERS: [&str; 3] = ["a", "ab", "b"];
-const AUDIENCES: [Audience; 4] = [Audience::Unspecified, Audience::Everyone, Audience::Contacts, Audience::Nobody];
+const AUDIENCES: [Audience; 5] =
+    [Audience::Unspecified, Audience::Everyone, Audience::Contacts, Audience::Nobody, Audience::Requests];
 
 struct World {
     shard: OpenShard<DirectoryMachine, DirectoryReader>,
@@ -172,10 +173,11 @@ enum Act {
 
 fn act() -> impl Strategy<Value = Act> {
     let pair = || (0..USERS.len(), 1..USERS.len()).prop_map(|(user, by)| (user, (user + by) % USERS.len()));
-    let audience = || proptest::option::of(0..AUDIENCES.len());
+    let audience = || proptest::option::of(0..4usize);
+    let who_may_write = || proptest::option::of(0..AUDIENCES.len());
     let to_contacts = || prop_oneof![Just(None), Just(Some(3usize)), Just(Some(0))];
     prop_oneof![
-        4 => (0..USERS.len(), audience(), audience(), audience(), to_contacts(), to_contacts())
+        4 => (0..USERS.len(), who_may_write(), audience(), audience(), to_contacts(), to_contacts())
             .prop_map(|(user, write, groups, marks, presence, seen)| Act::Set(user, [write, groups, marks, presence, seen])),
         4 => pair().prop_map(|(user, other)| Act::Block(user, other)),
         2 => pair().prop_map(|(user, other)| Act::Unblock(user, other)),
@@ -232,14 +234,16 @@ impl Model {
         let is_contact = said.listed.contains_key(&by.user) && met.is_none_or(|met| *met == by.incarnation);
         let opens = |at: usize| match said.settings[at] {
             Audience::Unspecified | Audience::Everyone => true,
-            Audience::Contacts => is_contact,
+            Audience::Contacts | Audience::Requests => is_contact,
             Audience::Nobody => false,
         };
+        let requests = said.settings[0] == Audience::Requests;
         let write_back = said.settings[0] != Audience::Nobody;
         let is_hidden = said.settings[3..].contains(&Audience::Nobody);
         let sees = !is_hidden && said.shown_to.get(&by.user) == Some(&by.incarnation);
         let last_seen_ms = if sees { said.last_seen_ms } else { 0 };
-        Allowed { blocked: false, write: opens(0), write_back, groups: opens(1), read_marks: opens(2), last_seen_ms }
+        let (groups, read_marks) = (opens(1), opens(2));
+        Allowed { blocked: false, write: opens(0), write_back, groups, read_marks, last_seen_ms, requests }
     }
 }
 

@@ -107,7 +107,7 @@ impl Model {
     fn is_repeated(group: &Group, op: &Append, incarnation: u64, outcome: &Outcome) -> bool {
         let Some(seq) = group.known.get(&*op.duplicate_key) else { return false };
         let first_envelope = vec![op.duplicate_key[0]; 8].into();
-        let expected = Appended { epoch: group.epoch, seq: *seq, first_envelope, incarnation, withheld: false };
+        let expected = Appended { epoch: group.epoch, seq: *seq, first_envelope, incarnation, ..Appended::default() };
         assert_eq!(*outcome, Outcome::Appended(expected));
         true
     }
