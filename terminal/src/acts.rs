@@ -91,9 +91,12 @@ impl<'a> Acts<'a> {
                 let _ = client.show(show, &text, 0).await;
                 None
             }),
-            Act::Writing(user) => Box::pin(async move {
+            Act::Writing(with) => Box::pin(async move {
                 // A notice, which may be lost.
-                let _ = client.set_chat_state(&user, ChatState::Composing).await;
+                let _ = match &with {
+                    With::User(user) => client.set_chat_state(user, ChatState::Composing).await,
+                    With::Group(group) => client.set_group_chat_state(group, ChatState::Composing).await,
+                };
                 None
             }),
             Act::Later { with, content, at_ms } => Box::pin(async move {

@@ -212,11 +212,11 @@ impl Model {
     fn tell_writing(&mut self, now_ms: u64) {
         let is_text = self.line.lines().first().is_some_and(|line| !line.is_empty() && !line.starts_with('/'));
         let is_request = self.open_thread().is_some_and(|(_, thread)| thread.is_request());
-        if let Some(With::User(user)) = self.open.as_ref().filter(|_| is_text && self.is_connected && !is_request)
+        if let Some(with) = self.open.as_ref().filter(|_| is_text && self.is_connected && !is_request)
             && self.told_writing_ms + TELL_WRITING_MS <= now_ms
         {
             self.told_writing_ms = now_ms;
-            self.acts.push_back(Act::Writing(user.clone()));
+            self.acts.push_back(Act::Writing(with.clone()));
         }
     }
 }

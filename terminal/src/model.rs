@@ -84,8 +84,8 @@ pub(crate) enum Act {
     /// Who has read the message at this position of the group.
     Who(GroupId, u64),
     Show(Show, String),
-    /// The user is writing to this one.
-    Writing(UserId),
+    /// The user is writing there.
+    Writing(With),
     Later {
         with: With,
         content: Content,
@@ -124,8 +124,8 @@ pub(crate) struct Model {
     pub(crate) is_connected: bool,
     pub(crate) notice: String,
     pub(crate) shown: BTreeMap<String, Presence>,
-    /// Who is writing to the user, and until when that counts.
-    pub(crate) writing: BTreeMap<String, u64>,
+    /// In which conversation who is writing, and until when that counts.
+    pub(crate) writing: BTreeMap<(With, String), u64>,
     pub(crate) told_writing_ms: u64,
     /// The time of the last input.
     pub(crate) now_ms: u64,
@@ -268,7 +268,7 @@ impl Model {
                 let is_own = envelope.sender == self.user.as_str();
                 let is_open = self.open.as_ref() == Some(&with) && self.scroll == 0;
                 // The message that was being written has come.
-                self.writing.remove(with.name());
+                self.writing.remove(&(with.clone(), envelope.sender.clone()));
                 let thread = self.threads.entry(with).or_default();
                 if is_own {
                     // Who writes has accepted.
@@ -309,11 +309,14 @@ impl Model {
     }
 
     fn chat_state(&mut self, now_ms: u64, told: &ChatStateNotice) {
+        let with = match told.group.as_str() {
+            "" => UserId::new(&told.from).ok().map(With::User),
+            group => GroupId::new(group).ok().map(With::Group),
+        };
+        let Some(place) = with.map(|with| (with, told.from.clone())) else { return };
         match told.state() {
-            ChatState::Composing | ChatState::Recording => {
-                self.writing.insert(told.from.clone(), now_ms + WRITING_MS);
-            }
-            ChatState::Paused | ChatState::Gone | ChatState::Unspecified => drop(self.writing.remove(&told.from)),
+            ChatState::Composing | ChatState::Recording => drop(self.writing.insert(place, now_ms + WRITING_MS)),
+            ChatState::Paused | ChatState::Gone | ChatState::Unspecified => drop(self.writing.remove(&place)),
         }
     }
 

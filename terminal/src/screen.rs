@@ -131,13 +131,15 @@ fn title(model: &Model, with: &With) -> String {
         };
         format!("  {show} {}", text::printable(&presence.status).replace('\n', " "))
     });
-    let is_writing = !with.is_group() && model.writing.contains_key(with.name());
-    let is_request = model.open_thread().is_some_and(|(_, thread)| thread.is_request());
-    let writing = match (is_request, is_writing) {
-        (true, _) => "  is a stranger: /accept or /decline",
-        (false, true) => "  is writing…",
-        (false, false) => "",
+    let writers: Vec<_> = model.writing.keys().filter(|(place, _)| place == with).map(|(_, who)| who.as_str()).collect();
+    let is_writing = match (with, &writers[..]) {
+        (_, []) => String::new(),
+        (With::User(_), _) => "  is writing…".to_owned(),
+        (With::Group(_), [one]) => format!("  {one} is writing…"),
+        (With::Group(_), [one, others @ ..]) => format!("  {one} and {} more are writing…", others.len()),
     };
+    let is_request = model.open_thread().is_some_and(|(_, thread)| thread.is_request());
+    let writing = if is_request { "  is a stranger: /accept or /decline" } else { &is_writing };
     format!("{sign}{}{}{writing}", with.name(), shown.unwrap_or_default())
 }
 

@@ -213,6 +213,21 @@ fn what_a_stranger_has_begun_stands_apart_until_it_is_accepted_and_is_gone_when_
 }
 
 #[test]
+fn who_writes_in_a_group_is_named_there_alone() {
+    let mut play = Play::connected(Some("bob"));
+    play.lists(vec![conversation(carillon_client::Client::group("club"), 0, 0, ConversationSettings::default())]);
+    for from in ["bob", "carol", "dave"] {
+        let (from, group, state) = (from.to_owned(), "club".to_owned(), ChatState::Composing.into());
+        play.hears(Event::ChatState(ChatStateNotice { from, group, state }));
+    }
+    assert!(!play.screen().0.contains("writing"), "{}", play.screen().0);
+    play.presses(KeyCode::Tab);
+    assert!(play.screen().0.contains("bob and 2 more are writing"), "{}", play.screen().0);
+    let club = carillon_proto::GroupId::new("club").expect("valid");
+    assert_eq!(play.presses(KeyCode::Char('h')), [Act::Writing(With::Group(club))]);
+}
+
+#[test]
 fn the_title_says_when_who_is_offline_was_last_there() {
     let mut play = Play::connected(Some("bob"));
     let mut told = |show: Show, last_seen_ms| {
@@ -346,7 +361,7 @@ fn what_is_said_about_a_message_is_shown_at_it() {
 #[test]
 fn who_writes_is_shown_and_heard_of_for_a_while() {
     let mut play = Play::connected(Some("bob"));
-    let told = |state: ChatState| ChatStateNotice { from: "bob".to_owned(), state: state.into() };
+    let told = |state: ChatState| ChatStateNotice { from: "bob".to_owned(), state: state.into(), ..ChatStateNotice::default() };
     play.hears(Event::ChatState(told(ChatState::Composing)));
     assert!(play.screen().0.contains("is writing"));
     play.model.handle(NOW_MS + 9_999, Input::Time);
@@ -358,7 +373,7 @@ fn who_writes_is_shown_and_heard_of_for_a_while() {
     play.delivered(3, "bob", "alice", "there it is");
     assert!(!play.screen().0.contains("is writing"));
     // The other side hears of keys, but not of each.
-    assert_eq!(play.presses(KeyCode::Char('h')), [Act::Writing(user("bob"))]);
+    assert_eq!(play.presses(KeyCode::Char('h')), [Act::Writing(With::User(user("bob")))]);
     assert_eq!(play.presses(KeyCode::Char('i')), []);
 }
 

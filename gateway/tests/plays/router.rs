@@ -19,10 +19,10 @@ use bytes::Bytes;
 use carillon_proto::{
     Level, MediaId,
     pb::{
-        client::{Position, Recipient, Timeline, recipient::To, timeline::Owner},
+        client::{Code, Position, Recipient, Timeline, recipient::To, timeline::Owner},
         link::{
             Accepted, ChangeContact, ChangePrivacy, DirectAnswer, Done, Evict, FromRouter, Push, RawEnvelope,
-            RouterReply, RouterRequest, Send, SendTo, SessionOpened, SessionPresence, TellChatState, TimelineHead,
+            Refusal, RouterReply, RouterRequest, Send, SendTo, SessionOpened, SessionPresence, TellChatState, TimelineHead,
             ToRouter,
             router_reply::Result as Reply,
             router_request::Op,
@@ -73,6 +73,8 @@ pub(crate) struct Store {
     /// The version of each user's list, and its rows.
     pub(crate) contacts: HashMap<String, (u64, Vec<contacts_read::Row>)>,
     pub(crate) chat_states: Vec<TellChatState>,
+    /// Groups in which no chat states are told.
+    pub(crate) large_groups: HashSet<String>,
     pub(crate) privacy_changes: Vec<ChangePrivacy>,
     pub(crate) privacy: HashMap<String, store::Privacy>,
     /// What sessions have set, by user.
@@ -323,8 +325,13 @@ impl State {
                 Reply::Done(Done {})
             }
             Op::TellChatState(tell) => {
-                self.store.lock().chat_states.push(tell);
-                Reply::Done(Done {})
+                let mut store = self.store.lock();
+                let is_large = store.large_groups.contains(&tell.group);
+                store.chat_states.push(tell);
+                match is_large {
+                    true => Reply::Refusal(Refusal { code: Code::Unsupported.into(), ..Refusal::default() }),
+                    false => Reply::Done(Done {}),
+                }
             }
             Op::ReadPrivacy(read) => {
                 Reply::Privacy(self.store.lock().privacy.get(&read.user).cloned().unwrap_or_default())

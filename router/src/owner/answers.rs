@@ -11,7 +11,7 @@ use carillon_proto::{
 use tokio::time::Instant;
 
 use super::{
-    Announced, Owner, contacts::ContactChanging, conversations::ConversationsAsked, done, head, privacy::PrivacyAsked,
+    Announced, Owner, chat_states::GroupTelling, contacts::ContactChanging, conversations::ConversationsAsked, done, head, privacy::PrivacyAsked,
     scheduled::ScheduleChanging, unexpected,
 };
 use crate::{
@@ -73,6 +73,8 @@ pub(super) enum Continuation {
     ContactRead(Box<ContactChanging>),
     ContactChanged(Box<ContactChanging>),
     Privacy(Box<PrivacyAsked>),
+    /// Whether a member of a group may write there.
+    GroupChatState(Box<GroupTelling>),
     /// A place for a file was made in the shard of this index.
     MediaCreated(u16, ReplySlot),
     Scheduled(Box<ScheduleChanging>),
@@ -155,6 +157,7 @@ impl Owner {
             Continuation::ContactRead(changing) => self.contact_read(changing, answer),
             Continuation::ContactChanged(changing) => self.contact_changed(*changing, answer, time_ms),
             Continuation::Privacy(asked) => self.privacy_answered(*asked, answer, now, time_ms),
+            Continuation::GroupChatState(telling) => self.group_chat_state_allowed(*telling, answer),
             Continuation::MediaCompleted(slot) => self.media_completed(slot, answer),
             Continuation::MediaCreated(shard, slot) => {
                 self.media_created(shard, slot, answer);

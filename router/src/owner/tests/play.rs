@@ -107,6 +107,7 @@ impl Play {
                 store_request::Op::ReadScheduled(read) => Did::ReadScheduled(token, read),
                 store_request::Op::ReadTimeline(read) => Did::ReadTimeline(token, read.limit),
                 store_request::Op::ReadConversations(read) => Did::ReadConversations(token, read),
+                store_request::Op::ReadGroup(read) => Did::ReadGroup(token, read),
                 store_request::Op::ReadMembers(read) => Did::ReadMembers(token, read),
                 store_request::Op::ReadMarks(read) => {
                     let of = read.reads.iter().map(|read| owner(read.timeline.clone())).collect();
@@ -287,6 +288,7 @@ pub(super) enum Did {
     MoveMarks(u64, store::MoveMarks),
     SetConversation(u64, store::SetConversation),
     ReadConversations(u64, store::ReadConversations),
+    ReadGroup(u64, store::ReadGroup),
     ReadMembers(u64, store::ReadMembers),
     /// Of each mark the user whose it is.
     ReadMarks(u64, Vec<String>, store::ReadMarks),

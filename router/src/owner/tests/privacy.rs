@@ -493,7 +493,7 @@ fn who_shows_its_presence_to_nobody_is_offline_for_all_and_sees_the_others() {
 
 fn composing(by: &str) -> Op {
     let from = Some(Person { user: by.into(), incarnation: 0 });
-    Op::TellChatState(TellChatState { user: "alice".into(), from, state: ChatState::Composing.into() })
+    Op::TellChatState(TellChatState { user: "alice".into(), from, state: ChatState::Composing.into(), ..Default::default() })
 }
 
 #[test]
@@ -502,7 +502,7 @@ fn who_is_writing_is_shown_to_whom_it_may_write_and_the_answer_says_nothing_of_i
     let done = |id| Did::Answer(id, Answer::Done(link::Done {}));
     assert_eq!(play.request(composing("bob")), [done(1)], "nobody is there, and nothing is read");
     play.knows("alice", &[session("alice", "phone", 10, 1), session("alice", "web", 20, 2)]);
-    let told = ChatStateTold { from: "bob".into(), state: ChatState::Composing.into() };
+    let told = ChatStateTold { from: "bob".into(), state: ChatState::Composing.into(), group: String::new() };
     let shown = |gateway, connection| Did::Notice(gateway, vec![connection], Notice::ChatState(told.clone()));
     assert_eq!(play.request(composing("bob")), [shown(10, 1), shown(20, 2), done(2)]);
     play.knows_privacy("alice", blocking("bob"));
