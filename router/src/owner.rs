@@ -20,7 +20,7 @@ mod watching;
 use std::{sync::Arc, time::Duration};
 
 use carillon_proto::{
-    KeyedMap, LeaseId, ShardId, TimelineId, UserId,
+    KeyedMap, LeaseId, Level, ShardId, TimelineId, UserId,
     pb::{
         admin::WatchEvent,
         link::{self, Behind, Directed, Marked, Push, SessionPresence, Signaled, TimelineHead, evict, router_request},

@@ -396,7 +396,7 @@ fn who_comes_back_while_the_store_is_asked_is_not_said_to_be_offline() {
 fn who_does_not_show_when_it_was_last_there_is_not_told_it_of_others_either() {
     let (mut play, _) = Play::with_alice();
     let gone = Presence { user: "bob".into(), last_seen_ms: 60_000, ..Presence::default() };
-    let mut hears = |play: &mut Play| {
+    let hears = |play: &mut Play| {
         let told = Presences { presences: vec![gone.clone()], to: vec![person("alice", 0)] };
         play.owner.said(Said::Presences(told), play.now, 1_000);
         let effects = play.effects();
