@@ -85,6 +85,7 @@ impl Device {
             _ => false,
         })
         .await;
+        self.events.done();
     }
 
     /// It is told that the conversation with this user is this now.
@@ -145,6 +146,7 @@ fn strangers_wait_until_they_are_accepted_and_hear_nothing_of_it() {
         alice.is_told("bob", MessageRequest::Unspecified).await;
         assert!(alice.requests().await.is_empty());
         bob.says("alice", "thanks").await;
+        alice.gets("thanks").await;
         bob.hears("that it is delivered", |event| {
             matches!(event, Event::Marks(told) if told.marks.iter().any(|mark| mark.user == "alice"))
         })
