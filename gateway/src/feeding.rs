@@ -10,7 +10,9 @@ use std::{
 use carillon_proto::{
     GroupId, TimelineId, clock,
     pb::{
-        link::{self, ReadTimeline, Refusal, Signaled, TimelineHead, router_reply::Result as Reply, router_request::Op},
+        link::{
+            self, ReadTimeline, Refusal, Signaled, TimelineHead, router_reply::Result as Reply, router_request::Op,
+        },
         store::Head,
     },
 };

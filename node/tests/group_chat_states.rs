@@ -96,9 +96,7 @@ impl Person {
             }
         };
         let hears = self.hears(name, |event| match event {
-            Event::ChatState(told) => {
-                (&*told.from, &*told.group, told.state()) == (name, "club", ChatState::Composing)
-            }
+            Event::ChatState(told) => (&*told.from, &*told.group, told.state()) == (name, "club", ChatState::Composing),
             _ => false,
         });
         tokio::select! {
@@ -139,14 +137,16 @@ fn members_hear_who_is_writing_over_two_gateways_but_not_of_who_may_not_write() 
         // Who is no member is not shown, and is answered like all others; nor is who is muted.
         carol.composes().await;
         alice.client.change_group(&club(), members(Kind::Muted, "bob")).await.expect("muted");
-        bob.hears("the change", |event| {
-            matches!(event, Event::Delivered { envelope, .. } if is_member_change(envelope, Kind::Muted))
-        })
+        bob.hears(
+            "the change",
+            |event| matches!(event, Event::Delivered { envelope, .. } if is_member_change(envelope, Kind::Muted)),
+        )
         .await;
         alice
-            .hears("the change", |event| {
-                matches!(event, Event::Delivered { envelope, .. } if is_member_change(envelope, Kind::Muted))
-            })
+            .hears(
+                "the change",
+                |event| matches!(event, Event::Delivered { envelope, .. } if is_member_change(envelope, Kind::Muted)),
+            )
             .await;
         assert!(alice.writing.iter().all(|(from, _)| from == "bob"), "{:?}", alice.writing);
         alice.writing.clear();
@@ -179,9 +179,10 @@ fn in_a_large_group_nobody_is_told_and_the_client_hears_why_once() {
             alice.client.change_group(&club(), Change::Members(change)).await.expect("added");
         }
         alice
-            .hears("the last change", |event| {
-                matches!(event, Event::Delivered { envelope, .. } if is_member_change(envelope, Kind::Added))
-            })
+            .hears(
+                "the last change",
+                |event| matches!(event, Event::Delivered { envelope, .. } if is_member_change(envelope, Kind::Added)),
+            )
             .await;
         match alice.client.set_group_chat_state(&club(), ChatState::Composing).await {
             Err(FetchError::Refused(refusal)) => assert_eq!(refusal.code, Code::Unsupported, "{}", refusal.reason),

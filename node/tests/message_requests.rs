@@ -147,9 +147,10 @@ fn strangers_wait_until_they_are_accepted_and_hear_nothing_of_it() {
         assert!(alice.requests().await.is_empty());
         bob.says("alice", "thanks").await;
         alice.gets("thanks").await;
-        bob.hears("that it is delivered", |event| {
-            matches!(event, Event::Marks(told) if told.marks.iter().any(|mark| mark.user == "alice"))
-        })
+        bob.hears(
+            "that it is delivered",
+            |event| matches!(event, Event::Marks(told) if told.marks.iter().any(|mark| mark.user == "alice")),
+        )
         .await;
 
         // Declined: nothing more comes, and the sender is answered as before.

@@ -8,8 +8,8 @@ use carillon_proto::{
         client::{self, recipient::To},
         link::{Accepted, RawEnvelope, Send},
         store::{
-            Append, Appended, ConversationsMoved, Header, Reference, TimelineCommand, TimelineKey, append::Admission, store_request::Op,
-            timeline_command, timeline_key::Kind,
+            Append, Appended, ConversationsMoved, Header, Reference, TimelineCommand, TimelineKey, append::Admission,
+            store_request::Op, timeline_command, timeline_key::Kind,
         },
     },
     trace,

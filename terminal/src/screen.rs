@@ -131,7 +131,8 @@ fn title(model: &Model, with: &With) -> String {
         };
         format!("  {show} {}", text::printable(&presence.status).replace('\n', " "))
     });
-    let writers: Vec<_> = model.writing.keys().filter(|(place, _)| place == with).map(|(_, who)| who.as_str()).collect();
+    let writers: Vec<_> =
+        model.writing.keys().filter(|(place, _)| place == with).map(|(_, who)| who.as_str()).collect();
     let is_writing = match (with, &writers[..]) {
         (_, []) => String::new(),
         (With::User(_), _) => "  is writing…".to_owned(),

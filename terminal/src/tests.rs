@@ -5,8 +5,8 @@ use carillon_proto::{
     Epoch, Position, TimelineId, UserId,
     pb::client::{
         ChatState, ChatStateNotice, Content, Conversation, ConversationSettings, Edit, Entry, Envelope, Marks,
-        MessageRequest, MessageState, Page, Presence, ReactionCount, Recipient, RequestAnswer, Show, SignedIn, UserMark,
-        content::Body,
+        MessageRequest, MessageState, Page, Presence, ReactionCount, Recipient, RequestAnswer, Show, SignedIn,
+        UserMark, content::Body,
     },
 };
 use chrono::{DateTime, NaiveDateTime};
@@ -361,7 +361,11 @@ fn what_is_said_about_a_message_is_shown_at_it() {
 #[test]
 fn who_writes_is_shown_and_heard_of_for_a_while() {
     let mut play = Play::connected(Some("bob"));
-    let told = |state: ChatState| ChatStateNotice { from: "bob".to_owned(), state: state.into(), ..ChatStateNotice::default() };
+    let told = |state: ChatState| ChatStateNotice {
+        from: "bob".to_owned(),
+        state: state.into(),
+        ..ChatStateNotice::default()
+    };
     play.hears(Event::ChatState(told(ChatState::Composing)));
     assert!(play.screen().0.contains("is writing"));
     play.model.handle(NOW_MS + 9_999, Input::Time);

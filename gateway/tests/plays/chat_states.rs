@@ -60,7 +60,8 @@ async fn the_sender_of_a_chat_state_is_who_was_authenticated_and_a_repeat_is_tol
 async fn a_chat_state_that_can_t_be_is_refused() {
     let world = world(|_| {}).await;
     let mut alice = world.client("alice", "phone").await;
-    let unknown = Body::SetChatState(SetChatState { request: 1, to: "bob".into(), state: 9, ..SetChatState::default() });
+    let unknown =
+        Body::SetChatState(SetChatState { request: 1, to: "bob".into(), state: 9, ..SetChatState::default() });
     let (to, group, state) = ("bob".into(), "club".into(), ChatState::Composing.into());
     let both = Body::SetChatState(SetChatState { request: 1, to, group, state });
     for wrong in [
@@ -105,11 +106,7 @@ async fn in_a_group_one_state_a_second_is_passed_on_and_a_group_that_is_too_larg
     let world = world(|_| {}).await;
     let mut alice = world.client("alice", "phone").await;
     world.store().lock().large_groups.insert("crowd".to_owned());
-    let states = [
-        ("club", ChatState::Composing),
-        ("club", ChatState::Paused),
-        ("other", ChatState::Composing),
-    ];
+    let states = [("club", ChatState::Composing), ("club", ChatState::Paused), ("other", ChatState::Composing)];
     for (request, (group, state)) in (1..).zip(states) {
         alice.says(set_in(request, group, state)).await;
         assert_eq!(hears(&mut alice).await, format!("done {request}"));

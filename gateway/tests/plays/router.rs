@@ -21,8 +21,8 @@ use carillon_proto::{
     pb::{
         client::{Code, Position, Recipient, Timeline, recipient::To, timeline::Owner},
         link::{
-            Accepted, ChangeContact, ChangePrivacy, DirectAnswer, Done, Evict, FromRouter, Push, RawEnvelope,
-            Refusal, RouterReply, RouterRequest, Send, SendTo, SessionOpened, SessionPresence, TellChatState, TimelineHead,
+            Accepted, ChangeContact, ChangePrivacy, DirectAnswer, Done, Evict, FromRouter, Push, RawEnvelope, Refusal,
+            RouterReply, RouterRequest, Send, SendTo, SessionOpened, SessionPresence, TellChatState, TimelineHead,
             ToRouter,
             router_reply::Result as Reply,
             router_request::Op,

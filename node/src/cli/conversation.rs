@@ -4,9 +4,7 @@ use anyhow::bail;
 use carillon_client::{Client, ConversationList};
 use carillon_proto::{
     GroupId, Position, UserId,
-    pb::client::{
-        Conversation, ConversationSettings, MessageRequest, Notify, Recipient, RequestAnswer, recipient::To,
-    },
+    pb::client::{Conversation, ConversationSettings, MessageRequest, Notify, Recipient, RequestAnswer, recipient::To},
 };
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -206,7 +204,8 @@ async fn read(client: &Client, all: bool, with: With) -> anyhow::Result<()> {
     for conversation in &list.conversations {
         let Some(with) = conversation.with.clone() else { continue };
         // Requests are read one by one.
-        let has_unread = conversation.request() == MessageRequest::Unspecified && conversation.unread > 0 || conversation.settings.as_ref().is_some_and(|set| set.unread());
+        let has_unread = conversation.request() == MessageRequest::Unspecified && conversation.unread > 0
+            || conversation.settings.as_ref().is_some_and(|set| set.unread());
         if if all { has_unread } else { wanted.contains(&with) } {
             marks.push((with, last(client, &list, conversation).await?));
         }

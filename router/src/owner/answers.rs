@@ -11,8 +11,8 @@ use carillon_proto::{
 use tokio::time::Instant;
 
 use super::{
-    Announced, Owner, chat_states::GroupTelling, contacts::ContactChanging, conversations::ConversationsAsked, done, head, privacy::PrivacyAsked,
-    scheduled::ScheduleChanging, unexpected,
+    Announced, Owner, chat_states::GroupTelling, contacts::ContactChanging, conversations::ConversationsAsked, done,
+    head, privacy::PrivacyAsked, scheduled::ScheduleChanging, unexpected,
 };
 use crate::{
     cursors::Moves,

@@ -9,8 +9,9 @@ use carillon_proto::{
         link::{self, Marked, Signaled, signaled::Notice},
         store::{
             self, Allowed, BlockedUser, Conversation, ConversationRow, ConversationsMoved, ConversationsRead,
-            MarksRead, MessageRequest, Person, ReadAllowed, ReadHead, ReadHeads, RequestAnswer, TimelineCommand, TimelineKey, UnreadOf, marks_read,
-            member::Standing, read_marks::Read, store_request, timeline_command, timeline_key::Kind,
+            MarksRead, MessageRequest, Person, ReadAllowed, ReadHead, ReadHeads, RequestAnswer, TimelineCommand,
+            TimelineKey, UnreadOf, marks_read, member::Standing, read_marks::Read, store_request, timeline_command,
+            timeline_key::Kind,
         },
     },
 };

@@ -112,12 +112,7 @@ impl Owner {
         }
     }
 
-    pub(super) fn departed(
-        &mut self,
-        departure: Departure,
-        answer: &Result<StoreAnswer, StoreFailure>,
-        now: Instant,
-    ) {
+    pub(super) fn departed(&mut self, departure: Departure, answer: &Result<StoreAnswer, StoreFailure>, now: Instant) {
         if answer.is_err() {
             self.departures.failed(departure, now);
         }
@@ -157,7 +152,8 @@ impl Owner {
         };
         if telling.tells {
             let shown = current.shown.as_ref().filter(|_| !read.hidden);
-            let last_seen_ms = telling.last_seen.map_or(0, |ago| last_seen(time_ms.saturating_sub(ago.as_millis() as u64)));
+            let last_seen_ms =
+                telling.last_seen.map_or(0, |ago| last_seen(time_ms.saturating_sub(ago.as_millis() as u64)));
             let presence = Presence { last_seen_ms, ..self.presence(user.as_str(), shown, time_ms) };
             self.tell(presence, people(|row| row.from));
         }

@@ -8,8 +8,8 @@ use carillon_proto::{
             self, Marked, Presences, PrivacyNews, change_privacy::Change as Asked, privacy_news::What, signaled::Notice,
         },
         store::{
-            Allowed, AllowedRead, Audience, BlockedUser, ChangePrivacy, Contact, ContactChanged, Person, PrivacyChanged,
-            ReadAllowed, ReadPrivacy, User, change_privacy::Change, directory_command, store_request,
+            Allowed, AllowedRead, Audience, BlockedUser, ChangePrivacy, Contact, ContactChanged, Person,
+            PrivacyChanged, ReadAllowed, ReadPrivacy, User, change_privacy::Change, directory_command, store_request,
         },
     },
 };

@@ -3,8 +3,9 @@
 use std::io;
 
 use carillon_proto::pb::store::{
-    Conversation, ConversationRow, ConversationSettings, ConversationsRead, MarksRead, MessageRequest, ReadConversations,
-    ReadMarks, RequestAnswer, SetConversation, TimelineKey, UnreadOf, marks_read, read_marks::Read, timeline_key::Kind,
+    Conversation, ConversationRow, ConversationSettings, ConversationsRead, MarksRead, MessageRequest,
+    ReadConversations, ReadMarks, RequestAnswer, SetConversation, TimelineKey, UnreadOf, marks_read, read_marks::Read,
+    timeline_key::Kind,
 };
 use carillon_proto::pb::store::{Membership, member::Standing};
 use prost::Message;
@@ -238,8 +239,9 @@ fn mark(view: &TimelineView<'_>, op: &Read) -> io::Result<Option<marks_read::Mar
     }
     // What an earlier owner of the name has said is not told to the next one.
     // Nor is anything told to a stranger whose messages are a request.
-    let is_told =
-        |row: &Conversation| row.peer_incarnation == op.peer_incarnation && row.request() == MessageRequest::Unspecified;
+    let is_told = |row: &Conversation| {
+        row.peer_incarnation == op.peer_incarnation && row.request() == MessageRequest::Unspecified
+    };
     let Some(row) = row.filter(is_told) else { return Ok(None) };
     let delivered = devices(view, &inbox)?.into_iter().map(|(_, cursor)| cursor.seq).max().unwrap_or(0);
     let is_with = |envelope: &Said| envelope.is_with(&timeline.owner, &with.owner);

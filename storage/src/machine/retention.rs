@@ -164,7 +164,8 @@ pub(crate) fn ended(
         inbox = Some((number, first));
         // A conversation in a group ends with the membership, and one that was declined with the inbox.
         let is_declined = row.request() == MessageRequest::Declined;
-        if row.last_seq != 0 && !is_declined && row.settings.is_none() && first.is_none_or(|first| row.last_seq < first) {
+        if row.last_seq != 0 && !is_declined && row.settings.is_none() && first.is_none_or(|first| row.last_seq < first)
+        {
             let Conversation { last_seq, version, .. } = row;
             ended.push(SeenConversation { number, conversation: Some(with), last_seq, version });
         }

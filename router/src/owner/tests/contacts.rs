@@ -347,14 +347,13 @@ fn the_store_is_asked_when_contacts_who_are_offline_were_last_there_if_that_is_w
     for did in play.effects() {
         let Did::ReadAllowed(token, by, users) = did else { panic!("{did:?}") };
         assert_eq!(by, "bob");
-        let allowed = users.iter().map(|user| Allowed {
-            last_seen_ms: if user == "alice" { 120_000 } else { 0 },
-            ..Allowed::default()
-        });
+        let allowed = users
+            .iter()
+            .map(|user| Allowed { last_seen_ms: if user == "alice" { 120_000 } else { 0 }, ..Allowed::default() });
         let answer = StoreAnswer::AllowedRead(AllowedRead { allowed: allowed.collect() });
         for did in play.answer(token, answer) {
             let Did::Says(Said::Presences(Presences { presences, to })) = did else { panic!("{did:?}") };
-            assert_eq!(to, [bob.clone()]);
+            assert_eq!(to, std::slice::from_ref(&bob));
             told.extend(presences.into_iter().map(|told| (told.user.clone(), (told.show(), told.last_seen_ms))));
         }
     }

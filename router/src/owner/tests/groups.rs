@@ -4,7 +4,8 @@ use carillon_proto::pb::{
     client::{ChatState, group_change::What},
     link::{ChangeGroup, ChatStateTold, Follow, TellChatState, change_group::Change, signaled::Notice},
     store::{
-        ChangeMembers, CreateGroup, Group, GroupRead, HeadRead, HeadsRead, Person, Role, change_members, member::Standing,
+        ChangeMembers, CreateGroup, Group, GroupRead, HeadRead, HeadsRead, Person, Role, change_members,
+        member::Standing,
     },
 };
 
@@ -46,7 +47,13 @@ fn members(kind: change_members::Change, users: &[&str]) -> Change {
 }
 
 fn changed(seq: u64, first: &Bytes) -> StoreAnswer {
-    StoreAnswer::Appended(Appended { epoch: 7, seq, first_envelope: first.clone(), incarnation: 5, ..Appended::default() })
+    StoreAnswer::Appended(Appended {
+        epoch: 7,
+        seq,
+        first_envelope: first.clone(),
+        incarnation: 5,
+        ..Appended::default()
+    })
 }
 
 #[test]
@@ -383,7 +390,11 @@ fn who_is_writing_in_a_group_is_told_once_to_each_gateway_that_follows_if_it_may
             Err(failure) => play.fails(token, failure),
         }
     };
-    let read = |members, writes| GroupRead { group: Some(Group { members, ..Group::default() }), writes, ..GroupRead::default() };
+    let read = |members, writes| GroupRead {
+        group: Some(Group { members, ..Group::default() }),
+        writes,
+        ..GroupRead::default()
+    };
     let told = ChatStateTold { from: "alice".into(), state: ChatState::Composing.into(), group: "friends".into() };
     let shown = |gateway| Did::Notice(gateway, Vec::new(), Notice::ChatState(told.clone()));
     assert_eq!(answered(Ok(read(200, true))), [shown(10), shown(20), done(2)]);

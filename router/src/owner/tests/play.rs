@@ -46,7 +46,14 @@ impl Play {
             head_check: Duration::from_secs(60),
         };
         let now = Instant::now();
-        Self { owner: Owner::new(topology, config, now), replies: Replies::new(), now, next_id: 0, headers: vec![], deleted: vec![] }
+        Self {
+            owner: Owner::new(topology, config, now),
+            replies: Replies::new(),
+            now,
+            next_id: 0,
+            headers: vec![],
+            deleted: vec![],
+        }
     }
 
     /// Users without a session whose accounts are in memory.

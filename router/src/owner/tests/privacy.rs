@@ -9,8 +9,8 @@ use carillon_proto::pb::{
     store::{
         Allowed, AllowedRead, Audience, BlockedUser, ChangeMembers, Contact, ContactChanged, ContactsRead,
         Conversation, ConversationRow, ConversationsMoved, MarksRead, MessageRequest, Person, Privacy, PrivacyChanged,
-        PrivacySettings, RequestAnswer, SetPrivacy, TimelineKey, append::Admission, change_group::Change as Changed, change_members,
-        change_privacy::Change, contacts_read, marks_read,
+        PrivacySettings, RequestAnswer, SetPrivacy, TimelineKey, append::Admission, change_group::Change as Changed,
+        change_members, change_privacy::Change, contacts_read, marks_read,
     },
 };
 
@@ -77,7 +77,9 @@ fn of_a_request_the_recipients_devices_are_told_and_the_sender_hears_of_no_marks
         let appended = Appended { epoch: 7, seq, request: in_request, moved, ..Appended::default() };
         let effects = play.answer(token, StoreAnswer::Appended(appended));
         let is_told = effects.iter().any(|did| match did {
-            Did::Notice(20, connections, Notice::Conversations(moved)) => (&connections[..], moved.version) == (&[5], 4),
+            Did::Notice(20, connections, Notice::Conversations(moved)) => {
+                (&connections[..], moved.version) == (&[5], 4)
+            }
             _ => false,
         });
         assert_eq!(is_told, in_request, "{effects:?}");
@@ -493,7 +495,12 @@ fn who_shows_its_presence_to_nobody_is_offline_for_all_and_sees_the_others() {
 
 fn composing(by: &str) -> Op {
     let from = Some(Person { user: by.into(), incarnation: 0 });
-    Op::TellChatState(TellChatState { user: "alice".into(), from, state: ChatState::Composing.into(), ..Default::default() })
+    Op::TellChatState(TellChatState {
+        user: "alice".into(),
+        from,
+        state: ChatState::Composing.into(),
+        ..Default::default()
+    })
 }
 
 #[test]

@@ -6,8 +6,8 @@ use carillon_proto::{
     ShardId, ShardMap,
     limits::{MARKS, MAX_DRAFT_BYTES},
     pb::store::{
-        Append, MoveMarks, Rejected, RequestAnswer, SetConversation, SweepConversations, TimelineKey, conversation_settings::Notify,
-        timeline_key::Kind,
+        Append, MoveMarks, Rejected, RequestAnswer, SetConversation, SweepConversations, TimelineKey,
+        conversation_settings::Notify, timeline_key::Kind,
     },
 };
 

@@ -3,8 +3,8 @@
 use carillon_proto::pb::store::{
     AdvanceLeaseClock, Append, ChangeGroup, ChangeMembers, CollectGarbage, CompleteMedia, CreateGroup, CreateMedia,
     DeleteGroup, EndSender, EndTimeline, GroupSettings, Header, Membership, Mentions, MoveMarks, Person, PollRules,
-    PutAccount, Reference, RemoveMedia, RequestAnswer, RevokeTokens, Role, ScramCredentials, SetConversation, SetCursor, SetGroup,
-    SetMembership, SettleOutbox, SweepConversations, SweepMemberships, Trim,
+    PutAccount, Reference, RemoveMedia, RequestAnswer, RevokeTokens, Role, ScramCredentials, SetConversation,
+    SetCursor, SetGroup, SetMembership, SettleOutbox, SweepConversations, SweepMemberships, Trim,
     change_group::Change,
     change_members::Change as OfMembers,
     header::Kind as HeaderKind,

@@ -3,9 +3,10 @@
 use carillon_proto::{
     Level, ShardId, ShardKind,
     pb::store::{
-        Append, MessageRequest, MoveMarks, ReadConversations, ReadMarks, Rejected, RequestAnswer, SetConversation, SetLevel,
-        StoreError, SweepConversations, TimelineCommand, TimelineKey, Trim, append::Admission, marks_read::Mark, move_marks,
-        read_marks::Read, rejected::Reason, store_error::Why, timeline_command::Op, timeline_key::Kind,
+        Append, MessageRequest, MoveMarks, ReadConversations, ReadMarks, Rejected, RequestAnswer, SetConversation,
+        SetLevel, StoreError, SweepConversations, TimelineCommand, TimelineKey, Trim, append::Admission,
+        marks_read::Mark, move_marks, read_marks::Read, rejected::Reason, store_error::Why, timeline_command::Op,
+        timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
@@ -198,7 +199,9 @@ impl Model {
                     }
                     Fate::Withheld if self.is_withheld(peer, number) => fate,
                     // So late that it is not known any more, or refused: it is decided anew.
-                    Fate::Withheld | Fate::Rejected(_) | Fate::Answered => self.decides(peer, incarnation, admission, number),
+                    Fate::Withheld | Fate::Rejected(_) | Fate::Answered => {
+                        self.decides(peer, incarnation, admission, number)
+                    }
                 };
                 self.sent[number].fate = fate;
                 (self.append(peer, incarnation, admission, number), fate)

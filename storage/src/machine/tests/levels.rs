@@ -6,8 +6,8 @@ use carillon_proto::{
     pb::store::{
         Account, AccountErased, AddRingSlot, AddStorageNode, Append, ChangeGroup, ChangeScheduled, CompleteMedia,
         CreateGroup, CreateMedia, DeleteAccount, DeleteSession, DirectoryCommand, DropRingSlot, DropStorageNode,
-        EndSender, EraseAccount, EraseSender, ForgetReplica, FoundCluster, GroupSettings, Membership, MoveCursors, MoveMarks,
-        MoveReplica, PlaceReplica, PreferReplica, PutAccount, PutSession, RaiseLevel, Rebalance, Redact,
+        EndSender, EraseAccount, EraseSender, ForgetReplica, FoundCluster, GroupSettings, Membership, MoveCursors,
+        MoveMarks, MoveReplica, PlaceReplica, PreferReplica, PutAccount, PutSession, RaiseLevel, Rebalance, Redact,
         ReleaseScheduled, RemoveMedia, RemoveReplica, ReplicaJoined, Schedule, SenderErased, Session, SetConversation,
         SetLevel, SetMembership, SetReplicaVotes, SetStorageNode, SetStorageNodeState, SettleOutbox, SettleScheduled,
         StorageNode, StoreError, SweepConversations, SweepCursors, SweepMemberships, TimelineCommand, TimelineKey,
@@ -334,7 +334,14 @@ fn a_directory_shard_below_level_7_stops_at_times_of_ended_sessions_and_its_node
     let mut machine = at_level(directory(&engines), &set_level(Level::RING_SLOTS));
     let delete = |time_ms| {
         let (user, device) = ("alice".to_owned(), "phone".to_owned());
-        command(Op::DeleteSession(DeleteSession { user, device, lease: 1, connection: 1, time_ms, generation: time_ms }))
+        command(Op::DeleteSession(DeleteSession {
+            user,
+            device,
+            lease: 1,
+            connection: 1,
+            time_ms,
+            generation: time_ms,
+        }))
     };
     let why = why(&mut machine, 2, delete(60_000).encode_to_vec().into());
     assert!(why.contains("a command of level 7 stands where the shard is at level 6"), "{why}");

@@ -7,8 +7,9 @@ use carillon_proto::{
     pb::store::{
         Account, Allowed, Audience, BlockedUser, ChangeContact, ChangePrivacy, DeleteAccount, DeleteSession,
         DirectoryCommand, HeardFromContact, Privacy, PrivacyChanged, PutAccount, PutSession, ReadAllowed, ReadContacts,
-        ReadPrivacy, RemoveContact, Said, SayToContact, Session, SetContact, SetLevel, SetPrivacy, Word, change_contact,
-        change_privacy::Change, directory_command::Op, put_account::Mode, rejected::Reason, store_error::Why,
+        ReadPrivacy, RemoveContact, Said, SayToContact, Session, SetContact, SetLevel, SetPrivacy, Word,
+        change_contact, change_privacy::Change, directory_command::Op, put_account::Mode, rejected::Reason,
+        store_error::Why,
     },
 };
 use proptest::prelude::*;
@@ -251,8 +252,7 @@ fn perform(world: &mut World, model: &mut Model, act: &Act) {
     match act {
         Act::Set(user, audiences) => {
             let of = |at: usize| audiences[at].map(|audience| i32::from(AUDIENCES[audience]));
-            let set =
-                SetPrivacy { write: of(0), groups: of(1), read_marks: of(2), presence: of(3), last_seen: of(4) };
+            let set = SetPrivacy { write: of(0), groups: of(1), read_marks: of(2), presence: of(3), last_seen: of(4) };
             let said = model.of(USERS[*user]);
             let before = said.settings;
             for (at, audience) in audiences.iter().enumerate() {

@@ -6,8 +6,8 @@ use carillon_proto::{
     KeyedMap, Level,
     pb::store::{
         Append, Conversation, ConversationRow, ConversationsMoved, Membership, MessageRequest, MoveMarks, RecordHeader,
-        RequestAnswer, SetConversation, SweepConversations, TimelineKey, append::Admission, move_marks::Mark, rejected::Reason,
-        timeline_key::Kind,
+        RequestAnswer, SetConversation, SweepConversations, TimelineKey, append::Admission, move_marks::Mark,
+        rejected::Reason, timeline_key::Kind,
     },
 };
 use prost::Message as _;
