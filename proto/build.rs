@@ -17,7 +17,7 @@ const FILES: [&str; 9] = [
 ];
 
 /// Fields of oneofs that are kept behind a pointer.
-const LARGE: [&str; 26] = [
+const LARGE: [&str; 27] = [
     ".carillon.client.v1.ServerFrame.body.group",
     ".carillon.client.v1.Envelope.change",
     ".carillon.link.v1.RouterReply.result.account",
@@ -40,6 +40,7 @@ const LARGE: [&str; 26] = [
     ".carillon.link.v1.Signaled.notice.contact_news",
     ".carillon.link.v1.Signaled.notice.privacy_news",
     ".carillon.store.v1.Append.header",
+    ".carillon.store.v1.Appended.moved",
     ".carillon.store.v1.Schedule.header",
     ".carillon.store.v1.SetScheduled.header",
     ".carillon.store.v1.ScheduledRow.header",

@@ -80,8 +80,14 @@ impl Client {
     /// Shows this to the contacts who may see it, also on later connections. From now on what the user's contacts show are
     /// [`Event::Presence`]s. With `Show::Unspecified` nothing is shown, and nothing is told.
     pub async fn show(&self, show: Show, status: &str, priority: i32) -> Result<(), FetchError> {
-        let set = SetPresence { request: 0, show: show.into(), status: status.to_owned(), priority };
+        let status = status.to_owned();
+        let set = SetPresence { show: show.into(), status, priority, ..SetPresence::default() };
         self.done(Query::Presence(set)).await
+    }
+
+    /// Shows nothing from now on, and hears nevertheless what the user's contacts show, as after [`Client::show`].
+    pub async fn hear_presence(&self) -> Result<(), FetchError> {
+        self.done(Query::Presence(SetPresence { hears: true, ..SetPresence::default() })).await
     }
 
     pub(crate) async fn done(&self, query: Query) -> Result<(), FetchError> {
@@ -98,15 +104,24 @@ pub(crate) struct Known {
     shown: Option<SetPresence>,
     /// The version of the list that the application has.
     version: Option<u64>,
-    /// Era and number of the last presence of each contact.
-    last: BTreeMap<String, (u64, u64)>,
+    last: BTreeMap<String, Last>,
+}
+
+/// What was last told of a contact.
+#[derive(Default)]
+struct Last {
+    era: u64,
+    number: u64,
+    /// The latest that was said of it; 0: nothing was said.
+    last_seen_ms: u64,
 }
 
 impl Known {
     /// The application has asked for this.
     pub(crate) fn asked(&mut self, query: &Query) {
         if let Query::Presence(set) = query {
-            self.shown = (set.show() != Show::Unspecified).then(|| SetPresence { request: OWN, ..set.clone() });
+            let is_heard = set.show() != Show::Unspecified || set.hears;
+            self.shown = is_heard.then(|| SetPresence { request: OWN, ..set.clone() });
         }
     }
 
@@ -141,13 +156,18 @@ impl Known {
     }
 
     /// `None`: a later one has come already.
-    pub(crate) fn presence(&mut self, presence: Presence) -> Option<Event> {
-        let number = (presence.era, presence.number);
+    pub(crate) fn presence(&mut self, mut presence: Presence) -> Option<Event> {
+        let Presence { era, number, .. } = presence;
         let last = self.last.entry(presence.user.clone()).or_default();
-        if number < *last {
+        if (era, number) < (last.era, last.number) {
             return None;
         }
-        *last = number;
+        let last_seen_ms = last.last_seen_ms.max(presence.last_seen_ms);
+        *last = Last { era, number, last_seen_ms };
+        // Not each presence says when the contact was last there.
+        if presence.show() == Show::Unspecified {
+            presence.last_seen_ms = last_seen_ms;
+        }
         Some(Event::Presence(presence))
     }
 }
@@ -191,13 +211,34 @@ mod tests {
     }
 
     #[test]
+    fn what_was_said_of_when_a_contact_was_last_there_stays_until_a_later_time_is_said() {
+        let mut known = Known::default();
+        let mut told = |show: Show, number, last_seen_ms| {
+            let (user, show) = ("bob".to_owned(), show.into());
+            match known.presence(Presence { user, show, number, last_seen_ms, ..Presence::default() }) {
+                Some(Event::Presence(presence)) => presence.last_seen_ms,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(told(Show::Unspecified, 1, 0), 0);
+        assert_eq!(told(Show::Unspecified, 2, 60_000), 60_000);
+        assert_eq!(told(Show::Online, 3, 0), 0);
+        assert_eq!(told(Show::Unspecified, 4, 0), 60_000);
+        assert_eq!(told(Show::Unspecified, 5, 120_000), 120_000);
+    }
+
+    #[test]
     fn a_new_connection_shows_what_the_last_one_has_shown() {
         let mut known = Known::default();
         let set = SetPresence { request: 4, show: Show::Away.into(), ..SetPresence::default() };
         known.asked(&Query::Presence(set.clone()));
         let own = Body::SetPresence(SetPresence { request: OWN, ..set.clone() });
         assert_eq!(known.begin().collect::<Vec<_>>(), [own]);
-        known.asked(&Query::Presence(SetPresence { show: Show::Unspecified.into(), ..set }));
+        known.asked(&Query::Presence(SetPresence { show: Show::Unspecified.into(), ..set.clone() }));
         assert_eq!(known.begin().count(), 0);
+        let hears = SetPresence { hears: true, ..SetPresence::default() };
+        known.asked(&Query::Presence(hears.clone()));
+        let own = Body::SetPresence(SetPresence { request: OWN, ..hears });
+        assert_eq!(known.begin().collect::<Vec<_>>(), [own]);
     }
 }

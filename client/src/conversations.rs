@@ -1,10 +1,10 @@
 //! Conversations: what is unread, how far the user and others have read, and what the user wants of each.
 
 use carillon_proto::{
-    GroupId, Position,
+    GroupId, Position, UserId,
     pb::client::{
-        Conversation, ConversationSettings, Conversations, MoveMarks, ReadConversations, ReadMark, ReadMarks,
-        Recipient, SetConversation, UserMark,
+        Conversation, ConversationSettings, Conversations, MessageRequest, MoveMarks, ReadConversations, ReadMark,
+        ReadMarks, Recipient, RequestAnswer, SetConversation, UserMark,
     },
 };
 
@@ -93,8 +93,39 @@ impl Client {
         with: Recipient,
         settings: ConversationSettings,
     ) -> Result<Vec<Conversation>, FetchError> {
-        let set = SetConversation { request: 0, with: Some(with), settings: Some(settings) };
+        let set = SetConversation { with: Some(with), settings: Some(settings), ..SetConversation::default() };
         Ok(self.conversations_of(Query::Set(set)).await?.conversations)
+    }
+
+    /// Accepts what a stranger has begun, or declines it: then its further messages do not come. Repeating it is safe. Returns the conversation
+    /// as it stands now. Refused if there is none.
+    ///
+    /// ```no_run
+    /// # async fn example(client: carillon_client::Client) -> Result<(), carillon_client::FetchError> {
+    /// use carillon_proto::{UserId, pb::client::RequestAnswer};
+    ///
+    /// for request in client.message_requests().await? {
+    ///     println!("{:?}: {} messages", request.with, request.unread);
+    /// }
+    /// client.answer_request(&UserId::new("mallory").expect("a name"), RequestAnswer::Decline).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn answer_request(
+        &self,
+        with: &UserId,
+        answer: RequestAnswer,
+    ) -> Result<Option<Conversation>, FetchError> {
+        let with = Some(Self::user(with.as_str()));
+        let set = SetConversation { with, answer: answer.into(), ..SetConversation::default() };
+        Ok(self.conversations_of(Query::Set(set)).await?.conversations.pop())
+    }
+
+    /// Conversations that strangers have begun, about which the user has not decided.
+    pub async fn message_requests(&self) -> Result<Vec<Conversation>, FetchError> {
+        let mut all = self.read_conversations(None).await?.conversations;
+        all.retain(|conversation| conversation.request() == MessageRequest::Open);
+        Ok(all)
     }
 
     /// How far these users have read and received: of what this user has written to each, or in a group. At most 256.

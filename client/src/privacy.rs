@@ -1,7 +1,7 @@
 //! Privacy settings, blocked users and chat states.
 
 use carillon_proto::{
-    UserId,
+    GroupId, UserId,
     pb::client::{
         ChatState, Privacy, PrivacyNews, PrivacyRequest, ReadPrivacy, SetChatState, SetPrivacy, client_frame::Body,
         privacy_request::Change,
@@ -58,7 +58,13 @@ impl Client {
     /// every few seconds as long as it is so. What others are doing comes as [`Event::ChatState`] after [`Client::read_conversations`];
     /// after 10 seconds without a word it has ended.
     pub async fn set_chat_state(&self, to: &UserId, state: ChatState) -> Result<(), FetchError> {
-        let set = SetChatState { request: 0, to: to.as_str().to_owned(), state: state.into() };
+        let set = SetChatState { to: to.as_str().to_owned(), state: state.into(), ..SetChatState::default() };
+        self.done(Query::ChatState(set)).await
+    }
+
+    /// The same for those who follow a group. Refused if it has more than 200 members.
+    pub async fn set_group_chat_state(&self, group: &GroupId, state: ChatState) -> Result<(), FetchError> {
+        let set = SetChatState { group: group.as_str().to_owned(), state: state.into(), ..SetChatState::default() };
         self.done(Query::ChatState(set)).await
     }
 

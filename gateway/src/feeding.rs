@@ -10,7 +10,9 @@ use std::{
 use carillon_proto::{
     GroupId, TimelineId, clock,
     pb::{
-        link::{self, ReadTimeline, Refusal, TimelineHead, router_reply::Result as Reply, router_request::Op},
+        link::{
+            self, ReadTimeline, Refusal, Signaled, TimelineHead, router_reply::Result as Reply, router_request::Op,
+        },
         store::Head,
     },
 };
@@ -59,6 +61,15 @@ impl Feeding {
     pub(crate) fn behind(&self, behind: link::Behind) {
         self.feeds.behind(&behind, now());
         self.tell_moved();
+    }
+
+    /// A notice for the sessions that follow a group.
+    pub(crate) fn signaled(&self, group: &str, signal: &Arc<Signaled>) {
+        for Follower(connection) in self.feeds.live_in_group(group) {
+            if let Some(mailbox) = self.connections.get(connection) {
+                mailbox.signal(Arc::clone(signal));
+            }
+        }
     }
 
     /// Resolves when `take_changed_groups` has something. Cancel-safe.

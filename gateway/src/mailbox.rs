@@ -6,7 +6,7 @@ use carillon_proto::{
     GroupId,
     pb::{
         client::Code,
-        link::{Directed, Signaled, TimelineHead, evict::Why},
+        link::{Directed, Signaled, TimelineHead, evict::Why, signaled::Notice},
         store::Head,
     },
 };
@@ -27,6 +27,8 @@ const MAX_ENTRY_BYTES: usize = 128 * 1024;
 
 /// Signals that wait. Further ones are dropped, and the session is told so.
 const MAX_SIGNALS: usize = 256;
+/// With so many, chat states are dropped, and nobody is told so.
+const MAX_CHAT_STATES: usize = 64;
 /// Directed requests that wait. Further ones are refused.
 const MAX_DIRECTED: usize = 16;
 
@@ -125,6 +127,15 @@ impl Mailbox {
     }
 
     pub(crate) fn signal(&self, signal: Arc<Signaled>) {
+        // Chat states, which are worth nothing later, leave room for what must not be missed.
+        if let Some(Notice::ChatState(_)) = &signal.notice {
+            self.put(|mail| {
+                if mail.signals.len() < MAX_CHAT_STATES {
+                    mail.signals.push(signal);
+                }
+            });
+            return;
+        }
         self.put(|mail| {
             if mail.signals.len() < MAX_SIGNALS {
                 mail.signals.push(signal);

@@ -105,7 +105,7 @@ pub fn link(mut bytes: &[u8]) {
             }))),
             248 => {
                 owner.presence_settles(now);
-                owner.look_at_presences(now);
+                owner.look_at_presences(now, 1_000_000);
             }
             249 => input(Input::Said(Said::Scheduled(match ScheduledNews::decode(message) {
                 Ok(news) => news,

@@ -11,6 +11,7 @@ mod config;
 mod crossings;
 mod cursors;
 mod delivery;
+mod departures;
 mod descriptions;
 mod due;
 mod followers;

@@ -21,7 +21,7 @@ mod watching;
 use std::{sync::Arc, time::Duration};
 
 use carillon_proto::{
-    KeyedMap, LeaseId, ShardId, TimelineId, UserId,
+    KeyedMap, LeaseId, Level, ShardId, TimelineId, UserId,
     pb::{
         admin::WatchEvent,
         link::{self, Behind, Directed, Marked, Push, SessionPresence, Signaled, TimelineHead, evict, router_request},
@@ -43,6 +43,7 @@ use crate::{
     crossings::Crossings,
     cursors::Cursors,
     delivery::Delivery,
+    departures::{Departure, Departures},
     followers::Followers,
     group_changes::GroupChanging,
     group_messages::GroupContext,
@@ -126,6 +127,7 @@ pub(crate) struct Owner {
     followers: Followers,
     nudges: Nudges,
     presences: Presences,
+    departures: Departures,
     asked: KeyedMap<u64, Continuation>,
     next_token: u64,
     unknown_recipient: UnknownRecipient,
@@ -217,6 +219,7 @@ impl Owner {
             followers,
             nudges,
             presences: Presences::default(),
+            departures: Departures::default(),
             asked: KeyedMap::default(),
             next_token: 0,
             unknown_recipient,
@@ -246,7 +249,12 @@ impl Owner {
         if self.watches.is_some() {
             self.watch_topology(|user| before.owns(user.as_str()));
         }
-        self.register.end_leases(|lease| self.topology.has_ended(lease));
+        let gone = self.register.end_leases(|lease| self.topology.has_ended(lease));
+        if Level(self.topology.view.level) >= Level::GROUPS {
+            for (user, session) in gone {
+                self.departures.add(Departure::new(user, session, now), now);
+            }
+        }
     }
 
     /// The gateway has announced, on this link, all of its sessions that this router owns by this ring.
@@ -292,7 +300,7 @@ impl Owner {
                 None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
             },
             Op::CloseSession(link::CloseSession { session }) => match session {
-                Some(session) => self.close_session(&session, parts, now),
+                Some(session) => self.close_session(&session, parts, now, time_ms),
                 None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),
             },
             Op::Direct(direct) => self.direct(direct, parts),

@@ -256,7 +256,7 @@ impl Partition {
                 }
                 () = poll_fn(|context| flush_cursors.poll(context, cursors_due)) => self.owner.flush_cursors(),
                 () = poll_fn(|context| check.poll(context, check_due)) => self.owner.check(clock::now()),
-                () = poll_fn(|context| look.poll(context, presences_due)) => self.owner.look_at_presences(clock::now()),
+                () = poll_fn(|context| look.poll(context, presences_due)) => self.owner.look_at_presences(clock::now(), now_ms()),
                 taken = poll_fn(|context| {
                     missed.poll_by(context, |missed, context| missed.poll_take(context, TURN))
                 }) => match taken {

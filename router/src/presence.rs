@@ -59,14 +59,17 @@ struct Present {
     due: Option<Instant>,
     /// The contacts are being read.
     is_reading: bool,
-    /// The user wants to know the presence of its contacts.
+    /// The user wants to know the presence of its contacts; and when those who are offline were last there.
     probes: bool,
+    probes_last_seen: bool,
     /// Who may see the user, as hashes; `None`: not known yet.
     watchers: Option<BTreeSet<u64>>,
     /// Who has asked meanwhile.
     asking: Vec<Person>,
     /// The user is shown to nobody.
     hidden: bool,
+    /// Nobody is told when the user was last there, nor is the user told it of others. Also as long as it is not known.
+    hides_last_seen: bool,
     /// Whom the user has blocked, as hashes of the names.
     blocked: BTreeSet<u64>,
 }
@@ -80,6 +83,8 @@ pub(crate) struct Shown {
 /// What is so now of a user.
 pub(crate) struct Current {
     pub(crate) shown: Option<Shown>,
+    /// A session wants to know what others show.
+    pub(crate) hears: bool,
     /// There are sessions: nothing is shown because that is wanted.
     pub(crate) has_sessions: bool,
     /// All gateways have announced their sessions.
@@ -90,8 +95,11 @@ pub(crate) struct Current {
 pub(crate) struct Telling {
     /// The contacts are told.
     pub(crate) tells: bool,
-    /// The contacts are asked.
+    /// How long ago the user was last there, if the contacts are told that.
+    pub(crate) last_seen: Option<Duration>,
+    /// The contacts are asked; also when they were last there.
     pub(crate) probes: bool,
+    pub(crate) probes_last_seen: bool,
     /// Who has asked for the user meanwhile.
     pub(crate) asking: Vec<Person>,
 }
@@ -128,12 +136,14 @@ impl Presences {
     }
 
     /// Something about the sessions of this user has changed. `moved`: they were with another owner, who has told the contacts.
-    pub(crate) fn touch(&mut self, user: &UserId, incarnation: u64, shown: Option<&Shown>, moved: bool, now: Instant) {
+    pub(crate) fn touch(&mut self, user: &UserId, incarnation: u64, current: &Current, moved: bool, now: Instant) {
         let known = self.users.get(user).is_some_and(|present| present.incarnation == incarnation);
         if !known {
-            let Some(shown) = shown else { return };
+            if !current.hears {
+                return;
+            }
             self.forget(user);
-            let told = moved.then(|| shown.clone());
+            let told = current.shown.clone().filter(|_| moved);
             let present = Present {
                 incarnation,
                 told,
@@ -143,9 +153,11 @@ impl Presences {
                 due: None,
                 is_reading: false,
                 probes: true,
+                probes_last_seen: !moved,
                 watchers: None,
                 asking: Vec::new(),
                 hidden: false,
+                hides_last_seen: true,
                 blocked: BTreeSet::new(),
             };
             self.users.insert(user.clone(), present);
@@ -163,10 +175,10 @@ impl Presences {
         self.users.get(user).map(|present| present.incarnation)
     }
 
-    /// The user's sessions want to know (again) what the contacts show.
+    /// The user's sessions want to know (again) what the contacts show, and when they were last there.
     pub(crate) fn asks_again(&mut self, user: &UserId, now: Instant) {
         if let Some(present) = self.users.get_mut(user) {
-            present.probes = true;
+            (present.probes, present.probes_last_seen) = (true, true);
             self.look_at(user, now);
         }
     }
@@ -198,9 +210,13 @@ impl Presences {
             return false;
         }
         let (at, reads) = match &current.shown {
-            None if present.told.is_none() => {
+            None if present.told.is_none() && !current.hears => {
                 self.users.remove(user);
                 return false;
+            }
+            None if present.told.is_none() => {
+                (present.gone_at, present.turn) = (None, None);
+                (None, present.probes || present.watchers.is_none())
             }
             None => {
                 let gone_at = *present.gone_at.get_or_insert(now);
@@ -248,8 +264,8 @@ impl Presences {
             self.look_at(user, now + AGAIN);
             return None;
         };
-        (present.hidden, present.blocked) =
-            (contacts.hidden, contacts.blocked.iter().map(|name| privacy::hash(name)).collect());
+        (present.hidden, present.hides_last_seen) = (contacts.hidden, contacts.last_seen_hidden);
+        present.blocked = contacts.blocked.iter().map(|name| privacy::hash(name)).collect();
         let watchers = contacts.contacts.iter().filter(|row| row.row.as_ref().is_some_and(|row| row.from));
         let watchers = watchers.filter(|_| !contacts.hidden);
         present.watchers =
@@ -261,12 +277,16 @@ impl Presences {
         let waits = is_offline && present.turn.is_none();
         let pause = present.told_at.map_or(now, |at| at + PAUSE);
         let tells = !waits && present.told.as_ref() != shown && (shown.is_none() || now >= pause);
-        let telling = Telling { tells, probes: std::mem::take(&mut present.probes) && !is_offline, asking };
+        let hides = contacts.hidden || contacts.last_seen_hidden;
+        let last_seen = present.gone_at.filter(|_| tells && is_offline && !hides).map(|at| now - at);
+        let probes_last_seen = std::mem::take(&mut present.probes_last_seen) && !contacts.last_seen_hidden;
+        let probes = std::mem::take(&mut present.probes) && (!is_offline || current.hears);
+        let telling = Telling { tells, last_seen, probes, probes_last_seen, asking };
         if tells {
             present.told = shown.cloned();
             present.told_at = Some(now);
         }
-        if tells && is_offline {
+        if tells && is_offline && !current.hears {
             self.forget(user);
         } else if present.told.as_ref() != shown {
             self.look_at(user, pause.max(now));
@@ -312,6 +332,18 @@ impl Presences {
         }
     }
 
+    /// From now on, before the contacts have been read again.
+    pub(crate) fn set_hides_last_seen(&mut self, user: &UserId, hides: bool) {
+        if let Some(present) = self.users.get_mut(user) {
+            present.hides_last_seen = hides;
+        }
+    }
+
+    /// True if the user is not told when others were last there: who does not show it does not see it.
+    pub(crate) fn hides_last_seen(&self, user: &UserId) -> bool {
+        self.users.get(user).is_none_or(|present| present.hides_last_seen)
+    }
+
     /// True if the user sees nothing of this one.
     pub(crate) fn blocks(&self, user: &UserId, name: &str) -> bool {
         let present = self.users.get(user).filter(|present| !present.blocked.is_empty());
@@ -327,6 +359,7 @@ impl Presences {
             status: shown.map(|shown| shown.status.clone()).unwrap_or_default(),
             era,
             number: self.number,
+            last_seen_ms: 0,
         }
     }
 
@@ -359,6 +392,7 @@ pub(crate) fn shown(sessions: &[Session]) -> Option<Shown> {
         Ok(Show::Unspecified) | Err(_) => 0,
     };
     let shown = sessions.iter().filter_map(|session| session.presence.as_deref());
+    let shown = shown.filter(|presence| presence.show() != Show::Unspecified);
     let best = shown.max_by_key(|presence| (presence.priority, rank(presence.show)))?;
     Some(Shown { show: best.show, status: best.status.clone() })
 }

@@ -54,6 +54,11 @@ impl Privacy {
         }
     }
 
+    /// True if messages of strangers are requests.
+    pub(crate) fn takes_requests(&self) -> bool {
+        self.settings.write() == Audience::Requests
+    }
+
     pub(crate) fn read_marks(&self) -> Opens {
         opens(self.settings.read_marks())
     }
@@ -64,6 +69,7 @@ pub(crate) fn admission(allowed: &Allowed) -> Admission {
     match allowed {
         Allowed { blocked: true, .. } => Admission::Withheld,
         Allowed { write: true, .. } => Admission::Unspecified,
+        Allowed { requests: true, .. } => Admission::Request,
         Allowed { write_back: true, .. } => Admission::WriteBack,
         _ => Admission::Refused,
     }
@@ -72,7 +78,7 @@ pub(crate) fn admission(allowed: &Allowed) -> Admission {
 fn opens(audience: Audience) -> Opens {
     match audience {
         Audience::Unspecified | Audience::Everyone => Opens::Yes,
-        Audience::Contacts => Opens::ToContacts,
+        Audience::Contacts | Audience::Requests => Opens::ToContacts,
         Audience::Nobody => Opens::No,
     }
 }

@@ -217,13 +217,18 @@ impl Register {
         self.retain(user, |known| !known.has_handle(lease, connection) || known.link > link);
     }
 
-    /// Removes the sessions of gateways whose leases have ended.
-    pub(crate) fn end_leases(&mut self, has_ended: impl Fn(LeaseId) -> bool) {
+    /// Removes the sessions of gateways whose leases have ended. Returns the users that have none any more, each with its last one.
+    pub(crate) fn end_leases(&mut self, has_ended: impl Fn(LeaseId) -> bool) -> Vec<(UserId, Session)> {
         self.announced.retain(|lease, _| !has_ended(*lease));
         let ended: HashSet<LeaseId> = self.by_lease.keys().copied().filter(|lease| has_ended(*lease)).collect();
-        if !ended.is_empty() {
-            self.retain_all(|known| !ended.contains(&known.lease));
+        if ended.is_empty() {
+            return Vec::new();
         }
+        let all_ended = |online: &Online| online.sessions.iter().all(|known| ended.contains(&known.lease));
+        let gone = self.users.iter().filter(|(_, online)| all_ended(online));
+        let gone = gone.filter_map(|(user, online)| Some((user.clone(), online.sessions.last()?.clone()))).collect();
+        self.retain_all(|known| !ended.contains(&known.lease));
+        gone
     }
 
     /// The gateway has announced all of its sessions here by the ring of this version. Sessions that it announced only

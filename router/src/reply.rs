@@ -93,6 +93,8 @@ pub(crate) enum Failure {
     Contacts,
     #[error("privacy can't be set yet")]
     Privacy,
+    #[error("chat states are told in groups of up to {0} members")]
+    LargeGroup(u32),
     #[error("{0} does not let everybody add it to groups: invite it")]
     Unwanted(String),
     #[error("{0}")]
@@ -166,7 +168,8 @@ impl Failure {
             | Self::Privacy
             | Self::Media
             | Self::Scheduled
-            | Self::NoReports => (Code::Unsupported, false, 0),
+            | Self::NoReports
+            | Self::LargeGroup(_) => (Code::Unsupported, false, 0),
             Self::TooManyReports(_) => (Code::RateLimited, false, 0),
             Self::NoRoom(_) | Self::Requests => (Code::Overloaded, true, 60_000),
             Self::TooLarge { .. } | Self::Quota(_) => (Code::TooLarge, false, 0),
@@ -295,6 +298,7 @@ pub(crate) fn routed_by(op: &link::router_request::Op) -> Result<TimelineId, Fai
         Op::SetPresence(op) => of_user(&op.user),
         Op::ChangePrivacy(op) => of_user(&op.user),
         Op::ReadPrivacy(op) => of_user(&op.user),
+        Op::TellChatState(op) if !op.group.is_empty() => of_group(op.group.as_bytes()),
         Op::TellChatState(op) => of_user(&op.user),
         Op::CreateMedia(op) => of_user(&op.user),
         Op::CompleteMedia(op) => of_user(&op.user),

@@ -25,9 +25,9 @@ impl Said {
                 .into_iter()
                 .map(|(owner, to)| (owner, Self::Presences(Presences { presences: presences.clone(), to })))
                 .collect(),
-            Self::Probe(Probe { from, of }) => by(of, owner)
+            Self::Probe(Probe { from, of, last_seen }) => by(of, owner)
                 .into_iter()
-                .map(|(owner, of)| (owner, Self::Probe(Probe { from: from.clone(), of })))
+                .map(|(owner, of)| (owner, Self::Probe(Probe { from: from.clone(), of, last_seen })))
                 .collect(),
             Self::News(news) => {
                 let of = owner(news.user.as_ref().map_or("", |user| &user.user));

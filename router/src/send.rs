@@ -8,8 +8,8 @@ use carillon_proto::{
         client::{self, recipient::To},
         link::{Accepted, RawEnvelope, Send},
         store::{
-            Append, Appended, Header, Reference, TimelineCommand, TimelineKey, append::Admission, store_request::Op,
-            timeline_command, timeline_key::Kind,
+            Append, Appended, ConversationsMoved, Header, Reference, TimelineCommand, TimelineKey, append::Admission,
+            store_request::Op, timeline_command, timeline_key::Kind,
         },
     },
     trace,
@@ -38,6 +38,10 @@ pub(crate) struct Sending {
     pub(crate) admission: Admission,
     /// The recipient has blocked the sender, and does not get it.
     pub(crate) withheld: bool,
+    /// The recipient does not know the sender: nothing is told of what is delivered.
+    pub(crate) in_request: bool,
+    /// What the last append has made of the conversation.
+    pub(crate) moved: Option<Box<ConversationsMoved>>,
     /// The recipient's name had a previous owner.
     pub(crate) is_remade: bool,
     /// The recipient was read again, because the cached account had ended.
@@ -164,6 +168,8 @@ impl Sending {
             recipient_incarnation: 0,
             admission: Admission::Unspecified,
             withheld: false,
+            in_request: false,
+            moved: None,
             is_remade: false,
             read_again: false,
             key,

@@ -137,7 +137,13 @@ impl user_data_server::UserData for UserDataService {
         let ConversationsRequest { cluster, user, incarnation, after } = request.into_inner();
         let (cluster, user) = self.cluster(&cluster, &user)?;
         let (shard, timeline) = inbox_of(cluster.map, user);
-        let read = ReadConversations { timeline: Some(timeline), incarnation, after, ..ReadConversations::default() };
+        let read = ReadConversations {
+            timeline: Some(timeline),
+            incarnation,
+            after,
+            declined: true,
+            ..ReadConversations::default()
+        };
         let found = ask(cluster.hosted.get(shard), move |reader| match reader {
             Reader::Timeline(reader) => reader.conversations(&read),
             Reader::Directory(_) => Err(wrong_kind()),

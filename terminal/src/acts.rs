@@ -74,6 +74,10 @@ impl<'a> Acts<'a> {
             Act::Set(with, settings) => Box::pin(async move {
                 Some(Answer::Conversations(client.set_conversation(with.recipient(), settings).await))
             }),
+            Act::AnswerRequest(user, answer) => Box::pin(async move {
+                let answered = client.answer_request(&user, answer).await;
+                Some(Answer::Conversations(answered.map(|conversation| conversation.into_iter().collect())))
+            }),
             Act::ReadMarks(user) => Box::pin(async move {
                 let marks = client.read_marks(None, vec![user.to_string()]).await;
                 Some(Answer::Marks(user, marks))
@@ -87,9 +91,12 @@ impl<'a> Acts<'a> {
                 let _ = client.show(show, &text, 0).await;
                 None
             }),
-            Act::Writing(user) => Box::pin(async move {
+            Act::Writing(with) => Box::pin(async move {
                 // A notice, which may be lost.
-                let _ = client.set_chat_state(&user, ChatState::Composing).await;
+                let _ = match &with {
+                    With::User(user) => client.set_chat_state(user, ChatState::Composing).await,
+                    With::Group(group) => client.set_group_chat_state(group, ChatState::Composing).await,
+                };
                 None
             }),
             Act::Report { with, seq, reason, text } => Box::pin(async move {

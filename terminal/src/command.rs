@@ -2,7 +2,7 @@
 
 use carillon_proto::{
     GroupId, UserId,
-    pb::client::{ConversationSettings, Poll, ReportReason, Show},
+    pb::client::{ConversationSettings, Poll, ReportReason, RequestAnswer, Show},
 };
 
 use crate::thread::With;
@@ -11,6 +11,8 @@ use crate::thread::With;
 pub(crate) enum Command {
     Open(With),
     Set(ConversationSettings),
+    /// What the other has begun is wanted, or not.
+    Answer(RequestAnswer),
     Show(Show, String),
     /// Who has read the last message of the group.
     Who,
@@ -51,6 +53,7 @@ pub(crate) const HELP: &str = "\
 /mute [HOURS]   no bell, /unmute            /pin /unpin     first in the list
 /archive        last in the list, /unarchive
 /unread         as if it were not read      /who            who has read the last message of a group
+/accept         what a stranger (?) writes  /decline        nothing more comes
 /online /away /busy [TEXT]                  what contacts see of you
 Alt+Up, Alt+Down choose a message; without a choice it is the last one that fits:
 /reply TEXT     /edit TEXT                  /react EMOJI... (none: takes them back)
@@ -92,6 +95,8 @@ pub(crate) fn parse(line: &str, now_ms: u64) -> Result<Result<Command, String>, 
         ("unmute", "") => set(ConversationSettings { muted_until_ms: Some(0), ..settings }),
         ("pin" | "unpin", "") => set(ConversationSettings { pinned: Some(name == "pin"), ..settings }),
         ("archive" | "unarchive", "") => set(ConversationSettings { archived: Some(name == "archive"), ..settings }),
+        ("accept", "") => Ok(Ok(Command::Answer(RequestAnswer::Accept))),
+        ("decline", "") => Ok(Ok(Command::Answer(RequestAnswer::Decline))),
         ("unread", "") => set(ConversationSettings { unread: Some(true), ..settings }),
         ("online", text) => Ok(Ok(Command::Show(Show::Online, text.to_owned()))),
         ("away", text) => Ok(Ok(Command::Show(Show::Away, text.to_owned()))),
@@ -154,6 +159,7 @@ mod tests {
         assert_eq!(parse("/report spam"), Ok(Ok(Command::Report(ReportReason::Spam, String::new()))));
         let report = Command::Report(ReportReason::Other, "look here".to_owned());
         assert_eq!(parse("/report other  look here"), Ok(Ok(report)));
+        assert_eq!(parse("/decline"), Ok(Ok(Command::Answer(RequestAnswer::Decline))));
         let (question, options) = ("tea?".to_owned(), vec!["yes".to_owned(), "no".to_owned()]);
         let poll = Poll { question, options, ..Poll::default() };
         assert_eq!(parse("/poll tea? | yes|no"), Ok(Ok(Command::Ask(poll))));
@@ -170,6 +176,7 @@ mod tests {
             "/report",
             "/report that",
             "/block bob",
+            "/accept bob",
             "/dance",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");

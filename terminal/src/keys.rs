@@ -120,6 +120,8 @@ impl Model {
             (Command::Help, _) => HELP.clone_into(&mut self.notice),
             (Command::Quit, _) => self.quit(),
             (Command::Set(settings), Some(with)) => self.acts.push_back(Act::Set(with, settings)),
+            (Command::Answer(answer), Some(With::User(user))) => self.acts.push_back(Act::AnswerRequest(user, answer)),
+            (Command::Answer(_), Some(With::Group(_))) => self.notice = "a group is no request".to_owned(),
             (Command::Who, Some(With::Group(group))) => {
                 let last = self.threads.get(&With::Group(group.clone())).map_or(0, |thread| thread.last_seq);
                 self.acts.push_back(Act::Who(group, last));
@@ -150,6 +152,7 @@ impl Model {
             (Command::Who, Some(With::User(_))) => self.notice = "the ticks behind your messages say it".to_owned(),
             (
                 Command::Set(_)
+                | Command::Answer(_)
                 | Command::Who
                 | Command::About(_)
                 | Command::Reply(_)
@@ -217,11 +220,12 @@ impl Model {
     /// The other side hears that something is being written.
     fn tell_writing(&mut self, now_ms: u64) {
         let is_text = self.line.lines().first().is_some_and(|line| !line.is_empty() && !line.starts_with('/'));
-        if let Some(With::User(user)) = self.open.as_ref().filter(|_| is_text && self.is_connected)
+        let is_request = self.open_thread().is_some_and(|(_, thread)| thread.is_request());
+        if let Some(with) = self.open.as_ref().filter(|_| is_text && self.is_connected && !is_request)
             && self.told_writing_ms + TELL_WRITING_MS <= now_ms
         {
             self.told_writing_ms = now_ms;
-            self.acts.push_back(Act::Writing(user.clone()));
+            self.acts.push_back(Act::Writing(with.clone()));
         }
     }
 }

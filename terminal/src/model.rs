@@ -6,8 +6,8 @@ use carillon_client::{Event, FetchError, ListVersion, State};
 use carillon_proto::{
     GroupId, Position, TimelineId, UserId,
     pb::client::{
-        ChatState, ChatStateNotice, Content, Conversation, ConversationSettings, Conversations, MessageRef, Page,
-        Presence, ReportReason, Show, UserMark,
+        ChatState, ChatStateNotice, Content, Conversation, ConversationSettings, Conversations, MessageRef,
+        MessageRequest, Page, Presence, ReportReason, RequestAnswer, Show, UserMark,
     },
 };
 use chrono::NaiveDateTime;
@@ -79,12 +79,11 @@ pub(crate) enum Act {
     ReadList(Option<ListVersion>),
     MarkRead(With, Position),
     Set(With, ConversationSettings),
+    AnswerRequest(UserId, RequestAnswer),
     ReadMarks(UserId),
     /// Who has read the message at this position of the group.
     Who(GroupId, u64),
     Show(Show, String),
-    /// The user is writing to this one.
-    Writing(UserId),
     /// Of the message at this position.
     Report {
         with: With,
@@ -93,6 +92,8 @@ pub(crate) enum Act {
         text: String,
     },
     Block(UserId),
+    /// The user is writing there.
+    Writing(With),
     Later {
         with: With,
         content: Content,
@@ -131,9 +132,11 @@ pub(crate) struct Model {
     pub(crate) is_connected: bool,
     pub(crate) notice: String,
     pub(crate) shown: BTreeMap<String, Presence>,
-    /// Who is writing to the user, and until when that counts.
-    pub(crate) writing: BTreeMap<String, u64>,
+    /// In which conversation who is writing, and until when that counts.
+    pub(crate) writing: BTreeMap<(With, String), u64>,
     pub(crate) told_writing_ms: u64,
+    /// The time of the last input.
+    pub(crate) now_ms: u64,
     /// The clock on the wall at a time since 1970.
     pub(crate) local: fn(u64) -> NaiveDateTime,
     logs: BTreeMap<TimelineId, Log>,
@@ -161,6 +164,7 @@ impl Model {
             shown: BTreeMap::new(),
             writing: BTreeMap::new(),
             told_writing_ms: 0,
+            now_ms: 0,
             local: text::local,
             logs: BTreeMap::new(),
             list: None,
@@ -175,6 +179,7 @@ impl Model {
     }
 
     pub(crate) fn handle(&mut self, now_ms: u64, input: Input) {
+        self.now_ms = now_ms;
         match input {
             Input::Key(key) => self.key(now_ms, key),
             Input::Paste(text) => {
@@ -191,13 +196,16 @@ impl Model {
         self.acts.pop_front()
     }
 
-    /// Conversations as they are listed: pinned ones first, archived ones last, and otherwise those with the newest message first.
+    /// Conversations as they are listed: pinned ones first, archived ones last, and otherwise those with the newest message first. Requests stand
+    /// behind all others.
     pub(crate) fn listed(&self) -> Vec<(&With, &Thread)> {
-        let mut listed: Vec<_> = self.threads.iter().collect();
+        let is_wanted = |thread: &Thread| thread.request != MessageRequest::Declined;
+        let mut listed: Vec<_> = self.threads.iter().filter(|(_, thread)| is_wanted(thread)).collect();
         listed.sort_by_key(|(with, thread)| {
             let newest = thread.said.values().next_back().map_or(0, |said| said.time_ms);
             let (pinned, archived) = (thread.settings.pinned(), thread.settings.archived());
-            (!pinned, archived, std::cmp::Reverse(newest), std::cmp::Reverse(thread.last_seq), (*with).clone())
+            let newest = (std::cmp::Reverse(newest), std::cmp::Reverse(thread.last_seq));
+            (thread.is_request(), !pinned, archived, newest, (*with).clone())
         });
         listed
     }
@@ -268,11 +276,15 @@ impl Model {
                 let is_own = envelope.sender == self.user.as_str();
                 let is_open = self.open.as_ref() == Some(&with) && self.scroll == 0;
                 // The message that was being written has come.
-                self.writing.remove(with.name());
+                self.writing.remove(&(with.clone(), envelope.sender.clone()));
                 let thread = self.threads.entry(with).or_default();
+                if is_own {
+                    // Who writes has accepted.
+                    thread.request = MessageRequest::Unspecified;
+                }
                 if thread.put(position.seq, Said::of(&envelope, None)) && !is_own {
                     thread.unread += 1;
-                    if !is_open && thread.settings.muted_until_ms() <= now_ms {
+                    if !is_open && !thread.is_request() && thread.settings.muted_until_ms() <= now_ms {
                         self.acts.push_back(Act::Bell);
                     }
                 }
@@ -283,6 +295,7 @@ impl Model {
                 let found = self.threads.values_mut().find_map(|thread| Some((thread.accepted(&client_id)?, thread)));
                 if let Some((Pending { text, .. }, thread)) = found {
                     let (sender, sender_device) = (self.user.to_string(), self.device.clone());
+                    thread.request = MessageRequest::Unspecified;
                     let message = MessageRef { id: message_id, sender, sender_device, client_id, seq: 0 };
                     thread.put(position.seq, Said { message, time_ms, text, about: String::new() });
                 }
@@ -304,11 +317,14 @@ impl Model {
     }
 
     fn chat_state(&mut self, now_ms: u64, told: &ChatStateNotice) {
+        let with = match told.group.as_str() {
+            "" => UserId::new(&told.from).ok().map(With::User),
+            group => GroupId::new(group).ok().map(With::Group),
+        };
+        let Some(place) = with.map(|with| (with, told.from.clone())) else { return };
         match told.state() {
-            ChatState::Composing | ChatState::Recording => {
-                self.writing.insert(told.from.clone(), now_ms + WRITING_MS);
-            }
-            ChatState::Paused | ChatState::Gone | ChatState::Unspecified => drop(self.writing.remove(&told.from)),
+            ChatState::Composing | ChatState::Recording => drop(self.writing.insert(place, now_ms + WRITING_MS)),
+            ChatState::Paused | ChatState::Gone | ChatState::Unspecified => drop(self.writing.remove(&place)),
         }
     }
 
@@ -431,6 +447,7 @@ impl Model {
             thread.read = Some(read);
         }
         thread.unread = conversation.unread;
+        thread.request = conversation.request();
         let draft_before = thread.settings.draft.clone();
         thread.settings = conversation.settings.unwrap_or_default();
         // Typed on another device. What is being typed here is kept.

@@ -58,6 +58,7 @@ fn draw_list(frame: &mut Frame<'_>, area: Rect, model: &Model) {
 
 fn row(model: &Model, with: &With, thread: &Thread, width: u16) -> Line<'static> {
     let sign = match (with, model.shown.get(with.name()).map(|presence| presence.show())) {
+        _ if thread.is_request() => "?",
         (With::Group(_), _) => "#",
         (With::User(_), Some(Show::Online)) => "●",
         (With::User(_), Some(Show::Away | Show::ExtendedAway)) => "◐",
@@ -75,8 +76,8 @@ fn row(model: &Model, with: &With, thread: &Thread, width: u16) -> Line<'static>
     let name = shortened(with.name(), room);
     let style = match Some(with) == model.open.as_ref() {
         true => BOLD.add_modifier(Modifier::REVERSED),
-        false if !unread.is_empty() => BOLD,
-        false if thread.settings.archived() => DIM,
+        false if !unread.is_empty() && !thread.is_request() => BOLD,
+        false if thread.settings.archived() || thread.is_request() => DIM,
         false => Style::new(),
     };
     let space = " ".repeat(room.saturating_sub(textwrap::core::display_width(&name)));
@@ -123,12 +124,31 @@ fn title(model: &Model, with: &With) -> String {
     let shown = model.shown.get(with.name()).filter(|_| !with.is_group());
     let shown = shown.map(|presence| {
         let show = presence.show().as_str_name().trim_start_matches("SHOW_").to_lowercase().replace('_', " ");
-        let show = if presence.show() == Show::Unspecified { "offline".to_owned() } else { show };
+        let show = match (presence.show(), presence.last_seen_ms) {
+            (Show::Unspecified, 0) => "offline".to_owned(),
+            (Show::Unspecified, seen_ms) => format!("last seen {}", last_seen(model, seen_ms)),
+            _ => show,
+        };
         format!("  {show} {}", text::printable(&presence.status).replace('\n', " "))
     });
-    let is_writing = !with.is_group() && model.writing.contains_key(with.name());
-    let writing = if is_writing { "  is writing…" } else { "" };
+    let writers: Vec<_> =
+        model.writing.keys().filter(|(place, _)| place == with).map(|(_, who)| who.as_str()).collect();
+    let is_writing = match (with, &writers[..]) {
+        (_, []) => String::new(),
+        (With::User(_), _) => "  is writing…".to_owned(),
+        (With::Group(_), [one]) => format!("  {one} is writing…"),
+        (With::Group(_), [one, others @ ..]) => format!("  {one} and {} more are writing…", others.len()),
+    };
+    let is_request = model.open_thread().is_some_and(|(_, thread)| thread.is_request());
+    let writing = if is_request { "  is a stranger: /accept or /decline" } else { &is_writing };
     format!("{sign}{}{}{writing}", with.name(), shown.unwrap_or_default())
+}
+
+/// The time, and the day if it is another one than today.
+fn last_seen(model: &Model, seen_ms: u64) -> String {
+    let (seen, now) = ((model.local)(seen_ms), (model.local)(model.now_ms));
+    let format = if seen.date() == now.date() { "%H:%M" } else { "%Y-%m-%d %H:%M" };
+    seen.format(format).to_string()
 }
 
 /// The last lines of the open conversation, the newest first, and some more than are wanted.

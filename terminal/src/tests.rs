@@ -5,7 +5,8 @@ use carillon_proto::{
     Epoch, Position, TimelineId, UserId,
     pb::client::{
         ChatState, ChatStateNotice, Content, Conversation, ConversationSettings, Edit, Entry, Envelope, Marks,
-        MessageState, Page, Presence, ReactionCount, Recipient, ReportReason, Show, SignedIn, UserMark, content::Body,
+        MessageRequest, MessageState, Page, Presence, ReactionCount, Recipient, ReportReason, RequestAnswer, Show,
+        SignedIn, UserMark, content::Body,
     },
 };
 use chrono::{DateTime, NaiveDateTime};
@@ -181,6 +182,66 @@ fn the_list_counts_what_is_unread_and_opening_reads_it() {
 }
 
 #[test]
+fn what_a_stranger_has_begun_stands_apart_until_it_is_accepted_and_is_gone_when_it_is_declined() {
+    let mut play = Play::connected(Some("bob"));
+    let stranger = |request: MessageRequest| Conversation {
+        request: request.into(),
+        ..conversation(carillon_client::Client::user("mallory"), 1, 0, ConversationSettings::default())
+    };
+    play.lists(vec![stranger(MessageRequest::Open)]);
+    assert_eq!(play.delivered(9, "mallory", "alice", "psst"), [], "no bell");
+    let listed = |play: &mut Play| {
+        let (screen, _) = play.screen();
+        let list = screen.lines().take(2).map(|line| line.split('│').next().unwrap_or_default().trim().to_owned());
+        list.collect::<Vec<_>>()
+    };
+    let list = listed(&mut play);
+    assert!(list[0].starts_with("bob") && list[1].starts_with("? mallory"), "{list:?}");
+    play.presses(KeyCode::Tab);
+    let (screen, _) = play.screen();
+    assert!(screen.contains("/accept or /decline"), "{screen}");
+    // Nothing is told of what is typed.
+    let acts = play.presses(KeyCode::Char('x'));
+    assert!(!acts.iter().any(|act| matches!(act, Act::Writing(_))), "{acts:?}");
+    play.presses(KeyCode::Backspace);
+    let acts = play.types("/accept");
+    assert_eq!(acts, [Act::AnswerRequest(user("mallory"), RequestAnswer::Accept)]);
+    play.answered(Answer::Conversations(Ok(vec![stranger(MessageRequest::Unspecified)])));
+    assert!(listed(&mut play)[0].starts_with("mallory"));
+    play.answered(Answer::Conversations(Ok(vec![stranger(MessageRequest::Declined)])));
+    assert_eq!(listed(&mut play)[1], "");
+}
+
+#[test]
+fn who_writes_in_a_group_is_named_there_alone() {
+    let mut play = Play::connected(Some("bob"));
+    play.lists(vec![conversation(carillon_client::Client::group("club"), 0, 0, ConversationSettings::default())]);
+    for from in ["bob", "carol", "dave"] {
+        let (from, group, state) = (from.to_owned(), "club".to_owned(), ChatState::Composing.into());
+        play.hears(Event::ChatState(ChatStateNotice { from, group, state }));
+    }
+    assert!(!play.screen().0.contains("writing"), "{}", play.screen().0);
+    play.presses(KeyCode::Tab);
+    assert!(play.screen().0.contains("bob and 2 more are writing"), "{}", play.screen().0);
+    let club = carillon_proto::GroupId::new("club").expect("valid");
+    assert_eq!(play.presses(KeyCode::Char('h')), [Act::Writing(With::Group(club))]);
+}
+
+#[test]
+fn the_title_says_when_who_is_offline_was_last_there() {
+    let mut play = Play::connected(Some("bob"));
+    let mut told = |show: Show, last_seen_ms| {
+        let presence = Presence { user: "bob".to_owned(), show: show.into(), last_seen_ms, ..Presence::default() };
+        play.hears(Event::Presence(presence));
+        play.screen().0.lines().next().and_then(|line| line.split('│').nth(1)).unwrap_or_default().trim().to_owned()
+    };
+    assert_eq!(told(Show::Unspecified, 0), "bob  offline");
+    assert_eq!(told(Show::Unspecified, NOW_MS - 5 * 60_000), "bob  last seen 21:39");
+    assert_eq!(told(Show::Unspecified, NOW_MS - 24 * 3_600_000), "bob  last seen 2026-11-21 21:44");
+    assert_eq!(told(Show::Online, 0), "bob  online");
+}
+
+#[test]
 fn history_is_read_as_far_as_the_screen_has_room() {
     let mut play = Play::connected(Some("bob"));
     play.delivered(50, "bob", "alice", "the newest");
@@ -319,7 +380,11 @@ fn what_is_said_about_a_message_is_shown_at_it() {
 #[test]
 fn who_writes_is_shown_and_heard_of_for_a_while() {
     let mut play = Play::connected(Some("bob"));
-    let told = |state: ChatState| ChatStateNotice { from: "bob".to_owned(), state: state.into() };
+    let told = |state: ChatState| ChatStateNotice {
+        from: "bob".to_owned(),
+        state: state.into(),
+        ..ChatStateNotice::default()
+    };
     play.hears(Event::ChatState(told(ChatState::Composing)));
     assert!(play.screen().0.contains("is writing"));
     play.model.handle(NOW_MS + 9_999, Input::Time);
@@ -331,7 +396,7 @@ fn who_writes_is_shown_and_heard_of_for_a_while() {
     play.delivered(3, "bob", "alice", "there it is");
     assert!(!play.screen().0.contains("is writing"));
     // The other side hears of keys, but not of each.
-    assert_eq!(play.presses(KeyCode::Char('h')), [Act::Writing(user("bob"))]);
+    assert_eq!(play.presses(KeyCode::Char('h')), [Act::Writing(With::User(user("bob")))]);
     assert_eq!(play.presses(KeyCode::Char('i')), []);
 }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use carillon_proto::{
     GroupId, Position, TimelineId, UserId,
     pb::client::{
-        ConversationSettings, Envelope, MessageRef, MessageState, Recipient, UserMark, content::Body, recipient::To,
+        ConversationSettings, Envelope, MessageRef, MessageRequest, MessageState, Recipient, UserMark, content::Body,
+        recipient::To,
     },
 };
 
@@ -128,11 +129,18 @@ pub(crate) struct Thread {
     /// Up to here the user has read.
     pub(crate) read: Option<Position>,
     pub(crate) settings: ConversationSettings,
+    /// Whether the user wants what a stranger has begun.
+    pub(crate) request: MessageRequest,
     /// Of the other user: the ids of the last messages that it has read, and that have reached it.
     pub(crate) mark: UserMark,
 }
 
 impl Thread {
+    /// A stranger has begun it, and the user has not accepted it.
+    pub(crate) fn is_request(&self) -> bool {
+        self.request != MessageRequest::Unspecified
+    }
+
     /// Adds a message. False: it was known.
     pub(crate) fn put(&mut self, seq: u64, said: Said) -> bool {
         self.last_seq = self.last_seq.max(seq);

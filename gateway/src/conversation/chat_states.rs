@@ -6,7 +6,7 @@ use std::{
 };
 
 use carillon_proto::{
-    UserId,
+    GroupId, UserId,
     pb::{
         client::{ChatState, Code},
         link::{
@@ -24,11 +24,15 @@ use crate::outcome::refusal;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Conversations whose last state is remembered.
 const REMEMBERED: usize = 16;
+/// How long nothing is asked of a group that was too large: the client has heard it.
+const LARGE_PAUSE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ChatStateAsk {
     pub(crate) request: u32,
+    /// A user, or a group; the other one is empty.
     pub(crate) to: String,
+    pub(crate) group: String,
     pub(crate) state: i32,
 }
 
@@ -38,16 +42,22 @@ pub(crate) enum ChatStateTell {
     Told(ChatStateTold),
 }
 
-/// The last states of a session, by whom they were for.
-pub(super) type LastStates = BTreeMap<String, (i32, Instant)>;
+/// The last states of a session, by the user or the group whom they were for; in each conversation the next one may be passed on at that time.
+pub(super) type LastStates = BTreeMap<Conversation, (i32, Instant)>;
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Conversation {
+    With(String),
+    In(String),
+}
 
 impl Live {
     pub(super) fn set_chat_state(&mut self, rules: &Rules, now: Now, ask: ChatStateAsk, out: &mut Vec<Effect>) {
-        let request = ask.request;
+        let (request, group) = (ask.request, ask.group.clone());
         match self.chat_state_op(rules, now, ask) {
             Ok(Some(op)) => {
                 self.history.waiting += 1;
-                out.push(Effect::Request { tag: Tag::ChatState(request), op, traceparent: String::new() });
+                out.push(Effect::Request { tag: Tag::ChatState(request, group), op, traceparent: String::new() });
             }
             Ok(None) => out.push(tell(ChatStateTell::Done { request })),
             Err(why) => out.push(refused(AskId::Request(request), why)),
@@ -56,12 +66,19 @@ impl Live {
 
     /// `None`: it was told just now.
     fn chat_state_op(&mut self, rules: &Rules, now: Now, ask: ChatStateAsk) -> Result<Option<Op>, Refusal> {
-        let ChatStateAsk { to, state, .. } = ask;
+        let ChatStateAsk { to, group, state, .. } = ask;
         if !rules.has_groups() {
             return Err(refusal(Code::Unsupported, "this service tells no chat states", 0));
         }
         let invalid = |why: &str| refusal(Code::Invalid, why, 0);
-        UserId::check(&to).map_err(|error| invalid(&error.to_string()))?;
+        if group.is_empty() {
+            UserId::check(&to).map_err(|error| invalid(&error.to_string()))?;
+        } else {
+            GroupId::check(&group).map_err(|error| invalid(&error.to_string()))?;
+            if !to.is_empty() {
+                return Err(invalid("a chat state is for a user or for a group"));
+            }
+        }
         if to == self.who.user.as_str() {
             return Err(invalid("a user does not tell itself what it is doing"));
         }
@@ -72,18 +89,30 @@ impl Live {
         };
         self.history.begin(rules, now)?;
         let last = self.last_states.get_or_insert_default();
-        last.retain(|_, (_, at)| now.instant < *at + PAUSE);
-        if last.get(&to).is_some_and(|(last, _)| *last == state) {
+        last.retain(|_, (_, again_at)| now.instant < *again_at);
+        let conversation =
+            if group.is_empty() { Conversation::With(to.clone()) } else { Conversation::In(group.clone()) };
+        // What is told in a group is told to many: one state a second, whichever it is.
+        let is_in_group = !group.is_empty();
+        if last.get(&conversation).is_some_and(|(last, _)| is_in_group || *last == state) {
             return Ok(None);
         }
         if last.len() < REMEMBERED {
-            last.insert(to.clone(), (state, now.instant));
+            last.insert(conversation, (state, now.instant + PAUSE));
+        } else if is_in_group {
+            return Ok(None);
         }
         let from = Some(Person { user: self.who.user.as_str().to_owned(), incarnation: self.incarnation });
-        Ok(Some(Op::TellChatState(TellChatState { user: to, from, state })))
+        Ok(Some(Op::TellChatState(TellChatState { user: to, from, state, group })))
     }
 
-    pub(super) fn chat_state_answered(&mut self, request: u32, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
+    pub(super) fn chat_state_answered(
+        &mut self,
+        now: Now,
+        (request, group): (u32, String),
+        result: Result<Reply, Refusal>,
+        out: &mut Vec<Effect>,
+    ) {
         self.history.waiting = self.history.waiting.saturating_sub(1);
         out.push(match result {
             Ok(Reply::Done(_)) => tell(ChatStateTell::Done { request }),
@@ -91,15 +120,25 @@ impl Live {
                 let why = refusal(Code::Internal, "the service gave an answer of the wrong kind", 100);
                 refused(AskId::Request(request), why)
             }
-            Err(why) => refused(AskId::Request(request), why),
+            Err(why) => {
+                // The client has heard it; nobody is asked again for a while.
+                if why.code() == Code::Unsupported
+                    && !group.is_empty()
+                    && let Some(last) = &mut self.last_states
+                {
+                    last.insert(Conversation::In(group), (0, now.instant + LARGE_PAUSE));
+                }
+                refused(AskId::Request(request), why)
+            }
         });
     }
 
     /// For a client that has asked for its conversations.
     pub(super) fn chat_state_told(&self, signal: &Signaled, out: &mut Vec<Effect>) {
-        if let Some(Notice::ChatState(told)) = &signal.notice
-            && self.follows_conversations
-        {
+        let Some(Notice::ChatState(told)) = &signal.notice else { return };
+        // The other devices of who is writing need not know it.
+        let is_own = !told.group.is_empty() && told.from == self.who.user.as_str();
+        if self.follows_conversations && !is_own {
             out.push(tell(ChatStateTell::Told(told.clone())));
         }
     }

@@ -124,7 +124,13 @@ impl Live {
                     return Err(invalid(&"priority is not from -128 to 127"));
                 }
                 self.history.begin(rules, now)?;
-                self.contacts_mut().presence = (known != Show::Unspecified).then(|| Box::new(presence));
+                let is_silent = known == Show::Unspecified;
+                // Who shows nothing says nothing either.
+                let presence = match is_silent && presence.hears {
+                    true => SessionPresence { hears: true, ..SessionPresence::default() },
+                    false => SessionPresence { hears: false, ..presence },
+                };
+                self.contacts_mut().presence = (!is_silent || presence.hears).then(|| Box::new(presence));
                 (ContactTag::Show(request), self.shows(false))
             }
         })

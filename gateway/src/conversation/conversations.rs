@@ -5,7 +5,10 @@ use carillon_proto::{
     pb::{
         client::Code,
         link::{self, Refusal, Signaled, router_reply::Result as Reply, router_request::Op, signaled::Notice},
-        store::{self, SetConversation, TimelineKey, conversation_settings::Notify, move_marks::Mark},
+        store::{
+            self, RequestAnswer, SetConversation, TimelineKey, conversation_settings::Notify, move_marks::Mark,
+            timeline_key::Kind,
+        },
     },
 };
 
@@ -141,8 +144,16 @@ fn check_mark(mark: &Mark) -> Result<(), Refusal> {
 }
 
 fn check_settings(set: &SetConversation) -> Result<(), Refusal> {
-    let SetConversation { pinned, archived, muted_until_ms, notify, draft, unread, .. } = set;
-    if (pinned, archived, muted_until_ms, notify, draft, unread) == (&None, &None, &None, &None, &None, &None) {
+    let SetConversation { pinned, archived, muted_until_ms, notify, draft, unread, answer, .. } = set;
+    let Ok(answer) = RequestAnswer::try_from(*answer) else {
+        return Err(invalid(&"answer is of a kind that this service does not know"));
+    };
+    let of_group = set.conversation.as_ref().is_some_and(|with| with.kind() == Kind::Group);
+    if of_group && answer != RequestAnswer::Unspecified {
+        return Err(invalid(&"a conversation in a group is no request"));
+    }
+    let sets = (pinned, archived, muted_until_ms, notify, draft, unread) != (&None, &None, &None, &None, &None, &None);
+    if !sets && answer == RequestAnswer::Unspecified {
         return Err(invalid(&"the request sets nothing"));
     }
     if let Some(bytes) = draft.as_ref().map(String::len).filter(|bytes| *bytes > limits::MAX_DRAFT_BYTES) {

@@ -57,8 +57,8 @@ pub(crate) enum Tag {
     },
     Contact(ContactTag),
     Privacy(PrivacyTag),
-    /// With the number of the request.
-    ChatState(u32),
+    /// With the number of the request, and the group in which it is told; empty: to a user.
+    ChatState(u32, String),
     /// A request of the client about scheduled messages, with its number.
     Scheduled(u32),
     /// With the number of the request.

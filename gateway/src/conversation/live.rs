@@ -332,7 +332,7 @@ impl Live {
             Tag::Conversations { request, asked } => self.conversations_answered(request, asked, result, out),
             Tag::Contact(tag) => self.contacts_answered(tag, result, out),
             Tag::Privacy(tag) => self.privacy_answered(tag, result, out),
-            Tag::ChatState(request) => self.chat_state_answered(request, result, out),
+            Tag::ChatState(request, group) => self.chat_state_answered(now, (request, group), result, out),
             Tag::Scheduled(request) => self.scheduled_answered(request, result, out),
             Tag::Report(request) => self.reported(request, result, out),
             Tag::MediaSlot(asked) => self.media_created(rules, now, asked, result, out),

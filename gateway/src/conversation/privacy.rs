@@ -86,12 +86,17 @@ impl Live {
 
     fn check_privacy(&self, change: &PrivacyChange) -> Result<(), Refusal> {
         match change {
-            PrivacyChange::Set(SetPrivacy { write, groups, read_marks, presence }) => {
-                for audience in [write, groups, read_marks, presence].into_iter().flatten() {
+            PrivacyChange::Set(SetPrivacy { write, groups, read_marks, presence, last_seen }) => {
+                for audience in [write, groups, read_marks, presence, last_seen].into_iter().flatten() {
                     Audience::try_from(*audience).map_err(|_| invalid(&"the audience is of an unknown kind"))?;
                 }
-                if *presence == Some(Audience::Everyone.into()) {
-                    return Err(invalid(&"presence is shown to contacts or to nobody"));
+                let requests = Some(i32::from(Audience::Requests));
+                if [groups, read_marks, presence, last_seen].into_iter().any(|audience| *audience == requests) {
+                    return Err(invalid(&"requests are for who may write"));
+                }
+                if [presence, last_seen].into_iter().flatten().any(|shown| *shown == i32::from(Audience::Everyone)) {
+                    let why = "presence, and when the user was last there, are shown to contacts or to nobody";
+                    return Err(invalid(&why));
                 }
                 Ok(())
             }

@@ -265,6 +265,14 @@ impl Feed {
         }
     }
 
+    /// Those who have everything that was delivered.
+    pub(super) fn live(&self) -> Vec<Follower> {
+        match &self.state {
+            State::Following(this) => this.live.all(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The position from which a missing page is to be read now; `read` follows.
     pub(super) fn begin_read(&mut self, now: Instant) -> Option<u64> {
         match &mut self.state {

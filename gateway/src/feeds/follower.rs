@@ -73,6 +73,10 @@ impl Followers {
         self.0.is_empty()
     }
 
+    pub(super) fn all(&self) -> Vec<Follower> {
+        self.0.clone()
+    }
+
     /// True if no other follower is live.
     pub(super) fn at_most(&self, who: Follower) -> bool {
         self.0.is_empty() || self.0 == [who]

@@ -225,6 +225,13 @@ impl Feeds {
         self.with(timeline.into(), |feed| feed.own(who, own, now, hand));
     }
 
+    /// Those who have what the group's feed has delivered. Others catch up, and miss what is worth nothing later.
+    pub(crate) fn live_in_group(&self, group: &str) -> Vec<Follower> {
+        let timeline = TimelineRef::Group(group);
+        let shard = self.shard(timeline).lock();
+        shard.groups.get(group).map_or_else(Vec::new, |known| known.feed.live())
+    }
+
     /// True if something has become due since the last call; `wake_at` tells when.
     pub(crate) fn take_moved(&self) -> bool {
         self.moved.load(Ordering::Relaxed) && self.moved.swap(false, Ordering::AcqRel)

@@ -7,8 +7,8 @@ use carillon_proto::{
     pb::{
         client::Code,
         link::{
-            DirectAnswer, FromRouter, GatewayDescription, Hello, RouterRequest, ToRouter, direct_answer,
-            router_client::RouterClient, router_request::Op,
+            DirectAnswer, FromRouter, GatewayDescription, Hello, RouterRequest, Signaled, ToRouter, direct_answer,
+            router_client::RouterClient, router_request::Op, signaled::Notice,
         },
         store::NodeKind,
     },
@@ -168,6 +168,9 @@ impl RouterLink {
         }
         for signal in signals {
             let signal = Arc::new(signal);
+            if let Some(group) = of_group(&signal) {
+                self.hearing.feeding.signaled(group, &signal);
+            }
             for connection in &signal.connections {
                 if let Some(mailbox) = self.hearing.connections.get(*connection) {
                     mailbox.signal(Arc::clone(&signal));
@@ -204,6 +207,14 @@ impl RouterLink {
             self.events.send(Event::Registry(view)).await.map_err(|_| LinkError::Closed)?;
         }
         Ok(())
+    }
+}
+
+/// The group for whose followers the signal is.
+fn of_group(signal: &Signaled) -> Option<&str> {
+    match &signal.notice {
+        Some(Notice::ChatState(told)) if !told.group.is_empty() => Some(&told.group),
+        _ => None,
     }
 }
 

@@ -1,14 +1,22 @@
 //! What users are doing in conversations, over real sockets.
 
 use carillon_proto::pb::{
-    client::{ChatState, Code, Ping, ReadConversations, SetChatState, client_frame::Body, server_frame},
-    link::{ChatStateTold, signaled::Notice},
+    client::{
+        ChatState, Code, CreateGroup, GroupRequest, Ping, ReadConversations, SetChatState, client_frame::Body,
+        group_request::Change, server_frame,
+    },
+    link::{ChatStateTold, FromRouter, Signaled, signaled::Notice},
 };
 
 use crate::{client::StreamClient, plays::world};
 
 fn set(request: u32, to: &str, state: ChatState) -> Body {
-    Body::SetChatState(SetChatState { request, to: to.to_owned(), state: state.into() })
+    Body::SetChatState(SetChatState { request, to: to.to_owned(), state: state.into(), ..SetChatState::default() })
+}
+
+fn set_in(request: u32, group: &str, state: ChatState) -> Body {
+    let group = group.to_owned();
+    Body::SetChatState(SetChatState { request, group, state: state.into(), ..SetChatState::default() })
 }
 
 async fn hears(client: &mut StreamClient) -> String {
@@ -17,7 +25,11 @@ async fn hears(client: &mut StreamClient) -> String {
         server_frame::Body::Done(done) => format!("done {}", done.request),
         server_frame::Body::Refused(refused) => format!("refused {:?}", refused.code()),
         server_frame::Body::Conversations(_) => "conversations".to_owned(),
-        server_frame::Body::ChatState(told) => format!("{} {:?}", told.from, told.state()),
+        server_frame::Body::ChatState(told) if told.group.is_empty() => format!("{} {:?}", told.from, told.state()),
+        server_frame::Body::ChatState(told) => format!("{} {:?} in {}", told.from, told.state(), told.group),
+        server_frame::Body::Deliver(_) => "a message".to_owned(),
+        server_frame::Body::Accepted(_) => "accepted".to_owned(),
+        server_frame::Body::Timelines(_) => "followed".to_owned(),
         other => panic!("{other:?}"),
     }
 }
@@ -48,11 +60,16 @@ async fn the_sender_of_a_chat_state_is_who_was_authenticated_and_a_repeat_is_tol
 async fn a_chat_state_that_can_t_be_is_refused() {
     let world = world(|_| {}).await;
     let mut alice = world.client("alice", "phone").await;
-    let unknown = Body::SetChatState(SetChatState { request: 1, to: "bob".into(), state: 9 });
+    let unknown =
+        Body::SetChatState(SetChatState { request: 1, to: "bob".into(), state: 9, ..SetChatState::default() });
+    let (to, group, state) = ("bob".into(), "club".into(), ChatState::Composing.into());
+    let both = Body::SetChatState(SetChatState { request: 1, to, group, state });
     for wrong in [
         set(1, "alice", ChatState::Composing),
         set(1, "", ChatState::Composing),
         set(1, "bob", ChatState::Unspecified),
+        set_in(1, "\u{7}", ChatState::Composing),
+        both,
         unknown,
     ] {
         alice.says(wrong.clone()).await;
@@ -68,10 +85,72 @@ async fn a_connection_is_told_what_others_do_when_it_has_asked_for_conversations
     let (mut phone, mut tablet) = (world.client("alice", "phone").await, world.client("alice", "tablet").await);
     phone.says(Body::ReadConversations(ReadConversations { request: 1, ..ReadConversations::default() })).await;
     assert_eq!(hears(&mut phone).await, "conversations");
-    let told = ChatStateTold { from: "bob".into(), state: ChatState::Recording.into() };
+    let told = ChatStateTold { from: "bob".into(), state: ChatState::Recording.into(), group: String::new() };
     world.signals("alice", Notice::ChatState(told)).await;
     assert_eq!(hears(&mut phone).await, "bob Recording");
     tablet.says(Body::Ping(Ping { nonce: 3 })).await;
     assert_eq!(hears(&mut tablet).await, "pong 3", "nothing before it");
+    world.end().await;
+}
+
+/// Until `count` of these have come.
+async fn hear(client: &mut StreamClient, what: &str, count: usize) {
+    let mut left = count;
+    while left > 0 {
+        left -= usize::from(hears(client).await == what);
+    }
+}
+
+#[tokio::test]
+async fn in_a_group_one_state_a_second_is_passed_on_and_a_group_that_is_too_large_is_asked_once() {
+    let world = world(|_| {}).await;
+    let mut alice = world.client("alice", "phone").await;
+    world.store().lock().large_groups.insert("crowd".to_owned());
+    let states = [("club", ChatState::Composing), ("club", ChatState::Paused), ("other", ChatState::Composing)];
+    for (request, (group, state)) in (1..).zip(states) {
+        alice.says(set_in(request, group, state)).await;
+        assert_eq!(hears(&mut alice).await, format!("done {request}"));
+    }
+    alice.says(set_in(4, "crowd", ChatState::Composing)).await;
+    assert_eq!(hears(&mut alice).await, format!("refused {:?}", Code::Unsupported));
+    alice.says(set_in(5, "crowd", ChatState::Recording)).await;
+    assert_eq!(hears(&mut alice).await, "done 5");
+    let told = world.store().lock().chat_states.clone();
+    let told: Vec<_> = told.iter().map(|told| (&*told.user, &*told.group, told.state())).collect();
+    let expected = [("club", ChatState::Composing), ("other", ChatState::Composing), ("crowd", ChatState::Composing)];
+    assert_eq!(told, expected.map(|(group, state)| ("", group, state)));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn who_follows_a_group_hears_what_others_do_there_and_nobody_else_does() {
+    let world = world(|_| {}).await;
+    let (mut alice, mut bob) = (world.client("alice", "phone").await, world.client("bob", "phone").await);
+    let mut carol = world.client("carol", "phone").await;
+    let create = CreateGroup { settings: None, members: vec!["bob".into()] };
+    let change = Some(Change::Create(create));
+    alice.says(Body::Group(GroupRequest { client_id: "c1".into(), group: "club".into(), change })).await;
+    hear(&mut alice, "a message", 2).await;
+    hear(&mut bob, "a message", 2).await;
+    for client in [&mut alice, &mut bob, &mut carol] {
+        client.says(Body::ReadConversations(ReadConversations { request: 1, ..ReadConversations::default() })).await;
+        hear(client, "conversations", 1).await;
+    }
+    // Of alice, to all who follow it: her own devices are left out.
+    let (from, state, group) = ("alice".into(), ChatState::Composing.into(), "club".into());
+    let notice = Some(Notice::ChatState(ChatStateTold { from, state, group }));
+    let signals = vec![Signaled { notice, ..Signaled::default() }];
+    // Who has not caught up yet may miss it.
+    loop {
+        world.router.says(FromRouter { signals: signals.clone(), ..FromRouter::default() }).await;
+        bob.says(Body::Ping(Ping { nonce: 2 })).await;
+        if hears(&mut bob).await == "alice Composing in club" {
+            break;
+        }
+    }
+    for client in [&mut alice, &mut carol] {
+        client.says(Body::Ping(Ping { nonce: 3 })).await;
+        assert_eq!(hears(client).await, "pong 3", "nothing before it");
+    }
     world.end().await;
 }

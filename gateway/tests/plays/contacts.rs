@@ -5,7 +5,7 @@ use carillon_proto::pb::{
         Code, ContactRequest, ContactSettings, Ping, Presence, ReadContacts, RemoveContact, SayToContact, SetPresence,
         Show, client_frame::Body, contact_request::Change, say_to_contact::Word, server_frame,
     },
-    link::{ContactNews, FromRouter, Presences, Signaled, change_contact, signaled::Notice},
+    link::{ContactNews, FromRouter, Presences, SessionPresence, Signaled, change_contact, signaled::Notice},
     store::{Contact, contacts_read},
 };
 
@@ -39,10 +39,17 @@ async fn hears(client: &mut StreamClient) -> String {
             format!("news {} {}", news.version, news.contact.map_or_else(String::new, |contact| contact.user))
         }
         server_frame::Body::Presences(told) => {
-            let told: Vec<_> = told.presences.iter().map(|told| format!("{} {:?}", told.user, told.show())).collect();
+            let told: Vec<_> = told.presences.iter().map(line).collect();
             told.join(",")
         }
         other => panic!("{other:?}"),
+    }
+}
+
+fn line(told: &Presence) -> String {
+    match told.last_seen_ms {
+        0 => format!("{} {:?}", told.user, told.show()),
+        seen => format!("{} last seen {seen}", told.user),
     }
 }
 
@@ -159,5 +166,30 @@ async fn what_a_connection_shows_goes_along_when_it_is_announced_to_another_rout
         store.lock().announced_presences.iter().any(|presence| presence.show() == Show::DoNotDisturb)
     })
     .await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_shows_nothing_may_hear_what_others_show_and_when_they_were_last_there() {
+    let world = world(|_| {}).await;
+    let mut alice = world.client("alice", "phone").await;
+    let hears_only = |request| SetPresence { request, hears: true, status: "secret".into(), ..SetPresence::default() };
+    alice.says(Body::SetPresence(hears_only(1))).await;
+    assert_eq!(hears(&mut alice).await, "done 1");
+    let shown = world.store().lock().presences.clone();
+    let expected = SessionPresence { hears: true, ..SessionPresence::default() };
+    assert_eq!(shown, [("alice".to_owned(), Some(expected.clone()))]);
+    let gone = Presence { user: "bob".into(), last_seen_ms: 120_000, ..Presence::default() };
+    world.signals("alice", Notice::Presences(Presences { presences: vec![gone], to: Vec::new() })).await;
+    assert_eq!(hears(&mut alice).await, "bob last seen 120000");
+    // Another router hears of it as the first one did.
+    let world = world.with_another_router().await;
+    let store = world.store();
+    eventually("it is announced", || store.lock().announced_presences.contains(&expected)).await;
+    alice.says(show(2, Show::Unspecified)).await;
+    assert_eq!(hears(&mut alice).await, "done 2");
+    world.signals("alice", presences("bob", Show::Online)).await;
+    alice.says(Body::Ping(Ping { nonce: 3 })).await;
+    assert_eq!(hears(&mut alice).await, "pong 3", "nothing before it");
     world.end().await;
 }

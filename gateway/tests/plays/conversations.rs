@@ -29,7 +29,7 @@ fn moves(request: u32, with: Option<Recipient>, epoch: u64, seq: u64) -> Body {
 }
 
 fn sets(request: u32, with: Option<Recipient>, settings: ConversationSettings) -> Body {
-    Body::SetConversation(SetConversation { request, with, settings: Some(settings) })
+    Body::SetConversation(SetConversation { request, with, settings: Some(settings), ..SetConversation::default() })
 }
 
 fn told(conversation: &Conversation) -> String {

@@ -44,6 +44,7 @@ async fn requests_about_privacy_reach_the_router_as_they_were_asked() {
     let set = SetPrivacy {
         write: audience(Audience::Contacts),
         presence: audience(Audience::Nobody),
+        last_seen: audience(Audience::Nobody),
         ..SetPrivacy::default()
     };
     for (request, change) in
@@ -57,6 +58,7 @@ async fn requests_about_privacy_reach_the_router_as_they_were_asked() {
     let stored = store::SetPrivacy {
         write: audience(Audience::Contacts),
         presence: audience(Audience::Nobody),
+        last_seen: audience(Audience::Nobody),
         ..store::SetPrivacy::default()
     };
     let expected = [
@@ -76,8 +78,11 @@ async fn what_is_no_valid_request_about_privacy_is_refused_here() {
         ask(1, Change::Block("alice".into())),
         ask(1, Change::Block(String::new())),
         ask(1, Change::Unblock("\u{7}".into())),
-        ask(1, Change::Set(SetPrivacy { groups: Some(4), ..SetPrivacy::default() })),
+        ask(1, Change::Set(SetPrivacy { groups: Some(5), ..SetPrivacy::default() })),
         ask(1, Change::Set(SetPrivacy { presence: audience(Audience::Everyone), ..SetPrivacy::default() })),
+        ask(1, Change::Set(SetPrivacy { last_seen: audience(Audience::Everyone), ..SetPrivacy::default() })),
+        ask(1, Change::Set(SetPrivacy { groups: audience(Audience::Requests), ..SetPrivacy::default() })),
+        ask(1, Change::Set(SetPrivacy { read_marks: audience(Audience::Requests), ..SetPrivacy::default() })),
         Body::Privacy(PrivacyRequest { request: 1, change: None }),
     ] {
         alice.says(wrong.clone()).await;

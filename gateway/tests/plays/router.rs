@@ -20,9 +20,9 @@ use bytes::Bytes;
 use carillon_proto::{
     Level, MediaId,
     pb::{
-        client::{Position, Recipient, Timeline, recipient::To, timeline::Owner},
+        client::{Code, Position, Recipient, Timeline, recipient::To, timeline::Owner},
         link::{
-            Accepted, ChangeContact, ChangePrivacy, DirectAnswer, Done, Evict, FromRouter, Push, RawEnvelope,
+            Accepted, ChangeContact, ChangePrivacy, DirectAnswer, Done, Evict, FromRouter, Push, RawEnvelope, Refusal,
             RouterReply, RouterRequest, Send, SendTo, SessionOpened, SessionPresence, TellChatState, TimelineHead,
             ToRouter,
             router_reply::Result as Reply,
@@ -75,8 +75,12 @@ pub(crate) struct Store {
     /// The version of each user's list, and its rows.
     pub(crate) contacts: HashMap<String, (u64, Vec<contacts_read::Row>)>,
     pub(crate) chat_states: Vec<TellChatState>,
+    /// Groups in which no chat states are told.
+    pub(crate) large_groups: HashSet<String>,
     pub(crate) privacy_changes: Vec<ChangePrivacy>,
     pub(crate) privacy: HashMap<String, store::Privacy>,
+    /// What sessions have set, by user.
+    pub(crate) presences: Vec<(String, Option<SessionPresence>)>,
     pub(crate) announced_presences: Vec<SessionPresence>,
     /// Of the sends that had one.
     pub(crate) headers: Vec<Header>,
@@ -314,14 +318,22 @@ impl State {
                 Reply::Done(Done {})
             }
             Op::ReadContacts(read) => self.read_contacts(&read),
-            Op::SetPresence(_) => Reply::Done(Done {}),
+            Op::SetPresence(set) => {
+                self.store.lock().presences.push((set.user, set.presence));
+                Reply::Done(Done {})
+            }
             Op::ChangePrivacy(change) => {
                 self.store.lock().privacy_changes.push(change);
                 Reply::Done(Done {})
             }
             Op::TellChatState(tell) => {
-                self.store.lock().chat_states.push(tell);
-                Reply::Done(Done {})
+                let mut store = self.store.lock();
+                let is_large = store.large_groups.contains(&tell.group);
+                store.chat_states.push(tell);
+                match is_large {
+                    true => Reply::Refusal(Refusal { code: Code::Unsupported.into(), ..Refusal::default() }),
+                    false => Reply::Done(Done {}),
+                }
             }
             Op::ReadPrivacy(read) => {
                 Reply::Privacy(self.store.lock().privacy.get(&read.user).cloned().unwrap_or_default())

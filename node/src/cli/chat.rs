@@ -314,7 +314,10 @@ fn doing(told: &ChatStateNotice) -> String {
         ChatState::Paused => "has stopped writing",
         ChatState::Gone | ChatState::Unspecified => "is not looking any more",
     };
-    format!("{} {doing}", told.from)
+    match told.group.is_empty() {
+        true => format!("{} {doing}", told.from),
+        false => format!("{} {doing} in {}", told.from, told.group),
+    }
 }
 
 pub(super) fn file(media: &Media) -> String {

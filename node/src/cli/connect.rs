@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, anyhow};
-use carillon_client::{Acknowledge, Address, Client, ClientConfig, FetchError, Trust};
+use carillon_client::{Acknowledge, Address, Client, ClientConfig, Events, FetchError, Trust};
 use carillon_proto::{UserId, pb::client::Start, tasks::Tasks};
 use clap::Args;
 
@@ -70,11 +70,22 @@ impl Connect {
         device: &str,
         work: impl AsyncFnOnce(&Client) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
+        self.ask_and_hear(config, user, device, async |client, _| work(client).await).await
+    }
+
+    /// The same, with what the service tells meanwhile.
+    pub(super) async fn ask_and_hear<T>(
+        &self,
+        config: &Config,
+        user: &UserId,
+        device: &str,
+        work: impl AsyncFnOnce(&Client, &mut Events) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
         let settings = reads_nothing(self.settings(config, user, device)?);
         let tasks = Tasks::new();
-        let (client, _) = Client::open(settings, &tasks)?;
+        let (client, mut events) = Client::open(settings, &tasks)?;
         client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
-        let done = work(&client).await;
+        let done = work(&client, &mut events).await;
         client.close().await;
         done
     }

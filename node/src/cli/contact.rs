@@ -1,5 +1,10 @@
 //! Contacts and presence, as one of their users.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
 use anyhow::anyhow;
 use carillon_client::{Client, ContactChange, Event, Events, State};
 use carillon_proto::{
@@ -8,14 +13,18 @@ use carillon_proto::{
     tasks::Tasks,
 };
 use clap::{Args, Subcommand, ValueEnum};
+use tokio::time::timeout;
 
 use super::{
     chat::printable,
     connect::{Connect, SIGN_IN, not_answered, reads_nothing},
     out,
-    table::Table,
+    table::{Table, time},
 };
 use crate::{Config, shutdown::Signals};
+
+/// How long a list waits for what contacts show.
+const TOLD_WITHIN: Duration = Duration::from_secs(3);
 
 #[derive(Args)]
 pub(super) struct Contact {
@@ -33,7 +42,7 @@ pub(super) struct Contact {
 
 #[derive(Subcommand)]
 enum What {
-    /// Lists the contacts, and who asks.
+    /// Lists the contacts, what they show or when they were last there, and who asks.
     List {
         /// One JSON object a line.
         #[arg(long)]
@@ -101,14 +110,14 @@ enum ShowName {
 impl Contact {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         let Self { user, device, connect, what } = self;
-        connect.ask(config, &user, &device, async |client| what.run(client).await).await
+        connect.ask_and_hear(config, &user, &device, async |client, events| what.run(client, events).await).await
     }
 }
 
 impl What {
-    async fn run(self, client: &Client) -> anyhow::Result<()> {
+    async fn run(self, client: &Client, events: &mut Events) -> anyhow::Result<()> {
         match self {
-            Self::List { json } => list(client, json).await,
+            Self::List { json } => list(client, events, json).await,
             Self::Add { contact, name, labels, text } => {
                 if name.is_some() || !labels.is_empty() {
                     let settings = ContactSettings { name: name.unwrap_or_default(), labels };
@@ -134,16 +143,25 @@ async fn change(client: &Client, contact: &UserId, change: ContactChange, done: 
     out::line(format_args!("contact {contact} {done}"))
 }
 
-async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
-    let mut table = Table::new(json, &["CONTACT", "NAME", "SUBSCRIPTION", "LABELS"]);
-    for contact in client.contacts().await.map_err(not_answered)? {
+async fn list(client: &Client, events: &mut Events, json: bool) -> anyhow::Result<()> {
+    let contacts = client.contacts().await.map_err(not_answered)?;
+    let seen = contacts.iter().filter(|contact| contact.to).map(|contact| contact.user.clone()).collect();
+    let presences = presences(client, events, seen).await?;
+    let mut table = Table::new(json, &["CONTACT", "NAME", "SUBSCRIPTION", "PRESENCE", "LABELS"]);
+    for contact in contacts {
         let subscription = subscription(&contact);
         let labels = contact.labels.join(", ");
-        let columns = [contact.user.clone(), printable(&contact.name), subscription.clone(), printable(&labels)];
+        let presence = presences.get(&contact.user);
+        let shown = presence.map_or_else(|| "-".to_owned(), shown);
+        let name = printable(&contact.name);
+        let columns = [contact.user.clone(), name, subscription.clone(), shown, printable(&labels)];
         let object = serde_json::json!({
             "contact": contact.user,
             "name": contact.name,
             "subscription": subscription,
+            "presence": presence.map(|presence| show_name(presence.show())),
+            "status": presence.map(|presence| &presence.status),
+            "last_seen": presence.and_then(last_seen),
             "labels": contact.labels,
             "listed": contact.listed,
             "text": contact.text,
@@ -151,6 +169,34 @@ async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
         table.row(&columns, &object)?;
     }
     table.end()
+}
+
+/// What these contacts show, as far as it is told in time.
+async fn presences(
+    client: &Client,
+    events: &mut Events,
+    mut asked: BTreeSet<String>,
+) -> anyhow::Result<BTreeMap<String, Presence>> {
+    let mut told = BTreeMap::new();
+    if asked.is_empty() {
+        return Ok(told);
+    }
+    client.hear_presence().await.map_err(not_answered)?;
+    let hearing = async {
+        while !asked.is_empty() {
+            match events.next().await {
+                Some(Event::Presence(presence)) => {
+                    asked.remove(&presence.user);
+                    told.insert(presence.user.clone(), presence);
+                }
+                Some(_) => {}
+                None => return,
+            }
+        }
+    };
+    // Without an answer nothing is said of the contact.
+    let _ = timeout(TOLD_WITHIN, hearing).await;
+    Ok(told)
 }
 
 /// In the words of RFC 6121.
@@ -207,17 +253,34 @@ async fn print_presences(events: &mut Events) -> anyhow::Error {
 }
 
 fn presence_line(presence: &Presence) -> String {
-    let show = match presence.show() {
+    let show = shown(presence);
+    match printable(&presence.status) {
+        status if status.is_empty() => format!("{} {show}", presence.user),
+        status => format!("{} {show}: {status}", presence.user),
+    }
+}
+
+fn shown(presence: &Presence) -> String {
+    match last_seen(presence) {
+        Some(time) => format!("last seen {time}"),
+        None => show_name(presence.show()).to_owned(),
+    }
+}
+
+fn show_name(show: client::Show) -> &'static str {
+    match show {
         client::Show::Unspecified => "offline",
         client::Show::Online => "online",
         client::Show::Away => "away",
         client::Show::DoNotDisturb => "do not disturb",
         client::Show::ExtendedAway => "away for longer",
-    };
-    match printable(&presence.status) {
-        status if status.is_empty() => format!("{} {show}", presence.user),
-        status => format!("{} {show}: {status}", presence.user),
     }
+}
+
+/// Of a contact that is offline, if it is known.
+fn last_seen(presence: &Presence) -> Option<String> {
+    let is_known = presence.show() == client::Show::Unspecified && presence.last_seen_ms != 0;
+    is_known.then(|| time(presence.last_seen_ms))
 }
 
 impl From<ShowName> for client::Show {

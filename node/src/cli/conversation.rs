@@ -4,7 +4,7 @@ use anyhow::bail;
 use carillon_client::{Client, ConversationList};
 use carillon_proto::{
     GroupId, Position, UserId,
-    pb::client::{Conversation, ConversationSettings, Notify, Recipient, recipient::To},
+    pb::client::{Conversation, ConversationSettings, MessageRequest, Notify, Recipient, RequestAnswer, recipient::To},
 };
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -35,12 +35,22 @@ pub(super) struct ConversationCommand {
 
 #[derive(Subcommand)]
 enum What {
-    /// Lists all conversations, and how much is unread in each.
+    /// Lists all conversations but requests, and how much is unread in each.
     List {
         /// One JSON object a line.
         #[arg(long)]
         json: bool,
     },
+    /// Lists the conversations that strangers have begun, and that are neither accepted nor declined.
+    Requests {
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Accepts what a user has begun: it is a conversation like others then. Accepts also what was declined.
+    Accept { with: UserId },
+    /// Declines what a user has begun: it is not listed, and further messages of the user do not come. The user is not told.
+    Decline { with: UserId },
     /// Marks conversations as read, up to their last message.
     Read {
         /// All of them.
@@ -115,7 +125,14 @@ impl ConversationCommand {
 impl What {
     async fn run(self, client: &Client) -> anyhow::Result<()> {
         match self {
-            Self::List { json } => list(client, json).await,
+            Self::List { json } => {
+                let mut all = client.read_conversations(None).await.map_err(not_answered)?.conversations;
+                all.retain(|conversation| conversation.request() == MessageRequest::Unspecified);
+                list(all, json)
+            }
+            Self::Requests { json } => list(client.message_requests().await.map_err(not_answered)?, json),
+            Self::Accept { with } => answer(client, &with, RequestAnswer::Accept).await,
+            Self::Decline { with } => answer(client, &with, RequestAnswer::Decline).await,
             Self::Read { all, with } => read(client, all, with).await,
             Self::Set { with, settings } => {
                 let mut named = with.into_recipients();
@@ -136,9 +153,19 @@ impl What {
     }
 }
 
-async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
+async fn answer(client: &Client, with: &UserId, answer: RequestAnswer) -> anyhow::Result<()> {
+    let found = client.answer_request(with, answer).await.map_err(not_answered)?;
+    match found.map(|conversation| conversation.request()) {
+        Some(MessageRequest::Declined) => out::line(format_args!("what {with} has begun is declined")),
+        Some(_) if answer == RequestAnswer::Decline => bail!("the conversation with {with} is no request"),
+        Some(_) => out::line(format_args!("the conversation with {with} is accepted")),
+        None => bail!("there is no conversation with {with}"),
+    }
+}
+
+fn list(conversations: Vec<Conversation>, json: bool) -> anyhow::Result<()> {
     let mut table = Table::new(json, &["CONVERSATION", "UNREAD", "MENTIONS", "READ UP TO", "SETTINGS"]);
-    for conversation in client.read_conversations(None).await.map_err(not_answered)?.conversations {
+    for conversation in conversations {
         let settings = conversation.settings.clone().unwrap_or_default();
         let read = conversation.read.map_or(0, |read| read.seq);
         let columns = [
@@ -160,6 +187,7 @@ async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
             "notify": notify(settings.notify()),
             "draft": settings.draft(),
             "marked_unread": settings.unread(),
+            "request": conversation.request() == MessageRequest::Open,
         });
         table.row(&columns, &object)?;
     }
@@ -175,7 +203,9 @@ async fn read(client: &Client, all: bool, with: With) -> anyhow::Result<()> {
     let mut marks = Vec::new();
     for conversation in &list.conversations {
         let Some(with) = conversation.with.clone() else { continue };
-        let has_unread = conversation.unread > 0 || conversation.settings.as_ref().is_some_and(|set| set.unread());
+        // Requests are read one by one.
+        let has_unread = conversation.request() == MessageRequest::Unspecified && conversation.unread > 0
+            || conversation.settings.as_ref().is_some_and(|set| set.unread());
         if if all { has_unread } else { wanted.contains(&with) } {
             marks.push((with, last(client, &list, conversation).await?));
         }

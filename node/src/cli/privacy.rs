@@ -46,7 +46,7 @@ enum What {
 #[derive(Args)]
 #[group(required = true, multiple = true)]
 struct Set {
-    /// Who may write to the user; with `contacts` also those to whom the user has written.
+    /// Who may write to the user; with `contacts` also those to whom the user has written; with `requests` what others write is a request.
     #[arg(long)]
     write: Option<Who>,
     /// Who may add the user to groups, and whose invitations reach the user.
@@ -58,11 +58,16 @@ struct Set {
     /// Who sees whether the user is online: contacts whose requests the user has accepted, or nobody.
     #[arg(long)]
     presence: Option<Who>,
+    /// Who knows when the user was last there: contacts who see its presence, or nobody; then the user does not know it of others.
+    #[arg(long)]
+    last_seen: Option<Who>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Who {
     Everyone,
+    /// For `--write` alone.
+    Requests,
     Contacts,
     Nobody,
 }
@@ -78,13 +83,14 @@ impl What {
     async fn run(self, client: &Client) -> anyhow::Result<()> {
         match self {
             Self::Show { json } => show(&client.privacy().await.map_err(not_answered)?, json),
-            Self::Set(Set { write, groups, read_marks, presence }) => {
+            Self::Set(Set { write, groups, read_marks, presence, last_seen }) => {
                 let number = |who: Option<Who>| who.map(|who| Audience::from(who).into());
                 let set = SetPrivacy {
                     write: number(write),
                     groups: number(groups),
                     read_marks: number(read_marks),
                     presence: number(presence),
+                    last_seen: number(last_seen),
                 };
                 client.set_privacy(set).await.map_err(not_answered)?;
                 out::line(format_args!("set"))
@@ -108,6 +114,7 @@ fn show(privacy: &Privacy, json: bool) -> anyhow::Result<()> {
         ("groups", settings.groups(), "everyone"),
         ("read_marks", settings.read_marks(), "everyone"),
         ("presence", settings.presence(), "contacts"),
+        ("last_seen", settings.last_seen(), "contacts"),
     ];
     let named = all.map(|(name, audience, default)| (name, audience_name(audience, default)));
     if json {
@@ -132,6 +139,7 @@ fn audience_name(audience: Audience, default: &'static str) -> &'static str {
         Audience::Everyone => "everyone",
         Audience::Contacts => "contacts",
         Audience::Nobody => "nobody",
+        Audience::Requests => "requests",
     }
 }
 
@@ -141,6 +149,7 @@ impl From<Who> for Audience {
             Who::Everyone => Self::Everyone,
             Who::Contacts => Self::Contacts,
             Who::Nobody => Self::Nobody,
+            Who::Requests => Self::Requests,
         }
     }
 }

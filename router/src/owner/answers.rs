@@ -5,17 +5,19 @@ use carillon_proto::{
     pb::{
         client::Position,
         link::{Heads, SessionOpened},
+        store::Person,
         store::ReportReason,
     },
 };
 use tokio::time::Instant;
 
 use super::{
-    Announced, Owner, contacts::ContactChanging, conversations::ConversationsAsked, done, head, privacy::PrivacyAsked,
-    reports::Reporting, scheduled::ScheduleChanging, unexpected,
+    Announced, Owner, chat_states::GroupTelling, contacts::ContactChanging, conversations::ConversationsAsked, done,
+    head, privacy::PrivacyAsked, reports::Reporting, scheduled::ScheduleChanging, unexpected,
 };
 use crate::{
     cursors::Moves,
+    departures::Departure,
     group_messages::GroupMessage,
     reply::{Answer, Failure, ReplySlot},
     send::Sending,
@@ -65,9 +67,15 @@ pub(super) enum Continuation {
     MembershipSet(u64, UserId, u64),
     /// Contacts of a user who shows something.
     Watchers(UserId, u64),
+    /// The store was told that a user was last there.
+    Departed(Box<Departure>),
+    /// When these contacts of a user were last there.
+    LastSeen(Person, Vec<Person>),
     ContactRead(Box<ContactChanging>),
     ContactChanged(Box<ContactChanging>),
     Privacy(Box<PrivacyAsked>),
+    /// Whether a member of a group may write there.
+    GroupChatState(Box<GroupTelling>),
     /// A place for a file was made in the shard of this index.
     MediaCreated(u16, ReplySlot),
     Scheduled(Box<ScheduleChanging>),
@@ -148,9 +156,12 @@ impl Owner {
             Continuation::Watchers(user, incarnation) => {
                 self.watchers_read(&user, incarnation, answer, now, time_ms);
             }
+            Continuation::Departed(departure) => self.departed(*departure, &answer, now),
+            Continuation::LastSeen(from, of) => self.last_seen_read(&from, of, answer, now, time_ms),
             Continuation::ContactRead(changing) => self.contact_read(changing, answer),
             Continuation::ContactChanged(changing) => self.contact_changed(*changing, answer, time_ms),
             Continuation::Privacy(asked) => self.privacy_answered(*asked, answer, now, time_ms),
+            Continuation::GroupChatState(telling) => self.group_chat_state_allowed(*telling, answer),
             Continuation::MediaCompleted(slot) => self.media_completed(slot, answer),
             Continuation::MediaCreated(shard, slot) => {
                 self.media_created(shard, slot, answer);

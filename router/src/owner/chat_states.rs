@@ -1,20 +1,32 @@
 //! Chat states: that a user is writing or recording. Nothing of it is stored. See docs/adr/0032-privacy.md.
 
 use carillon_proto::{
-    UserId,
+    GroupId, TimelineId, UserId,
     pb::{
-        link::{self, ChatStateTold, TellChatState, signaled::Notice},
-        store::{BlockedUser, Person, append::Admission},
+        link::{self, ChatStateTold, Signaled, TellChatState, signaled::Notice},
+        store::{self, BlockedUser, Person, append::Admission, store_request},
     },
 };
 use tokio::time::Instant;
 
-use super::{Answer, Owner, Waiter, privacy::PrivacyAsked};
+use super::{Answer, Continuation, Effect, Owner, Waiter, privacy::PrivacyAsked, unexpected};
 use crate::{
     accounts::CachedAccount,
+    group_messages::GroupContext,
     reply::{Failure, ReplySlot},
     send::RequestContext,
+    store::{StoreAnswer, StoreFailure},
 };
+
+/// Most members of a group in which chat states are told: each one costs each of the others a frame.
+const MEMBERS: u32 = 200;
+
+/// A notice on its way to the followers of a group.
+pub(super) struct GroupTelling {
+    group: GroupId,
+    told: ChatStateTold,
+    slot: ReplySlot,
+}
 
 /// A notice on its way to a user.
 pub(super) struct ChatStateTelling {
@@ -38,7 +50,7 @@ impl Owner {
         if self.register.all_sessions(&user).is_empty() {
             return self.end(slot, Ok(Answer::Done(link::Done {})));
         }
-        let told = ChatStateTold { from: from.user.clone(), state: tell.state };
+        let told = ChatStateTold { from: from.user.clone(), state: tell.state, group: String::new() };
         let telling = Box::new(ChatStateTelling { user, from, told, slot, deadline });
         match self.accounts.get(&telling.user) {
             Some(account) => self.chat_state_to(telling, &account),
@@ -72,6 +84,51 @@ impl Owner {
         let ChatStateTelling { user, told, slot, .. } = telling;
         if is_allowed && let Some(incarnation) = self.register.incarnation(&user) {
             self.signal_to(&user, incarnation, Notice::ChatState(told));
+        }
+        self.end(slot, Ok(Answer::Done(link::Done {})));
+    }
+
+    /// The followers of the group are told, if the store says that the user may write there.
+    pub(super) fn tell_group_chat_state(&mut self, tell: TellChatState, parts: GroupContext, time_ms: u64) {
+        let GroupContext { group, slot, deadline, .. } = parts;
+        let Some(from) = tell.from else { return self.refuse(slot, &Failure::Invalid("the notice is of nobody")) };
+        match UserId::new(&from.user) {
+            Ok(sender) if self.crossings.allow(sender.domain(), group.domain()) => {}
+            Ok(_) => return self.refuse(slot, &Failure::OtherDomain(group.to_string())),
+            Err(invalid) => return self.refuse(slot, &invalid.into()),
+        }
+        // Nobody is there.
+        if !self.followers.is_followed(&group) {
+            return self.end(slot, Ok(Answer::Done(link::Done {})));
+        }
+        let timeline = TimelineId::Group(group.clone());
+        let told = ChatStateTold { from: from.user.clone(), state: tell.state, group: group.as_str().to_owned() };
+        let key = Some(timeline.to_key());
+        let read = store::ReadGroup { timeline: key, reader: Some(from), writes_at_ms: time_ms };
+        let asked = Continuation::GroupChatState(Box::new(GroupTelling { group, told, slot }));
+        let shard = self.topology.shards.timeline_of(&timeline);
+        self.ask(shard, store_request::Op::ReadGroup(read), String::new(), deadline, asked);
+    }
+
+    /// To who is no member, or may not write, the answer is the same as if the others were told.
+    pub(super) fn group_chat_state_allowed(
+        &mut self,
+        telling: GroupTelling,
+        answer: Result<StoreAnswer, StoreFailure>,
+    ) {
+        let GroupTelling { group, told, slot } = telling;
+        match answer {
+            Ok(StoreAnswer::GroupRead(read)) if read.writes => {
+                if read.group.is_some_and(|group| group.members > MEMBERS) {
+                    return self.refuse(slot, &Failure::LargeGroup(MEMBERS));
+                }
+                for gateway in self.followers.of(&group) {
+                    let notice = Some(Notice::ChatState(told.clone()));
+                    self.effects.push(Effect::Signal(gateway, Signaled { notice, ..Signaled::default() }));
+                }
+            }
+            Ok(StoreAnswer::GroupRead(_)) | Err(StoreFailure::NotFound { .. } | StoreFailure::Forbidden { .. }) => {}
+            other => return self.refuse(slot, &unexpected(other)),
         }
         self.end(slot, Ok(Answer::Done(link::Done {})));
     }

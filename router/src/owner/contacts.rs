@@ -31,6 +31,10 @@ pub(super) struct ContactChanging {
 }
 
 impl ContactChanging {
+    fn makes_a_contact(&self) -> bool {
+        matches!(self.change, Change::Set(_)) || self.is_for_the_contact()
+    }
+
     fn is_for_the_contact(&self) -> bool {
         let words = [Word::Subscribe, Word::Subscribed];
         matches!(&self.change, Change::Say(said) if words.contains(&said.word()))
@@ -105,13 +109,17 @@ impl Owner {
         answer: Result<StoreAnswer, StoreFailure>,
         time_ms: u64,
     ) {
-        let ContactChanging { user, incarnation, contact, slot, .. } = changing;
+        let is_wanted = changing.makes_a_contact();
+        let ContactChanging { user, incarnation, contact, slot, deadline, .. } = changing;
         let changed = match answer {
             Ok(StoreAnswer::ContactChanged(changed)) => changed,
             Err(StoreFailure::NoRoom { detail }) => return self.refuse(slot, &Failure::NoRoom(detail)),
             other => return self.refuse(slot, &unexpected(other)),
         };
         self.contact_news_of(&user, incarnation, contact.as_str(), changed.clone(), time_ms);
+        if is_wanted && changed.changed {
+            self.accept_contact(&user, incarnation, &contact, deadline);
+        }
         match changed.contact.filter(|row| !row.untold.is_empty()) {
             Some(row) => {
                 self.effects.push(Effect::Tell(Telling { user, incarnation, contact, row, slot: Some(slot) }));

@@ -9,8 +9,9 @@ use carillon_proto::{
         link::{self, Marked, Signaled, signaled::Notice},
         store::{
             self, Allowed, BlockedUser, Conversation, ConversationRow, ConversationsMoved, ConversationsRead,
-            MarksRead, Person, ReadAllowed, ReadHead, ReadHeads, TimelineCommand, TimelineKey, UnreadOf, marks_read,
-            member::Standing, read_marks::Read, store_request, timeline_command, timeline_key::Kind,
+            MarksRead, MessageRequest, Person, ReadAllowed, ReadHead, ReadHeads, RequestAnswer, TimelineCommand,
+            TimelineKey, UnreadOf, marks_read, member::Standing, read_marks::Read, store_request, timeline_command,
+            timeline_key::Kind,
         },
     },
 };
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 use super::{Answer, Continuation, Effect, Owner, unexpected};
 use crate::{
+    accounts::CachedAccount,
     marks::{MarkMoves, Reader},
     metrics,
     reply::{Failure, ReplySlot},
@@ -128,6 +130,25 @@ impl Owner {
         let (timeline, incarnation) = (Some(key_of(&reader.user)), reader.incarnation);
         let command = timeline_command::Op::MoveMarks(store::MoveMarks { timeline, incarnation, marks });
         self.write_conversations(reader, command, waiters, deadline);
+    }
+
+    /// The user has made this one a contact: what it has begun is no request any more. Only one whose messages may be requests.
+    pub(super) fn accept_contact(&mut self, user: &UserId, incarnation: u64, contact: &UserId, deadline: Instant) {
+        let takes_requests =
+            |account: &CachedAccount| account.privacy.as_ref().is_some_and(|privacy| privacy.takes_requests());
+        if !self.accounts.get(user).is_none_or(|account| takes_requests(&account)) {
+            return;
+        }
+        let set = store::SetConversation {
+            timeline: Some(key_of(user)),
+            incarnation,
+            conversation: Some(key_of(contact)),
+            answer: RequestAnswer::Accept.into(),
+            new_epoch: Epoch::random().0,
+            ..store::SetConversation::default()
+        };
+        let (reader, slots) = (Reader { user: user.clone(), incarnation }, Vec::new());
+        self.write_conversations(reader, timeline_command::Op::SetConversation(set), slots, deadline);
     }
 
     pub(super) fn set_conversation(&mut self, set: link::SetConversation, parts: RequestContext) {
@@ -270,7 +291,7 @@ impl Owner {
     }
 
     /// Tells all sessions of the user.
-    fn tell_moved(&mut self, reader: &Reader, moved: &ConversationsMoved) {
+    pub(super) fn tell_moved(&mut self, reader: &Reader, moved: &ConversationsMoved) {
         let notice = Notice::Conversations(moved.clone());
         for (gateway, connections) in self.connections_of(&reader.user, reader.incarnation, None) {
             let connections = connections.to_vec();
@@ -284,6 +305,10 @@ impl Owner {
         let (Some(with), Some(conversation)) = (&row.conversation, &row.row) else { return };
         // An earlier owner of the name is not read by the next one.
         if row.read_id.is_empty() || conversation.read_seq < conversation.since_seq || with.kind() != Kind::Inbox {
+            return;
+        }
+        // Nor is a stranger told anything whose messages are a request.
+        if conversation.request() != MessageRequest::Unspecified {
             return;
         }
         if let Ok(user) = with.owner_str().and_then(UserId::new)
@@ -391,7 +416,7 @@ impl Owner {
         let by = asked.by.clone();
         self.reading_marks.insert(number, MarksReading { asked, allowed, marks, waits: by_shard.len(), failed: None });
         for (shard, (places, users)) in by_shard {
-            let op = store_request::Op::ReadAllowed(ReadAllowed { by: Some(by.clone()), users });
+            let op = store_request::Op::ReadAllowed(ReadAllowed { by: Some(by.clone()), users, last_seen: false });
             self.ask_of_conversations(shard, op, deadline, ConversationsAsked::Allowed(number, places));
         }
         self.end_marks(number);

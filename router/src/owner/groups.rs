@@ -43,6 +43,7 @@ impl Owner {
             Op::Send(send) => self.send_to_group(&send, parts, now, time_ms),
             Op::ChangeGroup(change) => self.change_group(*change, parts, now, time_ms),
             Op::Follow(follow) => self.follow_groups(&follow, parts),
+            Op::TellChatState(tell) => self.tell_group_chat_state(tell, parts, time_ms),
             Op::Read(read) => {
                 let reader = Person { user: read.user.clone(), incarnation: read.incarnation };
                 // Without a user the gateway reads for all its sessions that follow the group.
@@ -52,8 +53,8 @@ impl Owner {
             }
             Op::ReadGroup(link::ReadGroup { reader, .. }) => {
                 let timeline = TimelineId::Group(parts.group.clone());
-                let op =
-                    store::ReadGroup { timeline: Some(timeline.to_key()), reader: Some(reader.unwrap_or_default()) };
+                let (key, reader) = (Some(timeline.to_key()), Some(reader.unwrap_or_default()));
+                let op = store::ReadGroup { timeline: key, reader, writes_at_ms: 0 };
                 self.read_of(&timeline, store_request::Op::ReadGroup(op), parts.slot, parts.deadline);
             }
             Op::ReadMembers(link::ReadMembers { reader, others, after_user, limit, only, .. }) => {

@@ -10,6 +10,7 @@ use super::{Answer, Continuation, Effect, Owner, Waiter, appended};
 use crate::{
     accounts::CachedAccount,
     delivery::Delivery,
+    marks::Reader,
     metrics,
     reply::Failure,
     send::{RequestContext, Sending},
@@ -149,7 +150,11 @@ impl Owner {
         }
         self.watch_stored(&sending, position.seq);
         let to_oneself = sending.is_to_oneself();
-        if sending.wants_marks && !to_oneself {
+        if let Some(moved) = sending.moved.take() {
+            let (user, incarnation) = (sending.recipient.clone(), sending.recipient_incarnation);
+            self.tell_moved(&Reader { user, incarnation }, &moved);
+        }
+        if sending.wants_marks && !to_oneself && !sending.in_request {
             let (sender, message_id) = (sending.sender.clone(), sending.id.clone());
             let incarnation = sending.incarnation;
             self.undelivered.add(&sending.recipient, Undelivering { position, sender, incarnation, message_id });
@@ -210,6 +215,11 @@ impl Owner {
                 return self.refuse_send(*sending, &failure.halfway());
             }
         };
+        // Another owner of the sender is not told: its devices see the message, and read what has changed.
+        if let Some(moved) = sending.moved.take() {
+            let (user, incarnation) = (sending.sender.clone(), sending.incarnation);
+            self.tell_moved(&Reader { user, incarnation }, &moved);
+        }
         self.watch_accepted(&sending, position.seq);
         let accepted = sending.accepted(position);
         // The session that sent it learns the position from the answer.
@@ -242,6 +252,8 @@ fn placed(
                 metrics::repeat();
             }
             sending.withheld |= appended.withheld;
+            sending.in_request |= appended.request;
+            sending.moved = appended.moved;
             Ok((sending, client::Position { epoch: appended.epoch, seq: appended.seq }))
         }
         // The answer does not fit an append, which may have been carried out.

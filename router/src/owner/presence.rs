@@ -3,21 +3,25 @@
 use std::collections::BTreeMap;
 
 use carillon_proto::{
-    LeaseId, Level, UserId,
+    LeaseId, Level, ShardId, UserId,
     pb::{
         client::{Presence, Show},
         link::{self, ContactNews, Presences, Probe, SessionPresence, SetPresence, Signaled, signaled::Notice},
-        store::{Person, ReadContacts, store_request},
+        store::{
+            Allowed, BlockedUser, DeleteSession, Person, ReadAllowed, ReadContacts, directory_command, store_request,
+        },
     },
 };
 use tokio::time::Instant;
 
 use super::{Answer, Continuation, Effect, Owner, READ_USER};
 use crate::{
+    departures::Departure,
     presence::{Current, Shown, shown},
     reply::Failure,
     said::Said,
     send::RequestContext,
+    session::Session,
     store::{StoreAnswer, StoreFailure},
 };
 
@@ -25,6 +29,9 @@ use crate::{
 const PRESENCES: usize = 128;
 const PRESENCE_BYTES: usize = 16 * 1024;
 const MAX_STATUS_BYTES: usize = 1024;
+/// Most users about whom one read asks.
+const ALLOWED: usize = 256;
+const LAST_SEEN_MS: u64 = 60_000;
 
 impl Owner {
     pub(super) fn set_presence(&mut self, set: SetPresence, parts: RequestContext, now: Instant) {
@@ -49,9 +56,9 @@ impl Owner {
     pub(crate) fn presence_settles(&mut self, now: Instant) {
         for (user, moved) in self.register.take_touched() {
             let incarnation = self.register.incarnation(&user);
-            let shown = shown(self.register.all_sessions(&user));
+            let current = self.current(&user);
             match incarnation {
-                Some(incarnation) => self.presences.touch(&user, incarnation, shown.as_ref(), moved, now),
+                Some(incarnation) => self.presences.touch(&user, incarnation, &current, moved, now),
                 None => self.presences.gone(&user, now),
             }
         }
@@ -59,10 +66,11 @@ impl Owner {
 
     /// When `look_at_presences` is due.
     pub(crate) fn presences_due(&self) -> Option<Instant> {
-        self.presences.due()
+        [self.presences.due(), self.departures.due()].into_iter().flatten().min()
     }
 
-    pub(crate) fn look_at_presences(&mut self, now: Instant) {
+    pub(crate) fn look_at_presences(&mut self, now: Instant, time_ms: u64) {
+        self.tell_departures(now, time_ms);
         let (users, again) = self.presences.take_due(now);
         self.effects.extend(again.into_iter().map(Effect::Say));
         for user in users {
@@ -83,9 +91,41 @@ impl Owner {
         }
     }
 
+    /// The store learns when users were last there whose gateway has ended, unless they have come back.
+    fn tell_departures(&mut self, now: Instant, time_ms: u64) {
+        for departure in self.departures.take_due(now) {
+            if !self.register.all_sessions(&departure.user).is_empty() {
+                continue;
+            }
+            let Session { device, lease, connection, generation, .. } = &departure.session;
+            let ago = now.saturating_duration_since(departure.at).as_millis() as u64;
+            let delete = DeleteSession {
+                user: departure.user.as_str().to_owned(),
+                device: device.to_string(),
+                lease: lease.0,
+                connection: *connection,
+                time_ms: time_ms.saturating_sub(ago),
+                generation: *generation,
+            };
+            let (user, op) = (departure.user.clone(), directory_command::Op::DeleteSession(delete));
+            self.directory_write(&user, op, now + READ_USER, Continuation::Departed(Box::new(departure)));
+        }
+    }
+
+    pub(super) fn departed(&mut self, departure: Departure, answer: &Result<StoreAnswer, StoreFailure>, now: Instant) {
+        if answer.is_err() {
+            self.departures.failed(departure, now);
+        }
+    }
+
     fn current(&self, user: &UserId) -> Current {
         let sessions = self.register.all_sessions(user);
-        Current { shown: shown(sessions), has_sessions: !sessions.is_empty(), all_announced: self.missing() == 0 }
+        Current {
+            shown: shown(sessions),
+            hears: sessions.iter().any(|session| session.presence.is_some()),
+            has_sessions: !sessions.is_empty(),
+            all_announced: self.missing() == 0,
+        }
     }
 
     pub(super) fn watchers_read(
@@ -112,13 +152,17 @@ impl Owner {
         };
         if telling.tells {
             let shown = current.shown.as_ref().filter(|_| !read.hidden);
-            self.tell_presence(user, shown, people(|row| row.from), time_ms);
+            let last_seen_ms =
+                telling.last_seen.map_or(0, |ago| last_seen(time_ms.saturating_sub(ago.as_millis() as u64)));
+            let presence = Presence { last_seen_ms, ..self.presence(user.as_str(), shown, time_ms) };
+            self.tell(presence, people(|row| row.from));
         }
         if telling.probes {
             let from = Some(Person { user: user.as_str().to_owned(), incarnation });
             let of = people(|row| row.to);
             if !of.is_empty() {
-                self.effects.push(Effect::Say(Said::Probe(Probe { from, of })));
+                let last_seen = telling.probes_last_seen;
+                self.effects.push(Effect::Say(Said::Probe(Probe { from, of, last_seen })));
             }
             // Whatever was missed of the list shows by its version.
             let version = ContactNews { before: read.version, version: read.version, ..ContactNews::default() };
@@ -126,14 +170,18 @@ impl Owner {
         }
         for from in telling.asking {
             let of = vec![Person { user: user.as_str().to_owned(), incarnation }];
-            self.probed(Probe { from: Some(from), of }, now, time_ms);
+            self.probed(Probe { from: Some(from), of, last_seen: true }, now, time_ms);
         }
     }
 
     pub(super) fn tell_presence(&mut self, user: &UserId, shown: Option<&Shown>, to: Vec<Person>, time_ms: u64) {
+        let presence = self.presence(user.as_str(), shown, time_ms);
+        self.tell(presence, to);
+    }
+
+    fn tell(&mut self, presence: Presence, to: Vec<Person>) {
         if !to.is_empty() {
-            let presences = vec![self.presence(user.as_str(), shown, time_ms)];
-            self.effects.push(Effect::Say(Said::Presences(Presences { presences, to })));
+            self.effects.push(Effect::Say(Said::Presences(Presences { presences: vec![presence], to })));
         }
     }
 
@@ -174,8 +222,14 @@ impl Owner {
             let Ok(user) = UserId::new(user) else { continue };
             let hears = |presence: &&Presence| !self.presences.blocks(&user, &presence.user);
             let heard = presences.iter().filter(hears).count();
-            if heard < presences.len() {
-                let presences: Vec<_> = presences.iter().filter(hears).cloned().collect();
+            let says_last_seen = presences.iter().any(|presence| presence.last_seen_ms != 0);
+            let hides = says_last_seen && self.presences.hides_last_seen(&user);
+            if heard < presences.len() || hides {
+                let as_heard = |presence: &Presence| match hides {
+                    true => Presence { last_seen_ms: 0, ..presence.clone() },
+                    false => presence.clone(),
+                };
+                let presences: Vec<_> = presences.iter().filter(hears).map(as_heard).collect();
                 if !presences.is_empty() {
                     let to = vec![Person { user: user.as_str().to_owned(), incarnation: *incarnation }];
                     self.presences_told(Presences { presences, to });
@@ -194,37 +248,90 @@ impl Owner {
         }
     }
 
-    fn probed(&mut self, Probe { from, of }: Probe, now: Instant, time_ms: u64) {
+    fn probed(&mut self, Probe { from, of, last_seen }: Probe, now: Instant, time_ms: u64) {
         let Some(from) = from else { return };
         let is_known = self.missing() == 0;
-        let (mut presences, mut bytes, mut unknown) = (Vec::new(), 0, Vec::new());
+        let (mut presences, mut unknown, mut offline) = (Vec::new(), Vec::new(), Vec::new());
         for contact in of {
-            let Ok(user) = UserId::new(&contact.user) else { continue };
-            let shown = match self.presences.may_see(&user, contact.incarnation, &from, now) {
-                Some(true) => shown(self.register.sessions(&user, contact.incarnation)),
-                Some(false) => None,
+            match self.shown_to(&contact, &from, now) {
                 // Answered when that is known.
-                None => continue,
-            };
-            if shown.is_none() && !is_known {
-                unknown.push(contact);
-                continue;
+                None => {}
+                Some(None) if !is_known => unknown.push(contact),
+                Some(None) if last_seen => offline.push(contact),
+                Some(shown) => presences.push(self.presence(&contact.user, shown.as_ref(), time_ms)),
             }
-            let presence = self.presence(&contact.user, shown.as_ref(), time_ms);
+        }
+        self.answer_probe(&from, presences);
+        self.read_last_seen(&from, offline, now);
+        if !unknown.is_empty() {
+            self.presences.unsaid(Said::Probe(Probe { from: Some(from), of: unknown, last_seen }), now);
+        }
+    }
+
+    /// What the contact shows to the user who asks; `None`: it is not known yet, or there is no such contact.
+    fn shown_to(&mut self, contact: &Person, from: &Person, now: Instant) -> Option<Option<Shown>> {
+        let user = UserId::new(&contact.user).ok()?;
+        Some(match self.presences.may_see(&user, contact.incarnation, from, now)? {
+            true => shown(self.register.sessions(&user, contact.incarnation)),
+            false => None,
+        })
+    }
+
+    fn answer_probe(&mut self, from: &Person, presences: Vec<Presence>) {
+        let (mut part, mut bytes) = (Vec::new(), 0);
+        for presence in presences {
             bytes += presence.status.len() + presence.user.len() + 32;
-            presences.push(presence);
-            if presences.len() >= PRESENCES || bytes >= PRESENCE_BYTES {
-                let (presences, to) = (std::mem::take(&mut presences), vec![from.clone()]);
-                self.effects.push(Effect::Say(Said::Presences(Presences { presences, to })));
+            part.push(presence);
+            if part.len() >= PRESENCES || bytes >= PRESENCE_BYTES {
+                let presences = std::mem::take(&mut part);
+                self.effects.push(Effect::Say(Said::Presences(Presences { presences, to: vec![from.clone()] })));
                 bytes = 0;
             }
         }
-        if !presences.is_empty() {
-            self.effects.push(Effect::Say(Said::Presences(Presences { presences, to: vec![from.clone()] })));
+        if !part.is_empty() {
+            self.effects.push(Effect::Say(Said::Presences(Presences { presences: part, to: vec![from.clone()] })));
         }
-        if !unknown.is_empty() {
-            self.presences.unsaid(Said::Probe(Probe { from: Some(from), of: unknown }), now);
+    }
+
+    /// Contacts who are offline: the store knows when they were last there, and whether the one who asks may know it.
+    fn read_last_seen(&mut self, from: &Person, offline: Vec<Person>, now: Instant) {
+        let mut by_shard: BTreeMap<ShardId, Vec<Person>> = BTreeMap::new();
+        for contact in offline {
+            let Ok(user) = UserId::new(&contact.user) else { continue };
+            by_shard.entry(self.topology.shards.directory_of(&user)).or_default().push(contact);
         }
+        let by = BlockedUser { user: from.user.clone(), incarnation: from.incarnation };
+        for (shard, contacts) in by_shard {
+            for of in contacts.chunks(ALLOWED) {
+                let users = of.iter().map(|contact| contact.user.clone()).collect();
+                let op = store_request::Op::ReadAllowed(ReadAllowed { by: Some(by.clone()), users, last_seen: true });
+                let asked = Continuation::LastSeen(from.clone(), of.to_vec());
+                self.ask(shard, op, String::new(), now + READ_USER, asked);
+            }
+        }
+    }
+
+    pub(super) fn last_seen_read(
+        &mut self,
+        from: &Person,
+        of: Vec<Person>,
+        answer: Result<StoreAnswer, StoreFailure>,
+        now: Instant,
+        time_ms: u64,
+    ) {
+        // Without an answer they are offline all the same.
+        let allowed = match answer {
+            Ok(StoreAnswer::AllowedRead(read)) if read.allowed.len() == of.len() => read.allowed,
+            _ => vec![Allowed::default(); of.len()],
+        };
+        let mut presences = Vec::with_capacity(of.len());
+        for (contact, Allowed { last_seen_ms, .. }) in of.into_iter().zip(allowed) {
+            // It may have come back meanwhile.
+            let Some(shown) = self.shown_to(&contact, from, now) else { continue };
+            let last_seen_ms = if shown.is_none() { last_seen_ms } else { 0 };
+            presences.push(Presence { last_seen_ms, ..self.presence(&contact.user, shown.as_ref(), time_ms) });
+        }
+        self.answer_probe(from, presences);
     }
 
     /// A row of the user's list has changed: the user's sessions are told, and the contact, if it sees the user from now on or no
@@ -255,7 +362,12 @@ impl Owner {
     }
 }
 
-/// `None`: nothing.
+/// `None`: nothing, and the session does not want to know what others show.
 pub(super) fn shows(presence: Option<SessionPresence>) -> Option<Box<SessionPresence>> {
-    presence.filter(|presence| !matches!(presence.show(), Show::Unspecified)).map(Box::new)
+    presence.filter(|presence| !matches!(presence.show(), Show::Unspecified) || presence.hears).map(Box::new)
+}
+
+/// As it is told: no more exactly than the store keeps it.
+fn last_seen(time_ms: u64) -> u64 {
+    time_ms - time_ms % LAST_SEEN_MS
 }

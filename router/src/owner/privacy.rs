@@ -8,8 +8,8 @@ use carillon_proto::{
             self, Marked, Presences, PrivacyNews, change_privacy::Change as Asked, privacy_news::What, signaled::Notice,
         },
         store::{
-            Allowed, AllowedRead, BlockedUser, ChangePrivacy, Contact, ContactChanged, Person, PrivacyChanged,
-            ReadAllowed, ReadPrivacy, User, change_privacy::Change, directory_command, store_request,
+            Allowed, AllowedRead, Audience, BlockedUser, ChangePrivacy, Contact, ContactChanged, Person,
+            PrivacyChanged, ReadAllowed, ReadPrivacy, User, change_privacy::Change, directory_command, store_request,
         },
     },
 };
@@ -151,6 +151,9 @@ impl Owner {
             self.block_presence(&user, incarnation, name, is_blocked, &contact, time_ms);
             self.contact_news_of(&user, incarnation, name, contact, time_ms);
         }
+        if let Some(What::Settings(settings)) = &what {
+            self.presences.set_hides_last_seen(&user, settings.last_seen() == Audience::Nobody);
+        }
         // Who may see the user, and whom the user sees, is read anew.
         self.presences.asks_again(&user, now);
         if version != before {
@@ -215,7 +218,7 @@ impl Owner {
     }
 
     pub(super) fn read_allowed(&mut self, by: BlockedUser, user: &UserId, deadline: Instant, asked: PrivacyAsked) {
-        let read = ReadAllowed { by: Some(by), users: vec![user.as_str().to_owned()] };
+        let read = ReadAllowed { by: Some(by), users: vec![user.as_str().to_owned()], last_seen: false };
         let shard = self.topology.shards.directory_of(user);
         let op = store_request::Op::ReadAllowed(read);
         self.ask(shard, op, String::new(), deadline, Continuation::Privacy(Box::new(asked)));

@@ -133,7 +133,13 @@ impl Owner {
         self.register.missing(self.topology.gateways(), self.topology.ring.version())
     }
 
-    pub(super) fn close_session(&mut self, session: &store::Session, parts: RequestContext, now: Instant) {
+    pub(super) fn close_session(
+        &mut self,
+        session: &store::Session,
+        parts: RequestContext,
+        now: Instant,
+        time_ms: u64,
+    ) {
         let RequestContext { user, slot, deadline, .. } = parts;
         let (gateway, connection) = (LeaseId(session.lease), session.connection);
         self.watch_signed_out(&user, session, "");
@@ -154,6 +160,8 @@ impl Owner {
             device: session.device.clone(),
             lease: session.lease,
             connection,
+            time_ms,
+            generation: session.generation,
         };
         let op = directory_command::Op::DeleteSession(delete);
         self.directory_write(

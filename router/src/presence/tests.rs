@@ -4,7 +4,7 @@ use carillon_proto::pb::link::SessionPresence;
 use super::*;
 
 fn session(priority: i32, show: Show, status: &str) -> Session {
-    let presence = SessionPresence { show: show.into(), status: status.to_owned(), priority };
+    let presence = SessionPresence { show: show.into(), status: status.to_owned(), priority, hears: false };
     Session {
         device: "a".into(),
         lease: LeaseId(1),

@@ -160,7 +160,7 @@ fn repeated() -> Result<StoreAnswer, StoreFailure> {
         seq: 1,
         first_envelope: Bytes::from_static(b"e"),
         incarnation: 0,
-        withheld: false,
+        ..Appended::default()
     }))
 }
 

@@ -66,6 +66,12 @@ pub(crate) fn admit_directory(
         // The node reports it again when the level has risen.
         node.zone.clear();
     }
+    if level < Level::GROUPS
+        && let Some(DirectoryOp::DeleteSession(delete)) = &mut command.op
+    {
+        // Below level 7 it is not kept when a user was last there.
+        (delete.time_ms, delete.generation) = (0, 0);
+    }
     check_level(command.op.as_ref().map(directory_level), level)?;
     Ok(command.encode_to_vec().into())
 }

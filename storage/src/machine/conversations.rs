@@ -3,8 +3,9 @@
 use std::io;
 
 use carillon_proto::pb::store::{
-    Conversation, ConversationRow, ConversationSettings, ConversationsRead, MarksRead, ReadConversations, ReadMarks,
-    SetConversation, TimelineKey, UnreadOf, marks_read, read_marks::Read, timeline_key::Kind,
+    Conversation, ConversationRow, ConversationSettings, ConversationsRead, MarksRead, MessageRequest,
+    ReadConversations, ReadMarks, RequestAnswer, SetConversation, TimelineKey, UnreadOf, marks_read, read_marks::Read,
+    timeline_key::Kind,
 };
 use carillon_proto::pb::store::{Membership, member::Standing};
 use prost::Message;
@@ -14,7 +15,7 @@ use super::{
     annotations::{self, ReadBy},
     broken,
     groups::Readable,
-    keys::{self, Cursor, GroupCursor, Stored},
+    keys::{self, ConversationNumbers, Cursor, GroupCursor, Stored},
     timeline::TimelineState,
     timeline_reader::load,
 };
@@ -78,6 +79,17 @@ pub(super) fn set(settings: &mut ConversationSettings, op: &SetConversation) {
     settings.unread = unread.unwrap_or(settings.unread);
 }
 
+/// What the owner of the inbox makes of a request.
+pub(super) fn answered(request: MessageRequest, answer: RequestAnswer) -> MessageRequest {
+    match (request, answer) {
+        (_, RequestAnswer::Unspecified) => request,
+        (_, RequestAnswer::Accept) | (MessageRequest::Unspecified, RequestAnswer::Decline) => {
+            MessageRequest::Unspecified
+        }
+        (MessageRequest::Open | MessageRequest::Declined, RequestAnswer::Decline) => MessageRequest::Declined,
+    }
+}
+
 pub(super) fn decode(value: &[u8]) -> io::Result<Conversation> {
     Conversation::decode(value).map_err(|_| broken("row of a conversation"))
 }
@@ -119,13 +131,13 @@ impl TimelineReader {
             return Ok(ConversationsRead { complete: true, ..ConversationsRead::default() });
         };
         let newest = view.get(&keys::conversations_version(inbox.number))?;
-        let newest = newest.map_or(Ok(0), |value| keys::number_of(&value))?;
+        let newest = newest.map(|value| ConversationNumbers::decode(&value)).transpose()?.unwrap_or_default().version;
         let limit = if op.limit == 0 { MAX_ROWS } else { MAX_ROWS.min(op.limit as usize) };
         let changes = op.epoch == inbox.epoch && op.since <= newest && op.since > 0;
         let mut page = Page { inbox, rows: Vec::new(), bytes: 0, limit };
         let complete = match changes {
             true => page.changes(&view, op.since)?,
-            false => page.all(&view, op.after.as_ref())?,
+            false => page.all(&view, op.after.as_ref(), op.declined)?,
         };
         let last = page.rows.last().and_then(|row| row.row.as_ref()).map(|row| row.version);
         let version = if changes && !complete { last.unwrap_or(newest) } else { newest };
@@ -178,8 +190,8 @@ impl Page {
         Ok(true)
     }
 
-    /// All after this one.
-    fn all(&mut self, view: &TimelineView<'_>, after: Option<&TimelineKey>) -> io::Result<bool> {
+    /// All after this one; with those that the user has `declined`, or without.
+    fn all(&mut self, view: &TimelineView<'_>, after: Option<&TimelineKey>, declined: bool) -> io::Result<bool> {
         let number = self.inbox.number;
         let (begin, end) = keys::conversations_of(number, Kind::Inbox).into_inner();
         let begin = after.map_or(begin, |after| keys::after(&keys::conversation(number, after)));
@@ -187,8 +199,9 @@ impl Page {
         for row in with_users.into_iter().flat_map(|rows| view.range(rows)) {
             let (key, value) = row?;
             let row = decode(&value)?;
+            let is_unwanted = !declined && row.request() == MessageRequest::Declined;
             // Nothing but what was withheld.
-            if row.last_seq == 0 && row.version == 0 {
+            if row.last_seq == 0 && row.version == 0 || is_unwanted {
                 continue;
             }
             if !self.push(keys::conversation_of(&key)?.1, row) {
@@ -225,7 +238,11 @@ fn mark(view: &TimelineView<'_>, op: &Read) -> io::Result<Option<marks_read::Mar
         return mark_in_group(view, &inbox, with, row.unwrap_or_default()).map(Some);
     }
     // What an earlier owner of the name has said is not told to the next one.
-    let Some(row) = row.filter(|row| row.peer_incarnation == op.peer_incarnation) else { return Ok(None) };
+    // Nor is anything told to a stranger whose messages are a request.
+    let is_told = |row: &Conversation| {
+        row.peer_incarnation == op.peer_incarnation && row.request() == MessageRequest::Unspecified
+    };
+    let Some(row) = row.filter(is_told) else { return Ok(None) };
     let delivered = devices(view, &inbox)?.into_iter().map(|(_, cursor)| cursor.seq).max().unwrap_or(0);
     let is_with = |envelope: &Said| envelope.is_with(&timeline.owner, &with.owner);
     let last_of = |upto: u64| -> io::Result<String> {

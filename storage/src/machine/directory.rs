@@ -24,6 +24,9 @@ use super::{
 };
 use crate::engine::{Changes, sled::DirectoryShard};
 
+/// When a user was last there is kept to the minute: a device that comes and goes each second changes it once a minute.
+const LAST_SEEN_MS: u64 = 60_000;
+
 pub(crate) struct DirectoryMachine {
     shard: DirectoryShard,
     registry: Registry,
@@ -296,10 +299,35 @@ impl Batch<'_> {
     fn delete_session(&mut self, op: &DeleteSession) -> io::Result<Outcome> {
         let key = keys::session(&op.user, &op.device);
         let existing = self.get::<Session>(&key, "session")?;
-        if existing.is_some_and(|existing| (existing.lease, existing.connection) == (op.lease, op.connection)) {
+        let is_it = |existing: &Session| (existing.lease, existing.connection) == (op.lease, op.connection);
+        let session = existing.filter(is_it);
+        if session.is_some() {
             self.changes.delete(key);
         }
+        match session {
+            // The last command counts, not the highest time: a clock that was ahead does no lasting harm.
+            _ if op.time_ms != 0 => self.note_last_seen(&op.user, op.generation, |_| op.time_ms)?,
+            // Nobody has seen how it ended: it is known when it began.
+            Some(Session { generation, since_ms, .. }) if self.reading.level >= Level::GROUPS => {
+                self.note_last_seen(&op.user, generation, |before| since_ms.max(before))?;
+            }
+            _ => {}
+        }
         Ok(done())
+    }
+
+    /// A session of this generation has ended. `when`: by the time that was noted before.
+    fn note_last_seen(&mut self, user: &str, generation: u64, when: impl Fn(u64) -> u64) -> io::Result<()> {
+        let key = keys::account(user);
+        // A session that is older than the account was of the name's previous owner.
+        let is_of_it = |account: &Account| !account.deleted && generation >= account.incarnation;
+        let Some(account) = self.get::<Account>(&key, "account")?.filter(is_of_it) else { return Ok(()) };
+        let time_ms = when(account.last_seen_ms);
+        let last_seen_ms = time_ms - time_ms % LAST_SEEN_MS;
+        if last_seen_ms != 0 && last_seen_ms != account.last_seen_ms {
+            self.changes.put(key, Account { last_seen_ms, ..account }.encode_to_vec());
+        }
+        Ok(())
     }
 
     pub(super) fn get<M: Message + Default>(&self, key: &[u8], what: &str) -> io::Result<Option<M>> {

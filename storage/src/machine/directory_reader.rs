@@ -126,7 +126,7 @@ impl DirectoryReader {
             let (key, value) = record?;
             let Session { user, device, lease, connection, .. } = decode(&value, "session")?;
             if has_ended(lease) {
-                found.push(DeleteSession { user, device, lease, connection });
+                found.push(DeleteSession { user, device, lease, connection, ..DeleteSession::default() });
             }
             if found.len() == limit || looked_at + 1 == LOOKED_AT {
                 return Ok((found, key.to_vec()));

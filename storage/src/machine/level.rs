@@ -89,6 +89,7 @@ impl Reading {
 pub(crate) fn directory_level(op: &DirectoryOp) -> Level {
     match op {
         DirectoryOp::PutSession(op) if op.session.as_ref().is_some_and(is_numbered) => Level::ATTEMPTS,
+        DirectoryOp::DeleteSession(op) if op.time_ms != 0 || op.generation != 0 => Level::GROUPS,
         DirectoryOp::PutAccount(_)
         | DirectoryOp::DeleteAccount(_)
         | DirectoryOp::PutSession(_)

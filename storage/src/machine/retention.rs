@@ -4,7 +4,7 @@
 use std::io;
 
 use carillon_proto::pb::store::{
-    Conversation, Membership, Trim, member::Standing, sweep_conversations::Seen as SeenConversation,
+    Conversation, Membership, MessageRequest, Trim, member::Standing, sweep_conversations::Seen as SeenConversation,
     sweep_cursors::Seen, sweep_memberships::Seen as SeenMembership,
 };
 use prost::Message as _;
@@ -164,8 +164,10 @@ pub(crate) fn ended(
             None => first_of(view, number)?,
         };
         inbox = Some((number, first));
-        // A conversation in a group ends with the membership.
-        if row.last_seq != 0 && row.settings.is_none() && first.is_none_or(|first| row.last_seq < first) {
+        // A conversation in a group ends with the membership, and one that was declined with the inbox.
+        let is_declined = row.request() == MessageRequest::Declined;
+        if row.last_seq != 0 && !is_declined && row.settings.is_none() && first.is_none_or(|first| row.last_seq < first)
+        {
             let Conversation { last_seq, version, .. } = row;
             ended.push(SeenConversation { number, conversation: Some(with), last_seq, version });
         }

@@ -31,7 +31,7 @@ use carillon_proto::{
 };
 
 pub(crate) use self::state::TimelineState;
-use self::{annotations::Kept, outbox::OutboxCounts, state::CachedTimeline};
+use self::{annotations::Kept, conversations::Conversed, outbox::OutboxCounts, state::CachedTimeline};
 use super::{
     EntryCommands, Machine, Outcome, Record, TimelineReader, broken,
     keys::{self, RowBytes, Stored},
@@ -250,13 +250,14 @@ impl Batch<'_> {
         }
         // A timeline of another owner is neither read nor continued.
         let held = before.filter(|before| before.state.number != 0 && before.state.incarnation == incarnation);
-        if let Some(first) = self.repeated(held.as_ref(), &duplicate)? {
-            return Ok(first);
+        let admission = privacy::admission(op)?;
+        if let Some(Outcome::Appended(first)) = self.repeated(held.as_ref(), &duplicate)? {
+            let request = self.is_in_request(held.as_ref(), op, admission)?;
+            return Ok(Outcome::Appended(Appended { request, ..first }));
         }
         if op.only_repeat {
             return Ok(rejected(Reason::NotFound, "the message is not in the timeline"));
         }
-        let admission = privacy::admission(op)?;
         if !self.follows(held.as_ref(), op)? && (is_group || !self.follows_withheld(held.as_ref(), op, admission)?) {
             return Ok(rejected(Reason::OutOfOrder, "the message that this one follows is not in the timeline"));
         }
@@ -286,11 +287,11 @@ impl Batch<'_> {
                 CachedTimeline::new(self.create(key.clone(), op.new_epoch, op.incarnation)?)
             }
         };
-        let header = match is_group {
-            true if about_another => held.header(true),
-            true => held.count(),
+        let Conversed { header, in_request, moved } = match is_group {
+            true if about_another => Conversed { header: held.header(true), ..Conversed::default() },
+            true => Conversed { header: held.count(), ..Conversed::default() },
             false => match self.converse(op, admission, &duplicate, &held.state)? {
-                Ok(header) => header,
+                Ok(conversed) => conversed,
                 Err(kept_out) => {
                     self.touched.insert(key, Some(held));
                     return Ok(kept_out);
@@ -299,7 +300,10 @@ impl Batch<'_> {
         };
         let header = RecordHeader { message: kept.header, ..header };
         let envelope = kept.envelope.as_ref().unwrap_or(&op.envelope);
-        Ok(self.record(key, held, duplicate, header, envelope))
+        match self.record(key, held, duplicate, header, envelope) {
+            Outcome::Appended(appended) => Ok(Outcome::Appended(Appended { request: in_request, moved, ..appended })),
+            other => Ok(other),
+        }
     }
 
     /// The first answer to what has this duplicate key, if it is in the timeline.

@@ -51,6 +51,7 @@ fn group_read(standing: Standing, since: u64, last: u64) -> Reply {
         incarnation: 0,
         head: Some(group_head(last)),
         reader: Some(reader),
+        writes: false,
     }))
 }
 

@@ -8,8 +8,8 @@ use carillon_proto::pb::{
 use crate::conversation::{Ask, ChatStateAsk, ChatStateTell};
 
 impl From<SetChatState> for Ask {
-    fn from(SetChatState { request, to, state }: SetChatState) -> Self {
-        Self::ChatState(Box::new(ChatStateAsk { request, to, state }))
+    fn from(SetChatState { request, to, state, group }: SetChatState) -> Self {
+        Self::ChatState(Box::new(ChatStateAsk { request, to, group, state }))
     }
 }
 
@@ -17,7 +17,9 @@ impl From<ChatStateTell> for Body {
     fn from(told: ChatStateTell) -> Self {
         match told {
             ChatStateTell::Done { request } => Self::Done(Done { request }),
-            ChatStateTell::Told(ChatStateTold { from, state }) => Self::ChatState(ChatStateNotice { from, state }),
+            ChatStateTell::Told(ChatStateTold { from, state, group }) => {
+                Self::ChatState(ChatStateNotice { from, state, group })
+            }
         }
     }
 }

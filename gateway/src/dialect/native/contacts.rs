@@ -32,8 +32,8 @@ impl From<ReadContacts> for Ask {
 }
 
 impl From<SetPresence> for Ask {
-    fn from(SetPresence { request, show, status, priority }: SetPresence) -> Self {
-        let presence = SessionPresence { show, status, priority };
+    fn from(SetPresence { request, show, status, priority, hears }: SetPresence) -> Self {
+        let presence = SessionPresence { show, status, priority, hears };
         Self::Contact(Box::new(ContactAsk { request, what: ContactQuery::Show(presence) }))
     }
 }

@@ -31,7 +31,7 @@ impl From<MoveMarks> for Ask {
 }
 
 impl From<SetConversation> for Ask {
-    fn from(SetConversation { request, with, settings }: SetConversation) -> Self {
+    fn from(SetConversation { request, with, settings, answer }: SetConversation) -> Self {
         let ConversationSettings { pinned, archived, muted_until_ms, notify, draft, unread } =
             settings.unwrap_or_default();
         let set = store::SetConversation {
@@ -42,6 +42,8 @@ impl From<SetConversation> for Ask {
             notify,
             draft,
             unread,
+            // Answers have the same numbers.
+            answer,
             ..store::SetConversation::default()
         };
         ask(request, ConversationQuery::Set(set))
@@ -97,6 +99,8 @@ fn told(row: ConversationRow, epoch: u64) -> Option<Conversation> {
         version: row.version,
         settings: row.settings.map(told_settings),
         mentions,
+        // They have the same numbers.
+        request: row.request,
     })
 }
 
@@ -128,4 +132,30 @@ pub(super) fn told_marked(marked: Marked) -> Marks {
     let Marked { by, read_id, delivered_id, .. } = marked;
     let mark = UserMark { user: by, read_id, delivered_id, ..UserMark::default() };
     Marks { marks: vec![mark], ..Marks::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_proto::pb::client::{MessageRequest, RequestAnswer};
+
+    use super::store;
+
+    #[test]
+    fn requests_and_answers_have_the_numbers_that_the_store_knows() {
+        for (request, stored) in [
+            (MessageRequest::Unspecified, store::MessageRequest::Unspecified),
+            (MessageRequest::Open, store::MessageRequest::Open),
+            (MessageRequest::Declined, store::MessageRequest::Declined),
+        ] {
+            assert_eq!(i32::from(request), i32::from(stored));
+        }
+        for (answer, stored) in [
+            (RequestAnswer::Unspecified, store::RequestAnswer::Unspecified),
+            (RequestAnswer::Accept, store::RequestAnswer::Accept),
+            (RequestAnswer::Decline, store::RequestAnswer::Decline),
+        ] {
+            assert_eq!(i32::from(answer), i32::from(stored));
+        }
+        assert!(MessageRequest::try_from(3).is_err() && RequestAnswer::try_from(3).is_err());
+    }
 }

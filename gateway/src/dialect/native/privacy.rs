@@ -15,8 +15,8 @@ impl From<PrivacyRequest> for Ask {
     fn from(PrivacyRequest { request, change }: PrivacyRequest) -> Self {
         let change = change.map(|change| match change {
             // Audiences have the same numbers.
-            Change::Set(SetPrivacy { write, groups, read_marks, presence }) => {
-                PrivacyChange::Set(store::SetPrivacy { write, groups, read_marks, presence })
+            Change::Set(SetPrivacy { write, groups, read_marks, presence, last_seen }) => {
+                PrivacyChange::Set(store::SetPrivacy { write, groups, read_marks, presence, last_seen })
             }
             Change::Block(user) => PrivacyChange::Block(user),
             Change::Unblock(user) => PrivacyChange::Unblock(user),
@@ -57,8 +57,8 @@ fn told_news(link::PrivacyNews { before, version, what }: link::PrivacyNews) -> 
 }
 
 fn told_settings(settings: store::PrivacySettings) -> PrivacySettings {
-    let store::PrivacySettings { write, groups, read_marks, presence } = settings;
-    PrivacySettings { write, groups, read_marks, presence }
+    let store::PrivacySettings { write, groups, read_marks, presence, last_seen } = settings;
+    PrivacySettings { write, groups, read_marks, presence, last_seen }
 }
 
 #[cfg(test)]
@@ -72,9 +72,10 @@ mod tests {
             (Audience::Everyone, super::store::Audience::Everyone),
             (Audience::Contacts, super::store::Audience::Contacts),
             (Audience::Nobody, super::store::Audience::Nobody),
+            (Audience::Requests, super::store::Audience::Requests),
         ] {
             assert_eq!(i32::from(audience), i32::from(stored));
         }
-        assert!(Audience::try_from(4).is_err());
+        assert!(Audience::try_from(5).is_err());
     }
 }

@@ -219,6 +219,7 @@ fn key_of(op: &Op) -> &str {
         Op::SetPresence(op) => &op.user,
         Op::ChangePrivacy(op) => &op.user,
         Op::ReadPrivacy(op) => &op.user,
+        Op::TellChatState(op) if !op.group.is_empty() => &op.group,
         Op::TellChatState(op) => &op.user,
         Op::CreateMedia(op) => &op.user,
         Op::CompleteMedia(op) => &op.user,

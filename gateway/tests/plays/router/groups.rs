@@ -226,6 +226,7 @@ impl State {
             incarnation: 0,
             head: Some(group.head()),
             reader: Some(*row),
+            writes: false,
         }))
     }
 

@@ -33,6 +33,7 @@ pub(super) fn account(account: &Account, erasure: Option<&Erasure>) -> Value {
         "deleted_ms": account.deleted.then_some(account.deleted_ms),
         "erased_ms": erasure.map(|erasure| erasure.ordered_ms),
         "reserved": account.reserved,
+        "last_seen_ms": (account.last_seen_ms > 0).then_some(account.last_seen_ms),
         "tokens_from_ms": (account.tokens_from_ms > 0).then_some(account.tokens_from_ms),
         "revoked_tokens": revoked,
     })
@@ -61,6 +62,7 @@ pub(super) fn privacy(privacy: &Privacy) -> Value {
         "groups": name(settings.groups()),
         "read_marks": name(settings.read_marks()),
         "presence": name(settings.presence()),
+        "last_seen": name(settings.last_seen()),
         "blocked": blocked,
     })
 }
@@ -111,7 +113,9 @@ pub(super) fn conversation(row: &ConversationRow) -> anyhow::Result<Value> {
     let with = row.conversation.clone().unwrap_or_default();
     let owner = str::from_utf8(&with.owner).context("name of a conversation")?;
     let is_group = with.kind() == timeline_key::Kind::Group;
-    let Conversation { read_seq, settings, .. } = row.row.clone().unwrap_or_default();
+    let row = row.row.clone().unwrap_or_default();
+    let request = row.request().as_str_name().trim_start_matches("MESSAGE_REQUEST_").to_ascii_lowercase();
+    let Conversation { read_seq, settings, .. } = row;
     let settings = settings.unwrap_or_default();
     let notify = settings.notify().as_str_name().trim_start_matches("NOTIFY_").to_ascii_lowercase();
     Ok(json!({
@@ -124,6 +128,7 @@ pub(super) fn conversation(row: &ConversationRow) -> anyhow::Result<Value> {
         "notify": (notify != "unspecified").then_some(notify),
         "draft": (!settings.draft.is_empty()).then_some(settings.draft),
         "marked_unread": settings.unread,
+        "request": (request != "unspecified").then_some(request),
     }))
 }
 

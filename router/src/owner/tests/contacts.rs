@@ -1,9 +1,11 @@
 //! Contacts, and who is told what of whom.
 
+use std::collections::BTreeMap;
+
 use carillon_proto::pb::{
     client::{Presence, Show},
     link::{ContactNews, Presences, Probe, SessionPresence, SetPresence, signaled::Notice},
-    store::{Contact, ContactChanged, ContactsRead, Person, contacts_read},
+    store::{Allowed, AllowedRead, Contact, ContactChanged, ContactsRead, Person, contacts_read},
 };
 
 use super::play::*;
@@ -33,7 +35,7 @@ impl Play {
     fn after(&mut self, millis: u64) -> Vec<Did> {
         self.now += Duration::from_millis(millis);
         self.owner.presence_settles(self.now);
-        self.owner.look_at_presences(self.now);
+        self.owner.look_at_presences(self.now, 100 * 60_000);
         self.effects()
     }
 
@@ -77,7 +79,7 @@ fn is_told(shown: Show) -> Option<Told> {
 fn who_begins_to_show_something_is_told_to_contacts_and_asks_for_theirs() {
     let (mut play, effects) = Play::with_alice();
     assert_eq!(told(&effects), is_told(Show::Online));
-    let probe = Probe { from: Some(person("alice", 0)), of: vec![person("bob", 7)] };
+    let probe = Probe { from: Some(person("alice", 0)), of: vec![person("bob", 7)], last_seen: true };
     assert!(effects.contains(&Did::Says(Said::Probe(probe))), "{effects:?}");
     // The version of the list goes along, so that nothing of it is missed for long.
     let is_version = |did: &Did| matches!(did, Did::Notice(10, _, Notice::ContactNews(news)) if news.version == 5);
@@ -137,8 +139,32 @@ fn the_sessions_of_a_gateway_that_has_ended_are_away_soon() {
     play.owner.follow(Arc::new(next), play.now);
     assert_eq!(play.after(0), []);
     let effects = play.after(5_000);
-    let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
+    let [Did::DeleteSession(deleted, 1), Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
     assert_eq!(told(&play.answer(token, read(vec![both("bob", 7)]))), is_told(Show::Unspecified));
+    // The store is told when that was, until it answers.
+    let told = play.deleted.pop().expect("deleted");
+    assert_eq!((&*told.user, told.lease, told.time_ms), ("alice", 10, 100 * 60_000 - 5_000));
+    assert_eq!(play.fails(deleted, StoreFailure::Unexpected), []);
+    let effects = play.after(5_000);
+    let [Did::DeleteSession(deleted, 1)] = effects[..] else { panic!("{effects:?}") };
+    assert_eq!(play.deleted.pop().expect("deleted").time_ms, 100 * 60_000 - 10_000);
+    assert_eq!(play.answer(deleted, StoreAnswer::Done(Done {})), []);
+    assert_eq!(play.after(60_000), []);
+}
+
+#[test]
+fn of_who_has_come_back_from_a_gateway_that_has_ended_the_store_is_told_nothing() {
+    let (mut play, _) = Play::with_alice();
+    play.all_announced();
+    let view = store::RegistryView { version: 100, ..(*topology(1, "here:1", &["here:1"], &[20, 30]).view).clone() };
+    let view = store::RegistryView { level: Level::GROUPS.0, ..view };
+    let next = play.owner.topology.followed_by(view).expect("newer");
+    play.owner.follow(Arc::new(next), play.now);
+    assert_eq!(play.after(0), []);
+    play.knows("alice", &[session("alice", "phone", 20, 4)]);
+    for did in play.after(60_000) {
+        assert!(matches!(did, Did::ReadContacts(..)), "{did:?}");
+    }
 }
 
 #[test]
@@ -176,7 +202,7 @@ fn only_who_may_see_a_user_is_answered_with_what_it_shows() {
     let (mut play, _) = Play::with_alice();
     play.all_announced();
     let mut probed = |from: Person, of: Person| {
-        play.owner.said(Said::Probe(Probe { from: Some(from), of: vec![of] }), play.now, 1_000);
+        play.owner.said(Said::Probe(Probe { from: Some(from), of: vec![of], last_seen: false }), play.now, 1_000);
         told(&play.effects()).map(|(shown, to)| (shown[0].1, to))
     };
     let (alice, bob) = (person("alice", 0), person("bob", 7));
@@ -192,7 +218,7 @@ fn only_who_may_see_a_user_is_answered_with_what_it_shows() {
 #[test]
 fn a_question_waits_while_it_is_not_known_whether_the_user_is_away() {
     let mut play = Play::new();
-    let probe = Said::Probe(Probe { from: Some(person("bob", 7)), of: vec![person("alice", 0)] });
+    let probe = Said::Probe(Probe { from: Some(person("bob", 7)), of: vec![person("alice", 0)], last_seen: false });
     play.owner.said(probe.clone(), play.now, 1_000);
     assert_eq!(play.effects(), []);
     assert_eq!(play.after(1_000), [Did::Says(probe.clone())], "it goes to whoever owns her then");
@@ -279,6 +305,152 @@ fn a_change_is_told_to_the_users_devices_and_then_to_the_contact() {
     let full = StoreFailure::NoRoom { detail: "the list has 10000 contacts already".into() };
     let effects = play.fails(token, full);
     assert_eq!(refusal(&effects[0]).code(), client::Code::Overloaded);
+}
+
+/// Minutes after 1970 at which the contacts are told that alice was last there; `None`: they are told nothing of her.
+fn last_seen(effects: &[Did]) -> Option<u64> {
+    effects.iter().find_map(|did| match did {
+        Did::Says(Said::Presences(told)) => Some(told.presences[0].last_seen_ms / 60_000),
+        _ => None,
+    })
+}
+
+#[test]
+fn contacts_hear_when_who_leaves_was_last_there_unless_it_is_hidden() {
+    let seen = [(false, false, 99), (true, false, 0), (false, true, 0)];
+    for (hidden, last_seen_hidden, minute) in seen {
+        let (mut play, _) = Play::with_alice();
+        play.all_announced();
+        play.owner.register.remove(&UserId::new("alice").expect("valid"), LeaseId(10), 1);
+        assert_eq!(play.after(0), []);
+        let effects = play.after(6_000);
+        let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
+        let contacts = vec![both("bob", 7)];
+        let read = ContactsRead { contacts, complete: true, hidden, last_seen_hidden, ..ContactsRead::default() };
+        // She left 6 s before.
+        play.owner.answer(token, Ok(StoreAnswer::ContactsRead(read)), play.now, 100 * 60_000 + 5_000);
+        assert_eq!(last_seen(&play.effects()), Some(minute), "{hidden} {last_seen_hidden}");
+    }
+}
+
+#[test]
+fn the_store_is_asked_when_contacts_who_are_offline_were_last_there_if_that_is_wanted() {
+    let mut play = Play::new();
+    play.level_rises(Level::GROUPS);
+    play.all_announced();
+    let (bob, of) = (person("bob", 7), vec![person("alice", 0), person("carol", 3)]);
+    let probe = |last_seen| Said::Probe(Probe { from: Some(bob.clone()), of: of.clone(), last_seen });
+    play.owner.said(probe(false), play.now, 1_000);
+    assert_eq!(last_seen(&play.effects()), Some(0), "nothing was read");
+    play.owner.said(probe(true), play.now, 1_000);
+    let mut told = BTreeMap::new();
+    for did in play.effects() {
+        let Did::ReadAllowed(token, by, users) = did else { panic!("{did:?}") };
+        assert_eq!(by, "bob");
+        let allowed = users
+            .iter()
+            .map(|user| Allowed { last_seen_ms: if user == "alice" { 120_000 } else { 0 }, ..Allowed::default() });
+        let answer = StoreAnswer::AllowedRead(AllowedRead { allowed: allowed.collect() });
+        for did in play.answer(token, answer) {
+            let Did::Says(Said::Presences(Presences { presences, to })) = did else { panic!("{did:?}") };
+            assert_eq!(to, std::slice::from_ref(&bob));
+            told.extend(presences.into_iter().map(|told| (told.user.clone(), (told.show(), told.last_seen_ms))));
+        }
+    }
+    let expected = [("alice".to_owned(), (Show::Unspecified, 120_000)), ("carol".to_owned(), (Show::Unspecified, 0))];
+    assert_eq!(told, BTreeMap::from(expected));
+    // Without an answer of the store, they are offline all the same.
+    play.owner.said(probe(true), play.now, 1_000);
+    let mut offline = 0;
+    for did in play.effects() {
+        let Did::ReadAllowed(token, ..) = did else { panic!("{did:?}") };
+        for did in play.fails(token, StoreFailure::Unexpected) {
+            let Did::Says(Said::Presences(told)) = did else { panic!("{did:?}") };
+            offline += told.presences.len();
+        }
+    }
+    assert_eq!(offline, 2);
+}
+
+#[test]
+fn who_comes_back_while_the_store_is_asked_is_not_said_to_be_offline() {
+    let mut play = Play::new();
+    play.level_rises(Level::GROUPS);
+    play.all_announced();
+    let probe = Probe { from: Some(person("bob", 7)), of: vec![person("alice", 0)], last_seen: true };
+    play.owner.said(Said::Probe(probe), play.now, 1_000);
+    let effects = play.effects();
+    let [Did::ReadAllowed(asked, ..)] = effects[..] else { panic!("{effects:?}") };
+    play.knows("alice", &[session("alice", "phone", 10, 1)]);
+    play.request(show("alice", 1, Show::Online));
+    let effects = play.after(0);
+    let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
+    assert_eq!(told(&play.answer(token, read(vec![both("bob", 7)]))), is_told(Show::Online));
+    let allowed = vec![Allowed { last_seen_ms: 60_000, ..Allowed::default() }];
+    let effects = play.answer(asked, StoreAnswer::AllowedRead(AllowedRead { allowed }));
+    assert_eq!((told(&effects), last_seen(&effects)), (is_told(Show::Online), Some(0)));
+}
+
+#[test]
+fn who_does_not_show_when_it_was_last_there_is_not_told_it_of_others_either() {
+    let (mut play, _) = Play::with_alice();
+    let gone = Presence { user: "bob".into(), last_seen_ms: 60_000, ..Presence::default() };
+    let hears = |play: &mut Play| {
+        let told = Presences { presences: vec![gone.clone()], to: vec![person("alice", 0)] };
+        play.owner.said(Said::Presences(told), play.now, 1_000);
+        let effects = play.effects();
+        let [Did::Notice(10, _, Notice::Presences(told))] = &effects[..] else { panic!("{effects:?}") };
+        told.presences[0].last_seen_ms
+    };
+    assert_eq!(hears(&mut play), 60_000);
+    let settings = store::PrivacySettings { last_seen: store::Audience::Nobody.into(), ..Default::default() };
+    let set = store::SetPrivacy { last_seen: Some(store::Audience::Nobody.into()), ..Default::default() };
+    let change = Some(link::change_privacy::Change::Set(set));
+    let did = play.request(Op::ChangePrivacy(link::ChangePrivacy { user: "alice".into(), incarnation: 0, change }));
+    let [Did::ChangePrivacy(token, _)] = did[..] else { panic!("{did:?}") };
+    let changed = store::PrivacyChanged { version: 1, settings: Some(settings), ..store::PrivacyChanged::default() };
+    play.answer(token, StoreAnswer::PrivacyChanged(changed));
+    assert_eq!(hears(&mut play), 0, "from the answer on");
+    // Nor does she ask for it.
+    let effects = play.after(1_000);
+    let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
+    let contacts = vec![both("bob", 7)];
+    let read = ContactsRead { contacts, complete: true, last_seen_hidden: true, ..ContactsRead::default() };
+    let effects = play.answer(token, StoreAnswer::ContactsRead(read));
+    let probes = |did: &Did| matches!(did, Did::Says(Said::Probe(Probe { last_seen: false, .. })));
+    assert!(effects.iter().any(probes), "{effects:?}");
+}
+
+#[test]
+fn a_session_that_only_hears_is_told_of_others_and_nobody_of_it() {
+    let mut play = Play::new();
+    play.level_rises(Level::GROUPS);
+    play.all_announced();
+    play.knows("alice", &[session("alice", "phone", 10, 1)]);
+    let hears = Some(SessionPresence { hears: true, ..SessionPresence::default() });
+    play.request(Op::SetPresence(SetPresence { user: "alice".into(), connection: 1, presence: hears, again: false }));
+    let effects = play.after(0);
+    let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
+    let effects = play.answer(token, read(vec![both("bob", 7)]));
+    assert_eq!(told(&effects), None);
+    assert!(effects.iter().any(|did| matches!(did, Did::Says(Said::Probe(_)))), "{effects:?}");
+    assert_eq!(play.after(60_000), [], "nothing more is due");
+    let presences = vec![Presence { user: "bob".into(), ..Presence::default() }];
+    let to = vec![person("alice", 0)];
+    play.owner.said(Said::Presences(Presences { presences, to }), play.now, 1_000);
+    assert!(matches!(play.effects()[..], [Did::Notice(10, _, Notice::Presences(_))]));
+    // From showing something to hearing alone: offline at once for the others.
+    play.request(show("alice", 1, Show::Online));
+    let mut words = Vec::new();
+    for (shown, hears) in [(Show::Online, false), (Show::Unspecified, true)] {
+        let presence = Some(SessionPresence { show: shown.into(), hears, ..SessionPresence::default() });
+        play.request(Op::SetPresence(SetPresence { user: "alice".into(), connection: 1, presence, again: false }));
+        for did in play.after(1_000) {
+            let Did::ReadContacts(token, ..) = did else { panic!("{did:?}") };
+            words.extend(told(&play.answer(token, read(vec![both("bob", 7)]))));
+        }
+    }
+    assert_eq!(words, [is_told(Show::Online), is_told(Show::Unspecified)].map(|told| told.expect("told")));
 }
 
 #[test]

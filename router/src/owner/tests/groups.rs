@@ -1,9 +1,12 @@
 //! Messages to groups, and changes of groups.
 
 use carillon_proto::pb::{
-    client::group_change::What,
-    link::{ChangeGroup, Follow, change_group::Change},
-    store::{ChangeMembers, CreateGroup, HeadRead, HeadsRead, Person, Role, change_members, member::Standing},
+    client::{ChatState, group_change::What},
+    link::{ChangeGroup, ChatStateTold, Follow, TellChatState, change_group::Change, signaled::Notice},
+    store::{
+        ChangeMembers, CreateGroup, Group, GroupRead, HeadRead, HeadsRead, Person, Role, change_members,
+        member::Standing,
+    },
 };
 
 use super::play::*;
@@ -44,7 +47,13 @@ fn members(kind: change_members::Change, users: &[&str]) -> Change {
 }
 
 fn changed(seq: u64, first: &Bytes) -> StoreAnswer {
-    StoreAnswer::Appended(Appended { epoch: 7, seq, first_envelope: first.clone(), incarnation: 5, withheld: false })
+    StoreAnswer::Appended(Appended {
+        epoch: 7,
+        seq,
+        first_envelope: first.clone(),
+        incarnation: 5,
+        ..Appended::default()
+    })
 }
 
 #[test]
@@ -356,4 +365,45 @@ fn nothing_crosses_the_border_of_a_domain_unless_it_is_allowed() {
         Op::ReadGroup(link::ReadGroup { group: group.to_owned(), reader })
     };
     refused(read("club@a.example", "eve"));
+}
+
+#[test]
+fn who_is_writing_in_a_group_is_told_once_to_each_gateway_that_follows_if_it_may_write() {
+    let mut play = play();
+    let composing = || {
+        let from = Some(Person { user: "alice".into(), incarnation: 9 });
+        let (group, state) = ("friends".into(), ChatState::Composing.into());
+        Op::TellChatState(TellChatState { from, state, group, ..TellChatState::default() })
+    };
+    let done = |id| Did::Answer(id, Answer::Done(link::Done {}));
+    assert_eq!(play.request(composing()), [done(1)], "nobody follows it, and nothing is read");
+    for (gateway, link) in [(10, 1), (20, 2)] {
+        play.owner.followers.follow(LeaseId(gateway), link, &group());
+    }
+    let mut answered = |read: Result<GroupRead, StoreFailure>| {
+        let effects = play.request(composing());
+        let [Did::ReadGroup(token, ref asked)] = effects[..] else { panic!("{effects:?}") };
+        assert_eq!(asked.reader, Some(Person { user: "alice".into(), incarnation: 9 }));
+        assert_eq!(asked.writes_at_ms, 1_000);
+        match read {
+            Ok(read) => play.answer(token, StoreAnswer::GroupRead(read)),
+            Err(failure) => play.fails(token, failure),
+        }
+    };
+    let read = |members, writes| GroupRead {
+        group: Some(Group { members, ..Group::default() }),
+        writes,
+        ..GroupRead::default()
+    };
+    let told = ChatStateTold { from: "alice".into(), state: ChatState::Composing.into(), group: "friends".into() };
+    let shown = |gateway| Did::Notice(gateway, Vec::new(), Notice::ChatState(told.clone()));
+    assert_eq!(answered(Ok(read(200, true))), [shown(10), shown(20), done(2)]);
+    assert_eq!(answered(Ok(read(3, false))), [done(3)], "a reader, or muted");
+    let why = || "there is no such group".to_owned();
+    assert_eq!(answered(Err(StoreFailure::NotFound { detail: why() })), [done(4)], "no member");
+    let large = answered(Ok(read(201, true)));
+    assert_eq!(refusal(&large[0]).code(), client::Code::Unsupported);
+    assert_eq!(large.len(), 1, "nobody is told");
+    let lost = answered(Err(StoreFailure::Unexpected));
+    assert_eq!(refusal(&lost[0]).code(), client::Code::Internal);
 }

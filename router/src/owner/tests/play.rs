@@ -23,6 +23,8 @@ pub(super) struct Play {
     pub(super) next_id: u64,
     /// Of all appends, in order.
     pub(super) headers: Vec<Option<Box<store::Header>>>,
+    /// Sessions of which the store was told that they have ended.
+    pub(super) deleted: Vec<store::DeleteSession>,
 }
 
 impl Play {
@@ -44,7 +46,14 @@ impl Play {
             head_check: Duration::from_secs(60),
         };
         let now = Instant::now();
-        Self { owner: Owner::new(topology, config, now), replies: Replies::new(), now, next_id: 0, headers: vec![] }
+        Self {
+            owner: Owner::new(topology, config, now),
+            replies: Replies::new(),
+            now,
+            next_id: 0,
+            headers: vec![],
+            deleted: vec![],
+        }
     }
 
     /// Users without a session whose accounts are in memory.
@@ -106,6 +115,7 @@ impl Play {
                 store_request::Op::ReadTimeline(read) if read.states => Did::ReadReported(token, shard, read),
                 store_request::Op::ReadTimeline(read) => Did::ReadTimeline(token, read.limit),
                 store_request::Op::ReadConversations(read) => Did::ReadConversations(token, read),
+                store_request::Op::ReadGroup(read) => Did::ReadGroup(token, read),
                 store_request::Op::ReadMembers(read) => Did::ReadMembers(token, read),
                 store_request::Op::ReadMarks(read) => {
                     let of = read.reads.iter().map(|read| owner(read.timeline.clone())).collect();
@@ -118,7 +128,11 @@ impl Play {
                 store_request::Op::ReadContacts(read) => Did::ReadContacts(token, read.user, read.subscribed),
                 store_request::Op::Directory(command) => match command.op.expect("set") {
                     directory_command::Op::PutSession(put) => Did::PutSession(token, put.session.expect("set")),
-                    directory_command::Op::DeleteSession(delete) => Did::DeleteSession(token, delete.connection),
+                    directory_command::Op::DeleteSession(delete) => {
+                        let connection = delete.connection;
+                        self.deleted.push(delete);
+                        Did::DeleteSession(token, connection)
+                    }
                     directory_command::Op::ChangeContact(change) => Did::ChangeContact(token, change),
                     directory_command::Op::ChangePrivacy(change) => Did::ChangePrivacy(token, change),
                     directory_command::Op::PutAccount(put) => Did::PutAccount(token, put.mode()),
@@ -285,6 +299,7 @@ pub(super) enum Did {
     MoveMarks(u64, store::MoveMarks),
     SetConversation(u64, store::SetConversation),
     ReadConversations(u64, store::ReadConversations),
+    ReadGroup(u64, store::ReadGroup),
     ReadMembers(u64, store::ReadMembers),
     /// Of each mark the user whose it is.
     ReadMarks(u64, Vec<String>, store::ReadMarks),

@@ -8,9 +8,9 @@ use carillon_proto::pb::{
     },
     store::{
         Allowed, AllowedRead, Audience, BlockedUser, ChangeMembers, Contact, ContactChanged, ContactsRead,
-        Conversation, ConversationRow, ConversationsMoved, MarksRead, Person, Privacy, PrivacyChanged, PrivacySettings,
-        SetPrivacy, TimelineKey, append::Admission, change_group::Change as Changed, change_members,
-        change_privacy::Change, contacts_read, marks_read,
+        Conversation, ConversationRow, ConversationsMoved, MarksRead, MessageRequest, Person, Privacy, PrivacyChanged,
+        PrivacySettings, RequestAnswer, SetPrivacy, TimelineKey, append::Admission, change_group::Change as Changed,
+        change_members, change_privacy::Change, contacts_read, marks_read,
     },
 };
 
@@ -58,6 +58,90 @@ fn a_message_of_who_is_blocked_is_accepted_and_reaches_nobody() {
 }
 
 #[test]
+fn of_a_request_the_recipients_devices_are_told_and_the_sender_hears_of_no_marks() {
+    let mut play = play();
+    play.knows("bob", &[session("bob", "phone", 20, 5)]);
+    play.knows_privacy("bob", setting(PrivacySettings { write: Audience::Requests.into(), ..Default::default() }));
+    for in_request in [true, false] {
+        let number = if in_request { "1" } else { "2" };
+        let Op::Send(message) = send("bob", number) else { panic!("a message") };
+        let effects = play.request(Op::Send(Send { wants_marks: true, ..message }));
+        let [Did::ReadAllowed(token, ..)] = effects[..] else { panic!("{effects:?}") };
+        let asked = Allowed { requests: true, write_back: true, ..Allowed::default() };
+        let effects = play.answer(token, allowed(asked));
+        let [Did::AppendIf(token, ref owner, Admission::Request)] = effects[..] else { panic!("{effects:?}") };
+        assert_eq!(owner, "bob");
+        let moved = ConversationsMoved { epoch: 7, before: 3, version: 4, rows: Vec::new() };
+        let moved = in_request.then(|| Box::new(moved));
+        let seq = if in_request { 3 } else { 4 };
+        let appended = Appended { epoch: 7, seq, request: in_request, moved, ..Appended::default() };
+        let effects = play.answer(token, StoreAnswer::Appended(appended));
+        let is_told = effects.iter().any(|did| match did {
+            Did::Notice(20, connections, Notice::Conversations(moved)) => {
+                (&connections[..], moved.version) == (&[5], 4)
+            }
+            _ => false,
+        });
+        assert_eq!(is_told, in_request, "{effects:?}");
+        assert!(effects.iter().any(|did| matches!(did, Did::Push(20, _))), "{effects:?}");
+    }
+    // A device has both.
+    play.owner.tell_delivered(&UserId::new("bob").expect("valid"), Position { epoch: 7, seq: 9 }, play.now);
+    let marked = play.effects().into_iter().filter(|did| matches!(did, Did::Marked(_))).count();
+    assert_eq!(marked, 1, "of the second message alone");
+}
+
+#[test]
+fn who_is_made_a_contact_is_no_stranger_any_more() {
+    let mut play = play();
+    let set = || {
+        let change = Some(link::change_contact::Change::Set(store::SetContact::default()));
+        let (user, contact) = ("alice".into(), "bob".into());
+        Op::ChangeContact(Box::new(link::ChangeContact { user, incarnation: 0, contact, change }))
+    };
+    let changes = |play: &mut Play| {
+        let effects = play.request(set());
+        let [Did::ChangeContact(token, _)] = effects[..] else { panic!("{effects:?}") };
+        let contact = Some(Contact { listed: true, ..Contact::default() });
+        let changed = ContactChanged { contact, version: 6, before: 5, changed: true, incarnation: 0 };
+        play.answer(token, StoreAnswer::ContactChanged(changed))
+    };
+    let accepted = |effects: &[Did]| {
+        let sets = effects.iter().filter_map(|did| match did {
+            Did::SetConversation(_, set) => Some((set.answer(), set.conversation.clone().expect("named").owner)),
+            _ => None,
+        });
+        sets.collect::<Vec<_>>()
+    };
+    play.knows("alice", &[]);
+    assert_eq!(accepted(&changes(&mut play)), [], "who lets everybody write has no requests");
+    play.knows_privacy("alice", setting(PrivacySettings { write: Audience::Requests.into(), ..Default::default() }));
+    assert_eq!(accepted(&changes(&mut play)), [(RequestAnswer::Accept, "bob".into())]);
+}
+
+#[test]
+fn how_far_a_request_is_read_is_told_to_nobody() {
+    let mut play = play();
+    play.knows("alice", &[]);
+    let with = TimelineKey { kind: Kind::Inbox.into(), owner: "bob".into() };
+    for (request, told) in [(MessageRequest::Open, 0), (MessageRequest::Unspecified, 1)] {
+        let mark = store::move_marks::Mark { conversation: Some(with.clone()), epoch: 7, seq: 5 };
+        let moves = link::MoveMarks { user: "alice".into(), incarnation: 0, marks: vec![mark] };
+        assert_eq!(play.request(Op::MoveMarks(moves)), []);
+        play.owner.flush_cursors();
+        let effects = play.effects();
+        let [Did::MoveMarks(token, _)] = effects[..] else { panic!("{effects:?}") };
+        let row = Conversation { read_seq: 5, request: request.into(), ..Conversation::default() };
+        let (conversation, row) = (Some(with.clone()), Some(row));
+        let row = ConversationRow { conversation, row, read_id: "m5".into(), ..ConversationRow::default() };
+        let moved = ConversationsMoved { epoch: 7, before: 3, version: 4, rows: vec![row] };
+        let effects = play.answer(token, StoreAnswer::ConversationsMoved(moved));
+        let marks = effects.iter().filter(|did| matches!(did, Did::Marked(_))).count();
+        assert_eq!(marks, told, "{effects:?}");
+    }
+}
+
+#[test]
 fn a_repeat_of_what_came_before_the_block_is_answered_as_before() {
     let mut play = play();
     play.knows_privacy("bob", blocking("alice"));
@@ -83,6 +167,7 @@ fn who_may_write_is_asked_of_the_store_only_where_it_matters() {
         (Allowed { write: true, ..Allowed::default() }, None),
         (Allowed { write_back: true, ..Allowed::default() }, Some(Admission::WriteBack)),
         (Allowed { blocked: true, ..Allowed::default() }, Some(Admission::Withheld)),
+        (Allowed { requests: true, write_back: true, ..Allowed::default() }, Some(Admission::Request)),
     ] {
         let effects = play.request(send("bob", "3"));
         let [Did::ReadAllowed(token, ref by, ref users)] = effects[..] else { panic!("{effects:?}") };
@@ -275,7 +360,7 @@ impl Play {
     fn due(&mut self) -> Vec<Did> {
         self.now += Duration::from_secs(1);
         self.owner.presence_settles(self.now);
-        self.owner.look_at_presences(self.now);
+        self.owner.look_at_presences(self.now, 1_000);
         self.effects()
     }
 
@@ -350,7 +435,7 @@ fn who_blocks_a_contact_and_the_contact_are_offline_for_each_other_until_the_blo
     let from = Some(Person { user: "bob".into(), incarnation: 7 });
     let of = vec![Person { user: "alice".into(), incarnation: 0 }];
     GATEWAYS.into_iter().for_each(|gateway| play.owner.announced_all(LeaseId(gateway), 1, 1));
-    play.owner.said(Said::Probe(Probe { from: from.clone(), of: of.clone() }), play.now, 9);
+    play.owner.said(Said::Probe(Probe { from: from.clone(), of: of.clone(), last_seen: false }), play.now, 9);
     assert_eq!(told(&play.effects()), [(Show::Unspecified, vec!["bob".to_owned()])]);
     // Nor when the list is read anew.
     let did = play.due();
@@ -370,7 +455,7 @@ fn who_blocks_a_contact_and_the_contact_are_offline_for_each_other_until_the_blo
     let asks_bob =
         |did: &Did| matches!(did, Did::Says(Said::Probe(probe)) if probe.of.iter().any(|of| of.user == "bob"));
     assert!(did.iter().any(asks_bob), "{did:?}");
-    play.owner.said(Said::Probe(Probe { from, of }), play.now, 11);
+    play.owner.said(Said::Probe(Probe { from, of, last_seen: false }), play.now, 11);
     assert_eq!(told(&play.effects()), [(Show::Online, vec!["bob".to_owned()])]);
     play.owner.said(of_bob(Show::Online, 12), play.now, 12);
     assert_eq!(seen(&play.effects()), [("bob".to_owned(), Show::Online)]);
@@ -392,6 +477,7 @@ fn who_shows_its_presence_to_nobody_is_offline_for_all_and_sees_the_others() {
     let probe = Probe {
         from: Some(Person { user: "bob".into(), incarnation: 7 }),
         of: vec![Person { user: "alice".into(), incarnation: 0 }],
+        last_seen: false,
     };
     GATEWAYS.into_iter().for_each(|gateway| play.owner.announced_all(LeaseId(gateway), 1, 1));
     play.owner.said(Said::Probe(probe.clone()), play.now, 9);
@@ -409,7 +495,12 @@ fn who_shows_its_presence_to_nobody_is_offline_for_all_and_sees_the_others() {
 
 fn composing(by: &str) -> Op {
     let from = Some(Person { user: by.into(), incarnation: 0 });
-    Op::TellChatState(TellChatState { user: "alice".into(), from, state: ChatState::Composing.into() })
+    Op::TellChatState(TellChatState {
+        user: "alice".into(),
+        from,
+        state: ChatState::Composing.into(),
+        ..Default::default()
+    })
 }
 
 #[test]
@@ -418,7 +509,7 @@ fn who_is_writing_is_shown_to_whom_it_may_write_and_the_answer_says_nothing_of_i
     let done = |id| Did::Answer(id, Answer::Done(link::Done {}));
     assert_eq!(play.request(composing("bob")), [done(1)], "nobody is there, and nothing is read");
     play.knows("alice", &[session("alice", "phone", 10, 1), session("alice", "web", 20, 2)]);
-    let told = ChatStateTold { from: "bob".into(), state: ChatState::Composing.into() };
+    let told = ChatStateTold { from: "bob".into(), state: ChatState::Composing.into(), group: String::new() };
     let shown = |gateway, connection| Did::Notice(gateway, vec![connection], Notice::ChatState(told.clone()));
     assert_eq!(play.request(composing("bob")), [shown(10, 1), shown(20, 2), done(2)]);
     play.knows_privacy("alice", blocking("bob"));

@@ -6,8 +6,8 @@ use carillon_proto::{
     ShardId, ShardMap,
     limits::{MARKS, MAX_DRAFT_BYTES},
     pb::store::{
-        Append, MoveMarks, Rejected, SetConversation, SweepConversations, TimelineKey, conversation_settings::Notify,
-        timeline_key::Kind,
+        Append, MoveMarks, Rejected, RequestAnswer, SetConversation, SweepConversations, TimelineKey,
+        conversation_settings::Notify, timeline_key::Kind,
     },
 };
 
@@ -49,8 +49,14 @@ pub(super) fn check_settings(shard: ShardId, map: ShardMap, op: &SetConversation
     if op.new_epoch == 0 {
         return Err(invalid("new epoch is 0"));
     }
+    let answer = RequestAnswer::try_from(op.answer).map_err(|_| invalid("answer to a request is unknown"))?;
+    let of_group = op.conversation.as_ref().is_some_and(|with| with.kind() == Kind::Group);
+    if of_group && answer != RequestAnswer::Unspecified {
+        return Err(invalid("a conversation in a group is no request"));
+    }
     let SetConversation { pinned, archived, muted_until_ms, notify, draft, unread, .. } = op;
-    if (pinned, archived, muted_until_ms, notify, draft, unread) == (&None, &None, &None, &None, &None, &None) {
+    let sets = (pinned, archived, muted_until_ms, notify, draft, unread) != (&None, &None, &None, &None, &None, &None);
+    if !sets && answer == RequestAnswer::Unspecified {
         return Err(invalid("nothing is to be set"));
     }
     match op.draft.as_ref().map_or(0, String::len) {

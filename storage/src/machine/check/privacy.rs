@@ -35,12 +35,16 @@ pub(super) fn check_admission(kind: Kind, op: &Append) -> Result<(), Rejected> {
 
 /// An unknown audience must not be taken for a known one.
 fn check_set(set: &SetPrivacy) -> Result<(), Rejected> {
-    let SetPrivacy { write, groups, read_marks, presence } = set;
-    for audience in [write, groups, read_marks, presence].into_iter().flatten() {
+    let SetPrivacy { write, groups, read_marks, presence, last_seen } = set;
+    for audience in [write, groups, read_marks, presence, last_seen].into_iter().flatten() {
         Audience::try_from(*audience).map_err(|_| invalid("audience is not one of everyone, contacts and nobody"))?;
     }
-    if presence.is_some_and(|presence| presence == i32::from(Audience::Everyone)) {
-        return Err(invalid("presence is shown to contacts or to nobody"));
+    let requests = Some(i32::from(Audience::Requests));
+    if [groups, read_marks, presence, last_seen].into_iter().any(|audience| *audience == requests) {
+        return Err(invalid("requests are for who may write"));
+    }
+    if [presence, last_seen].into_iter().flatten().any(|shown| *shown == i32::from(Audience::Everyone)) {
+        return Err(invalid("presence, and when a user was last there, are shown to contacts or to nobody"));
     }
     Ok(())
 }

@@ -3,8 +3,8 @@
 use carillon_proto::pb::store::{
     AdvanceLeaseClock, Append, ChangeGroup, ChangeMembers, CollectGarbage, CompleteMedia, CreateGroup, CreateMedia,
     DeleteGroup, EndSender, EndTimeline, GroupSettings, Header, Membership, Mentions, MoveMarks, Person, PollRules,
-    PutAccount, Reference, RemoveMedia, RevokeTokens, Role, ScramCredentials, SetConversation, SetCursor, SetGroup,
-    SetMembership, SettleOutbox, SweepConversations, SweepMemberships, Trim,
+    PutAccount, Reference, RemoveMedia, RequestAnswer, RevokeTokens, Role, ScramCredentials, SetConversation,
+    SetCursor, SetGroup, SetMembership, SettleOutbox, SweepConversations, SweepMemberships, Trim,
     change_group::Change,
     change_members::Change as OfMembers,
     header::Kind as HeaderKind,
@@ -406,8 +406,13 @@ fn malformed_words_about_conversations_are_refused() {
         SetConversation { notify: Some(4), ..good.clone() },
         SetConversation { new_epoch: 0, ..good.clone() },
         SetConversation { draft: None, notify: None, ..good.clone() },
+        SetConversation { answer: 3, ..good.clone() },
+        SetConversation { answer: RequestAnswer::Accept.into(), ..good.clone() },
     ];
     wrong.into_iter().for_each(|op| drop(set(op).expect_err("malformed")));
+    let with_bob = SetConversation { conversation: key(Kind::Inbox, "bob"), draft: None, notify: None, ..good.clone() };
+    set(with_bob.clone()).expect_err("nothing is to be set");
+    assert_eq!(set(SetConversation { answer: RequestAnswer::Decline.into(), ..with_bob }), Ok(()));
     let bobs = SetConversation { timeline: key(Kind::Inbox, "bob"), ..good };
     assert_eq!(set(bobs).expect_err("bob's shard").0, Reason::WrongShard);
     let seen = SeenConversation { conversation: key(Kind::Inbox, "bob"), ..SeenConversation::default() };

@@ -12,7 +12,7 @@ use crate::machine::{
     DirectoryReader, Unread,
     directory::decode,
     keys::{self, ContactsEnd},
-    privacy::is_blocked,
+    privacy::{hides_last_seen, is_blocked},
 };
 
 /// Most rows of one read, and most bytes of their texts.
@@ -66,6 +66,7 @@ impl DirectoryReader {
     fn subscribed(&self, op: &ReadContacts, read: &mut ContactsRead) -> io::Result<()> {
         let Privacy { settings, blocked, .. } = self.privacy(&op.user, op.incarnation)?.unwrap_or_default();
         read.hidden = settings.is_some_and(|settings| settings.presence() == Audience::Nobody);
+        read.last_seen_hidden = settings.is_some_and(|settings| hides_last_seen(&settings));
         for row in self.shard.with_prefix(&keys::contacts_of(&op.user, op.incarnation)) {
             let (key, value) = row?;
             let Contact { to, from, peer, .. } = decode(&value, "contact")?;

@@ -79,13 +79,14 @@ impl TimelineReader {
             return Err(no_group().into());
         }
         let is_member = reader.as_ref().is_some_and(|row| row.standing() == Standing::Member);
+        let writes = op.writes_at_ms != 0 && rules::writer(settings, reader.as_ref(), op.writes_at_ms).is_ok();
         if !by_service && !rules::sees_all(reader.as_ref()) {
             settings.link = Default::default();
             group.others = 0;
         }
         // Others are not told how much is written.
         let head = if by_service || is_member { head(Some(&state)) } else { Head::default() };
-        Ok(GroupRead { group: Some(group), incarnation: state.incarnation, head: Some(head), reader })
+        Ok(GroupRead { group: Some(group), incarnation: state.incarnation, head: Some(head), reader, writes })
     }
 
     pub(crate) fn members(&self, op: &ReadMembers) -> Result<MembersRead, Unread> {

@@ -78,12 +78,12 @@ pub(in crate::machine) fn refused(reason: Reason, detail: &str) -> Refused {
     Refused { reason, detail: detail.to_owned(), retry_after_ms: 0 }
 }
 
-/// The writer's row after a message of this time.
-pub(in crate::machine) fn written(
+/// The row of a member who may write at this time, perhaps after the pause of the slow mode.
+pub(in crate::machine) fn writer<'a>(
     group: &GroupSettings,
-    writer: Option<&Member>,
+    writer: Option<&'a Member>,
     time_ms: u64,
-) -> Result<Member, Refused> {
+) -> Result<&'a Member, Refused> {
     let Some(writer) = writer.filter(|row| row.standing() == Standing::Member) else {
         return Err(refused(Reason::NotFound, NO_GROUP));
     };
@@ -97,7 +97,17 @@ pub(in crate::machine) fn written(
     if time_ms < writer.muted_until_ms {
         return Err(refused(Reason::Forbidden, "this user is muted in the group"));
     }
-    if rank >= Rank::Admin || group.slow_mode_ms == 0 {
+    Ok(writer)
+}
+
+/// The writer's row after a message of this time.
+pub(in crate::machine) fn written(
+    group: &GroupSettings,
+    row: Option<&Member>,
+    time_ms: u64,
+) -> Result<Member, Refused> {
+    let writer = writer(group, row, time_ms)?;
+    if rank(writer) >= Rank::Admin || group.slow_mode_ms == 0 {
         return Ok(*writer);
     }
     // A gateway whose clock was wrong must not silence anybody for longer than that.

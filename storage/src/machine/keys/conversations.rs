@@ -5,7 +5,7 @@ use std::io;
 use carillon_proto::pb::store::{TimelineKey, timeline_key::Kind};
 
 use super::{
-    CONVERSATION, CONVERSATION_CHANGE, RowBytes, broken, key, number_of,
+    CONVERSATION, CONVERSATION_CHANGE, RowBytes, broken, key, number_of, number_value, numbers_of, numbers_value,
     timeline::{kind_byte, named},
 };
 
@@ -45,6 +45,34 @@ pub(crate) fn conversation_change(number: u64, version: u64) -> RowBytes {
     key(CONVERSATION_CHANGE, &[&number.to_be_bytes(), &version.to_be_bytes()])
 }
 
+/// The value of `CONVERSATION_CHANGE` without a version: numbers about an inbox's conversations.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct ConversationNumbers {
+    /// The newest version.
+    pub(crate) version: u64,
+    /// Open requests.
+    pub(crate) requests: u64,
+}
+
+impl ConversationNumbers {
+    pub(crate) fn encode(self) -> RowBytes {
+        match self.requests {
+            0 => number_value(self.version),
+            requests => numbers_value([self.version, requests]),
+        }
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> io::Result<Self> {
+        if value.len() == 8 {
+            return Ok(Self { version: number_of(value)?, requests: 0 });
+        }
+        match numbers_of(value)? {
+            [_, 0] => Err(broken("numbers of conversations")),
+            [version, requests] => Ok(Self { version, requests }),
+        }
+    }
+}
+
 /// The range of the changes after this version.
 pub(crate) fn changes_after(number: u64, version: u64) -> std::ops::RangeInclusive<RowBytes> {
     conversation_change(number, version.saturating_add(1))..=conversation_change(number, u64::MAX)
@@ -66,4 +94,28 @@ pub(crate) fn changed_conversation(with: &TimelineKey) -> RowBytes {
 
 pub(crate) fn changed_conversation_of(value: &[u8]) -> io::Result<TimelineKey> {
     named(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn numbers_of_conversations_are_read_back(version in any::<u64>(), requests in prop_oneof![Just(0), any::<u64>()]) {
+            let numbers = ConversationNumbers { version, requests };
+            let value = numbers.encode();
+            prop_assert_eq!(ConversationNumbers::decode(&value).expect("decodes"), numbers);
+            prop_assert!(ConversationNumbers::decode(&value[1..]).is_err());
+        }
+    }
+
+    #[test]
+    fn numbers_without_requests_have_one_layout() {
+        assert!(ConversationNumbers::decode(&numbers_value([7, 0])).is_err());
+    }
 }

@@ -32,7 +32,7 @@
 //! | | | 4, ms since 1970 u64, id u64 | encoded `ReportEvidence`: these messages |
 //! | | | 5, user | encoded `ReportsOfUser` |
 //! | 0x19 `GROUP_CURSOR` | timeline | number of the inbox u64, device, 0x00, kind u8, owner | of the device in this group's timeline: epoch u64, seq u64, the shard's clock when it moved there u64 |
-//! | 0x1a `CONVERSATION_CHANGE` | timeline | number of the inbox u64 | the newest version of its conversations u64 |
+//! | 0x1a `CONVERSATION_CHANGE` | timeline | number of the inbox u64 | the newest version of its conversations u64; then how many of them are open requests u64, if there are any |
 //! | 0x1a `CONVERSATION_CHANGE` | timeline | number of the inbox u64, version u64 | kind u8, owner: the conversation that has this version |
 //! | 0x1b `CONVERSATION` | timeline | number of the inbox u64, kind u8, owner | encoded `Conversation`: with the user who owns this inbox, or in this group |
 //! | 0x1c `MEMBERSHIP` | timeline | number of the inbox u64, kind u8, owner | encoded `Membership`: a group that the user is in, or was |

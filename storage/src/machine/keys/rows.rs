@@ -14,14 +14,15 @@ use prost::Message;
 
 use super::{
     ACCOUNT, ANNOTATION, AnnotationKey, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CONTACT, CONTACT_LIST, CONTACTS_END,
-    CONVERSATION, CONVERSATION_CHANGE, CURSOR, ContactsEnd, Cursor, DEAD_LETTER, DUE, DUPLICATE, ENDED_SENDER, ENDING,
-    ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP, GROUP_CURSOR, GroupCursor, LEASE, LEVEL,
-    Lease, MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP, MEMBERSHIP_COUNT, NEXT_NUMBER, OUTBOX, PLACEMENT, PRIVACY, RECORD,
-    REGISTRY, REPORT, RING_SLOT, ReportKey, SCHEDULED, SESSION, STORAGE_NODE, Stored, TIMELINE, UNTOLD, annotation_of,
-    broken, changed_conversation_of, contact_of, conversation_change_of, conversation_of, cursor_of, due_of,
-    ended_sender_of, erased_sender_of, garbage_of, group_cursor_of, group_of, lease_of, level_of, media_of,
-    media_sum_of, member_of, membership_count_of, membership_of, number_of, numbers_of, outbox_of, placement_of,
-    privacy_of, report_of, ring_slot_of, scheduled_of, seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
+    CONVERSATION, CONVERSATION_CHANGE, CURSOR, ContactsEnd, ConversationNumbers, Cursor, DEAD_LETTER, DUE, DUPLICATE,
+    ENDED_SENDER, ENDING, ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP, GROUP_CURSOR,
+    GroupCursor, LEASE, LEVEL, Lease, MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP, MEMBERSHIP_COUNT, NEXT_NUMBER, OUTBOX,
+    PLACEMENT, PRIVACY, RECORD, REGISTRY, REPORT, RING_SLOT, ReportKey, SCHEDULED, SESSION, STORAGE_NODE, Stored,
+    TIMELINE, UNTOLD, annotation_of, broken, changed_conversation_of, contact_of, conversation_change_of,
+    conversation_of, cursor_of, due_of, ended_sender_of, erased_sender_of, garbage_of, group_cursor_of, group_of,
+    lease_of, level_of, media_of, media_sum_of, member_of, membership_count_of, membership_of, number_of, numbers_of,
+    outbox_of, placement_of, privacy_of, report_of, ring_slot_of, scheduled_of, seq_of, storage_node_of,
+    timeline_numbers, timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -95,7 +96,7 @@ fn check_timeline(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
         CONVERSATION => conversation_of(key).and_then(|_| message::<Conversation>(value)),
         CONVERSATION_CHANGE => match conversation_change_of(key)? {
             Some(_) => changed_conversation_of(value).map(drop),
-            None => number_of(value).map(drop),
+            None => ConversationNumbers::decode(value).map(drop),
         },
         MEDIA => media_of(key).and_then(|_| message::<MediaRow>(value)),
         MEDIA_SUM => media_sum_of(key).and_then(|_| message::<MediaSum>(value)),

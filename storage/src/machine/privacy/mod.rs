@@ -12,8 +12,8 @@ use carillon_proto::pb::store::{
 };
 use prost::Message as _;
 
-pub(super) use self::rules::is_blocked;
 use self::rules::{block, set, unblock};
+pub(super) use self::rules::{hides_last_seen, is_blocked};
 use super::{
     Outcome, broken,
     directory::{Batch, rejected},

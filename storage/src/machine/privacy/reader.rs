@@ -6,7 +6,7 @@ use carillon_proto::pb::store::{
     Account, Allowed, AllowedRead, BlockedUser, Contact, Privacy, ReadAllowed, ReadPrivacy, Rejected, rejected::Reason,
 };
 
-use super::rules::{allowed, asks_for_contacts};
+use super::rules::{allowed, asks_for_contacts, shows_last_seen};
 use crate::machine::{DirectoryReader, Unread, directory::decode, keys};
 
 impl DirectoryReader {
@@ -29,9 +29,16 @@ impl DirectoryReader {
         let by = op.by.clone().unwrap_or_default();
         let allowed = op.users.iter().map(|user| match self.account(user)? {
             Some(_) if by.user == *user => {
-                Ok(Allowed { write: true, write_back: true, groups: true, read_marks: true, blocked: false })
+                Ok(Allowed { write: true, write_back: true, groups: true, read_marks: true, ..Allowed::default() })
             }
-            Some(account) => self.allowed(user, account.incarnation, &by),
+            Some(account) => {
+                let allowed = self.allowed(user, account.incarnation, &by)?;
+                let last_seen_ms = match op.last_seen && !allowed.blocked {
+                    true => self.last_seen(&account, &by)?,
+                    false => 0,
+                };
+                Ok(Allowed { last_seen_ms, ..allowed })
+            }
             None => Ok(Allowed::default()),
         });
         Ok(AllowedRead { allowed: allowed.collect::<io::Result<_>>()? })
@@ -52,6 +59,15 @@ impl DirectoryReader {
             false => None,
         };
         Ok(allowed(&privacy, by, contact.as_ref()))
+    }
+
+    /// When the user was last there; 0 if this one may not know it.
+    fn last_seen(&self, account: &Account, by: &BlockedUser) -> io::Result<u64> {
+        let settings = self.privacy(&account.user, account.incarnation)?.unwrap_or_default().settings;
+        let row = self.shard.get(&keys::contact(&account.user, account.incarnation, &by.user))?;
+        let row = row.map(|value| decode::<Contact>(&value, "contact")).transpose()?;
+        let shows = row.is_some_and(|row| shows_last_seen(&settings.unwrap_or_default(), by, &row));
+        Ok(if shows { account.last_seen_ms } else { 0 })
     }
 
     /// An account that there is.

@@ -11,11 +11,12 @@ const BLOCKED_BYTES: usize = 64 * 1024;
 pub(super) struct Full;
 
 pub(super) fn set(settings: &mut PrivacySettings, changes: SetPrivacy) {
-    let SetPrivacy { write, groups, read_marks, presence } = changes;
+    let SetPrivacy { write, groups, read_marks, presence, last_seen } = changes;
     settings.write = write.unwrap_or(settings.write);
     settings.groups = groups.unwrap_or(settings.groups);
     settings.read_marks = read_marks.unwrap_or(settings.read_marks);
     settings.presence = presence.unwrap_or(settings.presence);
+    settings.last_seen = last_seen.unwrap_or(settings.last_seen);
 }
 
 /// `blocked` is ordered by name.
@@ -58,7 +59,7 @@ pub(super) fn allowed(privacy: &Privacy, by: &BlockedUser, contact: Option<&Cont
     let is_contact = contact.is_some_and(|row| row.listed && (!row.met || row.peer == by.incarnation));
     let opens = |audience| match audience {
         Audience::Unspecified | Audience::Everyone => true,
-        Audience::Contacts => is_contact,
+        Audience::Contacts | Audience::Requests => is_contact,
         Audience::Nobody => false,
     };
     Allowed {
@@ -67,10 +68,23 @@ pub(super) fn allowed(privacy: &Privacy, by: &BlockedUser, contact: Option<&Cont
         write_back: settings.write() != Audience::Nobody,
         groups: opens(settings.groups()),
         read_marks: opens(settings.read_marks()),
+        last_seen_ms: 0,
+        requests: settings.write() == Audience::Requests,
     }
+}
+
+/// True if somebody who is not blocked may know when the user was last there. `contact`: the user's row of that one.
+pub(super) fn shows_last_seen(settings: &PrivacySettings, by: &BlockedUser, contact: &Contact) -> bool {
+    let is_for_others = settings.presence() != Audience::Nobody && !hides_last_seen(settings);
+    is_for_others && contact.from && (!contact.met || contact.peer == by.incarnation)
+}
+
+pub(in crate::machine) fn hides_last_seen(settings: &PrivacySettings) -> bool {
+    settings.last_seen() == Audience::Nobody
 }
 
 /// True if it matters who is a contact.
 pub(super) fn asks_for_contacts(settings: &PrivacySettings) -> bool {
-    [settings.write(), settings.groups(), settings.read_marks()].contains(&Audience::Contacts)
+    let audiences = [settings.write(), settings.groups(), settings.read_marks()];
+    audiences.iter().any(|audience| matches!(audience, Audience::Contacts | Audience::Requests))
 }

@@ -319,8 +319,14 @@ impl Seen {
 
 /// All pages, of two conversations each, from this version on.
 fn read(reader: &TimelineReader, incarnation: u64, since: u64) -> (Vec<Seen>, ConversationsRead) {
-    let mut op =
-        ReadConversations { timeline: Some(inbox(OWNER)), incarnation, epoch: EPOCH, since, after: None, limit: 2 };
+    let mut op = ReadConversations {
+        timeline: Some(inbox(OWNER)),
+        incarnation,
+        epoch: EPOCH,
+        since,
+        limit: 2,
+        ..Default::default()
+    };
     let mut all = Vec::new();
     loop {
         let page = reader.conversations(&op).expect("reads");

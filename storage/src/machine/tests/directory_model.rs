@@ -81,6 +81,7 @@ impl Model {
                     (_, true) => {}
                     (deleted_ms, false) => {
                         account.scram = None;
+                        account.last_seen_ms = 0;
                         account.remade = false;
                         account.reserved = false;
                         (account.incarnation, account.generation) = (at, at);
@@ -98,6 +99,7 @@ impl Model {
                 if is_new {
                     if !account.deleted {
                         account.scram = None;
+                        account.last_seen_ms = 0;
                         account.remade = false;
                         account.reserved = false;
                         (account.incarnation, account.generation) = (at, at);
@@ -197,10 +199,21 @@ impl Model {
                 return Answer::Other(Outcome::SessionPut(SessionPut { replaced, kept, incarnation, generation }));
             }
             Op::DeleteSession(op) => {
-                if let Some((_, sessions)) = self.users.get_mut(&op.user) {
-                    sessions.retain(|device, s| {
-                        *device != op.device || (s.lease, s.connection) != (op.lease, op.connection)
-                    });
+                if let Some((account, sessions)) = self.users.get_mut(&op.user) {
+                    let is_it = |s: &&Session| (s.lease, s.connection) == (op.lease, op.connection);
+                    let ended = sessions.get(&op.device).filter(is_it).cloned();
+                    if ended.is_some() {
+                        sessions.remove(&op.device);
+                    }
+                    let minute = |ms: u64| ms / MINUTE_MS * MINUTE_MS;
+                    let of_it = |generation: u64| !account.deleted && generation >= account.incarnation;
+                    match ended {
+                        _ if op.time_ms >= MINUTE_MS && of_it(op.generation) => account.last_seen_ms = minute(op.time_ms),
+                        Some(ended) if op.time_ms == 0 && of_it(ended.generation) => {
+                            account.last_seen_ms = account.last_seen_ms.max(minute(ended.since_ms));
+                        }
+                        _ => {}
+                    }
                 }
             }
             Op::RegisterNode(op) => {

@@ -52,7 +52,13 @@ fn check_reads(reader: &TimelineReader, model: &Model) {
                 }
                 Err(Unread::Engine(error)) => panic!("{error}"),
             }
-            let read = ReadGroup { timeline: Some(key(name)), reader: Some(person.clone()) };
+            for writes_at_ms in [1, 5, 50] {
+                let read = ReadGroup { timeline: Some(key(name)), reader: Some(person.clone()), writes_at_ms };
+                let writes = reader.group(&read).is_ok_and(|read| read.writes);
+                let may_write = |group: &Group| group.refuses_to_write(row, writes_at_ms).is_none();
+                assert_eq!(writes, is_member && group.is_some_and(may_write), "{person:?} in {name} at {writes_at_ms}");
+            }
+            let read = ReadGroup { timeline: Some(key(name)), reader: Some(person.clone()), writes_at_ms: 0 };
             let shown = reader.group(&read).is_ok();
             let open = group.is_some_and(|group| group.lives() && group.settings.open);
             let expected = match row.map(|row| row.standing) {
@@ -72,7 +78,7 @@ fn check_reads(reader: &TimelineReader, model: &Model) {
 
 /// The service sees all rows, and the numbers are those of the rows.
 fn check_rows(reader: &TimelineReader, name: &str, group: Option<&Group>) {
-    let read = reader.group(&ReadGroup { timeline: Some(key(name)), reader: None });
+    let read = reader.group(&ReadGroup { timeline: Some(key(name)), reader: None, writes_at_ms: 0 });
     let Some(group) = group.filter(|group| group.lives()) else {
         return assert!(matches!(read, Err(Unread::Rejected(why)) if why.reason() == Reason::NotFound));
     };

@@ -5,9 +5,9 @@ use carillon_proto::{
     Level, ShardId, ShardKind, ShardMap,
     pb::store::{
         Account, AccountErased, AddRingSlot, AddStorageNode, Append, ChangeGroup, ChangeScheduled, CompleteMedia,
-        CreateGroup, CreateMedia, DeleteAccount, DirectoryCommand, DropRingSlot, DropStorageNode, EndSender,
-        EraseAccount, EraseSender, ForgetReplica, FoundCluster, GroupSettings, Membership, MoveCursors, MoveMarks,
-        MoveReplica, PlaceReplica, PreferReplica, PutAccount, PutSession, RaiseLevel, Rebalance, Redact,
+        CreateGroup, CreateMedia, DeleteAccount, DeleteSession, DirectoryCommand, DropRingSlot, DropStorageNode,
+        EndSender, EraseAccount, EraseSender, ForgetReplica, FoundCluster, GroupSettings, Membership, MoveCursors,
+        MoveMarks, MoveReplica, PlaceReplica, PreferReplica, PutAccount, PutSession, RaiseLevel, Rebalance, Redact,
         ReleaseScheduled, RemoveMedia, RemoveReplica, RemoveReports, ReplicaJoined, Schedule, SenderErased, Session,
         SetConversation, SetLevel, SetMembership, SetReplicaVotes, SetStorageNode, SetStorageNodeState, SettleOutbox,
         SettleReport, SettleScheduled, StorageNode, StoreError, SweepConversations, SweepCursors, SweepMemberships,
@@ -326,6 +326,36 @@ fn a_directory_shard_below_level_3_stops_at_numbered_sign_ins_and_its_node_takes
     let (below, from) = (admitted(Level::CURSORS), admitted(Level::ATTEMPTS));
     assert_eq!((&*below, &*from), (&*put(0, 0).encode_to_vec(), &*put(7, 1).encode_to_vec()));
     for (index, commands) in [(2, vec![below]), (3, vec![set_level(Level::ATTEMPTS).encode_to_vec().into(), from])] {
+        let entry = EntryCommands { index, commands };
+        machine.apply(&[entry], &index.to_be_bytes()).expect("applies");
+    }
+}
+
+#[test]
+fn a_directory_shard_below_level_7_stops_at_times_of_ended_sessions_and_its_node_takes_them_out() {
+    let folder = tempfile::tempdir().expect("folder");
+    let engines = open(folder.path());
+    let mut machine = at_level(directory(&engines), &set_level(Level::RING_SLOTS));
+    let delete = |time_ms| {
+        let (user, device) = ("alice".to_owned(), "phone".to_owned());
+        command(Op::DeleteSession(DeleteSession {
+            user,
+            device,
+            lease: 1,
+            connection: 1,
+            time_ms,
+            generation: time_ms,
+        }))
+    };
+    let why = why(&mut machine, 2, delete(60_000).encode_to_vec().into());
+    assert!(why.contains("a command of level 7 stands where the shard is at level 6"), "{why}");
+    let admitted = |level| {
+        let map = ShardMap { directory: 1, timeline: 1 };
+        admit_directory(ShardId::REGISTRY, map, level, delete(60_000)).expect("admitted")
+    };
+    let (below, from) = (admitted(Level::RING_SLOTS), admitted(Level::GROUPS));
+    assert_eq!((&*below, &*from), (&*delete(0).encode_to_vec(), &*delete(60_000).encode_to_vec()));
+    for (index, commands) in [(2, vec![below]), (3, vec![set_level(Level::GROUPS).encode_to_vec().into(), from])] {
         let entry = EntryCommands { index, commands };
         machine.apply(&[entry], &index.to_be_bytes()).expect("applies");
     }

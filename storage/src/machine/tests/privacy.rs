@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use carillon_proto::{
     Level,
     pb::store::{
-        Account, Allowed, Audience, BlockedUser, ChangeContact, ChangePrivacy, DeleteAccount, DirectoryCommand,
-        HeardFromContact, Privacy, PrivacyChanged, PutAccount, ReadAllowed, ReadContacts, ReadPrivacy, RemoveContact,
-        Said, SayToContact, SetContact, SetLevel, SetPrivacy, Word, change_contact, change_privacy::Change,
-        directory_command::Op, put_account::Mode, rejected::Reason, store_error::Why,
+        Account, Allowed, Audience, BlockedUser, ChangeContact, ChangePrivacy, DeleteAccount, DeleteSession,
+        DirectoryCommand, HeardFromContact, Privacy, PrivacyChanged, PutAccount, PutSession, ReadAllowed, ReadContacts,
+        ReadPrivacy, RemoveContact, Said, SayToContact, Session, SetContact, SetLevel, SetPrivacy, Word,
+        change_contact, change_privacy::Change, directory_command::Op, put_account::Mode, rejected::Reason,
+        store_error::Why,
     },
 };
 use proptest::prelude::*;
@@ -17,7 +18,8 @@ use super::*;
 use crate::machine::{DirectoryMachine, DirectoryReader, Outcome, keys};
 
 const USERS: [&str; 3] = ["a", "ab", "b"];
-const AUDIENCES: [Audience; 4] = [Audience::Unspecified, Audience::Everyone, Audience::Contacts, Audience::Nobody];
+const AUDIENCES: [Audience; 5] =
+    [Audience::Unspecified, Audience::Everyone, Audience::Contacts, Audience::Nobody, Audience::Requests];
 
 struct World {
     shard: OpenShard<DirectoryMachine, DirectoryReader>,
@@ -99,13 +101,40 @@ impl World {
         self.contact(user, from, change_contact::Change::Heard(HeardFromContact { peer, said }));
     }
 
+    /// The user lets the other see its presence, if it asks now.
+    fn lets_see(&mut self, user: &str, other: &str) {
+        self.hears_a_request(user, other);
+        let (word, peer) = (Word::Subscribed.into(), self.incarnation(other));
+        self.contact(user, other, change_contact::Change::Say(SayToContact { word, text: String::new(), peer }));
+    }
+
+    /// A session of the user begins, and ends at this time.
+    fn comes_and_goes(&mut self, user: &str, time_ms: u64) {
+        let account = self.shard.reader.user(user).expect("reads").account.expect("an account");
+        let (user, device) = (user.to_owned(), "phone".to_owned());
+        let (lease, connection) = (1, self.index);
+        let session = Session {
+            user: user.clone(),
+            device: device.clone(),
+            lease,
+            connection,
+            generation: account.generation,
+            ..Session::default()
+        };
+        self.apply(Op::PutSession(PutSession { session: Some(session), ..PutSession::default() }));
+        let generation = account.generation;
+        self.apply(Op::DeleteSession(DeleteSession { user, device, lease, connection, time_ms, generation }));
+    }
+
     fn allowed(&self, user: &str, by: &BlockedUser) -> Allowed {
-        let read = ReadAllowed { by: Some(by.clone()), users: vec!["nobody".into(), user.to_owned()] };
+        let users = vec!["nobody".into(), user.to_owned()];
+        let read = ReadAllowed { by: Some(by.clone()), users, last_seen: true };
         let mut read = self.shard.reader.read_allowed(&read).expect("reads").allowed;
         assert_eq!(read[0], Allowed::default(), "there is no such user");
         let allowed = read.remove(1);
         if self.incarnation(user).is_some() {
-            assert_eq!(self.shard.reader.user_for(user, Some(by)).expect("reads").allowed.as_ref(), Some(&allowed));
+            let unasked = Allowed { last_seen_ms: 0, ..allowed };
+            assert_eq!(self.shard.reader.user_for(user, Some(by)).expect("reads").allowed, Some(unasked));
         }
         allowed
     }
@@ -127,12 +156,16 @@ impl World {
 
 #[derive(Debug, Clone)]
 enum Act {
-    Set(usize, [Option<usize>; 4]),
+    Set(usize, [Option<usize>; 5]),
     Block(usize, usize),
     Unblock(usize, usize),
     List(usize, usize),
     Unlist(usize, usize),
     Request(usize, usize),
+    /// The other asks to see the user, who lets it.
+    LetSee(usize, usize),
+    /// A session of the user ends at this second.
+    ComeAndGo(usize, u64),
     /// The account ends, and the name has its next owner.
     Remake(usize),
     Reopen,
@@ -141,15 +174,19 @@ enum Act {
 
 fn act() -> impl Strategy<Value = Act> {
     let pair = || (0..USERS.len(), 1..USERS.len()).prop_map(|(user, by)| (user, (user + by) % USERS.len()));
-    let audience = || proptest::option::of(0..AUDIENCES.len());
+    let audience = || proptest::option::of(0..4usize);
+    let who_may_write = || proptest::option::of(0..AUDIENCES.len());
+    let to_contacts = || prop_oneof![Just(None), Just(Some(3usize)), Just(Some(0))];
     prop_oneof![
-        4 => (0..USERS.len(), audience(), audience(), audience(), prop_oneof![Just(None), Just(Some(3usize)), Just(Some(0))])
-            .prop_map(|(user, write, groups, marks, presence)| Act::Set(user, [write, groups, marks, presence])),
+        4 => (0..USERS.len(), who_may_write(), audience(), audience(), to_contacts(), to_contacts())
+            .prop_map(|(user, write, groups, marks, presence, seen)| Act::Set(user, [write, groups, marks, presence, seen])),
         4 => pair().prop_map(|(user, other)| Act::Block(user, other)),
         2 => pair().prop_map(|(user, other)| Act::Unblock(user, other)),
         3 => pair().prop_map(|(user, other)| Act::List(user, other)),
         1 => pair().prop_map(|(user, other)| Act::Unlist(user, other)),
         3 => pair().prop_map(|(user, other)| Act::Request(user, other)),
+        4 => pair().prop_map(|(user, other)| Act::LetSee(user, other)),
+        3 => (0..USERS.len(), 0..400u64).prop_map(|(user, second)| Act::ComeAndGo(user, second)),
         1 => (0..USERS.len()).prop_map(Act::Remake),
         1 => Just(Act::Reopen),
         1 => Just(Act::SnapshotAndRestore),
@@ -159,13 +196,24 @@ fn act() -> impl Strategy<Value = Act> {
 /// What one owner of a name has said.
 #[derive(Default, Clone)]
 struct Choices {
-    settings: [Audience; 4],
+    settings: [Audience; 5],
     blocked: BTreeMap<String, u64>,
     /// Names on the list, and the incarnation that a row is about, if it is known.
     listed: BTreeMap<String, Option<u64>>,
     met: BTreeMap<String, u64>,
     asking: BTreeSet<String>,
+    /// Who sees the user, with the incarnation.
+    shown_to: BTreeMap<String, u64>,
+    last_seen_ms: u64,
     version: u64,
+}
+
+impl Choices {
+    /// What was agreed with an earlier owner of the name is void.
+    fn meets(&mut self, who: &BlockedUser) {
+        self.met.insert(who.user.clone(), who.incarnation);
+        self.shown_to.retain(|user, incarnation| *user != who.user || *incarnation == who.incarnation);
+    }
 }
 
 #[derive(Default)]
@@ -187,11 +235,16 @@ impl Model {
         let is_contact = said.listed.contains_key(&by.user) && met.is_none_or(|met| *met == by.incarnation);
         let opens = |at: usize| match said.settings[at] {
             Audience::Unspecified | Audience::Everyone => true,
-            Audience::Contacts => is_contact,
+            Audience::Contacts | Audience::Requests => is_contact,
             Audience::Nobody => false,
         };
+        let requests = said.settings[0] == Audience::Requests;
         let write_back = said.settings[0] != Audience::Nobody;
-        Allowed { blocked: false, write: opens(0), write_back, groups: opens(1), read_marks: opens(2) }
+        let is_hidden = said.settings[3..].contains(&Audience::Nobody);
+        let sees = !is_hidden && said.shown_to.get(&by.user) == Some(&by.incarnation);
+        let last_seen_ms = if sees { said.last_seen_ms } else { 0 };
+        let (groups, read_marks) = (opens(1), opens(2));
+        Allowed { blocked: false, write: opens(0), write_back, groups, read_marks, last_seen_ms, requests }
     }
 }
 
@@ -199,7 +252,7 @@ fn perform(world: &mut World, model: &mut Model, act: &Act) {
     match act {
         Act::Set(user, audiences) => {
             let of = |at: usize| audiences[at].map(|audience| i32::from(AUDIENCES[audience]));
-            let set = SetPrivacy { write: of(0), groups: of(1), read_marks: of(2), presence: of(3) };
+            let set = SetPrivacy { write: of(0), groups: of(1), read_marks: of(2), presence: of(3), last_seen: of(4) };
             let said = model.of(USERS[*user]);
             let before = said.settings;
             for (at, audience) in audiences.iter().enumerate() {
@@ -210,7 +263,7 @@ fn perform(world: &mut World, model: &mut Model, act: &Act) {
             assert_eq!(changed.version, said.version);
             let settings = changed.settings.expect("told");
             let told = [settings.write(), settings.groups(), settings.read_marks(), settings.presence()];
-            assert_eq!(told, said.settings);
+            assert_eq!([&told[..], &[settings.last_seen()]].concat(), said.settings);
         }
         Act::Block(user, other) => {
             let who = world.person(USERS[*other]);
@@ -237,17 +290,36 @@ fn perform(world: &mut World, model: &mut Model, act: &Act) {
             let said = model.of(USERS[*user]);
             said.listed.remove(USERS[*other]);
             said.asking.remove(USERS[*other]);
+            said.shown_to.remove(USERS[*other]);
             world.contact(USERS[*user], USERS[*other], change_contact::Change::Remove(RemoveContact {}));
         }
         Act::Request(user, other) => {
             let from = world.person(USERS[*other]);
             let is_blocked = model.allowed(USERS[*user], &from).blocked;
             let said = model.of(USERS[*user]);
-            said.met.insert(from.user.clone(), from.incarnation);
-            if !is_blocked {
+            said.meets(&from);
+            if !is_blocked && !said.shown_to.contains_key(&from.user) {
                 said.asking.insert(from.user.clone());
             }
             world.hears_a_request(USERS[*user], USERS[*other]);
+        }
+        Act::LetSee(user, other) => {
+            let from = world.person(USERS[*other]);
+            if !model.allowed(USERS[*user], &from).blocked {
+                let said = model.of(USERS[*user]);
+                said.meets(&from);
+                said.asking.remove(&from.user);
+                said.listed.insert(from.user.clone(), None);
+                said.shown_to.insert(from.user, from.incarnation);
+                world.lets_see(USERS[*user], USERS[*other]);
+            }
+        }
+        Act::ComeAndGo(user, second) => {
+            // Without a time the session, which began in 1970, says nothing.
+            if *second >= 60 {
+                model.of(USERS[*user]).last_seen_ms = second / 60 * 60_000;
+            }
+            world.comes_and_goes(USERS[*user], second * 1000);
         }
         Act::Remake(user) => {
             world.deletes(USERS[*user]);
@@ -276,6 +348,7 @@ fn check(world: &mut World, model: &mut Model) {
         let read = ReadContacts { user: user.into(), incarnation, subscribed: true, ..ReadContacts::default() };
         let read = world.shard.reader.contacts(&read).expect("reads");
         assert_eq!(read.hidden, said.settings[3] == Audience::Nobody);
+        assert_eq!(read.last_seen_hidden, said.settings[4] == Audience::Nobody);
         assert_eq!(read.blocked, said.blocked.into_keys().collect::<Vec<_>>());
     }
     // Nothing remains of ended accounts.

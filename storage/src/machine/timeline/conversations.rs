@@ -5,20 +5,22 @@ use std::io;
 use carillon_proto::{
     KeyedMap, Level,
     pb::store::{
-        Append, Conversation, ConversationRow, ConversationsMoved, Membership, MoveMarks, RecordHeader,
-        SetConversation, SweepConversations, TimelineKey, append::Admission, move_marks::Mark, rejected::Reason,
-        timeline_key::Kind,
+        Append, Conversation, ConversationRow, ConversationsMoved, Membership, MessageRequest, MoveMarks, RecordHeader,
+        RequestAnswer, SetConversation, SweepConversations, TimelineKey, append::Admission, move_marks::Mark,
+        rejected::Reason, timeline_key::Kind,
     },
 };
 use prost::Message as _;
 
 use super::{
-    Batch, CachedTimeline, Outcome, TimelineMachine, TimelineState, done, groups, privacy, rejected, timeline_key,
+    Batch, CachedTimeline, Outcome, TimelineMachine, TimelineState, done, groups,
+    privacy::{self, Fate},
+    rejected, timeline_key,
 };
 use crate::machine::{
     broken,
     conversations::{self, Said},
-    keys::{self, RowBytes, Stored},
+    keys::{self, ConversationNumbers, RowBytes, Stored},
 };
 
 /// Most conversations of a user that have marks or settings, when one without any message is to get settings. Replicas with different
@@ -28,10 +30,30 @@ pub(in crate::machine) const WITHOUT_MESSAGES: usize = 8192;
 const KEPT_BYTES: usize = 256;
 
 /// The versions that a command gives.
-struct Versions {
+pub(super) struct Versions {
     number: u64,
-    before: u64,
-    last: u64,
+    before: ConversationNumbers,
+    now: ConversationNumbers,
+}
+
+impl Versions {
+    pub(super) fn requests(&self) -> u64 {
+        self.now.requests
+    }
+
+    /// A conversation was, or was not, an open request, and now is the latter or the former.
+    fn count(&mut self, before: MessageRequest, after: MessageRequest) {
+        let is_open = |request: MessageRequest| u64::from(request == MessageRequest::Open);
+        self.now.requests = (self.now.requests + is_open(after)).saturating_sub(is_open(before));
+    }
+}
+
+/// What a message has made of its conversation.
+#[derive(Default)]
+pub(super) struct Conversed {
+    pub(super) header: RecordHeader,
+    pub(super) in_request: bool,
+    pub(super) moved: Option<Box<ConversationsMoved>>,
 }
 
 impl TimelineMachine {
@@ -54,39 +76,70 @@ impl Batch<'_> {
         admission: Admission,
         duplicate: &[u8; 16],
         inbox: &TimelineState,
-    ) -> io::Result<Result<RecordHeader, Outcome>> {
+    ) -> io::Result<Result<Conversed, Outcome>> {
         let peer = if op.peer.is_empty() { &op.sender } else { &op.peer };
         if self.reading.level < Level::GROUPS || peer.is_empty() {
-            return Ok(Ok(RecordHeader::default()));
+            return Ok(Ok(Conversed::default()));
         }
+        let requests = self.open_requests(Some(inbox.number), admission)?;
         let with = TimelineKey { kind: Kind::Inbox.into(), owner: peer.clone() };
         let key = keys::conversation(inbox.number, &with);
         self.touch_conversation(&key)?;
         let row = self.touched_conversations.get_mut(&key).and_then(|row| row.as_mut());
         let mut new = Conversation::default();
         let (is_new, row) = row.map_or((true, &mut new), |row| (false, row));
-        if let Some((kept_out, is_noted)) = privacy::keeps_out(row, op, admission, duplicate, inbox.epoch) {
-            if is_noted {
-                let row = row.clone();
-                self.put_conversation(key, row);
+        match privacy::fate(Some(row), op, admission, duplicate, requests) {
+            Fate::Enters => {}
+            Fate::Withheld { is_noted } => {
+                if !is_noted {
+                    privacy::withhold(row, duplicate);
+                    let row = row.clone();
+                    self.put_conversation(key, row);
+                }
+                return Ok(Err(privacy::withheld(inbox.epoch)));
             }
-            return Ok(Err(kept_out));
+            Fate::Refused => return Ok(Err(privacy::refused())),
         }
         let seq = inbox.last + 1;
-        if row.last_seq == 0 || row.peer_incarnation < op.peer_incarnation {
+        let is_own = op.sender.is_empty() || op.timeline.as_ref().is_some_and(|inbox| inbox.owner == op.sender);
+        let (before, request) = (row.request(), privacy::request_after(row, op, admission, is_own));
+        if privacy::begins(row, op) {
             (row.peer_incarnation, row.since_seq, row.written) = (op.peer_incarnation, seq, false);
         }
-        let is_own = op.sender.is_empty() || op.timeline.as_ref().is_some_and(|inbox| inbox.owner == op.sender);
         row.last_seq = seq;
         row.written |= is_own;
         let is_countable = op.header.as_ref().is_none_or(|header| header.countable);
         row.counted += u64::from(!is_own && is_countable);
         let header = RecordHeader { counted: row.counted, ..RecordHeader::default() };
+        let in_request = request != MessageRequest::Unspecified;
+        if request != before {
+            row.request = request.into();
+            let row = row.clone();
+            // The message has its position soon.
+            let inbox = TimelineState { last: seq, ..*inbox };
+            let moved = Some(self.request_moved(&inbox, &with, before, row)?);
+            return Ok(Ok(Conversed { header, in_request, moved }));
+        }
         self.changes.put(key.clone(), row.encode_to_vec());
         if is_new {
             self.touched_conversations.insert(key, Some(new));
         }
-        Ok(Ok(header))
+        Ok(Ok(Conversed { header, in_request, moved: None }))
+    }
+
+    /// The conversation, which was something else before, is a request, or none any more.
+    fn request_moved(
+        &mut self,
+        inbox: &TimelineState,
+        with: &TimelineKey,
+        before: MessageRequest,
+        row: Conversation,
+    ) -> io::Result<Box<ConversationsMoved>> {
+        let mut versions = self.versions(inbox.number)?;
+        versions.count(before, row.request());
+        let row = self.change(&mut versions, with, row);
+        let rows = vec![self.row(inbox, with, row, false)?];
+        Ok(Box::new(self.moved(inbox, &versions, rows)))
     }
 
     pub(super) fn move_marks(&mut self, op: &MoveMarks) -> io::Result<Outcome> {
@@ -107,14 +160,17 @@ impl Batch<'_> {
             rows.retain(|row| row.conversation.as_ref() != Some(with));
             rows.push(self.row(&inbox, with, after, has_read)?);
         }
-        Ok(self.moved(&inbox, versions, rows))
+        Ok(Outcome::ConversationsMoved(self.moved(&inbox, &versions, rows)))
     }
 
     pub(super) fn set_conversation(&mut self, op: &SetConversation) -> io::Result<Outcome> {
         let with = op.conversation.as_ref().ok_or_else(|| broken("settings without a conversation"))?;
+        // An unknown answer must not be taken for a known one.
+        let answer = RequestAnswer::try_from(op.answer).map_err(|_| broken("answer to a request"))?;
         let inbox = match self.own_inbox(op.timeline.as_ref(), op.incarnation)? {
             Ok(Some(inbox)) => inbox,
             Ok(None) if with.kind() == Kind::Group => return Ok(not_in_group()),
+            Ok(None) if answer != RequestAnswer::Unspecified => return Ok(no_conversation()),
             Ok(None) => self.first_inbox(op.timeline.as_ref(), op.incarnation, op.new_epoch)?,
             Err(refused) => return Ok(refused),
         };
@@ -123,6 +179,7 @@ impl Batch<'_> {
             None if with.kind() == Kind::Group => {
                 return Ok(not_in_group());
             }
+            None if answer != RequestAnswer::Unspecified => return Ok(no_conversation()),
             None if self.changed_conversations(inbox.number)? >= WITHOUT_MESSAGES => {
                 let detail = format!(
                     "the user has settings of {WITHOUT_MESSAGES} conversations, which is the most for one without messages"
@@ -135,9 +192,11 @@ impl Batch<'_> {
         let mut after = before.clone();
         conversations::set(after.settings.get_or_insert_default(), op);
         after.settings = after.settings.filter(|settings| *settings != Default::default());
+        after.request = conversations::answered(before.request(), answer).into();
+        versions.count(before.request(), after.request());
         let after = if after == before { after } else { self.change(&mut versions, with, after) };
         let rows = vec![self.row(&inbox, with, after, false)?];
-        Ok(self.moved(&inbox, versions, rows))
+        Ok(Outcome::ConversationsMoved(self.moved(&inbox, &versions, rows)))
     }
 
     pub(super) fn sweep_conversations(&mut self, op: &SweepConversations) -> io::Result<Outcome> {
@@ -156,6 +215,11 @@ impl Batch<'_> {
         let Some(row) = self.conversation(&key)? else { return Ok(()) };
         if row.version != 0 {
             self.changes.delete(keys::conversation_change(number, row.version));
+        }
+        if row.request() == MessageRequest::Open {
+            let mut versions = self.versions(number)?;
+            versions.count(MessageRequest::Open, MessageRequest::Unspecified);
+            self.put_versions(&versions);
         }
         self.changes.delete(key.clone());
         self.touched_conversations.insert(key, None);
@@ -269,17 +333,22 @@ impl Batch<'_> {
         })
     }
 
-    fn moved(&mut self, inbox: &TimelineState, versions: Versions, rows: Vec<ConversationRow>) -> Outcome {
-        let Versions { number, before, last } = versions;
-        if last != before {
-            self.changes.put(keys::conversations_version(number), keys::number_value(last));
-        }
-        Outcome::ConversationsMoved(ConversationsMoved { epoch: inbox.epoch, before, version: last, rows })
+    fn moved(&mut self, inbox: &TimelineState, versions: &Versions, rows: Vec<ConversationRow>) -> ConversationsMoved {
+        self.put_versions(versions);
+        let (before, version) = (versions.before.version, versions.now.version);
+        ConversationsMoved { epoch: inbox.epoch, before, version, rows }
     }
 
-    fn versions(&self, number: u64) -> io::Result<Versions> {
-        let last = self.get(&keys::conversations_version(number), keys::number_of)?.unwrap_or(0);
-        Ok(Versions { number, before: last, last })
+    fn put_versions(&mut self, versions: &Versions) {
+        let Versions { number, before, now } = versions;
+        if now != before {
+            self.changes.put(keys::conversations_version(*number), now.encode());
+        }
+    }
+
+    pub(super) fn versions(&self, number: u64) -> io::Result<Versions> {
+        let now = self.get(&keys::conversations_version(number), ConversationNumbers::decode)?.unwrap_or_default();
+        Ok(Versions { number, before: now, now })
     }
 
     /// Writes the changed row, with the next version.
@@ -288,8 +357,8 @@ impl Batch<'_> {
         if row.version != 0 {
             self.changes.delete(keys::conversation_change(number, row.version));
         }
-        versions.last += 1;
-        row.version = versions.last;
+        versions.now.version += 1;
+        row.version = versions.now.version;
         self.changes.put(keys::conversation_change(number, row.version), keys::changed_conversation(with));
         self.put_conversation(keys::conversation(number, with), row.clone());
         row
@@ -329,6 +398,10 @@ impl Batch<'_> {
         self.changes.put(key.clone(), row.encode_to_vec());
         self.touched_conversations.insert(key, Some(row));
     }
+}
+
+fn no_conversation() -> Outcome {
+    rejected(Reason::NotFound, "there is no such conversation")
 }
 
 fn not_in_group() -> Outcome {

@@ -99,8 +99,10 @@ pub(super) fn command() -> impl Strategy<Value = DirectoryCommand> {
         8 => (session(), any::<bool>(), 0..3u32).prop_map(|(session, announced, max_sessions)| {
             Op::PutSession(PutSession { session: Some(session), announced, max_sessions })
         }),
-        4 => session().prop_map(|Session { user, device, lease, connection, .. }| {
-            Op::DeleteSession(DeleteSession { user, device, lease, connection })
+        4 => (session(), 0..4u64).prop_map(|(session, half_minutes)| {
+            let Session { user, device, lease, connection, generation, .. } = session;
+            let time_ms = half_minutes * 30_000;
+            Op::DeleteSession(DeleteSession { user, device, lease, connection, time_ms, generation })
         }),
         4 => node().prop_map(Op::RegisterNode),
         3 => lease().prop_map(|lease| Op::RenewLease(RenewLease { lease })),

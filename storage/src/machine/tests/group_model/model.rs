@@ -67,6 +67,17 @@ impl Group {
         self.rows.get(&person.user).filter(|row| row.incarnation == person.incarnation)
     }
 
+    /// Slow mode aside.
+    pub(super) fn refuses_to_write(&self, row: Option<&Row>, time_ms: u64) -> Option<Reason> {
+        match row.filter(|row| row.standing == Standing::Member) {
+            None => Some(Reason::NotFound),
+            Some(row) if row.role == Role::Reader => Some(Reason::Forbidden),
+            Some(row) if row.role == Role::Member && self.settings.announcements => Some(Reason::Forbidden),
+            Some(row) if time_ms < row.muted_until_ms => Some(Reason::Forbidden),
+            Some(_) => None,
+        }
+    }
+
     fn member(&self, person: &Person) -> Option<&Row> {
         self.row(person).filter(|row| row.standing == Standing::Member)
     }
@@ -107,7 +118,7 @@ impl Model {
     fn is_repeated(group: &Group, op: &Append, incarnation: u64, outcome: &Outcome) -> bool {
         let Some(seq) = group.known.get(&*op.duplicate_key) else { return false };
         let first_envelope = vec![op.duplicate_key[0]; 8].into();
-        let expected = Appended { epoch: group.epoch, seq: *seq, first_envelope, incarnation, withheld: false };
+        let expected = Appended { epoch: group.epoch, seq: *seq, first_envelope, incarnation, ..Appended::default() };
         assert_eq!(*outcome, Outcome::Appended(expected));
         true
     }
@@ -119,17 +130,14 @@ impl Model {
         }
         let writer = sender_of(op);
         let row = group.member(&writer).filter(|_| group.lives());
-        let GroupSettings { announcements, slow_mode_ms, .. } = group.settings;
+        let slow_mode_ms = group.settings.slow_mode_ms;
         let expected = match row {
             _ if op.only_repeat => Some(Reason::NotFound),
-            None => Some(Reason::NotFound),
-            Some(row) if row.role == Role::Reader => Some(Reason::Forbidden),
-            Some(row) if row.role == Role::Member && announcements => Some(Reason::Forbidden),
-            Some(row) if op.time_ms < row.muted_until_ms => Some(Reason::Forbidden),
+            row if group.refuses_to_write(row, op.time_ms).is_some() => group.refuses_to_write(row, op.time_ms),
             Some(row) if row.role == Role::Member && row.wrote_ms.abs_diff(op.time_ms) < slow_mode_ms.into() => {
                 Some(Reason::TooEarly)
             }
-            Some(_) => None,
+            _ => None,
         };
         assert_eq!(reason(outcome), expected, "{op:?} to {:?}", group.rows);
         if expected.is_some() {
