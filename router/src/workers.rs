@@ -91,12 +91,17 @@ impl Workers {
         let sender = self.sender();
         let mut employed: BTreeMap<ShardId, Employed> = BTreeMap::new();
         let mut last = 0;
+        // The topology by which they are employed.
+        let mut followed: Option<Arc<Topology>> = None;
         // Bounded by what each worker asks at once.
         let (mut calls, mut removals) = (FuturesUnordered::new(), FuturesUnordered::new());
         let mut sendings = FuturesUnordered::new();
         loop {
             let topology = Arc::clone(&self.topology.borrow_and_update());
-            employ(&mut employed, &topology, &mut last);
+            if followed.as_ref().is_none_or(|followed| !Arc::ptr_eq(followed, &topology)) {
+                employ(&mut employed, &topology, &mut last);
+                followed = Some(Arc::clone(&topology));
+            }
             for shard in self.nudges.take() {
                 if let Some(employed) = employed.get_mut(&shard) {
                     employed.worker.nudge(clock::now());
