@@ -29,6 +29,7 @@ pub const RING_VERSION: &str = "carillon_router_ring_version";
 pub const RING_ROUTERS: &str = "carillon_router_ring_routers";
 pub const OUTBOX_ROWS: &str = "carillon_router_outbox_rows_total";
 pub const SCHEDULED: &str = "carillon_router_scheduled_messages_total";
+pub const MEDIA_CHECKED: &str = "carillon_router_media_checked_total";
 pub const OUTBOX_LAG: &str = "carillon_router_outbox_lag_seconds";
 pub const DEAD_LETTERS: &str = "carillon_router_outbox_dead_letters";
 pub const LEASE_HELD: &str = "carillon_router_lease_held";
@@ -72,6 +73,12 @@ pub const ALL: &[Metric] = &[
         .labels(&[Label::known("outcome", &["done", "refused"])]),
     Metric::counter(SCHEDULED, "Scheduled messages whose time has come, by what became of them")
         .labels(&[Label::known("outcome", &["sent", "failed"])]),
+    Metric::counter(
+        MEDIA_CHECKED,
+        "Files of which all shards were asked whether something refers to them; collected: nothing does, and they were removed",
+    )
+    .labels(&[Label::known("outcome", &["held", "collected"])])
+    .for_debugging(),
     Metric::gauge(OUTBOX_LAG, "Age of the oldest row in the outboxes whose workers run here"),
     Metric::gauge(DEAD_LETTERS, "Rows of the outboxes whose workers run here that were given up"),
     Metric::gauge(LEASE_HELD, "1 while this router holds its lease"),
@@ -198,6 +205,11 @@ pub(crate) fn outbox_row(outcome: &'static str) {
 
 pub(crate) fn scheduled(sent: bool) {
     counter!(SCHEDULED, "outcome" => if sent { "sent" } else { "failed" }).increment(1);
+}
+
+pub(crate) fn media_checked(held: usize, collected: usize) {
+    counter!(MEDIA_CHECKED, "outcome" => "held").increment(held as u64);
+    counter!(MEDIA_CHECKED, "outcome" => "collected").increment(collected as u64);
 }
 
 pub(crate) fn outboxes(lag_ms: u64, dead_letters: u64) {

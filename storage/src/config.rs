@@ -71,6 +71,9 @@ pub struct RetentionConfig {
     /// has not moved for twice this long; 0: never. The device then starts with the first envelope kept, unless it
     /// knows its own position.
     pub cursor_age_ms: u64,
+    /// A file to which nothing refers any more, or never has, is removed after this time; 0: it is kept until its owner is erased. Who wants
+    /// to send a file, or to forward a message with one, has this time for it.
+    pub unreferenced_media_ms: u64,
 }
 
 /// An invalid setting.
@@ -110,7 +113,13 @@ impl Default for StorageConfig {
 impl Default for RetentionConfig {
     fn default() -> Self {
         const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-        Self { max_age_ms: 0, max_count: 0, duplicate_window_ms: DAY_MS, cursor_age_ms: 180 * DAY_MS }
+        Self {
+            max_age_ms: 0,
+            max_count: 0,
+            duplicate_window_ms: DAY_MS,
+            cursor_age_ms: 180 * DAY_MS,
+            unreferenced_media_ms: 7 * DAY_MS,
+        }
     }
 }
 

@@ -23,8 +23,9 @@ const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 
 /// The retention settings for the state machine.
 pub(crate) fn retention(config: &RetentionConfig) -> Retention {
-    let RetentionConfig { max_age_ms, max_count, duplicate_window_ms, cursor_age_ms } = *config;
-    let told = Retention { max_age_ms, max_count, duplicate_window_ms, cursor_age_ms, slack_ms: 0 };
+    let RetentionConfig { max_age_ms, max_count, duplicate_window_ms, cursor_age_ms, unreferenced_media_ms } = *config;
+    let told =
+        Retention { max_age_ms, max_count, duplicate_window_ms, cursor_age_ms, unreferenced_media_ms, slack_ms: 0 };
     Retention { slack_ms: most(told).as_millis() as u64, ..told }
 }
 
@@ -51,7 +52,8 @@ pub(crate) async fn run(serving: Arc<Serving>, retention: Retention) {
 fn every(retention: Retention) -> Duration {
     let envelopes =
         [retention.max_age_ms, retention.duplicate_window_ms].map(|ms| if retention.trims() { ms } else { 0 });
-    let times = envelopes.into_iter().chain([retention.cursor_age_ms]).filter(|ms| *ms > 0);
+    let times =
+        envelopes.into_iter().chain([retention.cursor_age_ms, retention.unreferenced_media_ms]).filter(|ms| *ms > 0);
     times.min().map_or(INTERVAL.1, |ms| Duration::from_millis(ms / 8).clamp(INTERVAL.0, INTERVAL.1))
 }
 
@@ -98,7 +100,10 @@ mod tests {
     #[test]
     fn the_time_is_told_often_enough_for_the_shortest_age_and_seldom_for_long_ones() {
         let config = |max_age_ms, max_count, duplicate_window_ms, cursor_age_ms| {
-            every(retention(&RetentionConfig { max_age_ms, max_count, duplicate_window_ms, cursor_age_ms }))
+            let unreferenced_media_ms = 0;
+            let config =
+                RetentionConfig { max_age_ms, max_count, duplicate_window_ms, cursor_age_ms, unreferenced_media_ms };
+            every(retention(&config))
         };
         let day = 86_400_000;
         assert_eq!(config(30 * day, 0, day, 180 * day), Duration::from_secs(60));
@@ -109,7 +114,10 @@ mod tests {
             Duration::from_secs(60),
             "the window bounds nothing when nothing is trimmed"
         );
-        assert!(!retention(&RetentionConfig { cursor_age_ms: 0, ..RetentionConfig::default() }).needs_clock());
+        let nothing = RetentionConfig { cursor_age_ms: 0, unreferenced_media_ms: 0, ..RetentionConfig::default() };
+        assert!(!retention(&nothing).needs_clock());
+        let files = RetentionConfig { unreferenced_media_ms: 16_000, ..nothing };
+        assert_eq!(every(retention(&files)), Duration::from_secs(2));
     }
 
     #[test]

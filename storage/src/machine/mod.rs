@@ -45,7 +45,7 @@ pub(crate) use self::{
     directory_reader::DirectoryReader,
     erasure::{Erasing, REDACTED},
     level::{ShardLevel, directory_level, timeline_level},
-    media_reader::REMOVED_MEDIA,
+    media_reader::{DueMedia, FoundFile, REMOVED_MEDIA},
     message_reader::KEYS as FOUND_BY_KEYS,
     registry::RegistryState,
     retention::{Retention, SWEEP_CONVERSATIONS, SWEEP_CURSORS, SWEEP_MEMBERSHIPS},

@@ -40,6 +40,8 @@ pub(crate) struct Retention {
     pub(crate) duplicate_window_ms: u64,
     /// A device that has not taken envelopes for this long is gone. 0: never.
     pub(crate) cursor_age_ms: u64,
+    /// How long a file is kept to which nothing refers. 0: as long as its owner has an account.
+    pub(crate) unreferenced_media_ms: u64,
     /// Records carry the clock of its last advance, which may be this old: they seem older than they are by as much.
     pub(crate) slack_ms: u64,
 }
@@ -51,7 +53,7 @@ impl Retention {
     }
 
     pub(crate) fn needs_clock(&self) -> bool {
-        self.trims() || self.cursor_age_ms != 0
+        self.trims() || self.cursor_age_ms != 0 || self.unreferenced_media_ms != 0
     }
 
     /// The least age that it can have.
