@@ -124,13 +124,13 @@ fn the_service_is_told_what_it_has_to_know() {
     let mentioning = Content { mentions: Some(Box::new(mentions)), ..text("you there") };
     assert_eq!(header_of(bob(), mentioning), Some(store::Header { mentions: told, ..message }));
     // Files are kept as long as what refers to them.
-    let reference = MediaSecret::random().in_shard(3);
+    let uploaded = MediaSecret::random().in_shard(3);
     let image = |id: Vec<u8>, url: &str| {
         let media = Media { id: id.into(), url: url.to_owned(), ..Media::default() };
         Content { body: Some(Of::Image(media)), ..Default::default() }
     };
-    let media = vec![bytes::Bytes::copy_from_slice(reference.id().as_bytes())];
-    let file = image(reference.to_bytes().to_vec(), "");
+    let media = vec![bytes::Bytes::copy_from_slice(uploaded.id().as_bytes())];
+    let file = image(uploaded.to_bytes().to_vec(), "");
     let held = store::Header { media: media.clone(), countable: true, ..store::Header::default() };
     assert_eq!(header_of(bob(), file.clone()), Some(held));
     let held = store::Header { edit_window_ms: 172_800_000, media, ..about(Kind::Edit, of_alice()) };

@@ -18,7 +18,7 @@ use carillon_proto::{
 };
 use proptest::prelude::*;
 
-use self::world::{World, act};
+use self::world::{Act, KEPT_MS, World, act};
 use super::*;
 use crate::machine::{DueMedia, Retention, TimelineMachine, TimelineReader, keys};
 
@@ -83,6 +83,26 @@ proptest! {
     }
 }
 
+#[test]
+fn a_file_that_is_forwarded_to_a_shard_that_has_said_no_stays() {
+    let mut world = World::new();
+    let all = [true; 3];
+    world.act(Act::Upload(0));
+    world.act(Act::Say { shard: 2, user: 0, sender: 0, files: [Some(1), None] });
+    world.act(Act::Advance { ms: 2 * KEPT_MS, leads: all });
+    world.act(Act::Sweep { shard: 0, limit: 9 });
+    world.act(Act::Work { shard: 0, row: 0, again: false, dies: false });
+    let asks = |world: &mut World| world.act(Act::Ask { check: 0, again: false });
+    asks(&mut world);
+    asks(&mut world);
+    // To the last one that was asked, from the one that has not been asked yet.
+    world.act(Act::Move { message: 0, shard: 1, user: 0 });
+    asks(&mut world);
+    world.check();
+    world.check_counts();
+    world.end_everything();
+}
+
 /// A shard that is asked directly.
 struct Single {
     shard: OpenShard<TimelineMachine, TimelineReader>,
@@ -115,8 +135,9 @@ impl Single {
     }
 
     fn advance(&mut self, elapsed_ms: u64) {
-        let elapsed_ms = u32::try_from(elapsed_ms).expect("short");
-        self.apply(Op::AdvanceClock(AdvanceClock { elapsed_ms }));
+        let (whole, rest) = (elapsed_ms / u64::from(u32::MAX), elapsed_ms % u64::from(u32::MAX));
+        let steps = std::iter::repeat_n(u32::MAX, whole as usize).chain([rest as u32]);
+        steps.for_each(|elapsed_ms| self.apply(Op::AdvanceClock(AdvanceClock { elapsed_ms })));
     }
 
     /// The files to be looked for.

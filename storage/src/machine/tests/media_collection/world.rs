@@ -33,7 +33,7 @@ use crate::machine::{
 const SHARDS: usize = 3;
 const USERS: [&str; 2] = ["u", "v"];
 const SENDERS: [&str; 2] = ["s", "t"];
-const KEPT_MS: u64 = 6400;
+pub(super) const KEPT_MS: u64 = 6400;
 /// The most that a check takes. Who forwards a file has so much less time for it.
 const CHECK_MS: u64 = 900;
 
@@ -58,6 +58,8 @@ pub(super) enum Act {
         message: u8,
         for_good: bool,
     },
+    /// Forwards the files of a message, which then goes by age.
+    Move { message: u8, shard: usize, user: usize },
     /// The copy of an edit reaches the inbox after the message was recalled for good.
     LateEdit {
         message: u8,
@@ -123,6 +125,7 @@ pub(super) fn act() -> impl Strategy<Value = Act> {
             .prop_map(|(shard, user, sender, files)| Act::Say { shard, user, sender, files }),
         3 => (any::<u8>(), maybe()).prop_map(|(message, file)| Act::Edit { message, file }),
         4 => (any::<u8>(), any::<bool>()).prop_map(|(message, for_good)| Act::Recall { message, for_good }),
+        10 => (any::<u8>(), shard(), user()).prop_map(|(message, shard, user)| Act::Move { message, shard, user }),
         1 => (any::<u8>(), file()).prop_map(|(message, file)| Act::LateEdit { message, file }),
         5 => (shard(), user(), 1..5u64).prop_map(|(shard, user, many)| Act::Trim { shard, user, many }),
         1 => (shard(), user()).prop_map(|(shard, user)| Act::End { shard, user }),
@@ -267,6 +270,14 @@ impl World {
                     self.goes(|other| other.key == said.key || other.edits.as_ref() == Some(&said.key));
                     self.recalled.push(said);
                 }
+            }
+            Act::Move { message, shard, user } => {
+                let with_files: Vec<_> = (0..self.said.len()).filter(|at| !self.said[*at].media.is_empty()).collect();
+                let Some(at) = pick(&with_files, message).copied() else { return };
+                let Said { sender, media, seq, shard: from, user: of, .. } = self.said[at].clone();
+                self.say(shard, user, sender, media);
+                let first = self.inboxes[&(from, of)].first;
+                self.trim(from, of, seq + 1 - first);
             }
             Act::LateEdit { message, file } => {
                 let Some(said) = pick(&self.recalled, message).cloned() else { return };
