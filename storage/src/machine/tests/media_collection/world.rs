@@ -59,7 +59,11 @@ pub(super) enum Act {
         for_good: bool,
     },
     /// Forwards the files of a message, which then goes by age.
-    Move { message: u8, shard: usize, user: usize },
+    Move {
+        message: u8,
+        shard: usize,
+        user: usize,
+    },
     /// The copy of an edit reaches the inbox after the message was recalled for good.
     LateEdit {
         message: u8,
