@@ -17,6 +17,7 @@ use super::{
     groups::refused,
     keys,
     retention::{LOOKED_AT, Retention, clock},
+    timeline::media_holds::may_check,
 };
 use crate::engine::fjall::TimelineView;
 
@@ -168,7 +169,7 @@ impl Unchecked {
     /// Whether somebody has to find out if the file is held.
     fn is_due(&mut self, row: &MediaRow, clock_ms: u64, retention: &Retention) -> bool {
         let kept_ms = retention.unreferenced_media_ms;
-        if kept_ms == 0 || row.state() != State::Complete || row.check != 0 {
+        if kept_ms == 0 || row.state() != State::Complete || !may_check(row, clock_ms) {
             return false;
         }
         let age_ms = |since_ms| retention.age_ms(clock_ms, since_ms);
@@ -176,6 +177,7 @@ impl Unchecked {
         let is_young = age_ms(row.changed_ms) <= kept_ms;
         let (since_ms, waits_ms) = match (row.released_ms, row.held_ms) {
             _ if is_young => return false,
+            _ if row.check != 0 => (row.check_ms, 0),
             (0, 0) => (row.changed_ms, gathered_ms(kept_ms)),
             (0, held_ms) if age_ms(held_ms) > HELD_MS => (held_ms, gathered_ms(HELD_MS)),
             (0, _) => return false,

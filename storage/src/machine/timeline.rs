@@ -9,7 +9,7 @@ pub(super) mod cursors;
 mod garbage;
 mod groups;
 mod media;
-mod media_holds;
+pub(super) mod media_holds;
 mod mentions;
 mod outbox;
 #[cfg(feature = "planted-bugs")]

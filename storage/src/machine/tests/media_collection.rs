@@ -208,7 +208,15 @@ fn files_are_looked_for_when_they_had_time_to_be_sent_when_they_are_released_and
     single.apply(unheld(number));
     let row = single.row(1).expect("stays");
     assert!(row.check == 0 && row.released_ms != 0 && row.state() == State::Complete);
+    // What was to be found out was discarded.
+    let discarded = check(&mut single);
+    single.advance(24 * 3_600_000);
+    assert_eq!((single.checked(&retention), check(&mut single)), (vec![], discarded + 2));
+    assert_eq!(single.row(1).expect("stays").check, discarded, "it is under way");
+    single.advance(1);
+    assert_eq!(single.checked(&retention), [id(1)]);
     let number = check(&mut single);
+    single.apply(unheld(discarded));
     single.apply(unheld(number));
     assert_eq!(single.row(1), None);
     let rows = single.shard.reader.outbox(&ReadOutbox::default()).expect("reads").rows;

@@ -23,6 +23,15 @@ use crate::machine::{
     keys::{self, RowBytes, Stored},
 };
 
+/// After so long a check that has not ended begins anew: somebody may have discarded its row of the outbox. Replicas with different numbers would
+/// diverge.
+const CHECK_MS: u64 = 24 * 3_600_000;
+
+/// True if a check of the file may begin, as none is under way.
+pub(in crate::machine) fn may_check(row: &MediaRow, clock_ms: u64) -> bool {
+    row.check == 0 || clock_ms.saturating_sub(row.check_ms) > CHECK_MS
+}
+
 /// The files that a record with this value holds.
 pub(super) fn held_by(stored: &Stored<'_>) -> Vec<Bytes> {
     stored.header.message.as_ref().map(|message| message.media.clone()).unwrap_or_default()
@@ -108,10 +117,9 @@ impl Batch<'_> {
         let mut ids = Vec::new();
         for id in &op.ids {
             let id = media_id(id)?;
-            let Some(row) = self.media(&id)?.filter(|row| row.state() == State::Complete && row.check == 0) else {
-                continue;
-            };
-            let row = MediaRow { check: self.index, released_ms: 0, ..row };
+            let may_begin = |row: &MediaRow| row.state() == State::Complete && may_check(row, self.clock_ms);
+            let Some(row) = self.media(&id)?.filter(may_begin) else { continue };
+            let row = MediaRow { check: self.index, check_ms: self.clock_ms, released_ms: 0, ..row };
             self.changes.put(keys::media(&id), row.encode_to_vec());
             ids.push(id_bytes(&id));
         }
@@ -128,7 +136,7 @@ impl Batch<'_> {
         for id in &op.held {
             let id = media_id(id)?;
             if let Some(row) = self.media_in_check(&id, op.check)? {
-                let row = MediaRow { check: 0, held_ms: self.clock_ms.max(1), ..row };
+                let row = MediaRow { check: 0, check_ms: 0, held_ms: self.clock_ms.max(1), ..row };
                 self.changes.put(keys::media(&id), row.encode_to_vec());
             }
         }
@@ -137,7 +145,7 @@ impl Batch<'_> {
             let id = media_id(id)?;
             let Some(row) = self.media_in_check(&id, op.check)? else { continue };
             if row.released_ms != 0 {
-                self.changes.put(keys::media(&id), MediaRow { check: 0, ..row }.encode_to_vec());
+                self.changes.put(keys::media(&id), MediaRow { check: 0, check_ms: 0, ..row }.encode_to_vec());
                 continue;
             }
             self.drop_media(&id, &row)?;
