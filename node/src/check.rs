@@ -14,6 +14,8 @@ use crate::{
     running::{gateway_config, is_whole, no_operator, tiers},
 };
 
+const HOUR_MS: u64 = 3_600_000;
+
 /// The findings, for people, each with the name of its setting.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
@@ -37,15 +39,27 @@ pub(crate) fn check(config: &Config, roles: &[Role]) -> Findings {
 }
 
 /// Values that are valid, and do not have the effect that somebody may have meant.
-pub(crate) fn contradictions(config: &Config, roles: &[Role]) -> Option<String> {
+pub(crate) fn contradictions(config: &Config, roles: &[Role]) -> Vec<String> {
+    let mut found = Vec::new();
+    if !roles.contains(&Role::Storage) {
+        return found;
+    }
     let retention = &config.storage.retention;
     let (age, window) = (retention.max_age_ms, retention.duplicate_window_ms);
-    (roles.contains(&Role::Storage) && age != 0 && age < window).then(|| {
-        format!(
+    if age != 0 && age < window {
+        found.push(format!(
             "storage.retention.max_age_ms is {age}, but nothing younger than storage.retention.duplicate_window_ms \
              ({window}) is removed"
-        )
-    })
+        ));
+    }
+    let files = retention.unreferenced_media_ms;
+    if files != 0 && files < HOUR_MS {
+        found.push(format!(
+            "storage.retention.unreferenced_media_ms is {files}: who uploads a file, or forwards a message with one that \
+             goes, has only so long to send it"
+        ));
+    }
+    found
 }
 
 fn secrets(config: &Config, roles: &[Role], found: &mut Findings) {
@@ -179,5 +193,19 @@ mod tests {
             assert_eq!(collide(address(one), address(other)), right, "{one} {other}");
             assert_eq!(collide(address(other), address(one)), right, "{other} {one}");
         }
+    }
+
+    #[test]
+    fn retention_that_surprises_is_told_to_storage_nodes() {
+        let warnings = |max_age_ms, unreferenced_media_ms, role| {
+            let mut config = Config::default();
+            config.storage.retention.max_age_ms = max_age_ms;
+            config.storage.retention.unreferenced_media_ms = unreferenced_media_ms;
+            contradictions(&config, &[role]).len()
+        };
+        assert_eq!(warnings(0, 0, Role::Storage), 0);
+        assert_eq!(warnings(0, HOUR_MS, Role::Storage), 0);
+        assert_eq!(warnings(1000, HOUR_MS - 1, Role::Storage), 2);
+        assert_eq!(warnings(1000, HOUR_MS - 1, Role::Router), 0);
     }
 }

@@ -4,7 +4,7 @@ mod support;
 
 use std::{io::Cursor, path::Path, process::Command, time::Duration};
 
-use carillon_client::{Change, Client, ClientConfig, Credential, Event, Events, FetchError, NewFile};
+use carillon_client::{Change, Client, ClientConfig, Credential, Event, Events, FetchError, NewFile, Target};
 use carillon_pictures::tells_place;
 use carillon_proto::{
     MediaReference, TimelineId, UserId,
@@ -39,14 +39,18 @@ async fn enter(cluster: &Cluster, gateway: usize, user: &str, tasks: &Tasks) -> 
 
 /// The next message with a file: its timeline, its position, and the file.
 async fn hears(events: &mut Events) -> (TimelineId, u64, Media) {
+    let (timeline, seq, _, media) = hears_message(events).await;
+    (timeline, seq, media)
+}
+
+/// The same, with the message.
+async fn hears_message(events: &mut Events) -> (TimelineId, u64, Envelope, Media) {
     let hears = async {
         loop {
             let Some(Event::Delivered { timeline, position, envelope }) = events.next().await else { continue };
-            if let Envelope {
-                content: Some(Content { body: Some(Body::File(media) | Body::Image(media)), .. }), ..
-            } = envelope
-            {
-                return (timeline, position.seq, media);
+            let body = envelope.content.as_ref().and_then(|content| content.body.clone());
+            if let Some(Body::File(media) | Body::Image(media)) = body {
+                return (timeline, position.seq, envelope, media);
             }
         }
     };
@@ -254,6 +258,60 @@ fn an_export_has_the_files_of_its_user_and_an_erasure_removes_them() {
         !is_kept(&ids[0]) && !is_kept(&ids[1])
     });
     assert!(is_kept(&ids[2]), "bob's stay");
+}
+
+/// Uploads a small file. Returns the reference of its message, and its id.
+async fn uploaded(client: &Client, name: &str) -> (bytes::Bytes, String) {
+    let new = NewFile { size_bytes: 5, media_type: "x/y".into(), name: name.into() };
+    let media = client.upload(new, &mut Cursor::new(b"bytes".to_vec())).await.expect("uploaded");
+    let id = MediaReference::from_bytes(&media.id).expect("a reference").id().to_string();
+    (media.id, id)
+}
+
+#[test]
+fn a_file_goes_with_the_last_message_that_refers_to_it_and_stays_while_one_is_forwarded() {
+    let cluster = Cluster::start_with("storage.retention.unreferenced_media_ms = 10000\n");
+    let is_kept = |id: &str| {
+        let shards = std::fs::read_dir(cluster.data("files")).into_iter().flatten().flatten();
+        shards.map(|shard| files_below(&shard.path().join(id)).len()).sum::<usize>() > 0
+    };
+    let runtime = Runtime::new().expect("runtime");
+    runtime.block_on(async {
+        let tasks = Tasks::new();
+        let (alice, _) = enter(&cluster, 0, "alice", &tasks).await;
+        let (bob, mut bobs) = enter(&cluster, 1, "bob", &tasks).await;
+        let (carol, mut carols) = enter(&cluster, 0, "carol", &tasks).await;
+        let file = |id| Content { body: Some(Body::File(Media { id, ..Media::default() })), ..Default::default() };
+        let (goes, stays) = (uploaded(&alice, "goes").await, uploaded(&alice, "stays").await);
+        let unsent = uploaded(&alice, "unsent").await;
+        let inbox = TimelineId::Inbox(UserId::new("alice").expect("valid"));
+        for (reference, id) in [&goes, &stays] {
+            alice.send(Client::user("bob"), file(reference.clone())).await.expect("accepted");
+            let (_, _, envelope, media) = hears_message(&mut bobs).await;
+            assert_eq!(media.id, *reference);
+            if *id == stays.1 {
+                bob.send(Client::user("carol"), file(media.id)).await.expect("accepted");
+            }
+            let target = Target::of(&inbox, 0, &envelope).expect("a message");
+            alice.recall(&target, true).await.expect("recalled");
+        }
+        let (timeline, seq, media) = hears(&mut carols).await;
+        until("files to which nothing refers to be removed", Duration::from_secs(120), || {
+            !is_kept(&goes.1) && !is_kept(&unsent.1)
+        });
+        let place = Some((&timeline, seq));
+        let mut got = Vec::new();
+        carol.download(&media.id, place, 0, &mut got).await.expect("downloaded");
+        assert!(got == b"bytes" && is_kept(&stays.1));
+        // Of what is gone nothing counts any more.
+        let listed = cluster.storage[0].command(&["media", "list", "alice", "--json"]).expect("listed");
+        let lines: Vec<serde_json::Value> =
+            listed.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert_eq!(lines.len(), 1, "{listed}");
+        assert_eq!((&lines[0]["id"], &lines[0]["name"]), (&stays.1.clone().into(), &"stays".into()));
+    });
+    let removed: f64 = cluster.routers.iter().map(|router| router.metric("carillon_router_media_checked_total")).sum();
+    assert!(removed >= 2.0, "{removed} files were looked for");
 }
 
 fn files_below(folder: &Path) -> Vec<String> {

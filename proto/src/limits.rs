@@ -48,6 +48,10 @@ pub const MENTIONS: usize = 64;
 /// Most reactions of one user to a message, and the longest one in bytes.
 pub const REACTIONS: usize = 20;
 pub const REACTION_BYTES: usize = 64;
+/// Most files to which a message refers.
+pub const MEDIA_IN_MESSAGE: usize = 16;
+/// Most files in one question or command about several.
+pub const MEDIA_AT_ONCE: usize = 256;
 /// Options of a poll.
 pub const POLL_OPTIONS: std::ops::RangeInclusive<usize> = 2..=32;
 /// Most heads in one `ReadHeads`.

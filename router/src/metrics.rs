@@ -35,6 +35,7 @@ pub const SCHEDULED: &str = "carillon_router_scheduled_messages_total";
 pub const REPORTS: &str = "carillon_router_reports_total";
 pub const OPEN_REPORTS: &str = "carillon_router_open_reports";
 pub const OLDEST_REPORT: &str = "carillon_router_oldest_report_seconds";
+pub const MEDIA_CHECKED: &str = "carillon_router_media_checked_total";
 pub const OUTBOX_LAG: &str = "carillon_router_outbox_lag_seconds";
 pub const DEAD_LETTERS: &str = "carillon_router_outbox_dead_letters";
 pub const LEASE_HELD: &str = "carillon_router_lease_held";
@@ -82,6 +83,12 @@ pub const ALL: &[Metric] = &[
         .labels(&[Label::known("reason", &REASONS)]),
     Metric::gauge(OPEN_REPORTS, "Reports that moderators have not resolved, in the shards whose workers run here"),
     Metric::gauge(OLDEST_REPORT, "Age of the oldest such report"),
+    Metric::counter(
+        MEDIA_CHECKED,
+        "Files of which all shards were asked whether something refers to them; collected: nothing does, and they were removed",
+    )
+    .labels(&[Label::known("outcome", &["held", "collected"])])
+    .for_debugging(),
     Metric::gauge(OUTBOX_LAG, "Age of the oldest row in the outboxes whose workers run here"),
     Metric::gauge(DEAD_LETTERS, "Rows of the outboxes whose workers run here that were given up"),
     Metric::gauge(LEASE_HELD, "1 while this router holds its lease"),
@@ -225,6 +232,11 @@ pub(crate) fn report(reason: ReportReason) {
 pub(crate) fn open_reports(count: u64, oldest_ms: u64) {
     gauge!(OPEN_REPORTS).set(count as f64);
     gauge!(OLDEST_REPORT).set(oldest_ms as f64 / 1000.0);
+}
+
+pub(crate) fn media_checked(held: usize, collected: usize) {
+    counter!(MEDIA_CHECKED, "outcome" => "held").increment(held as u64);
+    counter!(MEDIA_CHECKED, "outcome" => "collected").increment(collected as u64);
 }
 
 pub(crate) fn outboxes(lag_ms: u64, dead_letters: u64) {

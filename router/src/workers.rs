@@ -1,6 +1,7 @@
 //! What follows from entries of the store and was not done yet: workers read the outboxes of timeline shards and do it. See
 //! docs/adr/0026-workers.md.
 
+mod collection;
 mod later;
 mod outbox;
 mod removals;
@@ -26,6 +27,7 @@ use tokio::{
 };
 
 use self::{
+    collection::Collector,
     outbox::{Asked, Effect, OutboxWorker, RowPlace},
     removals::Removed,
     scheduled::Sender,
@@ -95,7 +97,8 @@ impl Workers {
         let mut followed: Option<Arc<Topology>> = None;
         // Bounded by what each worker asks at once.
         let (mut calls, mut removals) = (FuturesUnordered::new(), FuturesUnordered::new());
-        let mut sendings = FuturesUnordered::new();
+        let collector = self.collector();
+        let (mut sendings, mut collections) = (FuturesUnordered::new(), FuturesUnordered::new());
         loop {
             let topology = Arc::clone(&self.topology.borrow_and_update());
             if followed.as_ref().is_none_or(|followed| !Arc::ptr_eq(followed, &topology)) {
@@ -118,6 +121,10 @@ impl Workers {
                         Effect::Deliver(delivery) => self.deliver(&topology, delivery),
                         Effect::Remove(place, ids, which) => {
                             removals.push(remove(self.files.clone(), (*shard, *number, place), ids, which));
+                        }
+                        Effect::Collect(place, about) => {
+                            let (collector, caller) = (collector.clone(), (*shard, *number, place));
+                            collections.push(async move { (caller, collector.carry_out(caller.0, about).await) });
                         }
                         Effect::Send(place, message) => {
                             let (sender, caller) = (sender.clone(), (*shard, *number, place));
@@ -152,6 +159,11 @@ impl Workers {
                         employed.worker.removed(place, removed, clock::now());
                     }
                 }
+                Some(((shard, number, place), collected)) = collections.next() => {
+                    if let Some(employed) = employed.get_mut(&shard).filter(|employed| employed.number == number) {
+                        employed.worker.collected(place, collected, clock::now());
+                    }
+                }
                 Some(((shard, number, place), sent)) = sendings.next() => {
                     if let Some(employed) = employed.get_mut(&shard).filter(|employed| employed.number == number) {
                         employed.worker.sent(place, sent, clock::now());
@@ -161,6 +173,10 @@ impl Workers {
                 () = clock::sleep_until(due) => {}
             }
         }
+    }
+
+    fn collector(&self) -> Collector {
+        Collector { topology: self.topology.clone(), store: self.store.clone(), deadline: self.deadline }
     }
 
     fn sender(&self) -> Sender {

@@ -73,6 +73,9 @@ pub struct RetentionConfig {
     pub cursor_age_ms: u64,
     /// A report to the moderators, with its messages, is removed after this time, resolved or not; 0: never.
     pub report_age_ms: u64,
+    /// A file to which nothing refers any more, or never has, is removed after this time; 0: it is kept until its owner is erased. Who wants
+    /// to send a file, or to forward a message with one, has this time for it.
+    pub unreferenced_media_ms: u64,
 }
 
 /// An invalid setting.
@@ -118,6 +121,7 @@ impl Default for RetentionConfig {
             duplicate_window_ms: DAY_MS,
             cursor_age_ms: 180 * DAY_MS,
             report_age_ms: 90 * DAY_MS,
+            unreferenced_media_ms: 7 * DAY_MS,
         }
     }
 }

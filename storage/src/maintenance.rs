@@ -1,13 +1,14 @@
 //! Periodic removal: envelopes beyond retention, cursors of devices that are gone, rows of groups that users have left, conversations of
-//! which nothing is kept, files that nobody needs, and old reports.
+//! which nothing is kept, files that nobody needs, counts of files to which nothing refers, and old reports.
 
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use carillon_proto::{
     Level, ShardId,
+    limits::MEDIA_AT_ONCE,
     pb::store::{
-        RemoveMedia, RemoveReports, StoreError, SweepConversations, SweepCursors, SweepMemberships, TimelineCommand,
-        timeline_command::Op,
+        CheckMedia, ForgetReleasedMedia, RemoveMedia, RemoveReports, StoreError, SweepConversations, SweepCursors,
+        SweepMemberships, TimelineCommand, timeline_command::Op,
     },
 };
 use prost::Message as _;
@@ -16,8 +17,8 @@ use tokio::time::sleep;
 use crate::{
     cluster::Serving,
     machine::{
-        Outcome, REMOVED_MEDIA, REMOVED_REPORTS, Retention, SWEEP_CONVERSATIONS, SWEEP_CURSORS, SWEEP_MEMBERSHIPS,
-        TimelineReader,
+        DueMedia, Outcome, REMOVED_MEDIA, REMOVED_REPORTS, Retention, SWEEP_CONVERSATIONS, SWEEP_CURSORS,
+        SWEEP_MEMBERSHIPS, TimelineReader,
     },
     metrics as names,
     rounds::Rounds,
@@ -36,7 +37,7 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
     if !retention.needs_clock() {
         return;
     }
-    let mut rounds: HashMap<ShardId, [Rounds; 6]> = HashMap::new();
+    let mut rounds: HashMap<ShardId, [Rounds; 7]> = HashMap::new();
     loop {
         sleep(RETENTION_INTERVAL).await;
         for shard in cluster.shards().values() {
@@ -45,13 +46,14 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
                 rounds.remove(&shard.id());
                 continue;
             }
-            let [trims, sweeps, left, conversations, media, reports] = rounds.entry(shard.id()).or_default();
+            let [trims, sweeps, left, conversations, media, reports, released] = rounds.entry(shard.id()).or_default();
             trim(shard, reader, retention, trims).await;
             sweep(shard, reader, retention, sweeps).await;
             sweep_left(shard, reader, retention, left).await;
             sweep_conversations(shard, reader, conversations).await;
             remove_media(shard, reader, retention, media).await;
             remove_reports(shard, reader, retention, reports).await;
+            forget_released_media(shard, reader, retention, released).await;
         }
     }
 }
@@ -111,16 +113,39 @@ async fn sweep_conversations(shard: &Shard, reader: &TimelineReader, rounds: &mu
     }
 }
 
-/// The same for files that nobody needs. The outbox says that their bytes are to be removed.
+/// The same for files that nobody needs: the outbox says that their bytes are to be removed, or that somebody has to find out whether they are
+/// needed.
 async fn remove_media(shard: &Shard, reader: &TimelineReader, retention: Retention, rounds: &mut Rounds) {
     if reader.level() < Level::GROUPS {
         return;
     }
     let look = move |reader: &TimelineReader, after: &[u8]| reader.due_media(after, &retention, REMOVED_MEDIA);
-    let files = look_for(shard, reader, rounds, look).await;
+    let (mut files, mut ids) = (Vec::new(), Vec::new());
+    for due in look_for(shard, reader, rounds, look).await {
+        match due {
+            DueMedia::Removed(seen) => files.push(seen),
+            DueMedia::Checked(id) => ids.push(id),
+        }
+    }
     let count = files.len() as u64;
     if count > 0 && carry_out(shard, Op::RemoveMedia(RemoveMedia { files })).await {
         metrics::counter!(names::MEDIA_REMOVED).increment(count);
+    }
+    if !ids.is_empty() {
+        carry_out(shard, Op::CheckMedia(CheckMedia { ids })).await;
+    }
+}
+
+/// The same for counts of files to which nothing in the shard has referred for long. The outbox says that the files' shards are to be told.
+async fn forget_released_media(shard: &Shard, reader: &TimelineReader, retention: Retention, rounds: &mut Rounds) {
+    if reader.level() < Level::GROUPS {
+        return;
+    }
+    let look =
+        move |reader: &TimelineReader, _: &[u8]| Ok((reader.released_media(&retention, MEDIA_AT_ONCE)?, Vec::new()));
+    let files = look_for(shard, reader, rounds, look).await;
+    if !files.is_empty() {
+        carry_out(shard, Op::ForgetReleasedMedia(ForgetReleasedMedia { files })).await;
     }
 }
 

@@ -273,6 +273,12 @@ fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Re
             }
             Ok(Checked::Read(ReadOp::Media(read)))
         }
+        (ShardKind::Timeline, Some(Op::ReadHeldMedia(read))) => {
+            if read.ids.len() > limits::MEDIA_AT_ONCE || read.ids.iter().any(|id| MediaId::from_bytes(id).is_none()) {
+                return Err(wrong(Reason::Invalid, "too many files are asked for at once, or one is not named"));
+            }
+            Ok(Checked::Read(ReadOp::HeldMedia(read)))
+        }
         (ShardKind::Timeline, Some(Op::ReadScheduled(read))) => {
             timeline(&read.timeline)?;
             Ok(Checked::Read(ReadOp::Scheduled(read)))
@@ -333,6 +339,7 @@ fn span_of(request: &StoreRequest) -> Option<Span> {
         Some(Op::ReadContacts(_)) => "read contacts",
         Some(Op::ReadUntold(_)) => "read untold",
         Some(Op::ReadMedia(_)) => "read media",
+        Some(Op::ReadHeldMedia(_)) => "read held media",
         Some(Op::ReadPrivacy(_)) => "read privacy",
         Some(Op::ReadAllowed(_)) => "read allowed",
         Some(Op::ReadScheduled(_)) => "read scheduled",

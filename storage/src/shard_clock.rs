@@ -23,8 +23,23 @@ const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 
 /// The retention settings for the state machine.
 pub(crate) fn retention(config: &RetentionConfig) -> Retention {
-    let RetentionConfig { max_age_ms, max_count, duplicate_window_ms, cursor_age_ms, report_age_ms } = *config;
-    let told = Retention { max_age_ms, max_count, duplicate_window_ms, cursor_age_ms, report_age_ms, slack_ms: 0 };
+    let RetentionConfig {
+        max_age_ms,
+        max_count,
+        duplicate_window_ms,
+        cursor_age_ms,
+        report_age_ms,
+        unreferenced_media_ms,
+    } = *config;
+    let told = Retention {
+        max_age_ms,
+        max_count,
+        duplicate_window_ms,
+        cursor_age_ms,
+        report_age_ms,
+        unreferenced_media_ms,
+        slack_ms: 0,
+    };
     Retention { slack_ms: most(told).as_millis() as u64, ..told }
 }
 
@@ -51,7 +66,8 @@ pub(crate) async fn run(serving: Arc<Serving>, retention: Retention) {
 fn every(retention: Retention) -> Duration {
     let envelopes =
         [retention.max_age_ms, retention.duplicate_window_ms].map(|ms| if retention.trims() { ms } else { 0 });
-    let times = envelopes.into_iter().chain([retention.cursor_age_ms, retention.report_age_ms]).filter(|ms| *ms > 0);
+    let others = [retention.cursor_age_ms, retention.report_age_ms, retention.unreferenced_media_ms];
+    let times = envelopes.into_iter().chain(others).filter(|ms| *ms > 0);
     times.min().map_or(INTERVAL.1, |ms| Duration::from_millis(ms / 8).clamp(INTERVAL.0, INTERVAL.1))
 }
 
@@ -95,17 +111,16 @@ impl LeaderClock {
 mod tests {
     use super::*;
 
+    /// Everything is kept for ever.
+    fn nothing() -> RetentionConfig {
+        RetentionConfig { cursor_age_ms: 0, report_age_ms: 0, unreferenced_media_ms: 0, ..RetentionConfig::default() }
+    }
+
     #[test]
     fn the_time_is_told_often_enough_for_the_shortest_age_and_seldom_for_long_ones() {
         let config = |max_age_ms, max_count, duplicate_window_ms, cursor_age_ms| {
-            let report_age_ms = 0;
-            every(retention(&RetentionConfig {
-                max_age_ms,
-                max_count,
-                duplicate_window_ms,
-                cursor_age_ms,
-                report_age_ms,
-            }))
+            let times = RetentionConfig { max_age_ms, max_count, duplicate_window_ms, cursor_age_ms, ..nothing() };
+            every(retention(&times))
         };
         let day = 86_400_000;
         assert_eq!(config(30 * day, 0, day, 180 * day), Duration::from_secs(60));
@@ -116,10 +131,12 @@ mod tests {
             Duration::from_secs(60),
             "the window bounds nothing when nothing is trimmed"
         );
-        let only = |report_age_ms| RetentionConfig { cursor_age_ms: 0, report_age_ms, ..RetentionConfig::default() };
-        assert!(!retention(&only(0)).needs_clock());
-        assert!(retention(&only(day)).needs_clock());
-        assert_eq!(every(retention(&only(8000))), Duration::from_secs(1));
+        assert!(!retention(&nothing()).needs_clock());
+        assert!(retention(&RetentionConfig { report_age_ms: day, ..nothing() }).needs_clock());
+        let reports = RetentionConfig { report_age_ms: 8000, ..nothing() };
+        assert_eq!(every(retention(&reports)), Duration::from_secs(1));
+        let files = RetentionConfig { unreferenced_media_ms: 16_000, ..nothing() };
+        assert_eq!(every(retention(&files)), Duration::from_secs(2));
     }
 
     #[test]

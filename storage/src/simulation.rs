@@ -86,6 +86,7 @@ impl Machines {
             | Op::ReadConversations(_)
             | Op::ReadMarks(_)
             | Op::ReadMedia(_)
+            | Op::ReadHeldMedia(_)
             | Op::ReadScheduled(_)
             | Op::ReadReports(_)
             | Op::ReadReport(_)
@@ -125,6 +126,9 @@ impl Machines {
                     Outcome::MembershipsRead(self.timelines[place].1.memberships(op)?)
                 }
                 (ShardKind::Timeline, Op::ReadMedia(op)) => Outcome::MediaRead(self.timelines[place].1.media(op)?),
+                (ShardKind::Timeline, Op::ReadHeldMedia(op)) => {
+                    Outcome::HeldMediaRead(self.timelines[place].1.held_media(op)?)
+                }
                 (ShardKind::Timeline, Op::ReadScheduled(op)) => {
                     Outcome::ScheduledRead(self.timelines[place].1.scheduled(op)?)
                 }

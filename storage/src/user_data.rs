@@ -8,11 +8,11 @@ use std::{
 };
 
 use carillon_proto::{
-    MediaId, ShardId, ShardKind, ShardMap, TimelineId, UserId,
+    ShardId, ShardKind, ShardMap, TimelineId, UserId,
     pb::{
         store::{
-            MediaRow, Person, ReadContacts, ReadConversations, ReadHead, ReadScheduled, ReadTimeline, Rejected,
-            TimelineKey, rejected::Reason,
+            Person, ReadContacts, ReadConversations, ReadHead, ReadScheduled, ReadTimeline, Rejected, TimelineKey,
+            rejected::Reason,
         },
         userdata::{
             AccountReply, AccountRequest, ContactsReply, ContactsRequest, ConversationsReply, ConversationsRequest,
@@ -28,7 +28,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     cleansing::{Clean, erased_upto},
     cluster::{Cluster, Serving, started},
-    machine::{CursorRow, Unread},
+    machine::{CursorRow, FoundFile, Unread},
     raft::ReadError,
     shard::{Reader, Shard},
 };
@@ -220,7 +220,11 @@ impl user_data_server::UserData for UserDataService {
         let answer = match found.await? {
             Asked::NotLeader(other) => Answer::NotLeader(other),
             Asked::Found((files, next)) => {
-                let file = |(id, row): (MediaId, MediaRow)| File { id: id.as_bytes().to_vec().into(), row: Some(row) };
+                let file = |FoundFile { id, row, held }: FoundFile| File {
+                    id: id.as_bytes().to_vec().into(),
+                    row: Some(row),
+                    held,
+                };
                 Answer::Page(FilePage { files: files.into_iter().map(file).collect(), next: next.into() })
             }
         };

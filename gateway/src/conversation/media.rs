@@ -5,7 +5,7 @@ use carillon_media::Version;
 use carillon_proto::{
     MediaId, MediaReference, MediaSecret, features, limits,
     pb::{
-        client::{Code, Content, Envelope, Media, Timeline, content::Body},
+        client::{Code, Envelope, Timeline},
         link::{self, Refusal, router_reply::Result as Reply, router_request::Op},
         store::{MediaRow, Person, media_row::State},
     },
@@ -14,6 +14,7 @@ use prost::Message as _;
 
 use super::{
     AskId, Effect, Now, Rules, Tag, Tell,
+    content::media_of,
     live::Live,
     sending::{may_use, refused},
 };
@@ -287,13 +288,8 @@ fn url(rules: &Rules, now: Now, id: MediaId, size_bytes: u64, to: Purpose) -> Re
 
 /// True if the content of the envelope, or of the edit in it, refers to this file.
 fn refers_to(envelope: &[u8], reference: MediaReference) -> bool {
-    let body = |content: Option<Content>| content.and_then(|content| content.body);
-    let said = match Envelope::decode(envelope).ok().and_then(|envelope| body(envelope.content)) {
-        Some(Body::Edit(edit)) => body(edit.content.map(|content| *content)),
-        said => said,
-    };
-    matches!(said, Some(Body::Image(Media { id, .. }) | Body::Audio(Media { id, .. }) | Body::Video(Media { id, .. })
-        | Body::File(Media { id, .. })) if id[..] == reference.to_bytes())
+    let content = Envelope::decode(envelope).ok().and_then(|envelope| envelope.content);
+    content.and_then(|content| media_of(&content)) == Some(reference)
 }
 
 fn check_text(what: &str, text: &str) -> Result<(), Refusal> {

@@ -8,7 +8,7 @@ use carillon_proto::{
     },
 };
 
-use super::content::{ContentError, at_most, check_body, wrong};
+use super::content::{ContentError, at_most, check_body, media_of, wrong};
 
 /// Longest quote of a message that is answered, and longest question of a poll, in bytes.
 const MAX_TEXT_BYTES: usize = 1024;
@@ -39,7 +39,8 @@ pub(super) fn header(
             }
             check_body(new)?;
             check_context(new)?;
-            (&edit.target, Header { kind: Kind::Edit.into(), edit_window_ms, ..Header::default() })
+            let media = media_ids(content);
+            (&edit.target, Header { kind: Kind::Edit.into(), edit_window_ms, media, ..Header::default() })
         }
         Some(Body::Recall(recall)) => {
             (&recall.target, Header { kind: Kind::Recall.into(), erase: recall.erase, ..Header::default() })
@@ -88,11 +89,18 @@ fn of_message(content: &Content) -> Option<Header> {
         _ => None,
     };
     let mentions = content.mentions.as_deref().cloned();
-    if poll.is_none() && mentions.is_none() {
+    let media = media_ids(content);
+    if poll.is_none() && mentions.is_none() && media.is_empty() {
         return None;
     }
     let mentions = mentions.map(|client::Mentions { users, all, here }| store::Mentions { users, all, here });
-    Some(Header { kind: Kind::Message.into(), countable: true, mentions, poll, ..Header::default() })
+    Some(Header { kind: Kind::Message.into(), countable: true, mentions, poll, media, ..Header::default() })
+}
+
+/// The ids of the files that are kept as long as the message.
+fn media_ids(content: &Content) -> Vec<bytes::Bytes> {
+    let media = media_of(content);
+    media.map(|reference| bytes::Bytes::copy_from_slice(reference.id().as_bytes())).into_iter().collect()
 }
 
 fn is_about_another(content: &Content) -> bool {

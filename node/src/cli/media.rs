@@ -16,13 +16,15 @@ use carillon_proto::{
 use clap::{Args, Subcommand};
 use tokio::{fs::File, io::AsyncWriteExt as _};
 
-use super::{connect::Connect, out};
+use super::{connect::Connect, out, user_data::FileList};
 use crate::Config;
 
 #[derive(Subcommand)]
 pub(super) enum MediaCommand {
     /// Downloads the file of a message.
     Get(Get),
+    /// Lists the files of a user, and whether something refers to each. For the operator.
+    List(FileList),
 }
 
 #[derive(Args)]
@@ -63,8 +65,10 @@ impl Inspect {
 
 impl MediaCommand {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let Self::Get(get) = self;
-        get.run(config).await
+        match self {
+            Self::Get(get) => get.run(config).await,
+            Self::List(list) => list.run(config).await,
+        }
     }
 }
 

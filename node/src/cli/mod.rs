@@ -110,7 +110,7 @@ enum Command {
     /// Makes a preview of the picture on standard input: gateways run it.
     #[command(hide = true)]
     MediaInspect(media::Inspect),
-    /// Downloads files of messages; `send --file` sends one.
+    /// Downloads files of messages, and lists those of a user; `send --file` sends one.
     #[command(subcommand)]
     Media(media::MediaCommand),
     /// Makes and changes groups, as one of their users.

@@ -174,6 +174,8 @@ fn told(task: &Task) -> String {
             let user = send.sender.as_ref().map_or("", |sender| &sender.user);
             format!("send the scheduled message {} of {user}", send.id)
         }
+        Task::MediaReleased(released) => format!("tell that nothing refers to {} files here", released.ids.len()),
+        Task::FindMediaHolders(find) => format!("find out whether anything refers to {} files", find.ids.len()),
         Task::RemoveObjects(remove) => format!("remove the bytes of {} files", remove.ids.len()),
         Task::Leave(leave) => {
             let user = leave.person.as_ref().map(|person| person.user.as_str()).unwrap_or_default();

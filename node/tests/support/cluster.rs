@@ -30,6 +30,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// `of_storage`: further settings of the storage nodes, as lines.
+    pub fn start_with(of_storage: &str) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let mut cluster = Self {
             storage: Vec::new(),
@@ -45,7 +50,7 @@ impl Cluster {
         let routers = cluster.addresses_of(7600, 2);
         for (number, address) in storage.iter().enumerate() {
             let name = format!("storage-{number}");
-            let more = format!("storage.listen = {address:?}\nstorage.members = {storage:?}\n");
+            let more = format!("storage.listen = {address:?}\nstorage.members = {storage:?}\n{of_storage}");
             let node = cluster.node(&name, "storage", 7700 + number as u16, &more);
             cluster.storage.push(node);
         }

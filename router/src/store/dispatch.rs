@@ -349,6 +349,7 @@ fn is_write(op: &Op) -> bool {
         | Op::ReadAllowed(_)
         | Op::ReadUntold(_)
         | Op::ReadMedia(_)
+        | Op::ReadHeldMedia(_)
         | Op::ReadScheduled(_)
         | Op::ReadReports(_)
         | Op::ReadReport(_)

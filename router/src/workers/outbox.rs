@@ -22,6 +22,7 @@ use carillon_proto::{
 use tokio::time::Instant;
 
 use super::{
+    collection::AboutHolders,
     later::{Later, PAUSES, put_off},
     removals::{Removals, Removed},
     rows::{Begun, Ends, Next, in_lane, is_end, plan_leave, plan_tell, tells},
@@ -54,6 +55,8 @@ pub(super) enum Effect {
     Deliver(Delivery),
     /// Removes the bytes of files; `removed` hears of it.
     Remove(RowPlace, Vec<MediaId>, Removed),
+    /// Asks or tells shards about files; `collected` hears of it.
+    Collect(RowPlace, AboutHolders),
     /// Sends a scheduled message; `sent` hears of it.
     Send(RowPlace, Box<(SendScheduled, ScheduledRow)>),
 }
@@ -288,6 +291,16 @@ impl OutboxWorker {
         {
             return false;
         }
+        let is_collected = match &row.task {
+            Some(Task::MediaReleased(released)) => {
+                self.is_collected(place, || AboutHolders::Released(released.clone()))
+            }
+            Some(Task::FindMediaHolders(find)) => self.is_collected(place, || AboutHolders::Find(find.clone())),
+            _ => true,
+        };
+        if !is_collected {
+            return false;
+        }
         if let Some(Task::SendScheduled(send)) = &row.task
             && !self.is_sent(place, send, scheduled.as_ref())
         {
@@ -298,7 +311,9 @@ impl OutboxWorker {
         let planned = match row.task {
             Some(Task::Tell(tell)) => plan_tell(at, tell, row.time_ms, envelope, &mut begun),
             Some(Task::Leave(leave)) => plan_leave(at, &leave),
-            Some(Task::RemoveObjects(_) | Task::SendScheduled(_)) => Ok(Vec::new()),
+            Some(
+                Task::RemoveObjects(_) | Task::SendScheduled(_) | Task::MediaReleased(_) | Task::FindMediaHolders(_),
+            ) => Ok(Vec::new()),
             None => Err("this release does not know what is to be done".to_owned()),
         };
         let steps = planned.unwrap_or_else(|why| {

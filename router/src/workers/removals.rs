@@ -1,5 +1,5 @@
 //! Rows of the outbox that ask for the bytes of files to be removed. That takes as long as the place for files takes, so such a row holds
-//! up nothing: the row is settled in a later pass, when its files are gone.
+//! up nothing: the row is settled in a later pass, when its files are gone. So do those that ask many shards about files, see `collection.rs`.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::{
     outbox::{Effect, OutboxWorker, RowPlace},
 };
 
-/// Rows whose files are being removed at once.
+/// Rows about files that are carried out at once.
 const AT_ONCE: usize = 4;
 
 /// Which bytes of files.
@@ -22,8 +22,9 @@ pub(super) enum Removed {
     Uploaded,
 }
 
+/// How far a row about files is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Removal {
+pub(super) enum Removal {
     UnderWay,
     Done,
 }
@@ -37,7 +38,11 @@ impl Removals {
         self.0.remove(&place);
     }
 
-    /// True if the removal of this row may begin, and now has.
+    pub(super) fn note(&mut self, place: RowPlace, removal: Removal) {
+        self.0.insert(place, removal);
+    }
+
+    /// True if what this row asks for may begin, and now has.
     fn begin(&mut self, place: RowPlace) -> bool {
         let has_room = self.0.values().filter(|removal| **removal == Removal::UnderWay).count() < AT_ONCE;
         if has_room {
@@ -50,12 +55,19 @@ impl Removals {
 impl OutboxWorker {
     /// Whether the files of this row are gone. If nobody removes them yet, that begins as soon as there is room.
     pub(super) fn is_removed(&mut self, place: RowPlace, row: &RemoveObjects) -> bool {
+        self.is_done_aside(place, || {
+            let ids = row.ids.iter().filter_map(|id| MediaId::from_bytes(id)).collect();
+            Effect::Remove(place, ids, if row.uploaded { Removed::Uploaded } else { Removed::All })
+        })
+    }
+
+    /// Whether what this row asks for is done. If nobody does it yet, that begins as soon as there is room.
+    pub(super) fn is_done_aside(&mut self, place: RowPlace, effect: impl FnOnce() -> Effect) -> bool {
         if let Some(removal) = self.removals.0.get(&place) {
             return *removal == Removal::Done;
         }
         if self.removals.begin(place) {
-            let ids = row.ids.iter().filter_map(|id| MediaId::from_bytes(id)).collect();
-            self.effects.push(Effect::Remove(place, ids, if row.uploaded { Removed::Uploaded } else { Removed::All }));
+            self.effects.push(effect());
         }
         false
     }

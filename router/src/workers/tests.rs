@@ -6,9 +6,9 @@ use carillon_proto::{
     pb::{
         client::{self, Envelope, group_change::What as Changed, members_change::Kind},
         store::{
-            Appended, ChangeGroup, Done, EndTimeline, LeaveGroups, Member, MembersRead, OutboxRead, OutboxRow, Person,
-            ReadMembers, ReadOutbox, RemoveObjects, Role, ScheduledRow, SendScheduled, SetMembership, TellMembers,
-            TimelineCommand, TimelineKey, change_group,
+            Appended, ChangeGroup, Done, EndTimeline, FindMediaHolders, LeaveGroups, MediaReleased, Member,
+            MembersRead, OutboxRead, OutboxRow, Person, ReadMembers, ReadOutbox, RemoveObjects, Role, ScheduledRow,
+            SendScheduled, SetMembership, TellMembers, TimelineCommand, TimelineKey, change_group,
             member::Standing,
             members_read, outbox_read,
             outbox_row::Task,
@@ -25,6 +25,7 @@ use prost::Message as _;
 use tokio::time::{Duration, Instant};
 
 use super::{
+    collection::AboutHolders,
     outbox::{Asked, Effect, OutboxWorker, RowPlace},
     removals::Removed,
 };
@@ -54,11 +55,13 @@ struct Play {
     time_ms: u64,
     asked: Vec<(Asked, ShardId, Ask)>,
     told: Vec<Delivery>,
-    /// Files that are being removed, by rows.
     /// Scheduled messages that are being sent, by rows.
     sendings: Vec<(RowPlace, u64)>,
     next_scheduled_ms: u64,
+    /// Files that are being removed, by rows.
     removals: Vec<(RowPlace, Vec<MediaId>, Removed)>,
+    /// Files about which shards are asked or told, by rows.
+    collections: Vec<(RowPlace, AboutHolders)>,
 }
 
 impl Play {
@@ -66,8 +69,9 @@ impl Play {
         let now = Instant::now();
         let worker = OutboxWorker::new(SHARD, ShardMap { directory: 4, timeline: 8 }, now);
         let (asked, told, removals) = (Vec::new(), Vec::new(), Vec::new());
-        let (sendings, next_scheduled_ms) = (Vec::new(), 0);
-        let mut play = Self { worker, now, time_ms: NOW_MS, asked, told, removals, sendings, next_scheduled_ms };
+        let (sendings, next_scheduled_ms, collections) = (Vec::new(), 0, Vec::new());
+        let time_ms = NOW_MS;
+        let mut play = Self { worker, now, time_ms, asked, told, removals, sendings, next_scheduled_ms, collections };
         play.go_on();
         play
     }
@@ -83,6 +87,7 @@ impl Play {
                 Effect::Deliver(delivery) => self.told.push(delivery),
                 Effect::Send(place, message) => self.sendings.push((place, message.0.id)),
                 Effect::Remove(place, ids, which) => self.removals.push((place, ids, which)),
+                Effect::Collect(place, about) => self.collections.push((place, about)),
                 Effect::Ask(asked, shard, op) => {
                     let ask = match *op {
                         Op::ReadOutbox(read) => Ask::Rows(read),
@@ -452,6 +457,42 @@ fn a_few_rows_have_their_files_removed_at_once() {
     play.rows(rows());
     assert_eq!(play.settles(), [(1, Verdict::Done)]);
     assert_eq!(play.removals.len(), 5);
+}
+
+fn about_holders(index: u64, task: Task) -> outbox_read::Row {
+    let row = OutboxRow { task: Some(task), ..OutboxRow::default() };
+    outbox_read::Row { index, row: Some(row), ..outbox_read::Row::default() }
+}
+
+#[test]
+fn shards_are_asked_and_told_about_files_beside_everything_else_and_as_long_as_it_takes() {
+    let mut play = Play::new();
+    let ids = vec![Bytes::from_static(&[1; 16])];
+    let find = FindMediaHolders { ids: ids.clone(), check: 5 };
+    let released = MediaReleased { ids };
+    let (finds, tells) = (Task::FindMediaHolders(find.clone()), Task::MediaReleased(released.clone()));
+    let rows = || vec![about_holders(5, finds.clone()), about_holders(6, tells.clone())];
+    play.rows(rows().into_iter().chain([joins(7, "bob")]).collect());
+    let expected = [((5, 0), AboutHolders::Find(find)), ((6, 0), AboutHolders::Released(released))];
+    assert_eq!(play.collections, expected);
+    play.answer(appended(1));
+    assert_eq!(play.settles(), [(7, Verdict::Done)]);
+    play.worker.collected((6, 0), Ok(()), play.now);
+    play.next_pass();
+    play.rows(rows());
+    assert_eq!(play.settles(), [(6, Verdict::Done)]);
+    for attempt in 2..20 {
+        play.worker.collected((5, 0), Err(StoreFailure::Expired { shard: SHARD }), play.now);
+        while play.collections.len() == attempt {
+            play.next_pass();
+            play.rows(vec![about_holders(5, finds.clone())]);
+            assert_eq!(play.asks(), [], "nothing is settled");
+        }
+    }
+    play.worker.collected((5, 0), Ok(()), play.now);
+    play.next_pass();
+    play.rows(vec![about_holders(5, finds)]);
+    assert_eq!(play.settles(), [(5, Verdict::Done)]);
 }
 
 /// A message of this user in the given state; `None`: there is none any more.

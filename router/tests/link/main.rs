@@ -1,5 +1,6 @@
 //! Real routers and real streams, with a store in memory that keeps its contract and fails on command.
 
+mod collection;
 mod contacts;
 mod marks;
 mod outbox;

@@ -5,12 +5,12 @@
 use std::{collections::BTreeMap, io};
 
 use carillon_proto::{
-    ClientId, DeviceId, DuplicateKey, Epoch, ShardId, ShardMap, TimelineId, UserId,
+    ClientId, DeviceId, DuplicateKey, Epoch, Level, ShardId, ShardMap, TimelineId, UserId,
     pb::{
         client::recipient::To,
         link::RawEnvelope,
         raft::SnapshotMeta,
-        store::{Account, Append, EndTimeline, TimelineCommand, TimelineKey, timeline_command::Op},
+        store::{Account, Append, EndTimeline, Header, TimelineCommand, TimelineKey, timeline_command::Op},
     },
 };
 use prost::Message as _;
@@ -199,6 +199,9 @@ impl Cut<'_> {
                 return Ok(());
             }
         }
+        // What else the header says is not known of the other inbox; the files must be held.
+        let media = if reader.level() >= Level::GROUPS { message.media.clone() } else { Vec::new() };
+        let header = Header { countable: true, media, ..Header::default() };
         let append = Append {
             timeline: Some(inbox),
             duplicate_key: key.0.to_vec().into(),
@@ -206,6 +209,7 @@ impl Cut<'_> {
             envelope: message.envelope.clone(),
             new_epoch: Epoch::random().0,
             incarnation,
+            header: (!header.media.is_empty()).then(|| Box::new(header)),
             ..Append::default()
         };
         match self.copy(shard)?.apply(Op::Append(append))? {

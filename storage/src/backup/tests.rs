@@ -2,6 +2,7 @@
 
 use std::{fs, io::Read, path::Path};
 
+use bytes::Bytes;
 use carillon_proto::{
     ClientId, DeviceId, DuplicateKey, Level, ShardId, ShardKind, ShardMap, TimelineId, UserId,
     pb::{
@@ -9,9 +10,9 @@ use carillon_proto::{
         link::RawEnvelope,
         raft::{LogId, SnapshotMeta},
         store::{
-            Account, AdvanceClock, Append, DeleteAccount, DirectoryCommand, PutAccount, PutSession, RegisterNode,
-            Session, SetLevel, TimelineCommand, Trim, directory_command::Op as DirectoryOp,
-            timeline_command::Op as TimelineOp,
+            Account, AdvanceClock, Append, DeleteAccount, DirectoryCommand, Header, PutAccount, PutSession,
+            ReadHeldMedia, RegisterNode, Session, SetLevel, TimelineCommand, Trim,
+            directory_command::Op as DirectoryOp, timeline_command::Op as TimelineOp,
         },
     },
 };
@@ -121,6 +122,16 @@ impl Copied {
 
     /// One copy of a message, in the inbox of `owner`. Named by its recipient, too, if its client id has been used.
     fn append(&mut self, owner: &str, from: &str, to: &str, id: &str, is_reused: bool) {
+        self.append_with((owner, from, to), id, is_reused, None);
+    }
+
+    fn append_with(
+        &mut self,
+        (owner, from, to): (&str, &str, &str),
+        id: &str,
+        is_reused: bool,
+        header: Option<Box<Header>>,
+    ) {
         let key =
             DuplicateKey::new(&user(from), &DeviceId::new("d").expect("valid"), &ClientId::new(id).expect("valid"))
                 .of_incarnation(self.incarnation(from));
@@ -131,6 +142,7 @@ impl Copied {
             envelope: envelope(from, to, id).encode_to_vec().into(),
             new_epoch: 7,
             incarnation: self.incarnation(owner),
+            header,
             ..Append::default()
         };
         let outcome = self.in_timelines(inboxes_of(owner), TimelineOp::Append(append));
@@ -235,6 +247,28 @@ fn the_missing_copy_of_a_message_at_the_cut_is_made() {
     assert_eq!(of_alice[..3], ids(&["alice-bob-old", "alice-bob-both", "alice-bob-sent-1"]));
     assert_eq!(new, ids(&["alice-bob-received", "alice-bob-again", "alice-carol-again"]));
     assert_eq!(restored.mended, Mended { messages: 7, ended: 0 });
+}
+
+#[test]
+fn the_copy_that_is_made_of_a_message_holds_its_file() {
+    let mut copied = Copied::with(&["alice", "bob"]);
+    for index in 0..MAP.timeline {
+        let level = SetLevel { level: Level::OF_PROGRAM.0 };
+        copied.in_timelines(ShardId { kind: ShardKind::Timeline, index }, TimelineOp::SetLevel(level));
+    }
+    copied.pass(QUARTER_MS);
+    let media = vec![Bytes::from_static(&[7; 16])];
+    let header = Header { countable: true, media: media.clone(), ..Header::default() };
+    copied.append_with(("alice", "alice", "bob"), "sent", false, Some(Box::new(header)));
+    let folder = tempfile::tempdir().expect("a folder");
+    assert_eq!(copied.restored(folder.path()).expect("restores").mended.messages, 1);
+    assert_eq!(inbox(folder.path(), "bob"), ["alice-bob-sent"]);
+    let engines = open(folder.path());
+    for user in ["alice", "bob"] {
+        let (_, reader) = engines.timeline(inboxes_of(user)).expect("opens");
+        let held = reader.held_media(&ReadHeldMedia { ids: media.clone() }).expect("reads");
+        assert_eq!(held.ids, media, "{user}");
+    }
 }
 
 #[test]

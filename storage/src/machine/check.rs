@@ -196,6 +196,8 @@ pub(crate) fn is_the_leaders(command: &TimelineCommand) -> bool {
                 | TimelineOp::SweepConversations(_)
                 | TimelineOp::RemoveMedia(_)
                 | TimelineOp::RemoveReports(_)
+                | TimelineOp::ForgetReleasedMedia(_)
+                | TimelineOp::CheckMedia(_)
                 | TimelineOp::CollectGarbage(_)
                 | TimelineOp::Redact(_)
                 | TimelineOp::SenderErased(_)
@@ -268,6 +270,10 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
         TimelineOp::CreateMedia(op) => media::check_created(shard, map, op),
         TimelineOp::CompleteMedia(op) => media::check_completed(shard, map, op),
         TimelineOp::RemoveMedia(op) => media::check_removed(op),
+        TimelineOp::ForgetReleasedMedia(op) => media::check_forgotten(op),
+        TimelineOp::NoteReleasedMedia(op) => media::check_released(shard, map, op),
+        TimelineOp::CheckMedia(op) => media::check_looked_for(shard, map, op),
+        TimelineOp::CollectMedia(op) => media::check_collected(shard, map, op),
         TimelineOp::Schedule(op) => scheduled::check_scheduled(shard, map, op),
         TimelineOp::ChangeScheduled(op) => scheduled::check_change(shard, map, op),
         TimelineOp::ReleaseScheduled(op) => scheduled::check_released(op),

@@ -22,6 +22,8 @@ pub(crate) struct Kept {
     pub(crate) clock_ms: u64,
     pub(crate) duplicate: [u8; 16],
     pub(crate) envelope: Bytes,
+    /// The files that it holds.
+    pub(crate) media: Vec<Bytes>,
 }
 
 impl DirectoryReader {
@@ -94,7 +96,8 @@ impl TimelineReader {
             let (key, value) = row?;
             let stored = Stored::decode(&value)?;
             let (clock_ms, duplicate) = (stored.clock_ms, stored.duplicate);
-            Ok(Kept { seq: keys::seq_of(&key)?, clock_ms, duplicate, envelope: stored.envelope() })
+            let media = stored.header.message.as_ref().map(|message| message.media.clone()).unwrap_or_default();
+            Ok(Kept { seq: keys::seq_of(&key)?, clock_ms, duplicate, envelope: stored.envelope(), media })
         })
         .collect()
     }

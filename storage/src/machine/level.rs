@@ -151,7 +151,11 @@ pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
         | TimelineOp::RemoveReports(_)
         | TimelineOp::CreateMedia(_)
         | TimelineOp::CompleteMedia(_)
-        | TimelineOp::RemoveMedia(_) => Level::GROUPS,
+        | TimelineOp::RemoveMedia(_)
+        | TimelineOp::ForgetReleasedMedia(_)
+        | TimelineOp::NoteReleasedMedia(_)
+        | TimelineOp::CheckMedia(_)
+        | TimelineOp::CollectMedia(_) => Level::GROUPS,
         // Programs from before levels ignore these fields.
         TimelineOp::Append(op) if !op.sender.is_empty() || op.sender_generation != 0 || op.only_repeat => Level::CLUSTER,
         TimelineOp::EndSender(_) => Level::CLUSTER,

@@ -46,7 +46,7 @@ pub(crate) use self::{
     directory_reader::DirectoryReader,
     erasure::{Erasing, REDACTED},
     level::{ShardLevel, directory_level, timeline_level},
-    media_reader::REMOVED_MEDIA,
+    media_reader::{DueMedia, FoundFile, REMOVED_MEDIA},
     message_reader::KEYS as FOUND_BY_KEYS,
     registry::RegistryState,
     report_reader::REMOVED_REPORTS,

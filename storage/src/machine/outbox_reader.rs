@@ -41,7 +41,14 @@ impl TimelineReader {
                     let record = view.get(&keys::record(tell.number, tell.seq))?;
                     record.map(|record| Stored::decode(&record).map(|stored| stored.envelope())).transpose()?
                 }
-                Some(Task::Leave(_) | Task::RemoveObjects(_) | Task::SendScheduled(_)) | None => None,
+                Some(
+                    Task::Leave(_)
+                    | Task::RemoveObjects(_)
+                    | Task::SendScheduled(_)
+                    | Task::MediaReleased(_)
+                    | Task::FindMediaHolders(_),
+                )
+                | None => None,
             };
             let scheduled = match &row.task {
                 Some(Task::SendScheduled(send)) => to_be_sent(&view, send)?,

@@ -42,6 +42,8 @@ pub(crate) struct Retention {
     pub(crate) cursor_age_ms: u64,
     /// A report is kept for so long, resolved or not. 0: any age.
     pub(crate) report_age_ms: u64,
+    /// How long a file is kept to which nothing refers. 0: as long as its owner has an account.
+    pub(crate) unreferenced_media_ms: u64,
     /// Records carry the clock of its last advance, which may be this old: they seem older than they are by as much.
     pub(crate) slack_ms: u64,
 }
@@ -53,7 +55,7 @@ impl Retention {
     }
 
     pub(crate) fn needs_clock(&self) -> bool {
-        self.trims() || self.cursor_age_ms != 0 || self.report_age_ms != 0
+        self.trims() || [self.cursor_age_ms, self.report_age_ms, self.unreferenced_media_ms] != [0; 3]
     }
 
     /// The least age that it can have.

@@ -1,7 +1,7 @@
 //! The state machine of a timeline shard: assigns positions, recognises repeated sends, trims and ends timelines, and
 //! in `annotations.rs` keeps what messages make of others, in `cursors.rs` cursors, in `conversations.rs` what users have read, in `groups.rs` the
-//! members of groups, in `media.rs` files, in `outbox.rs` what workers have to do, in `reports.rs` what users have reported, in `scheduled.rs`
-//! messages that are to be sent later, and in `senders.rs` ends and erases senders.
+//! members of groups, in `media.rs` files, in `media_holds.rs` what refers to them, in `outbox.rs` what workers have to do, in `reports.rs` what users
+//! have reported, in `scheduled.rs` messages that are to be sent later, and in `senders.rs` ends and erases senders.
 
 mod annotations;
 mod conversations;
@@ -9,6 +9,7 @@ pub(super) mod cursors;
 mod garbage;
 mod groups;
 mod media;
+pub(super) mod media_holds;
 mod mentions;
 mod outbox;
 #[cfg(feature = "planted-bugs")]
@@ -220,6 +221,10 @@ impl Batch<'_> {
             Op::CreateMedia(op) => self.create_media(&op),
             Op::CompleteMedia(op) => self.complete_media(&op),
             Op::RemoveMedia(op) => self.remove_media(&op),
+            Op::ForgetReleasedMedia(op) => self.forget_released_media(&op),
+            Op::NoteReleasedMedia(op) => self.note_released_media(&op),
+            Op::CheckMedia(op) => self.check_media(&op),
+            Op::CollectMedia(op) => self.collect_media(&op),
             Op::Schedule(op) => self.schedule(&op),
             Op::ChangeScheduled(op) => self.change_scheduled(&op),
             Op::ReleaseScheduled(op) => self.release_scheduled(&op),
@@ -300,7 +305,7 @@ impl Batch<'_> {
         };
         let header = RecordHeader { message: kept.header, ..header };
         let envelope = kept.envelope.as_ref().unwrap_or(&op.envelope);
-        match self.record(key, held, duplicate, header, envelope) {
+        match self.record(key, held, duplicate, header, envelope)? {
             Outcome::Appended(appended) => Ok(Outcome::Appended(Appended { request: in_request, moved, ..appended })),
             other => Ok(other),
         }
@@ -330,14 +335,17 @@ impl Batch<'_> {
         duplicate: [u8; 16],
         header: RecordHeader,
         envelope: &bytes::Bytes,
-    ) -> Outcome {
+    ) -> io::Result<Outcome> {
+        if let Some(message) = &header.message {
+            self.hold_media(&message.media)?;
+        }
         let seq = held.append(duplicate);
         let TimelineState { number, epoch, .. } = held.state;
         let stored = Stored { clock_ms: self.clock_ms, duplicate, header, envelope };
         self.changes.put(keys::record(number, seq), stored.encode());
         self.changes.put(keys::duplicate(number, &duplicate), keys::number_value(seq));
         self.touched.insert(key, Some(held));
-        Outcome::Appended(Appended { epoch, seq, ..Appended::default() })
+        Ok(Outcome::Appended(Appended { epoch, seq, ..Appended::default() }))
     }
 
     /// True if the message that must precede this one, if it names one, is in the timeline.
@@ -399,17 +407,22 @@ impl Batch<'_> {
         let mut removed = Vec::new();
         for record in self.shard.view().range(keys::record(number, state.first)..=keys::record(number, end - 1)) {
             let (key, value) = record?;
-            removed.push((keys::seq_of(&key)?, Stored::decode(&value)?.duplicate));
+            // A record that was replaced in this batch holds no file any more.
+            let pending = self.changes.get(&key).map(|pending| pending.ok_or_else(|| broken("gap in a timeline")));
+            let stored = Stored::decode(pending.transpose()?.unwrap_or(&*value))?;
+            removed.push((keys::seq_of(&key)?, stored.duplicate, media_holds::held_by(&stored)));
         }
         // The other records were appended in this batch.
         for seq in state.first + removed.len() as u64..end {
             let pending = self.changes.get(&keys::record(number, seq)).flatten();
-            removed.push((seq, Stored::decode(pending.ok_or_else(|| broken("gap in a timeline"))?)?.duplicate));
+            let stored = Stored::decode(pending.ok_or_else(|| broken("gap in a timeline"))?)?;
+            removed.push((seq, stored.duplicate, media_holds::held_by(&stored)));
         }
-        for ((seq, duplicate), expected) in removed.into_iter().zip(state.first..) {
+        for ((seq, duplicate, media), expected) in removed.into_iter().zip(state.first..) {
             if seq != expected {
                 return Err(broken("gap in a timeline"));
             }
+            self.release_media(&media)?;
             self.changes.delete(keys::record(number, seq));
             self.changes.delete(keys::duplicate(number, &duplicate));
         }

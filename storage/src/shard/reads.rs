@@ -10,8 +10,9 @@ use carillon_proto::{
     Level, ShardId,
     pb::store::{
         ListAccounts, ListSessions, ReadAllowed, ReadContacts, ReadConversations, ReadGroup, ReadHead, ReadHeads,
-        ReadMarks, ReadMedia, ReadMembers, ReadMemberships, ReadOutbox, ReadPrivacy, ReadReport, ReadReports,
-        ReadScheduled, ReadTimeline, ReadUntold, ReadUser, Rejected, StoreError, rejected::Reason, store_error::Why,
+        ReadHeldMedia, ReadMarks, ReadMedia, ReadMembers, ReadMemberships, ReadOutbox, ReadPrivacy, ReadReport,
+        ReadReports, ReadScheduled, ReadTimeline, ReadUntold, ReadUser, Rejected, StoreError, rejected::Reason,
+        store_error::Why,
     },
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -57,6 +58,7 @@ pub(crate) enum ReadOp {
     Contacts(ReadContacts),
     Untold(ReadUntold),
     Media(ReadMedia),
+    HeldMedia(ReadHeldMedia),
     Privacy(ReadPrivacy),
     Allowed(ReadAllowed),
     Scheduled(ReadScheduled),
@@ -171,6 +173,7 @@ impl Reader {
                 (Self::Timeline(reader), ReadOp::Members(op)) => Outcome::MembersRead(reader.members(op)?),
                 (Self::Timeline(reader), ReadOp::Memberships(op)) => Outcome::MembershipsRead(reader.memberships(op)?),
                 (Self::Timeline(reader), ReadOp::Media(op)) => Outcome::MediaRead(reader.media(op)?),
+                (Self::Timeline(reader), ReadOp::HeldMedia(op)) => Outcome::HeldMediaRead(reader.held_media(op)?),
                 (Self::Timeline(reader), ReadOp::Scheduled(op)) => Outcome::ScheduledRead(reader.scheduled(op)?),
                 (Self::Timeline(reader), ReadOp::Reports(op)) => Outcome::ReportsRead(reader.reports(op)?),
                 (Self::Timeline(reader), ReadOp::Report(op)) => Outcome::ReportRead(Box::new(reader.report(op)?)),

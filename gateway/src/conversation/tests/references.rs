@@ -1,10 +1,10 @@
 //! Messages that refer to messages: what is checked, and what the service is told of them.
 
 use carillon_proto::{
-    ClientId, DeviceId, DuplicateKey, UserId,
+    ClientId, DeviceId, DuplicateKey, MediaSecret, UserId,
     pb::{
         client::{
-            Edit, ForwardedFrom, Mentions, MessageRef, MessageState, Pin, Poll, Reaction, Recall, ReplyTo, Vote,
+            Edit, ForwardedFrom, Media, Mentions, MessageRef, MessageState, Pin, Poll, Reaction, Recall, ReplyTo, Vote,
             content::Body as Of,
         },
         store::{self, PollRules, Reference, header::Kind},
@@ -123,6 +123,19 @@ fn the_service_is_told_what_it_has_to_know() {
     );
     let mentioning = Content { mentions: Some(Box::new(mentions)), ..text("you there") };
     assert_eq!(header_of(bob(), mentioning), Some(store::Header { mentions: told, ..message }));
+    // Files are kept as long as what refers to them.
+    let uploaded = MediaSecret::random().in_shard(3);
+    let image = |id: Vec<u8>, url: &str| {
+        let media = Media { id: id.into(), url: url.to_owned(), ..Media::default() };
+        Content { body: Some(Of::Image(media)), ..Default::default() }
+    };
+    let media = vec![bytes::Bytes::copy_from_slice(uploaded.id().as_bytes())];
+    let file = image(uploaded.to_bytes().to_vec(), "");
+    let held = store::Header { media: media.clone(), countable: true, ..store::Header::default() };
+    assert_eq!(header_of(bob(), file.clone()), Some(held));
+    let held = store::Header { edit_window_ms: 172_800_000, media, ..about(Kind::Edit, of_alice()) };
+    assert_eq!(header_of(bob(), edit(by("alice"), file)), Some(held));
+    assert_eq!(header_of(bob(), image(Vec::new(), "https://example.org/a.png")), None, "it is kept elsewhere");
     // What nobody has to know.
     let reply_to = ReplyTo { message: Some(by("bob")), quote: "what you said".into() };
     let answer = Content { reply_to: Some(Box::new(reply_to)), thread: Some(Box::new(by("bob"))), ..text("yes") };

@@ -53,7 +53,7 @@ pub(super) fn values(check: &mut Check<'_>, config: &Config, roles: &[Role]) {
     if invalid.is_empty() {
         check.ok("all values are in their ranges");
     }
-    if let Some(warning) = crate::check::contradictions(config, roles) {
+    for warning in crate::check::contradictions(config, roles) {
         check.warning(warning, "");
     }
     if let Some(level) = NOISY.iter().find(|level| config.log.level.split(',').any(|word| word.trim() == **level)) {

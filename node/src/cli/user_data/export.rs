@@ -51,6 +51,20 @@ pub(in crate::cli) struct Export {
 const LINES: &str = "export.jsonl";
 const MANIFEST: &str = "manifest.json";
 
+/// What the store has of the account and its sessions.
+pub(super) async fn account(user: &UserId, nodes: &mut StorageNodes, deadline: Instant) -> anyhow::Result<User> {
+    let request = AccountRequest { cluster: nodes.cluster.cluster.clone(), user: user.as_str().to_owned() };
+    let mut leader = Leader::default();
+    let asked = leader.ask(nodes, deadline, async |mut node| {
+        match node.account(with_deadline(request.clone(), CALL)).await?.into_inner().answer {
+            Some(account_reply::Answer::NotLeader(other)) => Ok(Answer::NotLeader(other)),
+            Some(account_reply::Answer::User(user)) => Ok(Answer::Found(user)),
+            None => Err(not_understood()),
+        }
+    });
+    asked.await
+}
+
 impl Export {
     pub(in crate::cli) async fn run(self, config: &Config) -> anyhow::Result<()> {
         // An export is for the user alone.
@@ -58,7 +72,7 @@ impl Export {
         let deadline = Instant::now() + Duration::from_secs(self.timeout);
         let place = if self.files { Some(files::Place::open(config, &self.to)?) } else { None };
         let mut nodes = StorageNodes::find(config, &self.nodes, deadline).await?;
-        let User { account, sessions, erasure, privacy, .. } = self.account(&mut nodes, deadline).await?;
+        let User { account, sessions, erasure, privacy, .. } = account(&self.name, &mut nodes, deadline).await?;
         let Some(account) = account else {
             return Err(UserDataError::Refused(format!("there never was a user {}", self.name)).into());
         };
@@ -94,19 +108,6 @@ impl Export {
             self.name
         ));
         Ok(())
-    }
-
-    async fn account(&self, nodes: &mut StorageNodes, deadline: Instant) -> anyhow::Result<User> {
-        let request = AccountRequest { cluster: nodes.cluster.cluster.clone(), user: self.name.as_str().to_owned() };
-        let mut leader = Leader::default();
-        let asked = leader.ask(nodes, deadline, async |mut node| {
-            match node.account(with_deadline(request.clone(), CALL)).await?.into_inner().answer {
-                Some(account_reply::Answer::NotLeader(other)) => Ok(Answer::NotLeader(other)),
-                Some(account_reply::Answer::User(user)) => Ok(Answer::Found(user)),
-                None => Err(not_understood()),
-            }
-        });
-        asked.await
     }
 
     async fn contacts(

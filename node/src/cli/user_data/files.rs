@@ -1,4 +1,4 @@
-//! Files of an export: what is known of each, and their bytes.
+//! Files of a user: what is known of each, and their bytes for an export.
 
 use std::{
     fs::{self, File},
@@ -10,9 +10,9 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use carillon_media::{CHUNK_BYTES, Files, Version};
 use carillon_proto::{
-    MediaId,
+    MediaId, UserId,
     pb::{
-        store::media_row::State,
+        store::{MediaRow, media_row::State},
         userdata::{self, FilePage, FilesRequest, files_reply},
     },
 };
@@ -77,31 +77,64 @@ impl Export {
         place: Option<&Place>,
         writer: &mut Writer,
     ) -> anyhow::Result<()> {
-        let (cluster, user) = (nodes.cluster.cluster.clone(), self.name.as_str().to_owned());
-        let mut request = FilesRequest { cluster, user, incarnation, ..FilesRequest::default() };
-        loop {
-            let asked = leader.ask(nodes, deadline, async |mut node| {
-                match node.files(with_deadline(request.clone(), CALL)).await?.into_inner().answer {
-                    Some(files_reply::Answer::NotLeader(other)) => Ok(Answer::NotLeader(other)),
-                    Some(files_reply::Answer::Page(page)) => Ok(Answer::Found(page)),
-                    None => Err(not_understood()),
-                }
-            });
-            let FilePage { files, next } = asked.await?;
-            for userdata::File { id, row } in files {
-                let (id, row) = MediaId::from_bytes(&id).zip(row).context("a file that is not understood")?;
+        let mut pages = Pages::new(&self.name, incarnation, nodes);
+        while let Some(files) = pages.next(leader, nodes, deadline).await? {
+            for UserFile { id, row, is_held } in files {
                 let is_whole = row.state() == State::Complete;
                 if let Some(place) = place.filter(|_| is_whole) {
-                    let version = Version::of_row(&row.sha256).context("a file that is not understood")?;
+                    let version = Version::of_row(&row.sha256).context(NOT_UNDERSTOOD)?;
                     place.write(id, version, row.size_bytes).await?;
                 }
                 let path = place.filter(|_| is_whole).map(|_| format!("{FOLDER}/{id}"));
-                writer.line(&lines::file(id, &row, is_whole, path))?;
+                writer.line(&lines::file(id, &row, is_held, path))?;
             }
-            if next.is_empty() {
-                return Ok(());
-            }
-            request.after = next;
         }
+        Ok(())
+    }
+}
+
+const NOT_UNDERSTOOD: &str = "a file that is not understood";
+
+/// What the store has of a file.
+pub(super) struct UserFile {
+    pub(super) id: MediaId,
+    pub(super) row: MediaRow,
+    /// Something in the owner's shard refers to it.
+    pub(super) is_held: bool,
+}
+
+/// The files of a user, page by page.
+pub(super) struct Pages {
+    /// `None`: there are no more.
+    request: Option<FilesRequest>,
+}
+
+impl Pages {
+    pub(super) fn new(user: &UserId, incarnation: u64, nodes: &StorageNodes) -> Self {
+        let (cluster, user) = (nodes.cluster.cluster.clone(), user.as_str().to_owned());
+        Self { request: Some(FilesRequest { cluster, user, incarnation, ..FilesRequest::default() }) }
+    }
+
+    pub(super) async fn next(
+        &mut self,
+        leader: &mut Leader,
+        nodes: &mut StorageNodes,
+        deadline: Instant,
+    ) -> anyhow::Result<Option<Vec<UserFile>>> {
+        let Some(request) = self.request.take() else { return Ok(None) };
+        let asked = leader.ask(nodes, deadline, async |mut node| {
+            match node.files(with_deadline(request.clone(), CALL)).await?.into_inner().answer {
+                Some(files_reply::Answer::NotLeader(other)) => Ok(Answer::NotLeader(other)),
+                Some(files_reply::Answer::Page(page)) => Ok(Answer::Found(page)),
+                None => Err(not_understood()),
+            }
+        });
+        let FilePage { files, next } = asked.await?;
+        self.request = (!next.is_empty()).then(|| FilesRequest { after: next, ..request });
+        let file = |userdata::File { id, row, held }| {
+            let (id, row) = MediaId::from_bytes(&id).zip(row).context(NOT_UNDERSTOOD)?;
+            Ok(UserFile { id, row, is_held: held })
+        };
+        files.into_iter().map(file).collect::<anyhow::Result<_>>().map(Some)
     }
 }

@@ -8,7 +8,7 @@ use carillon_proto::{
         client::{Content, Envelope, recipient},
         store::{
             Account, Audience, Conversation, ConversationRow, Erasure, MediaRow, Privacy, Session, StoredEntry,
-            TimelineKey, contacts_read, reports_read, scheduled_read, timeline_key,
+            TimelineKey, contacts_read, media_row::State, reports_read, scheduled_read, timeline_key,
         },
         userdata::DeviceCursor,
     },
@@ -68,16 +68,22 @@ pub(super) fn privacy(privacy: &Privacy) -> Value {
 }
 
 /// `path`: where its bytes are in the export.
-pub(super) fn file(id: MediaId, row: &MediaRow, is_whole: bool, path: Option<String>) -> Value {
+pub(super) fn file(id: MediaId, row: &MediaRow, is_held: bool, path: Option<String>) -> Value {
     json!({
         "kind": "file",
         "id": id.to_string(),
         "name": row.name,
         "media_type": row.media_type,
         "size_bytes": row.size_bytes,
-        "whole": is_whole,
+        "whole": row.state() == State::Complete,
+        "referred_to": referred_to(row, is_held),
         "path": path,
     })
+}
+
+/// Whether something refers to the file; `None`: that is not known at this moment. `is_held`: something in its owner's shard does.
+pub(super) fn referred_to(row: &MediaRow, is_held: bool) -> Option<bool> {
+    (is_held || row.held_ms != 0 && row.released_ms == 0 && row.check == 0).then_some(true)
 }
 
 pub(super) fn contact(row: &contacts_read::Row) -> Value {

@@ -5,12 +5,14 @@
 //! export.rs   all of it, as lines of JSON
 //! files.rs    the user's files
 //! lines.rs    the shape of these lines
+//! list.rs     the user's files as a table
 //! ```
 
 mod erase;
 mod export;
 mod files;
 mod lines;
+mod list;
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +21,7 @@ use carillon_proto::{pb::userdata::NotLeader, peer::cause};
 use tokio::time::sleep;
 use tonic::{Code, Status};
 
-pub(super) use self::{erase::Erase, export::Export};
+pub(super) use self::{erase::Erase, export::Export, list::FileList};
 use super::storage_nodes::{StorageNodes, UserDataCaller};
 
 /// Why a command did not do what it was asked for. Each has an exit code of its own, for programs.

@@ -27,6 +27,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, service::interceptor::InterceptedService, transport::Channel};
 
+pub(crate) use state::AboutFiles;
 pub(crate) use store::MemoryStore;
 
 const SECRET: &str = "0123456789abcdef";

@@ -6,11 +6,12 @@ use bytes::Bytes;
 use carillon_proto::{
     ShardMap, UserId,
     pb::store::{
-        Account, AccountChanged, Append, Appended, Conversation, ConversationRow, ConversationsMoved, Done, Head,
-        HeadRead, Header, HeadsRead, LaneClosed, NotLeader, OutboxRead, ReadHead, Rejected, ScheduledChanged, Session,
-        SessionPut, SettleScheduled, StoreError, StoreRequest, TimelineKey, User, directory_command::Op as Directory,
-        header, move_marks::Mark, outbox_read, outbox_row::Task, put_account::Mode, rejected, settle_outbox::Verdict,
-        store_error::Why, store_reply::Result as Reply, store_request::Op, timeline_command::Op as Timeline,
+        Account, AccountChanged, Append, Appended, CollectMedia, Conversation, ConversationRow, ConversationsMoved,
+        Done, Head, HeadRead, Header, HeadsRead, HeldMediaRead, LaneClosed, NotLeader, NoteReleasedMedia, OutboxRead,
+        ReadHead, Rejected, ScheduledChanged, Session, SessionPut, SettleScheduled, StoreError, StoreRequest,
+        TimelineKey, User, directory_command::Op as Directory, header, move_marks::Mark, outbox_read, outbox_row::Task,
+        put_account::Mode, rejected, settle_outbox::Verdict, store_error::Why, store_reply::Result as Reply,
+        store_request::Op, timeline_command::Op as Timeline,
     },
     sessions,
 };
@@ -41,6 +42,17 @@ pub(super) struct State {
     /// Scheduled messages that are no longer being sent, and why not if they were not sent.
     pub(super) settled: Vec<(u64, String)>,
     pub(super) outbox_reads: u32,
+    /// Files that shards hold, by the index of the shard.
+    pub(super) held: BTreeMap<u32, Vec<Bytes>>,
+    /// What was found out about files, or told of them, in order, with the index of the shard that heard it.
+    pub(super) about_files: Vec<(u32, AboutFiles)>,
+}
+
+/// A command about files that something referred to.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum AboutFiles {
+    Released(NoteReleasedMedia),
+    Collected(CollectMedia),
 }
 
 impl State {
@@ -99,6 +111,11 @@ impl State {
                 let complete = limit == rows.len();
                 rows.truncate(limit);
                 Reply::OutboxRead(OutboxRead { rows, complete, ..OutboxRead::default() })
+            }
+            Op::ReadHeldMedia(read) => {
+                let held = self.held.get(&shard.1);
+                let is_held = |id: &&Bytes| held.is_some_and(|held| held.contains(id));
+                Reply::HeldMediaRead(HeldMediaRead { ids: read.ids.iter().filter(is_held).cloned().collect() })
             }
             other @ (Op::ReadTimeline(_)
             | Op::ListAccounts(_)
@@ -190,6 +207,14 @@ impl State {
             | Timeline::CompleteMedia(_)
             | Timeline::RemoveMedia(_)
             | Timeline::EndTimeline(_) => Reply::Done(Done {}),
+            Timeline::NoteReleasedMedia(op) => {
+                self.about_files.push((shard, AboutFiles::Released(op.clone())));
+                Reply::Done(Done {})
+            }
+            Timeline::CollectMedia(op) => {
+                self.about_files.push((shard, AboutFiles::Collected(op.clone())));
+                Reply::Done(Done {})
+            }
             Timeline::EndSender(_) => {
                 assert!(self.level >= 1, "a storage node of the release before stops at it");
                 Reply::Done(Done {})
@@ -221,6 +246,8 @@ impl State {
             Timeline::CollectGarbage(_)
             | Timeline::Redact(_)
             | Timeline::SenderErased(_)
+            | Timeline::ForgetReleasedMedia(_)
+            | Timeline::CheckMedia(_)
             | Timeline::SweepConversations(_)
             | Timeline::RemoveReports(_)
             | Timeline::SetLevel(_) => {

@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, pin::Pin, sync::Arc};
 
+use bytes::Bytes;
 use carillon_proto::{
     Level, ShardMap,
     pb::{
@@ -29,7 +30,7 @@ use tokio::{
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::{Request, Response, Status, Streaming, service::interceptor::InterceptedService};
 
-use super::state::State;
+use super::state::{AboutFiles, State};
 
 pub(crate) struct MemoryStore {
     address: String,
@@ -112,6 +113,21 @@ impl MemoryStore {
         let mut state = self.state.lock();
         let rows = if dead { &mut state.dead_letters } else { &mut state.outboxes };
         rows.entry(shard).or_default().push(row);
+    }
+
+    /// This row stands in the outbox of this shard.
+    pub(crate) fn has_row_in(&self, shard: u32, row: outbox_read::Row) {
+        self.state.lock().outboxes.entry(shard).or_default().push(row);
+    }
+
+    /// The shard holds this file.
+    pub(crate) fn holds(&self, shard: u32, id: Bytes) {
+        self.state.lock().held.entry(shard).or_default().push(id);
+    }
+
+    /// What shards have heard about files to which something referred.
+    pub(crate) fn about_files(&self) -> Vec<(u32, AboutFiles)> {
+        self.state.lock().about_files.clone()
     }
 
     /// The account has ended.

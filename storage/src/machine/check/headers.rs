@@ -1,8 +1,9 @@
 //! Checks of headers of messages.
 
+use bytes::Bytes;
 use carillon_proto::{
-    MessageId,
-    limits::{MENTIONS, POLL_OPTIONS, REACTION_BYTES, REACTIONS},
+    MediaId, MessageId,
+    limits::{MEDIA_IN_MESSAGE, MENTIONS, POLL_OPTIONS, REACTION_BYTES, REACTIONS},
     pb::store::{Header, Reference, Rejected, header, timeline_key::Kind},
 };
 use prost::Message as _;
@@ -15,6 +16,7 @@ pub(super) fn check(timeline: Kind, header: &Header, envelope: &[u8]) -> Result<
     let is_message = kind == header::Kind::Message;
     let fits = header.target_seq == 0
         && (is_message || !header.countable && header.mentions.is_none() && header.poll.is_none())
+        && (header.media.is_empty() || is_message || kind == header::Kind::Edit)
         && (header.edit_window_ms == 0 || kind == header::Kind::Edit)
         && (!header.erase || kind == header::Kind::Recall)
         && (header.reactions.is_empty() || kind == header::Kind::Reaction)
@@ -39,6 +41,7 @@ pub(super) fn check(timeline: Kind, header: &Header, envelope: &[u8]) -> Result<
     {
         return Err(invalid(format!("poll of {} options, not {POLL_OPTIONS:?}", poll.options)));
     }
+    check_media(&header.media)?;
     check_reactions(&header.reactions)?;
     at_most("votes", header.votes.len(), *POLL_OPTIONS.end())?;
     if header.votes.is_sorted_by(|one, next| one < next) { Ok(()) } else { Err(invalid("votes are not in order")) }
@@ -52,6 +55,20 @@ fn check_reference(timeline: Kind, reference: &Reference) -> Result<(), Rejected
         Kind::Inbox | Kind::Unspecified => reference.key.len() == 16 && reference.seq == 0,
     };
     if fits { Ok(()) } else { Err(invalid("a reference names neither a message of an inbox nor one of a group")) }
+}
+
+/// Files of any shard: whether there are such files is not known here.
+fn check_media(ids: &[Bytes]) -> Result<(), Rejected> {
+    at_most("files", ids.len(), MEDIA_IN_MESSAGE)?;
+    for (at, id) in ids.iter().enumerate() {
+        if MediaId::from_bytes(id).is_none() {
+            return Err(invalid(format!("id of a file has {} bytes, not 16", id.len())));
+        }
+        if ids[..at].contains(id) {
+            return Err(invalid("a file is there twice"));
+        }
+    }
+    Ok(())
 }
 
 fn check_reactions(reactions: &[String]) -> Result<(), Rejected> {

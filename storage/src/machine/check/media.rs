@@ -1,8 +1,13 @@
 //! Checks of commands about files.
 
+use bytes::Bytes;
 use carillon_proto::{
     MediaId, ShardId, ShardMap,
-    pb::store::{CompleteMedia, CreateMedia, Rejected, RemoveMedia, timeline_key::Kind},
+    limits::MEDIA_AT_ONCE,
+    pb::store::{
+        CheckMedia, CollectMedia, CompleteMedia, CreateMedia, ForgetReleasedMedia, NoteReleasedMedia, Rejected,
+        RemoveMedia, timeline_key::Kind,
+    },
 };
 
 use super::{check_any_user, check_timeline_key, invalid};
@@ -44,6 +49,42 @@ pub(super) fn check_removed(op: &RemoveMedia) -> Result<(), Rejected> {
     match op.files.len() {
         1..=REMOVED_MEDIA => Ok(()),
         count => Err(invalid(format!("{count} files are to be removed, not 1 to {REMOVED_MEDIA}"))),
+    }
+}
+
+pub(super) fn check_forgotten(op: &ForgetReleasedMedia) -> Result<(), Rejected> {
+    check_count(op.files.len())?;
+    op.files.iter().try_for_each(|seen| match MediaId::from_bytes(&seen.id) {
+        Some(_) => Ok(()),
+        None => Err(invalid("the file has no id")),
+    })
+}
+
+pub(super) fn check_released(shard: ShardId, map: ShardMap, op: &NoteReleasedMedia) -> Result<(), Rejected> {
+    check_ids(shard, map, &op.ids)
+}
+
+pub(super) fn check_looked_for(shard: ShardId, map: ShardMap, op: &CheckMedia) -> Result<(), Rejected> {
+    check_ids(shard, map, &op.ids)
+}
+
+pub(super) fn check_collected(shard: ShardId, map: ShardMap, op: &CollectMedia) -> Result<(), Rejected> {
+    if op.check == 0 {
+        return Err(invalid("the check of files is not named"));
+    }
+    check_count(op.held.len() + op.unheld.len())?;
+    op.held.iter().chain(&op.unheld).try_for_each(|id| check_id(shard, map, id))
+}
+
+fn check_ids(shard: ShardId, map: ShardMap, ids: &[Bytes]) -> Result<(), Rejected> {
+    check_count(ids.len())?;
+    ids.iter().try_for_each(|id| check_id(shard, map, id))
+}
+
+fn check_count(files: usize) -> Result<(), Rejected> {
+    match files {
+        1..=MEDIA_AT_ONCE => Ok(()),
+        files => Err(invalid(format!("{files} files, not 1 to {MEDIA_AT_ONCE}"))),
     }
 }
 

@@ -99,7 +99,8 @@ fn malformed_headers_are_refused() {
     let reactions = |reactions: Vec<String>| Header { reactions, ..about(HeaderKind::Reaction) };
     let right = [
         message.clone(),
-        Header { edit_window_ms: 7, ..about(HeaderKind::Edit) },
+        Header { edit_window_ms: 7, media: vec![vec![1; 16].into()], ..about(HeaderKind::Edit) },
+        Header { countable: true, media: (0..16).map(|at| vec![at; 16].into()).collect(), ..Header::default() },
         Header { erase: true, ..about(HeaderKind::Recall) },
         reactions((0..20).map(|at| at.to_string()).collect()),
         reactions(Vec::new()),
@@ -120,6 +121,10 @@ fn malformed_headers_are_refused() {
         ("does not belong", Header { votes: vec![1], ..about(HeaderKind::Reaction) }),
         ("does not belong", Header { reactions: vec!["x".into()], ..about(HeaderKind::Vote) }),
         ("does not belong", Header { poll: poll(2), ..about(HeaderKind::Edit) }),
+        ("does not belong", Header { media: vec![vec![1; 16].into()], ..about(HeaderKind::Pin) }),
+        ("17 files", Header { media: (0..17).map(|at| vec![at; 16].into()).collect(), ..message.clone() }),
+        ("has 15 bytes", Header { media: vec![vec![1; 15].into()], ..message.clone() }),
+        ("file is there twice", Header { media: vec![vec![1; 16].into(); 2], ..message.clone() }),
         ("exactly if", Header { refers_to: None, ..about(HeaderKind::Pin) }),
         ("exactly if", Header { refers_to: Some(reference()), ..message.clone() }),
         ("not a message id", refers(|reference| reference.id = "x".into())),

@@ -46,6 +46,8 @@
 //! | 0x33 `DEAD_LETTER` | timeline | the same | encoded `OutboxRow`: what no worker could do |
 //! | 0x34 `MEDIA` | timeline | id of the file 16 bytes | encoded `MediaRow` |
 //! | 0x35 `MEDIA_SUM` | timeline | user | encoded `MediaSum`: what the user's files come to |
+//! | 0x36 `MEDIA_RELEASED` | timeline | the shard's clock u64, id of a file 16 bytes | nothing: since then nothing in the shard refers to the file |
+//! | 0x37 `MEDIA_HOLD` | timeline | id of a file 16 bytes, of any shard | encoded `MediaHold`: how often something in this shard refers to the file |
 //! | 0x38 `ERASED_SENDER` | timeline | user | generation u64: the same is done |
 //! | 0x39 `ERASED` | both | nothing | the entry in the log with which the last erasure ended in the shard u64 |
 //! | 0x3b `GROUP` | timeline | number of the group u64 | encoded `Group` |
@@ -83,6 +85,7 @@
 //! `CLUSTER_GROWTH`, and those below level 5 no `ERASURE`, `ERASING_SENDER`, `ERASED_SENDER` and `ERASED`, and those below level 6
 //! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `MEMBERSHIP_COUNT`, `OUTBOX`,
 //! `DEAD_LETTER`, `ANNOTATION`, `CONVERSATION`, `CONVERSATION_CHANGE`, `CONTACT`, `CONTACT_LIST`, `UNTOLD`, `CONTACTS_END`, `PRIVACY`, `MEDIA`, `MEDIA_SUM`,
+//! `MEDIA_RELEASED`, `MEDIA_HOLD`,
 //! `SCHEDULED`, `DUE` and `REPORT`, and no
 //! records with a header.
 //!
@@ -93,6 +96,7 @@ mod annotations;
 mod contacts;
 mod conversations;
 mod directory;
+mod media_holds;
 mod privacy;
 mod reports;
 mod rows;
@@ -109,6 +113,7 @@ pub(crate) use self::{
     contacts::*,
     conversations::*,
     directory::*,
+    media_holds::*,
     privacy::*,
     reports::*,
     rows::{check, is_of_nodes},
@@ -160,6 +165,8 @@ const OUTBOX: u8 = 0x32;
 const DEAD_LETTER: u8 = 0x33;
 const MEDIA: u8 = 0x34;
 const MEDIA_SUM: u8 = 0x35;
+const MEDIA_RELEASED: u8 = 0x36;
+const MEDIA_HOLD: u8 = 0x37;
 const RING_SLOT: u8 = 0x3a;
 const GROUP: u8 = 0x3b;
 const REPORT: u8 = 0x18;
@@ -223,7 +230,7 @@ pub(crate) fn numbers_of<const N: usize>(value: &[u8]) -> io::Result<[u64; N]> {
 #[cfg(test)]
 mod tests {
     use carillon_proto::{
-        ShardId,
+        MediaId, ShardId,
         pb::store::{RecordHeader, TimelineKey, timeline_key::Kind},
     };
     use proptest::prelude::*;
@@ -292,6 +299,10 @@ mod tests {
             prop_assert_eq!(scheduled_of(&scheduled_list(a)).expect("decodes"), (a, None));
             prop_assert!(all_due().contains(&due(a, b, c)) && (a == c || (due(a, b, c) < due(c, b, a)) == (a < c)));
             prop_assert_eq!(due_of(&due(a, b, c)).expect("decodes"), (a, b, c));
+            let file = MediaId::from_bytes(&sixteen).expect("an id");
+            prop_assert_eq!(media_hold_of(&media_hold(&file)).expect("decodes"), file);
+            prop_assert!(all_released_media().contains(&media_released(a, &file)));
+            prop_assert_eq!(media_released_of(&media_released(a, &file)).expect("decodes"), (a, file));
             for (row, rows) in [(outbox(a, d), outbox_rows()), (dead_letter(a, d), dead_letters())] {
                 prop_assert!(rows.contains(&row));
                 prop_assert_eq!(outbox_of(&row).expect("decodes"), (a, d));
@@ -373,7 +384,7 @@ mod tests {
             let _ = (storage_node_of(&bytes), placement_of(&bytes), level_of(&bytes));
             let _ = (numbers_of::<4>(&bytes), Lease::decode(&bytes), Stored::decode(&bytes).is_ok());
             let _ = (timeline_numbers(&bytes), outbox_of(&bytes), conversation_of(&bytes), conversation_change_of(&bytes));
-            let _ = annotation_of(&bytes).is_ok();
+            let _ = (annotation_of(&bytes).is_ok(), media_hold_of(&bytes), media_released_of(&bytes));
         }
     }
 
@@ -390,7 +401,7 @@ mod tests {
     #[test]
     fn what_is_kept_for_coming_rows_is_free() {
         // docs/adr/0016-room-in-the-formats.md
-        let kept = (0x0a..=0x0f).chain(0x34..=0x37);
+        let kept = [0x0e, 0x18];
         let single =
             [APPLIED, REGISTRY, LEVEL, CLUSTER_LEVEL, CLUSTER_GROWTH, NEXT_NUMBER, CLOCK, ERASED].map(|key| key[0]);
         let rows = [ACCOUNT, SESSION, LEASE, ENDING, STORAGE_NODE, PLACEMENT, TIMELINE, RECORD_1, DUPLICATE_1, CURSOR];
@@ -399,10 +410,12 @@ mod tests {
             .chain(rows)
             .chain([GARBAGE, ENDED_SENDER, GROUP_CURSOR, ERASURE, ERASING_SENDER, ERASED_SENDER, RING_SLOT])
             .chain([GROUP, MEMBER, MEMBERSHIP, ANNOTATION, OUTBOX, DEAD_LETTER, CONVERSATION, CONVERSATION_CHANGE])
-            .chain([SCHEDULED, DUE, MEMBERSHIP_COUNT, REPORT])
+            .chain([MEMBERSHIP_COUNT])
+            .chain([SCHEDULED, DUE, MEDIA, MEDIA_SUM, MEDIA_RELEASED, MEDIA_HOLD])
+            .chain([CONTACT, CONTACT_LIST, UNTOLD, CONTACTS_END, PRIVACY])
             .chain(RECORD..=DUPLICATE + 7)
             .collect();
-        let taken: Vec<u8> = kept.filter(|first| used.contains(first)).collect();
+        let taken: Vec<u8> = kept.into_iter().filter(|first| used.contains(first)).collect();
         assert!(taken.is_empty(), "{taken:x?}");
     }
 
@@ -448,6 +461,9 @@ mod tests {
         assert_eq!(*scheduled(1, 2), [0x3c, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]);
         assert_eq!(due(3, 1, 2)[..9], [0x3d, 0, 0, 0, 0, 0, 0, 0, 3]);
         assert_eq!(due(3, 1, 2)[9..], scheduled(1, 2)[1..]);
+        let file = MediaId::new(0x0203, [7; 14]);
+        assert_eq!(media_hold(&file)[..4], [0x37, 2, 3, 7]);
+        assert_eq!(media_released(1, &file)[..12], [0x36, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 7]);
         assert_eq!(*garbage(1), [0x16, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(*ending("al"), [5, b'a', b'l']);
         assert_eq!(*account("al"), [1, b'a', b'l']);

@@ -5,9 +5,9 @@ use std::io;
 use carillon_proto::{
     ShardKind,
     pb::store::{
-        Account, Annotated, Contact, ContactList, Conversation, Group, MediaRow, MediaSum, Member, Membership,
-        Mentioned, OutboxRow, Pins, Placement, Privacy, ReportEvidence, ReportRow, ReportSum, ReportsOfUser,
-        ScheduledList, ScheduledRow, Session, StorageNode, UserAnnotation,
+        Account, Annotated, Contact, ContactList, Conversation, Group, MediaHold, MediaRow, MediaSum, Member,
+        Membership, Mentioned, OutboxRow, Pins, Placement, Privacy, ReportEvidence, ReportRow, ReportSum,
+        ReportsOfUser, ScheduledList, ScheduledRow, Session, StorageNode, UserAnnotation,
     },
 };
 use prost::Message;
@@ -16,13 +16,13 @@ use super::{
     ACCOUNT, ANNOTATION, AnnotationKey, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CONTACT, CONTACT_LIST, CONTACTS_END,
     CONVERSATION, CONVERSATION_CHANGE, CURSOR, ContactsEnd, ConversationNumbers, Cursor, DEAD_LETTER, DUE, DUPLICATE,
     ENDED_SENDER, ENDING, ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP, GROUP_CURSOR,
-    GroupCursor, LEASE, LEVEL, Lease, MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP, MEMBERSHIP_COUNT, NEXT_NUMBER, OUTBOX,
-    PLACEMENT, PRIVACY, RECORD, REGISTRY, REPORT, RING_SLOT, ReportKey, SCHEDULED, SESSION, STORAGE_NODE, Stored,
-    TIMELINE, UNTOLD, annotation_of, broken, changed_conversation_of, contact_of, conversation_change_of,
-    conversation_of, cursor_of, due_of, ended_sender_of, erased_sender_of, garbage_of, group_cursor_of, group_of,
-    lease_of, level_of, media_of, media_sum_of, member_of, membership_count_of, membership_of, number_of, numbers_of,
-    outbox_of, placement_of, privacy_of, report_of, ring_slot_of, scheduled_of, seq_of, storage_node_of,
-    timeline_numbers, timeline_of, user_of,
+    GroupCursor, LEASE, LEVEL, Lease, MEDIA, MEDIA_HOLD, MEDIA_RELEASED, MEDIA_SUM, MEMBER, MEMBERSHIP,
+    MEMBERSHIP_COUNT, NEXT_NUMBER, OUTBOX, PLACEMENT, PRIVACY, RECORD, REGISTRY, REPORT, RING_SLOT, ReportKey,
+    SCHEDULED, SESSION, STORAGE_NODE, Stored, TIMELINE, UNTOLD, annotation_of, broken, changed_conversation_of,
+    contact_of, conversation_change_of, conversation_of, cursor_of, due_of, ended_sender_of, erased_sender_of,
+    garbage_of, group_cursor_of, group_of, lease_of, level_of, media_hold_of, media_of, media_released_of,
+    media_sum_of, member_of, membership_count_of, membership_of, number_of, numbers_of, outbox_of, placement_of,
+    privacy_of, report_of, ring_slot_of, scheduled_of, seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -100,6 +100,9 @@ fn check_timeline(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
         },
         MEDIA => media_of(key).and_then(|_| message::<MediaRow>(value)),
         MEDIA_SUM => media_sum_of(key).and_then(|_| message::<MediaSum>(value)),
+        MEDIA_HOLD => media_hold_of(key).and_then(|_| message::<MediaHold>(value)),
+        MEDIA_RELEASED if value.is_empty() => media_released_of(key).map(drop),
+        MEDIA_RELEASED => Err(broken("row of a released file")),
         SCHEDULED => match scheduled_of(key)? {
             (_, None) => message::<ScheduledList>(value),
             (_, Some(_)) => message::<ScheduledRow>(value),
@@ -147,10 +150,10 @@ mod tests {
     use crate::machine::keys::{
         account, annotated, changed_conversation, contact, contact_list, contacts_end, conversation,
         conversation_change, conversations_version, cursor, dead_letter, due, duplicate, ended_sender, ending,
-        erased_sender, erasing_sender, erasure, garbage, group, lease, media, media_sum, member, membership,
-        membership_count, mentioned, number_value, numbers_value, outbox, pins, placement, privacy, reactions, record,
-        report, report_evidence, report_sum, reports_of, ring_slot, scheduled, scheduled_list, session, storage_node,
-        timeline, timeline_value, untold, votes,
+        erased_sender, erasing_sender, erasure, garbage, group, lease, media, media_hold, media_released, media_sum,
+        member, membership, membership_count, mentioned, number_value, numbers_value, outbox, pins, placement, privacy,
+        reactions, record, report, report_evidence, report_sum, reports_of, ring_slot, scheduled, scheduled_list,
+        session, storage_node, timeline, timeline_value, untold, votes,
     };
 
     #[test]
@@ -200,6 +203,8 @@ mod tests {
             (media(&MediaId::new(3, [1; 14])).to_vec(), MediaRow::default().encode_to_vec()),
             (membership_count(3).to_vec(), number.clone()),
             (media_sum(b"alice").to_vec(), MediaSum::default().encode_to_vec()),
+            (media_hold(&MediaId::new(3, [1; 14])).to_vec(), MediaHold::default().encode_to_vec()),
+            (media_released(5, &MediaId::new(3, [1; 14])).to_vec(), Vec::new()),
             (scheduled_list(3).to_vec(), ScheduledList::default().encode_to_vec()),
             (scheduled(3, 1).to_vec(), ScheduledRow::default().encode_to_vec()),
             (due(7, 3, 1).to_vec(), Vec::new()),

@@ -77,6 +77,11 @@ pub(crate) fn seq_of(key: &[u8]) -> io::Result<u64> {
     }
 }
 
+/// True for the key of a record.
+pub(crate) fn is_record(key: &[u8]) -> bool {
+    matches!(key.first(), Some(RECORD..DUPLICATE))
+}
+
 /// The range of all records of all timelines.
 pub(crate) fn all_records() -> std::ops::RangeInclusive<RowBytes> {
     key(RECORD, &[])..=key(DUPLICATE, &[])

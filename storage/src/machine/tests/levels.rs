@@ -4,16 +4,16 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use carillon_proto::{
     Level, ShardId, ShardKind, ShardMap,
     pb::store::{
-        Account, AccountErased, AddRingSlot, AddStorageNode, Append, ChangeGroup, ChangeScheduled, CompleteMedia,
-        CreateGroup, CreateMedia, DeleteAccount, DeleteSession, DirectoryCommand, DropRingSlot, DropStorageNode,
-        EndSender, EraseAccount, EraseSender, ForgetReplica, FoundCluster, GroupSettings, Membership, MoveCursors,
-        MoveMarks, MoveReplica, PlaceReplica, PreferReplica, PutAccount, PutSession, RaiseLevel, Rebalance, Redact,
-        ReleaseScheduled, RemoveMedia, RemoveReplica, RemoveReports, ReplicaJoined, Schedule, SenderErased, Session,
-        SetConversation, SetLevel, SetMembership, SetReplicaVotes, SetStorageNode, SetStorageNodeState, SettleOutbox,
-        SettleReport, SettleScheduled, StorageNode, StoreError, SweepConversations, SweepCursors, SweepMemberships,
-        TimelineCommand, TimelineKey, change_group::Change, directory_command::Op, move_cursors::Moved,
-        put_account::Mode, redact, rejected, store_error::Why, sweep_cursors::Seen, timeline_command,
-        timeline_key::Kind,
+        Account, AccountErased, AddRingSlot, AddStorageNode, Append, ChangeGroup, ChangeScheduled, CheckMedia,
+        CollectMedia, CompleteMedia, CreateGroup, CreateMedia, DeleteAccount, DeleteSession, DirectoryCommand,
+        DropRingSlot, DropStorageNode, EndSender, EraseAccount, EraseSender, ForgetReleasedMedia, ForgetReplica,
+        FoundCluster, GroupSettings, Membership, MoveCursors, MoveMarks, MoveReplica, NoteReleasedMedia, PlaceReplica,
+        PreferReplica, PutAccount, PutSession, RaiseLevel, Rebalance, Redact, ReleaseScheduled, RemoveMedia,
+        RemoveReplica, RemoveReports, ReplicaJoined, Schedule, SenderErased, Session, SetConversation, SetLevel,
+        SetMembership, SetReplicaVotes, SetStorageNode, SetStorageNodeState, SettleOutbox, SettleReport,
+        SettleScheduled, StorageNode, StoreError, SweepConversations, SweepCursors, SweepMemberships, TimelineCommand,
+        TimelineKey, change_group::Change, directory_command::Op, move_cursors::Moved, put_account::Mode, redact,
+        rejected, store_error::Why, sweep_cursors::Seen, timeline_command, timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
@@ -277,6 +277,10 @@ fn a_timeline_shard_below_level_7_stops_at_groups_and_its_node_refuses_messages_
         command(timeline_command::Op::PutReport(Box::default())),
         command(timeline_command::Op::SettleReport(SettleReport::default())),
         command(timeline_command::Op::RemoveReports(RemoveReports::default())),
+        command(timeline_command::Op::ForgetReleasedMedia(ForgetReleasedMedia::default())),
+        command(timeline_command::Op::NoteReleasedMedia(NoteReleasedMedia::default())),
+        command(timeline_command::Op::CheckMedia(CheckMedia::default())),
+        command(timeline_command::Op::CollectMedia(CollectMedia::default())),
         command(timeline_command::Op::Append(Append { peer_incarnation: 0, ..of_peer.clone() })),
         command(timeline_command::Op::Append(Append { peer: Bytes::new(), ..of_peer.clone() })),
     ];

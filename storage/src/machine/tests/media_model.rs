@@ -14,7 +14,7 @@ use carillon_proto::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::machine::{Outcome, Retention, TimelineMachine, TimelineReader};
+use crate::machine::{DueMedia, Outcome, Retention, TimelineMachine, TimelineReader};
 
 const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
 const USERS: [&str; 2] = ["a", "ab"];
@@ -278,7 +278,11 @@ fn files_that_were_never_whole_and_those_of_erased_users_are_due() {
     let due = |reader: &TimelineReader| {
         let (due, next) = reader.due_media(&[], &Retention::default(), 9).expect("reads");
         assert!(next.is_empty());
-        due.iter().filter_map(|seen| MediaId::from_bytes(&seen.id)).collect::<Vec<_>>()
+        let removed = due.iter().map(|due| match due {
+            DueMedia::Removed(seen) => MediaId::from_bytes(&seen.id).expect("an id"),
+            DueMedia::Checked(_) => panic!("files are kept"),
+        });
+        removed.collect::<Vec<_>>()
     };
     for (user, number) in [("a", 1), ("a", 2), ("ab", 3)] {
         apply(&mut shard, create(user, number));
@@ -288,7 +292,7 @@ fn files_that_were_never_whole_and_those_of_erased_users_are_due() {
     let of = |reader: &TimelineReader, user: &str, incarnation| {
         let (files, next) = reader.files_of(&Person { user: user.to_owned(), incarnation }, &[]).expect("reads");
         assert!(next.is_empty());
-        files.into_iter().map(|(id, _)| id).collect::<Vec<_>>()
+        files.into_iter().map(|file| file.id).collect::<Vec<_>>()
     };
     assert_eq!(of(&shard.reader, "a", 1), [id(1), id(2)]);
     assert_eq!(of(&shard.reader, "a", 2), [], "another owner of the name");

@@ -7,6 +7,7 @@ mod crash;
 mod directory_model;
 mod group_model;
 mod levels;
+mod media_collection;
 mod media_model;
 mod privacy;
 mod reference_model;

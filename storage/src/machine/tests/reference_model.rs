@@ -23,10 +23,12 @@ proptest! {
             play.act(act);
             if at % 8 == 7 {
                 play.check();
+                play.check_media_holds();
             }
         }
         play.act(Act::CopiesArrive);
         play.check();
+        play.check_media_holds();
         play.check_that_both_inboxes_agree();
         play.check_that_batches_make_no_difference();
     }

@@ -15,7 +15,7 @@ use carillon_proto::{
 };
 use proptest::prelude::*;
 
-use super::*;
+use super::{media_collection::check_holds, *};
 use crate::machine::{
     Outcome, TimelineMachine, TimelineReader, keys,
     timeline::scheduled::{CONTENT_BYTES, GONE, MESSAGES, RELEASED},
@@ -42,10 +42,11 @@ fn content(size: usize) -> Bytes {
     vec![7; size].into()
 }
 
-/// What the service knows of this content: the small ones mention somebody.
+/// What the service knows of this content: the small ones mention somebody, and refer to a file.
 fn header(size: usize) -> Option<Box<Header>> {
     let mentions = Some(Mentions { users: vec![format!("user{size}")], ..Mentions::default() });
-    (size < 100).then(|| Box::new(Header { countable: true, mentions, ..Header::default() }))
+    let media = vec![vec![size as u8; 16].into()];
+    (size < 100).then(|| Box::new(Header { countable: true, mentions, media, ..Header::default() }))
 }
 
 #[derive(Debug, Clone)]
@@ -376,6 +377,7 @@ impl World {
                 let rows = records(&mut self.shard.machine);
                 let left: Vec<_> = rows.iter().filter_map(|(key, _)| keys::due_of(key).ok()).collect();
                 assert_eq!(left, self.model.waiting(), "nothing waits for an inbox that has ended");
+                check_holds(&rows);
             }
         }
     }

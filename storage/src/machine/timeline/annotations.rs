@@ -14,7 +14,7 @@ use carillon_proto::{
 };
 use prost::Message;
 
-use super::{Batch, CachedTimeline, Outcome, TimelineState, groups::answer};
+use super::{Batch, CachedTimeline, Outcome, TimelineState, groups::answer, media_holds};
 use crate::machine::{
     annotations::{self, Case, EnvelopeHead, InGroup},
     broken, erasure,
@@ -107,7 +107,10 @@ impl Batch<'_> {
         let late_edit = header.kind() == Kind::Edit && row.erased;
         self.annotate(place, op, header, &said, &target, row)?;
         let envelope = if late_edit { erasure::tombstone(&op.envelope)? } else { None };
-        let header = Header { target_seq: target.seq, ..header.clone() };
+        let mut header = Header { target_seq: target.seq, ..header.clone() };
+        if envelope.is_some() {
+            header.media.clear();
+        }
         Ok(Ok(Kept { header: Some(Box::new(header)), envelope: envelope.map(Bytes::from) }))
     }
 
@@ -361,11 +364,13 @@ impl Batch<'_> {
         let left = self.get(&key, |record| {
             let stored = Stored::decode(record)?;
             let Some(envelope) = erasure::tombstone(stored.envelope)? else { return Ok(None) };
+            let media = media_holds::held_by(&stored);
             let header = silent(stored.header);
-            Ok(Some(Stored { header, envelope: &envelope, ..stored }.encode()))
+            Ok(Some((Stored { header, envelope: &envelope, ..stored }.encode(), media)))
         })?;
-        if let Some(left) = left.flatten() {
+        if let Some((left, media)) = left.flatten() {
             self.changes.put(key, left);
+            self.release_media(&media)?;
         }
         Ok(())
     }
@@ -406,9 +411,14 @@ fn chosen(kind: Kind, number: u64, seq: u64, user: &str) -> RowBytes {
 
 /// The header without what a user has said in it.
 pub(super) fn silent(header: RecordHeader) -> RecordHeader {
-    let message = header
-        .message
-        .map(|message| Box::new(Header { mentions: None, reactions: Vec::new(), votes: Vec::new(), ..*message }));
+    let emptied = |message: Header| Header {
+        mentions: None,
+        reactions: Vec::new(),
+        votes: Vec::new(),
+        media: Vec::new(),
+        ..message
+    };
+    let message = header.message.map(|message| Box::new(emptied(*message)));
     RecordHeader { message, ..header }
 }
 

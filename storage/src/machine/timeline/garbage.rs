@@ -2,10 +2,11 @@
 
 use std::io;
 
+use bytes::Bytes;
 use carillon_proto::pb::store::CollectGarbage;
 
-use super::{Batch, Outcome, done};
-use crate::machine::keys::{self, RowBytes};
+use super::{Batch, Outcome, done, media_holds};
+use crate::machine::keys::{self, RowBytes, Stored};
 
 impl Batch<'_> {
     pub(super) fn collect_garbage(&mut self, op: &CollectGarbage) -> io::Result<Outcome> {
@@ -14,17 +15,20 @@ impl Batch<'_> {
             return Ok(done());
         }
         let limit = op.limit as usize;
-        let mut removed = Vec::new();
+        let mut removed: Vec<(RowBytes, Vec<Bytes>)> = Vec::new();
         for prefix in keys::all_of(op.number) {
             // Some may have been written in this batch: other replicas may batch the entries differently.
             let pending = self.changes.with_prefix(&prefix).filter(|(_, value)| value.is_some());
-            let mut found: Vec<RowBytes> = pending.map(|(key, _)| key.into()).collect();
+            let mut found = Vec::new();
+            for (key, value) in pending {
+                found.push((key.into(), held_by(key, value.unwrap_or_default())?));
+            }
             let mut stored = 0;
             let end = [&*prefix, &[0xff; 17]].concat().into();
             for record in self.shard.view().range(prefix..=end) {
-                let (key, _) = record?;
+                let (key, value) = record?;
                 if self.changes.get(&key).is_none() {
-                    found.push(RowBytes::new(&key));
+                    found.push((RowBytes::new(&key), held_by(&key, &value)?));
                     stored += 1;
                 }
                 if stored == limit {
@@ -35,7 +39,8 @@ impl Batch<'_> {
             removed.extend(found);
         }
         let all = removed.len() < limit;
-        for key in removed.into_iter().take(limit) {
+        for (key, media) in removed.into_iter().take(limit) {
+            self.release_media(&media)?;
             self.forget_scheduled(&key)?;
             self.changes.delete(key);
         }
@@ -44,4 +49,9 @@ impl Batch<'_> {
         }
         Ok(done())
     }
+}
+
+/// The files that this row holds, if it is a record.
+fn held_by(key: &[u8], value: &[u8]) -> io::Result<Vec<Bytes>> {
+    if keys::is_record(key) { Ok(media_holds::held_by(&Stored::decode(value)?)) } else { Ok(Vec::new()) }
 }

@@ -85,7 +85,7 @@ impl Batch<'_> {
             ends: group.deleted,
         };
         self.put_told(tell, append.time_ms)?;
-        let recorded = self.record(key, held, duplicate, held.header(true), &append.envelope);
+        let recorded = self.record(key, held, duplicate, held.header(true), &append.envelope)?;
         Ok(of_incarnation(recorded, Some(&held)))
     }
 
@@ -234,7 +234,7 @@ impl Batch<'_> {
         if !stands(&row) {
             self.drop_conversation(number, group)?;
         }
-        Ok(self.record(key, held, duplicate, RecordHeader::default(), &append.envelope))
+        self.record(key, held, duplicate, RecordHeader::default(), &append.envelope)
     }
 
     /// An older change that came after this one, when this one's row was swept, does not stand.

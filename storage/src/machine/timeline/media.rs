@@ -2,6 +2,7 @@
 
 use std::io;
 
+use bytes::Bytes;
 use carillon_proto::{
     MediaId,
     pb::store::{
@@ -96,15 +97,27 @@ impl Batch<'_> {
             if (row.state(), row.changed_ms) != (seen.state(), seen.changed_ms) {
                 continue;
             }
-            self.recount(&row, 1, 0)?;
-            self.changes.delete(keys::media(&id));
+            self.drop_media(&id, &row)?;
             removed.push(seen.id.clone());
         }
-        if !removed.is_empty() {
-            let task = Some(Task::RemoveObjects(RemoveObjects { ids: removed, uploaded: false }));
-            self.put_outbox(&OutboxRow { task, ..OutboxRow::default() })?;
-        }
+        self.put_removed_media(removed)?;
         Ok(done())
+    }
+
+    /// Removes the row of a file, which no longer counts for its owner.
+    pub(super) fn drop_media(&mut self, id: &MediaId, row: &MediaRow) -> io::Result<()> {
+        self.recount(row, 1, 0)?;
+        self.changes.delete(keys::media(id));
+        Ok(())
+    }
+
+    /// The bytes of these files are to be removed.
+    pub(super) fn put_removed_media(&mut self, ids: Vec<Bytes>) -> io::Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let task = Some(Task::RemoveObjects(RemoveObjects { ids, uploaded: false }));
+        self.put_outbox(&OutboxRow { task, ..OutboxRow::default() })
     }
 
     /// Takes so many files and the bytes of this one off the sum of the owner's files, and adds these bytes.
@@ -121,7 +134,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    fn media(&self, id: &MediaId) -> io::Result<Option<MediaRow>> {
+    pub(super) fn media(&self, id: &MediaId) -> io::Result<Option<MediaRow>> {
         self.get(&keys::media(id), decode)
     }
 
@@ -130,7 +143,7 @@ impl Batch<'_> {
     }
 }
 
-fn media_id(bytes: &[u8]) -> io::Result<MediaId> {
+pub(super) fn media_id(bytes: &[u8]) -> io::Result<MediaId> {
     MediaId::from_bytes(bytes).ok_or_else(|| broken("id of a file"))
 }
 
@@ -139,6 +152,6 @@ fn owner_of(inbox: Option<&TimelineKey>, incarnation: u64) -> io::Result<Person>
     Ok(Person { user: user.to_owned(), incarnation })
 }
 
-fn decode<M: Message + Default>(value: &[u8]) -> io::Result<M> {
+pub(super) fn decode<M: Message + Default>(value: &[u8]) -> io::Result<M> {
     M::decode(value).map_err(|_| broken("row of a file"))
 }

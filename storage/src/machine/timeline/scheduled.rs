@@ -61,6 +61,7 @@ impl Batch<'_> {
         list.messages += 1;
         list.bytes += row.content.len() as u64;
         let id = list.version;
+        self.hold_media_of(row.header.as_deref())?;
         self.put_scheduled(inbox.number, id, &row);
         Ok(self.scheduled_changed(inbox.number, id, &list))
     }
@@ -90,10 +91,12 @@ impl Batch<'_> {
                     return Ok(full);
                 }
                 list.bytes = list.bytes + after.content.len() as u64 - row.content.len() as u64;
+                self.hold_media_of(after.header.as_deref())?;
+                self.release_media_of(row.header.as_deref())?;
                 self.drop_due(number, id, &row);
                 self.put_scheduled(number, id, &after);
             }
-            Change::Cancel(_) => self.drop_scheduled(number, id, &row, &mut list),
+            Change::Cancel(_) => self.drop_scheduled(number, id, &row, &mut list)?,
             Change::Now(now) => {
                 if !self.outbox.has_room() {
                     return Ok(rejected(Reason::Full, "too much waits to be sent"));
@@ -157,7 +160,7 @@ impl Batch<'_> {
             let (state, why) = (State::Failed.into(), op.failed.clone());
             self.put_scheduled(number, id, &ScheduledRow { state, why, ..row });
         } else {
-            self.drop_scheduled(number, id, &row, &mut list);
+            self.drop_scheduled(number, id, &row, &mut list)?;
         }
         list.version += 1;
         self.changes.put(keys::scheduled_list(number), list.encode_to_vec());
@@ -211,18 +214,20 @@ impl Batch<'_> {
         Ok(self.held(&timeline_key(Some(&inbox))?)?.is_some_and(|held| held.state.number == number))
     }
 
-    /// Removes the row by time of a scheduled message, when the row with this key goes with the remains of its inbox.
+    /// Removes what else there is of a scheduled message, when the row with this key goes with the remains of its inbox.
     pub(super) fn forget_scheduled(&mut self, key: &[u8]) -> io::Result<()> {
         if keys::is_scheduled(key)
             && let (number, Some(id)) = keys::scheduled_of(key)?
             && let Some(row) = self.scheduled(number, id)?
         {
             self.drop_due(number, id, &row);
+            self.release_media_of(row.header.as_deref())?;
         }
         Ok(())
     }
 
-    fn drop_scheduled(&mut self, number: u64, id: u64, row: &ScheduledRow, list: &mut ScheduledList) {
+    fn drop_scheduled(&mut self, number: u64, id: u64, row: &ScheduledRow, list: &mut ScheduledList) -> io::Result<()> {
+        self.release_media_of(row.header.as_deref())?;
         self.drop_due(number, id, row);
         self.changes.delete(keys::scheduled(number, id));
         list.messages = list.messages.saturating_sub(1);
@@ -231,6 +236,7 @@ impl Batch<'_> {
             list.gone.remove(0);
         }
         list.gone.push(Gone { duplicate_key: row.duplicate_key.clone(), id });
+        Ok(())
     }
 
     fn put_scheduled(&mut self, number: u64, id: u64, row: &ScheduledRow) {

@@ -47,6 +47,7 @@ impl Batch<'_> {
             if let Some((left, header)) = left.flatten() {
                 self.changes.put(key, left);
                 if let Some(header) = header {
+                    self.release_media(&header.media)?;
                     self.withdraw(message.number, message.seq, &op.sender, &header)?;
                 }
             }

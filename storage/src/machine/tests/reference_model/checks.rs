@@ -15,7 +15,7 @@ use super::{
 };
 use crate::machine::{
     Machine as _,
-    tests::{at_level, entry, open, records},
+    tests::{at_level, entry, media_collection::check_holds, open, records},
 };
 
 impl Play {
@@ -66,6 +66,10 @@ impl Play {
 
     pub(super) fn annotation_rows(&mut self) -> usize {
         records(&mut self.shard.machine).iter().filter(|(key, _)| key.first() == Some(&0x31)).count()
+    }
+
+    pub(super) fn check_media_holds(&mut self) {
+        check_holds(&records(&mut self.shard.machine));
     }
 
     pub(super) fn check(&self) {

@@ -93,6 +93,11 @@ fn mentions(choice: u8) -> Option<Mentions> {
     }
 }
 
+/// The file to which a message refers.
+fn file(choice: u8) -> Vec<bytes::Bytes> {
+    if choice.is_multiple_of(2) { vec![vec![choice % 6; 16].into()] } else { Vec::new() }
+}
+
 fn reason(outcome: &Outcome) -> Option<Reason> {
     match outcome {
         Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) }) => Some(rejected.reason()),
@@ -126,14 +131,15 @@ impl Play {
             Act::Say { who, to, poll, again, later_ms } => {
                 self.now_ms += u64::from(later_ms);
                 let (who, to) = (USERS[usize::from(who)], if to == 3 { GROUP } else { USERS[usize::from(to)] });
-                let mentions = mentions(poll);
+                let (mentions, choice) = (mentions(poll), poll);
                 let poll = poll.is_multiple_of(3).then(|| PollRules {
                     options: 2 + u32::from(poll % 2),
                     multiple: poll % 4 > 1,
                     until_ms: if poll % 5 == 0 { self.now_ms + 20_000 } else { 0 },
                 });
-                let header = Header { poll, mentions, ..Header { countable: true, ..Header::default() } };
-                let header = (header.poll.is_some() || header.mentions.is_some()).then_some(header);
+                let media = file(choice);
+                let header = Header { poll, mentions, media, ..Header { countable: true, ..Header::default() } };
+                let header = (header != Header { countable: true, ..Header::default() }).then_some(header);
                 self.send(who, 1, to, header, None, again, 0);
             }
             Act::Refer { who, second, message, kind, choice, lie, later_ms, skew_ms } => {
@@ -248,6 +254,7 @@ impl Play {
                 _ => Vec::new(),
             },
             votes: if kind == Kind::Vote { bits(3).map(u32::from).collect() } else { Vec::new() },
+            media: if kind == Kind::Edit { file(choice) } else { Vec::new() },
             refers_to: Some(reference.clone()),
             ..Header::default()
         };
