@@ -1,6 +1,7 @@
 //! A signed-in session.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -64,6 +65,8 @@ pub(super) struct Live {
     pub(super) follows_privacy: bool,
     /// `None`: it has told nobody what the user is doing.
     pub(super) last_states: Option<Box<LastStates>>,
+    /// Users whose messages are requests, as the client was told; `None`, nearly always: nobody's.
+    pub(super) requests: Option<Box<BTreeSet<String>>>,
     /// The directory is checking a new token.
     pub(super) renewing: bool,
     /// Earliest time of the next acknowledgement.
@@ -129,6 +132,7 @@ impl Live {
             contacts: None,
             follows_privacy: false,
             last_states: None,
+            requests: None,
             renewing: false,
             ack_not_before: now.instant,
             going: None,
