@@ -1,5 +1,7 @@
 //! The conversations of the user: what is unread in them, how far they are read, and what is wanted of them.
 
+use std::collections::BTreeSet;
+
 use carillon_proto::{
     GroupId, UserId, limits,
     pb::{
@@ -14,6 +16,9 @@ use carillon_proto::{
 
 use super::{AskId, ConversationAsk, ConversationQuery, Effect, Now, Rules, Tag, Tell, live::Live, sending::refused};
 use crate::outcome::refusal;
+
+/// Names of users whose messages are requests.
+pub(super) type Strangers = BTreeSet<String>;
 
 /// Most strangers that are remembered: those that are open, and the last that were declined.
 const REQUESTS: usize = 1024;

@@ -1,7 +1,6 @@
 //! A signed-in session.
 
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,6 +21,7 @@ use super::{
     Effect, Identity, Now, Rules, Tag, Tell, acknowledge,
     chat_states::LastStates,
     contacts::Contacts,
+    conversations::Strangers,
     following::{Timeline, Timelines, Which},
     history::History,
     pace::SendRate,
@@ -66,7 +66,7 @@ pub(super) struct Live {
     /// `None`: it has told nobody what the user is doing.
     pub(super) last_states: Option<Box<LastStates>>,
     /// Users whose messages are requests, as the client was told; `None`, nearly always: nobody's.
-    pub(super) requests: Option<Box<BTreeSet<String>>>,
+    pub(super) requests: Option<Box<Strangers>>,
     /// The directory is checking a new token.
     pub(super) renewing: bool,
     /// Earliest time of the next acknowledgement.
