@@ -88,6 +88,9 @@ impl Live {
             return Err(invalid("the chat state is of an unknown kind"));
         };
         self.history.begin(rules, now)?;
+        if self.requests.as_ref().is_some_and(|requests| requests.contains(&to)) {
+            return Ok(None);
+        }
         let last = self.last_states.get_or_insert_default();
         last.retain(|_, (_, again_at)| now.instant < *again_at);
         let conversation =

@@ -1,19 +1,27 @@
 //! The conversations of the user: what is unread in them, how far they are read, and what is wanted of them.
 
+use std::collections::BTreeSet;
+
 use carillon_proto::{
     GroupId, UserId, limits,
     pb::{
         client::Code,
         link::{self, Refusal, Signaled, router_reply::Result as Reply, router_request::Op, signaled::Notice},
         store::{
-            self, RequestAnswer, SetConversation, TimelineKey, conversation_settings::Notify, move_marks::Mark,
-            timeline_key::Kind,
+            self, ConversationRow, MessageRequest, RequestAnswer, SetConversation, TimelineKey,
+            conversation_settings::Notify, move_marks::Mark, timeline_key::Kind,
         },
     },
 };
 
 use super::{AskId, ConversationAsk, ConversationQuery, Effect, Now, Rules, Tag, Tell, live::Live, sending::refused};
 use crate::outcome::refusal;
+
+/// Names of users whose messages are requests.
+pub(super) type Strangers = BTreeSet<String>;
+
+/// Most strangers that are remembered: those that are open, and the last that were declined.
+const REQUESTS: usize = 1024;
 
 impl Live {
     pub(super) fn ask_conversations(&mut self, rules: &Rules, now: Now, ask: ConversationAsk, out: &mut Vec<Effect>) {
@@ -86,6 +94,11 @@ impl Live {
         out: &mut Vec<Effect>,
     ) {
         self.history.waiting = self.history.waiting.saturating_sub(1);
+        match &result {
+            Ok(Reply::ConversationsRead(read)) => self.note_requests(&read.rows),
+            Ok(Reply::ConversationsMoved(moved)) => self.note_requests(&moved.rows),
+            _ => {}
+        }
         out.push(match result {
             Ok(Reply::ConversationsRead(read)) => Effect::Tell(Tell::Conversations { request, read }),
             Ok(Reply::ConversationsMoved(moved)) => {
@@ -103,6 +116,32 @@ impl Live {
         });
     }
 
+    /// Strangers whose messages the user has not accepted hear nothing of what it is doing.
+    fn note_requests(&mut self, rows: &[ConversationRow]) {
+        for ConversationRow { conversation, row, .. } in rows {
+            let (Some(with), Some(row)) = (conversation, row) else { continue };
+            let Ok(user) = with.owner_str() else { continue };
+            if with.kind() != Kind::Inbox {
+                continue;
+            }
+            if row.request() == MessageRequest::Unspecified {
+                self.is_no_request(user);
+            } else {
+                let requests = self.requests.get_or_insert_default();
+                if requests.len() < REQUESTS {
+                    requests.insert(user.to_owned());
+                }
+            }
+        }
+    }
+
+    /// The user has accepted it, or writes to it.
+    pub(super) fn is_no_request(&mut self, user: &str) {
+        if let Some(requests) = &mut self.requests {
+            requests.remove(user);
+        }
+    }
+
     /// News of conversations, for a client that has asked for them.
     pub(super) fn noticed(&mut self, signal: &Signaled, out: &mut Vec<Effect>) {
         if !self.follows_conversations {
@@ -110,6 +149,7 @@ impl Live {
         }
         match &signal.notice {
             Some(Notice::Conversations(moved)) => {
+                self.note_requests(&moved.rows);
                 out.push(Effect::Tell(Tell::ConversationsMoved { request: 0, moved: Box::new(moved.clone()) }));
             }
             Some(Notice::Marked(marked)) => out.push(Effect::Tell(Tell::Marked(Box::new(marked.clone())))),

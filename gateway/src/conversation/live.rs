@@ -22,6 +22,7 @@ use super::{
     acks::NotBefore,
     chat_states::LastStates,
     contacts::Contacts,
+    conversations::Strangers,
     following::{Timeline, Timelines, Which},
     history::History,
     pace::SendRate,
@@ -65,6 +66,8 @@ pub(super) struct Live {
     pub(super) follows_privacy: bool,
     /// `None`: it has told nobody what the user is doing.
     pub(super) last_states: Option<Box<LastStates>>,
+    /// Users whose messages are requests, as the client was told; `None`, nearly always: nobody's.
+    pub(super) requests: Option<Box<Strangers>>,
     /// The directory is checking a new token.
     pub(super) renewing: bool,
     pub(super) acks_not_before: NotBefore,
@@ -129,6 +132,7 @@ impl Live {
             contacts: None,
             follows_privacy: false,
             last_states: None,
+            requests: None,
             renewing: false,
             acks_not_before: NotBefore::new(now.instant),
             going: None,

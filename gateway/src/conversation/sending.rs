@@ -68,6 +68,9 @@ impl Live {
                     To::User(user) => (user, false),
                     To::Group(group) => (group, true),
                 };
+                if !is_group {
+                    self.is_no_request(name);
+                }
                 let ids = [self.who.user.as_str(), self.who.device.as_str(), name, &client_id, &after];
                 let [sender, sender_device, to, client_id_bytes, after] = in_one_buffer(ids);
                 let to = if is_group { send_to::To::Group(to) } else { send_to::To::User(to) };

@@ -6,9 +6,13 @@ use carillon_proto::pb::{
         group_request::Change, server_frame,
     },
     link::{ChatStateTold, FromRouter, Signaled, signaled::Notice},
+    store::{Conversation, ConversationRow, ConversationsMoved, MessageRequest, TimelineKey, timeline_key::Kind},
 };
 
-use crate::{client::StreamClient, plays::world};
+use crate::{
+    client::{StreamClient, send},
+    plays::world,
+};
 
 fn set(request: u32, to: &str, state: ChatState) -> Body {
     Body::SetChatState(SetChatState { request, to: to.to_owned(), state: state.into(), ..SetChatState::default() })
@@ -152,5 +156,33 @@ async fn who_follows_a_group_hears_what_others_do_there_and_nobody_else_does() {
         client.says(Body::Ping(Ping { nonce: 3 })).await;
         assert_eq!(hears(client).await, "pong 3", "nothing before it");
     }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn strangers_hear_no_chat_states_until_they_are_accepted_or_written_to() {
+    let world = world(|_| {}).await;
+    let mut alice = world.client("alice", "phone").await;
+    alice.says(Body::ReadConversations(ReadConversations { request: 1, ..ReadConversations::default() })).await;
+    hear(&mut alice, "conversations", 1).await;
+    let row = |user: &str, request: MessageRequest| {
+        let conversation = Some(TimelineKey { kind: Kind::Inbox.into(), owner: user.to_owned().into() });
+        let row = Some(Conversation { request: request.into(), ..Conversation::default() });
+        ConversationRow { conversation, row, ..ConversationRow::default() }
+    };
+    let moved = |rows| Notice::Conversations(ConversationsMoved { rows, ..ConversationsMoved::default() });
+    let strangers = ["bob", "carol", "dave"].map(|user| row(user, MessageRequest::Open)).to_vec();
+    world.signals("alice", moved(strangers)).await;
+    hear(&mut alice, "conversations", 1).await;
+    world.signals("alice", moved(vec![row("bob", MessageRequest::Unspecified)])).await;
+    hear(&mut alice, "conversations", 1).await;
+    alice.says(send("m1", "carol")).await;
+    hear(&mut alice, "accepted", 1).await;
+    for (request, to) in (2..).zip(["bob", "carol", "dave"]) {
+        alice.says(set(request, to, ChatState::Composing)).await;
+        assert_eq!(hears(&mut alice).await, format!("done {request}"));
+    }
+    let told: Vec<_> = world.store().lock().chat_states.iter().map(|told| told.user.clone()).collect();
+    assert_eq!(told, ["bob", "carol"]);
     world.end().await;
 }
