@@ -27,11 +27,14 @@ pub const CHAT_STATES: &str = "chat-states";
 /// `Schedule`, `ChangeScheduled` and `ReadScheduled`.
 pub const SCHEDULED: &str = "scheduled";
 
+/// `Send.expires_after_ms`, `Schedule.expires_after_ms` and `Envelope.expires_at_ms`.
+pub const EXPIRING: &str = "expiring";
+
 /// Each feature, and the level of the cluster from which on gateways announce it.
 ///
 /// A client may come from a gateway of one release to one of another. While releases are mixed, the level is that of the older one, so
 /// a gateway of the newer one announces nothing that the client could miss there.
-const FEATURES: [(&str, Level); 10] = [
+const FEATURES: [(&str, Level); 11] = [
     (UNKNOWN_FIELDS, Level::CLUSTER),
     (MORE_POSITIONS, Level::CLUSTER),
     (GROUPS, Level::GROUPS),
@@ -42,6 +45,7 @@ const FEATURES: [(&str, Level); 10] = [
     (PRIVACY, Level::GROUPS),
     (CHAT_STATES, Level::GROUPS),
     (SCHEDULED, Level::GROUPS),
+    (EXPIRING, Level::GROUPS),
 ];
 
 /// The features of a service whose cluster is at this level.

@@ -50,6 +50,8 @@ pub const REACTIONS: usize = 20;
 pub const REACTION_BYTES: usize = 64;
 /// Options of a poll.
 pub const POLL_OPTIONS: std::ops::RangeInclusive<usize> = 2..=32;
+/// How long an expiring message may be shown, in milliseconds: 5 seconds to 366 days.
+pub const EXPIRES_AFTER_MS: std::ops::RangeInclusive<u64> = 5_000..=366 * 24 * 3_600_000;
 /// Most heads in one `ReadHeads`.
 pub const HEADS: usize = 256;
 /// Most bytes in the body of a signal, a directed request or its answer.

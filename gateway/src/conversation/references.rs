@@ -39,7 +39,8 @@ pub(super) fn header(
             }
             check_body(new)?;
             check_context(new)?;
-            (&edit.target, Header { kind: Kind::Edit.into(), edit_window_ms, ..Header::default() })
+            let expires_at_ms = edit.target.as_ref().map_or(0, |target| target.expires_at_ms);
+            (&edit.target, Header { kind: Kind::Edit.into(), edit_window_ms, expires_at_ms, ..Header::default() })
         }
         Some(Body::Recall(recall)) => {
             (&recall.target, Header { kind: Kind::Recall.into(), erase: recall.erase, ..Header::default() })
@@ -113,6 +114,12 @@ fn check_context(content: &Content) -> Result<(), ContentError> {
     if let Some(reply_to) = reply_to {
         check_ref("reply_to.message", reply_to.message.as_ref())?;
         at_most("reply_to.quote", reply_to.quote.len(), MAX_TEXT_BYTES)?;
+        if !reply_to.quote.is_empty() && reply_to.message.as_ref().is_some_and(|message| message.expires_at_ms != 0) {
+            return Err(wrong(
+                "reply_to.quote",
+                "must be empty where the message expires: it would outlive the message",
+            ));
+        }
     }
     if thread.is_some() {
         check_ref("thread", thread.as_deref())?;

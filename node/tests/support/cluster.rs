@@ -30,6 +30,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// `storage_settings`: more lines of the configuration of each storage node.
+    pub fn start_with(storage_settings: &str) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let mut cluster = Self {
             storage: Vec::new(),
@@ -45,7 +50,7 @@ impl Cluster {
         let routers = cluster.addresses_of(7600, 2);
         for (number, address) in storage.iter().enumerate() {
             let name = format!("storage-{number}");
-            let more = format!("storage.listen = {address:?}\nstorage.members = {storage:?}\n");
+            let more = format!("storage.listen = {address:?}\nstorage.members = {storage:?}\n{storage_settings}");
             let node = cluster.node(&name, "storage", 7700 + number as u16, &more);
             cluster.storage.push(node);
         }

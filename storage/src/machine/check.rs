@@ -194,6 +194,7 @@ pub(crate) fn is_the_leaders(command: &TimelineCommand) -> bool {
                 | TimelineOp::SweepMemberships(_)
                 | TimelineOp::SweepConversations(_)
                 | TimelineOp::RemoveMedia(_)
+                | TimelineOp::ExpireMessages(_)
                 | TimelineOp::CollectGarbage(_)
                 | TimelineOp::Redact(_)
                 | TimelineOp::SenderErased(_)
@@ -270,6 +271,8 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
         TimelineOp::ChangeScheduled(op) => scheduled::check_change(shard, map, op),
         TimelineOp::ReleaseScheduled(op) => scheduled::check_released(op),
         TimelineOp::SettleScheduled(op) => scheduled::check_settled(op),
+        // Its time is bounded by the shard's clock.
+        TimelineOp::ExpireMessages(_) => Ok(()),
         TimelineOp::SetLevel(_) => Ok(()),
     }
 }
@@ -296,6 +299,7 @@ fn check_append(shard: ShardId, map: ShardMap, op: &Append) -> Result<Kind, Reje
     }
     if let Some(header) = &op.header {
         headers::check(kind, header, &op.envelope)?;
+        headers::check_expiry(header, op.time_ms, &op.envelope)?;
     }
     match op.envelope.len() {
         1..=MAX_ENVELOPE_BYTES => Ok(kind),

@@ -145,6 +145,7 @@ pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
         | TimelineOp::ChangeScheduled(_)
         | TimelineOp::ReleaseScheduled(_)
         | TimelineOp::SettleScheduled(_)
+        | TimelineOp::ExpireMessages(_)
         | TimelineOp::CreateMedia(_)
         | TimelineOp::CompleteMedia(_)
         | TimelineOp::RemoveMedia(_) => Level::GROUPS,

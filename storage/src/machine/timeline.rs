@@ -2,11 +2,13 @@
 //! in `annotations.rs` keeps what messages make of others, in `cursors.rs` cursors, in `conversations.rs` what users have read, in `groups.rs` the members of groups, in `media.rs` files, in
 //! `outbox.rs` what workers have to do, and in `senders.rs` ends and erases senders.
 //! in `cursors.rs` keeps cursors, in `conversations.rs` what users have read, in `groups.rs` the members of groups, in `media.rs` files, in
-//! `outbox.rs` what workers have to do, in `scheduled.rs` messages that are to be sent later, and in `senders.rs` ends and erases senders.
+//! `outbox.rs` what workers have to do, in `scheduled.rs` messages that are to be sent later, in `expiring.rs` removes contents of messages whose time
+//! is over, and in `senders.rs` ends and erases senders.
 
 mod annotations;
 mod conversations;
 pub(super) mod cursors;
+mod expiring;
 mod garbage;
 mod groups;
 mod media;
@@ -224,6 +226,7 @@ impl Batch<'_> {
             Op::ChangeScheduled(op) => self.change_scheduled(&op),
             Op::ReleaseScheduled(op) => self.release_scheduled(&op),
             Op::SettleScheduled(op) => self.settle_scheduled(&op),
+            Op::ExpireMessages(op) => self.expire_messages(&op),
             Op::SetLevel(op) => {
                 self.reading.set(&op, &mut self.changes)?;
                 Ok(done())
@@ -294,7 +297,7 @@ impl Batch<'_> {
                 }
             },
         };
-        let header = RecordHeader { message: kept.header, ..header };
+        let header = RecordHeader { message: kept.header, expires_ms: kept.expires_ms, ..header };
         let envelope = kept.envelope.as_ref().unwrap_or(&op.envelope);
         Ok(self.record(key, held, duplicate, header, envelope))
     }
@@ -326,6 +329,9 @@ impl Batch<'_> {
     ) -> Outcome {
         let seq = held.append(duplicate);
         let TimelineState { number, epoch, .. } = held.state;
+        if header.expires_ms != 0 {
+            self.changes.put(keys::expiring(header.expires_ms, number, seq), keys::expiring_in(&key));
+        }
         let stored = Stored { clock_ms: self.clock_ms, duplicate, header, envelope };
         self.changes.put(keys::record(number, seq), stored.encode());
         self.changes.put(keys::duplicate(number, &duplicate), keys::number_value(seq));
@@ -375,7 +381,7 @@ impl Batch<'_> {
     fn trim(&mut self, op: &Trim) -> io::Result<Outcome> {
         let key = timeline_key(op.timeline.as_ref())?;
         let Some(mut held) = self.held(&key)? else { return Ok(done()) };
-        let state = &mut held.state;
+        let state = held.state;
         if op.epoch != 0 && op.epoch != state.epoch {
             return Ok(done());
         }
@@ -384,7 +390,7 @@ impl Batch<'_> {
             return Ok(done());
         }
         let timeline = op.timeline.as_ref().ok_or_else(|| broken("timeline of a command"))?;
-        let end = self.forget_annotations(timeline, *state, end)?;
+        let end = self.forget_annotations(timeline, state, end)?;
         if end <= state.first {
             return Ok(done());
         }
@@ -392,22 +398,23 @@ impl Batch<'_> {
         let mut removed = Vec::new();
         for record in self.shard.view().range(keys::record(number, state.first)..=keys::record(number, end - 1)) {
             let (key, value) = record?;
-            removed.push((keys::seq_of(&key)?, Stored::decode(&value)?.duplicate));
+            removed.push((keys::seq_of(&key)?, marks(&value)?));
         }
         // The other records were appended in this batch.
         for seq in state.first + removed.len() as u64..end {
             let pending = self.changes.get(&keys::record(number, seq)).flatten();
-            removed.push((seq, Stored::decode(pending.ok_or_else(|| broken("gap in a timeline"))?)?.duplicate));
+            removed.push((seq, marks(pending.ok_or_else(|| broken("gap in a timeline"))?)?));
         }
-        for ((seq, duplicate), expected) in removed.into_iter().zip(state.first..) {
+        for ((seq, (duplicate, expires_ms)), expected) in removed.into_iter().zip(state.first..) {
             if seq != expected {
                 return Err(broken("gap in a timeline"));
             }
             self.changes.delete(keys::record(number, seq));
             self.changes.delete(keys::duplicate(number, &duplicate));
+            self.forget_expiry(expires_ms, number, seq);
         }
-        state.first = end;
-        self.changes.put(key.clone(), state.to_value());
+        held.state.first = end;
+        self.changes.put(key.clone(), held.state.to_value());
         self.touched.insert(key, Some(held));
         Ok(done())
     }
@@ -461,6 +468,12 @@ impl Batch<'_> {
             None => self.shard.get(key)?.map(|value| parse(&value)).transpose(),
         }
     }
+}
+
+/// The duplicate key of a record, and when its content is to be removed.
+fn marks(record: &[u8]) -> io::Result<([u8; 16], u64)> {
+    let Stored { duplicate, header, .. } = Stored::decode(record)?;
+    Ok((duplicate, header.expires_ms))
 }
 
 fn duplicate_key(op: &Append) -> io::Result<[u8; 16]> {

@@ -187,6 +187,7 @@ impl State {
             | Timeline::CreateMedia(_)
             | Timeline::CompleteMedia(_)
             | Timeline::RemoveMedia(_)
+            | Timeline::ExpireMessages(_)
             | Timeline::EndTimeline(_) => Reply::Done(Done {}),
             Timeline::EndSender(_) => {
                 assert!(self.level >= 1, "a storage node of the release before stops at it");

@@ -6,8 +6,8 @@ use carillon_proto::{
     pb::store::{
         Account, AccountErased, AddRingSlot, AddStorageNode, Append, ChangeGroup, ChangeScheduled, CompleteMedia,
         CreateGroup, CreateMedia, DeleteAccount, DirectoryCommand, DropRingSlot, DropStorageNode, EndSender,
-        EraseAccount, EraseSender, ForgetReplica, FoundCluster, GroupSettings, Membership, MoveCursors, MoveMarks,
-        MoveReplica, PlaceReplica, PreferReplica, PutAccount, PutSession, RaiseLevel, Rebalance, Redact,
+        EraseAccount, EraseSender, ExpireMessages, ForgetReplica, FoundCluster, GroupSettings, Membership, MoveCursors,
+        MoveMarks, MoveReplica, PlaceReplica, PreferReplica, PutAccount, PutSession, RaiseLevel, Rebalance, Redact,
         ReleaseScheduled, RemoveMedia, RemoveReplica, ReplicaJoined, Schedule, SenderErased, Session, SetConversation,
         SetLevel, SetMembership, SetReplicaVotes, SetStorageNode, SetStorageNodeState, SettleOutbox, SettleScheduled,
         StorageNode, StoreError, SweepConversations, SweepCursors, SweepMemberships, TimelineCommand, TimelineKey,
@@ -273,6 +273,7 @@ fn a_timeline_shard_below_level_7_stops_at_groups_and_its_node_refuses_messages_
         command(timeline_command::Op::ChangeScheduled(ChangeScheduled::default())),
         command(timeline_command::Op::ReleaseScheduled(ReleaseScheduled::default())),
         command(timeline_command::Op::SettleScheduled(SettleScheduled::default())),
+        command(timeline_command::Op::ExpireMessages(ExpireMessages::default())),
         command(timeline_command::Op::Append(Append { peer_incarnation: 0, ..of_peer.clone() })),
         command(timeline_command::Op::Append(Append { peer: Bytes::new(), ..of_peer.clone() })),
     ];

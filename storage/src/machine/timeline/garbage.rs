@@ -5,7 +5,7 @@ use std::io;
 use carillon_proto::pb::store::CollectGarbage;
 
 use super::{Batch, Outcome, done};
-use crate::machine::keys::{self, RowBytes};
+use crate::machine::keys::{self, RowBytes, Stored};
 
 impl Batch<'_> {
     pub(super) fn collect_garbage(&mut self, op: &CollectGarbage) -> io::Result<Outcome> {
@@ -18,13 +18,14 @@ impl Batch<'_> {
         for prefix in keys::all_of(op.number) {
             // Some may have been written in this batch: other replicas may batch the entries differently.
             let pending = self.changes.with_prefix(&prefix).filter(|(_, value)| value.is_some());
-            let mut found: Vec<RowBytes> = pending.map(|(key, _)| key.into()).collect();
+            let pending = pending.map(|(key, value)| Ok((key.into(), expires_ms(key, value.unwrap_or_default())?)));
+            let mut found: Vec<(RowBytes, u64)> = pending.collect::<io::Result<_>>()?;
             let mut stored = 0;
             let end = [&*prefix, &[0xff; 17]].concat().into();
             for record in self.shard.view().range(prefix..=end) {
-                let (key, _) = record?;
+                let (key, value) = record?;
                 if self.changes.get(&key).is_none() {
-                    found.push(RowBytes::new(&key));
+                    found.push((RowBytes::new(&key), expires_ms(&key, &value)?));
                     stored += 1;
                 }
                 if stored == limit {
@@ -35,8 +36,11 @@ impl Batch<'_> {
             removed.extend(found);
         }
         let all = removed.len() < limit;
-        for key in removed.into_iter().take(limit) {
+        for (key, expires_ms) in removed.into_iter().take(limit) {
             self.forget_scheduled(&key)?;
+            if expires_ms != 0 {
+                self.forget_expiry(expires_ms, op.number, keys::seq_of(&key)?);
+            }
             self.changes.delete(key);
         }
         if all {
@@ -44,4 +48,12 @@ impl Batch<'_> {
         }
         Ok(done())
     }
+}
+
+/// When the content is to be removed, if this is a row of a message that expires; otherwise 0.
+fn expires_ms(key: &[u8], value: &[u8]) -> io::Result<u64> {
+    if keys::seq_of(key).is_err() {
+        return Ok(0);
+    }
+    Ok(Stored::decode(value)?.header.expires_ms)
 }

@@ -240,6 +240,7 @@ impl Model {
             Op::CreateMedia(_)
             | Op::CompleteMedia(_)
             | Op::RemoveMedia(_)
+            | Op::ExpireMessages(_)
             | Op::Schedule(_)
             | Op::ChangeScheduled(_)
             | Op::ReleaseScheduled(_)
