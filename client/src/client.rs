@@ -102,8 +102,41 @@ impl Client {
 
     /// Sends with an id chosen by the application, which may have used it before for the same message.
     pub async fn submit_as(&self, client_id: String, to: Recipient, content: Content) -> Result<Pending, SendError> {
-        let send =
-            client::Send { client_id: client_id.clone(), to: Some(to), content: Some(content), after: String::new() };
+        self.submit_expiring_as(client_id, to, content, Duration::ZERO).await
+    }
+
+    /// Sends a message that is shown for so long, 5 seconds to 366 days from `Accepted.time_ms` on, and waits for the answer. Then its content
+    /// is gone, for everybody: who shows or keeps messages does so until `Envelope.expires_at_ms`. Needs the feature `expiring`.
+    ///
+    /// ```no_run
+    /// # async fn example(client: carillon_client::Client) -> Result<(), carillon_client::SendError> {
+    /// use std::time::Duration;
+    ///
+    /// use carillon_client::Client;
+    ///
+    /// client.send_expiring(Client::user("bob"), Client::text("the code is 4711"), Duration::from_secs(60)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn send_expiring(&self, to: Recipient, content: Content, after: Duration) -> Result<Accepted, SendError> {
+        self.submit_expiring_as(self.next_id(), to, content, after).await?.await
+    }
+
+    /// Like [`Client::submit_as`], for a message that is shown for so long; zero: without end.
+    pub async fn submit_expiring_as(
+        &self,
+        client_id: String,
+        to: Recipient,
+        content: Content,
+        after: Duration,
+    ) -> Result<Pending, SendError> {
+        let send = client::Send {
+            client_id: client_id.clone(),
+            to: Some(to),
+            content: Some(content),
+            after: String::new(),
+            expires_after_ms: whole_ms(after),
+        };
         self.request(client_id, Request::Send(send)).await
     }
 
@@ -212,6 +245,10 @@ impl Client {
             _ => "closed".to_owned(),
         }
     }
+}
+
+pub(crate) fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Future for Pending {

@@ -273,7 +273,13 @@ mod tests {
     fn push(outbox: &mut Outbox<String>, id: &str, to: &str, deadline: Instant) {
         let to = Some(Recipient { to: Some(To::User(to.to_owned())) });
         outbox.push(
-            Request::Send(Send { client_id: id.to_owned(), to, content: None, after: String::new() }),
+            Request::Send(Send {
+                client_id: id.to_owned(),
+                to,
+                content: None,
+                after: String::new(),
+                expires_after_ms: 0,
+            }),
             deadline,
             id.to_owned(),
         );

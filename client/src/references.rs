@@ -24,7 +24,9 @@ pub struct Target {
 impl Target {
     /// A message as it stands in a timeline; `None` for the change of a group, which nothing refers to.
     pub fn of(timeline: &TimelineId, seq: u64, envelope: &Envelope) -> Option<Self> {
-        let Envelope { id, sender, sender_device, to, client_id, change: None, .. } = envelope else { return None };
+        let Envelope { id, sender, sender_device, to, client_id, change: None, expires_at_ms, .. } = envelope else {
+            return None;
+        };
         let (to, seq) = match (timeline, to.as_ref()?.to.as_ref()?) {
             (TimelineId::Group(group), _) => (Client::group(group.as_str()), seq),
             (TimelineId::Inbox(own), To::User(to)) if sender == own.as_str() => (Client::user(to), 0),
@@ -37,13 +39,16 @@ impl Target {
             sender_device: sender_device.clone(),
             client_id: client_id.clone(),
             seq,
+            expires_at_ms: *expires_at_ms,
         };
         Some(Self { to, message })
     }
 
-    /// The content as an answer to this message. `quote`: what is shown of it.
+    /// The content as an answer to this message. `quote`: what is shown of it. Left out of an answer to a message that expires: a quote would
+    /// outlive it.
     #[must_use]
     pub fn answered_by(&self, content: Content, quote: &str) -> Content {
+        let quote = if self.message.expires_at_ms == 0 { quote } else { "" };
         let reply_to = ReplyTo { message: Some(self.message.clone()), quote: quote.to_owned() };
         Content { reply_to: Some(Box::new(reply_to)), ..content }
     }
@@ -142,6 +147,7 @@ mod tests {
             sender_device: "phone".into(),
             client_id: "c".into(),
             seq,
+            expires_at_ms: 0,
         };
         for (timeline, envelope, to, message) in [
             (&inbox, envelope("alice", Client::user("bob")), Client::user("bob"), message("alice", 0)),
@@ -151,6 +157,14 @@ mod tests {
             assert_eq!(Target::of(timeline, 7, &envelope), Some(Target { to, message }));
         }
         assert_eq!(Target::of(&inbox, 7, &envelope("bob", Client::group("club"))), None, "of a membership");
+        let passing = Envelope { expires_at_ms: 7, ..envelope("bob", Client::user("alice")) };
+        let target = Target::of(&inbox, 7, &passing).expect("a message");
+        assert_eq!(target.message.expires_at_ms, 7);
+        let quote =
+            |target: &Target| target.answered_by(Client::text("yes"), "secret").reply_to.map(|reply| reply.quote);
+        assert_eq!(quote(&target).as_deref(), Some(""), "a quote would outlive it");
+        let lasting = Target { message: MessageRef { expires_at_ms: 0, ..target.message.clone() }, ..target };
+        assert_eq!(quote(&lasting).as_deref(), Some("secret"));
         let change = Some(Box::<GroupChange>::default());
         assert_eq!(Target::of(&club, 7, &Envelope { change, ..envelope("bob", Client::group("club")) }), None);
     }

@@ -1,5 +1,7 @@
 //! Messages that the service sends later.
 
+use std::time::Duration;
+
 use carillon_proto::pb::client::{
     CancelScheduled, ChangeScheduled, Content, ReadScheduled, Recipient, Schedule, ScheduledChanged, ScheduledMessage,
     SendScheduledNow, SetScheduled, change_scheduled::Change,
@@ -7,6 +9,7 @@ use carillon_proto::pb::client::{
 
 use crate::{
     Client, FetchError,
+    client::whole_ms,
     fetches::{Found, Query},
 };
 
@@ -61,7 +64,31 @@ impl Client {
         content: Content,
         at_ms: u64,
     ) -> Result<u64, FetchError> {
-        let schedule = Schedule { request: 0, client_id, to: Some(to), content: Some(content), at_ms };
+        self.schedule_expiring_as(client_id, to, content, at_ms, Duration::ZERO).await
+    }
+
+    /// Like [`Client::schedule`], for a message that is shown for so long from then on; see [`Client::send_expiring`].
+    pub async fn schedule_expiring(
+        &self,
+        to: Recipient,
+        content: Content,
+        at_ms: u64,
+        after: Duration,
+    ) -> Result<u64, FetchError> {
+        self.schedule_expiring_as(self.next_id(), to, content, at_ms, after).await
+    }
+
+    async fn schedule_expiring_as(
+        &self,
+        client_id: String,
+        to: Recipient,
+        content: Content,
+        at_ms: u64,
+        after: Duration,
+    ) -> Result<u64, FetchError> {
+        let expires_after_ms = whole_ms(after);
+        let schedule =
+            Schedule { request: 0, client_id, to: Some(to), content: Some(content), at_ms, expires_after_ms };
         Ok(self.scheduled_changed(Query::Schedule(schedule)).await?.id)
     }
 

@@ -59,6 +59,8 @@ pub enum Output {
     Client {
         connection: u64,
         frame: ServerFrame,
+        /// When it was queued, in milliseconds since 1970.
+        told_ms: u64,
     },
     /// The gateway ends the connection.
     Close {
@@ -191,7 +193,7 @@ impl Gateway {
         });
         self.clients.retain(|number, client| {
             let heard = client.take_heard().into_iter();
-            outputs.extend(heard.map(|frame| Output::Client { connection: *number, frame }));
+            outputs.extend(heard.map(|(told_ms, frame)| Output::Client { connection: *number, frame, told_ms }));
             let is_over = client.is_over();
             outputs.extend(is_over.then_some(Output::Close { connection: *number }));
             !is_over

@@ -68,7 +68,8 @@ struct Relayed {
 fn frame(bytes: usize) -> Vec<u8> {
     let payload = Payload { run: "relay", sender: "alice", recipient: "bob", counter: 1, intended_us: 1 };
     let (to, content) = (Some(Client::user("bob")), Some(payload.to_content(bytes, Filling::Repeated)));
-    let send = Send { client_id: "0123456789abcdef-1".to_owned(), to, content, after: String::new() };
+    let send =
+        Send { client_id: "0123456789abcdef-1".to_owned(), to, content, after: String::new(), expires_after_ms: 0 };
     ClientFrame { body: Some(Body::Send(send)) }.encode_length_delimited_to_vec()
 }
 

@@ -164,7 +164,13 @@ fn nothing_is_accepted_from_a_deleted_users_session_on_a_gateway_that_stood_stil
             let content =
                 Content { body: Some(content::Body::Text(Text { body: "late".to_owned() })), ..Default::default() };
             let to = Some(Recipient { to: Some(recipient::To::User("alice".to_owned())) });
-            let send = Send { client_id: number.to_string(), to, content: Some(content), after: String::new() };
+            let send = Send {
+                client_id: number.to_string(),
+                to,
+                content: Some(content),
+                after: String::new(),
+                expires_after_ms: 0,
+            };
             assert!(before.say(Body::Send(send)).await, "what is sent waits for the gateway");
         }
         admin(&["user", "delete", "mallory"], "");

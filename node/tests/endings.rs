@@ -40,6 +40,7 @@ fn note(client_id: &str, user: &str, after: &str) -> Body {
         to: Some(Client::user(user)),
         content: Some(Client::text(client_id)),
         after: after.to_owned(),
+        expires_after_ms: 0,
     })
 }
 

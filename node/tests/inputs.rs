@@ -131,7 +131,7 @@ fn a_content_over_the_limit_is_refused_and_the_connection_goes_on() {
                 client_id: format!("{bytes}"),
                 to: Some(Client::user("much-to-say")),
                 content: Some(Content { body: Some(content::Body::Text(Text { body })), ..Default::default() }),
-                after: String::new(),
+                ..Send::default()
             };
             connection.send_frame(Body::Send(send)).await.expect("sent");
             match connection.next_frame().await.expect("frame").expect("open").body {

@@ -67,6 +67,7 @@ impl Naive {
             to: Some(Client::user(to)),
             content: Some(Client::text(&format!("message {number}"))),
             after: after.map(|before| before.to_string()).unwrap_or_default(),
+            expires_after_ms: 0,
         };
         self.kept.insert(number, send);
         self.to_send.push_back(number);

@@ -3,12 +3,15 @@
 use std::ops::Range;
 
 use prost::{
+    Message as _,
     bytes::BufMut as _,
     encoding::{
         DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, encoded_len_varint, key_len,
         skip_field,
     },
 };
+
+use crate::pb::client::{Content, Envelope, Text, content::Body};
 
 /// The parts of an envelope. Encoded as [`RawEnvelope`](crate::pb::link::RawEnvelope) is.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +26,8 @@ pub struct EnvelopeParts<'a> {
     pub content: &'a [u8],
     /// An encoded `carillon.client.v1.GroupChange`; empty: none.
     pub change: &'a [u8],
+    /// 0: it does not expire.
+    pub expires_at_ms: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -56,18 +61,20 @@ const TO: u32 = 4;
 const CLIENT_ID: u32 = 5;
 const TIME_MS: u32 = 6;
 const CONTENT: u32 = 7;
+const ERASED: u32 = 9;
 const CHANGE: u32 = 10;
+const EXPIRES_AT_MS: u32 = 100;
 
 impl EnvelopeParts<'_> {
     pub fn encoded_len(&self) -> usize {
         let texts =
             [(ID, self.id), (SENDER, self.sender), (SENDER_DEVICE, self.sender_device), (CLIENT_ID, self.client_id)];
-        let time = if self.time_ms == 0 { 0 } else { key_len(TIME_MS) + encoded_len_varint(self.time_ms) };
         texts.iter().map(|(field, text)| len_unless_empty(*field, text.as_bytes())).sum::<usize>()
             + len(TO, self.recipient_len())
-            + time
+            + len_unless_zero(TIME_MS, self.time_ms)
             + len_unless_empty(CONTENT, self.content)
             + len_unless_empty(CHANGE, self.change)
+            + len_unless_zero(EXPIRES_AT_MS, self.expires_at_ms)
     }
 
     fn recipient_len(&self) -> usize {
@@ -85,12 +92,10 @@ impl EnvelopeParts<'_> {
         let (field, name) = self.recipient.parts();
         let recipient = put(field, name.as_bytes(), out);
         put_unless_empty(CLIENT_ID, self.client_id.as_bytes(), out);
-        if self.time_ms != 0 {
-            encode_key(TIME_MS, WireType::Varint, out);
-            encode_varint(self.time_ms, out);
-        }
+        put_unless_zero(TIME_MS, self.time_ms, out);
         put_unless_empty(CONTENT, self.content, out);
         put_unless_empty(CHANGE, self.change, out);
+        put_unless_zero(EXPIRES_AT_MS, self.expires_at_ms, out);
         EncodedNames { sender, recipient }
     }
 }
@@ -109,17 +114,66 @@ pub fn time_of_envelope(mut encoded: &[u8]) -> Option<u64> {
 }
 
 /// What an encoded envelope says of a change of a group, still encoded; `None`: nothing.
-pub fn change_of_envelope(mut encoded: &[u8]) -> Option<&[u8]> {
-    let context = DecodeContext::default();
-    while !encoded.is_empty() {
-        let (field, wire) = decode_key(&mut encoded).ok()?;
-        if field == CHANGE && wire == WireType::LengthDelimited {
-            let length = usize::try_from(decode_varint(&mut encoded).ok()?).ok()?;
-            return encoded.get(..length);
-        }
-        skip_field(wire, field, &mut encoded, context.clone()).ok()?;
+pub fn change_of_envelope(encoded: &[u8]) -> Option<&[u8]> {
+    EnvelopeMarks::of(encoded).change
+}
+
+/// The fields of an encoded envelope that decide how it is given out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EnvelopeMarks<'a> {
+    /// An encoded `carillon.client.v1.GroupChange`.
+    pub change: Option<&'a [u8]>,
+    /// 0: it does not expire.
+    pub expires_at_ms: u64,
+    pub erased: bool,
+}
+
+impl<'a> EnvelopeMarks<'a> {
+    /// Those up to where the envelope can be read.
+    pub fn of(mut encoded: &'a [u8]) -> Self {
+        let mut marks = Self::default();
+        while !encoded.is_empty() && marks.read_field(&mut encoded).is_some() {}
+        marks
     }
-    None
+
+    fn read_field(&mut self, encoded: &mut &'a [u8]) -> Option<()> {
+        let (field, wire) = decode_key(encoded).ok()?;
+        match (field, wire) {
+            (CHANGE, WireType::LengthDelimited) => {
+                let length = usize::try_from(decode_varint(encoded).ok()?).ok()?;
+                let (change, rest) = encoded.split_at_checked(length)?;
+                (self.change, *encoded) = (Some(change), rest);
+            }
+            (EXPIRES_AT_MS, WireType::Varint) => self.expires_at_ms = decode_varint(encoded).ok()?,
+            (ERASED, WireType::Varint) => self.erased = decode_varint(encoded).ok()? != 0,
+            _ => skip_field(wire, field, encoded, DecodeContext::default()).ok()?,
+        }
+        Some(())
+    }
+
+    /// True if the content must not be given out any more.
+    pub fn has_expired(&self, now_ms: u64) -> bool {
+        self.expires_at_ms != 0 && self.expires_at_ms <= now_ms
+    }
+}
+
+/// The encoded envelope as it is given out at this time; `None`: as it is.
+pub fn expired_envelope(encoded: &[u8], now_ms: u64) -> Option<Vec<u8>> {
+    let marks = EnvelopeMarks::of(encoded);
+    if marks.erased || !marks.has_expired(now_ms) {
+        return None;
+    }
+    // One that can't be read has no content that could.
+    Some(Envelope::decode(encoded).unwrap_or_default().without_content().encode_to_vec())
+}
+
+impl Envelope {
+    /// What is left of a message whose content is gone.
+    pub fn without_content(self) -> Self {
+        let Self { id, sender, to, time_ms, expires_at_ms, .. } = self;
+        let content = Some(Content { body: Some(Body::Text(Text::default())), ..Content::default() });
+        Self { id, sender, to, time_ms, content, expires_at_ms, erased: true, ..Self::default() }
+    }
 }
 
 /// The length of a field with this many bytes in it.
@@ -139,6 +193,17 @@ fn put(field: u32, bytes: &[u8], out: &mut Vec<u8>) -> Range<usize> {
     let start = out.len();
     out.put_slice(bytes);
     start..out.len()
+}
+
+fn len_unless_zero(field: u32, number: u64) -> usize {
+    if number == 0 { 0 } else { key_len(field) + encoded_len_varint(number) }
+}
+
+fn put_unless_zero(field: u32, number: u64, out: &mut Vec<u8>) {
+    if number != 0 {
+        encode_key(field, WireType::Varint, out);
+        encode_varint(number, out);
+    }
 }
 
 fn put_unless_empty(field: u32, bytes: &[u8], out: &mut Vec<u8>) -> Range<usize> {
@@ -162,6 +227,7 @@ mod tests {
                 time_ms,
                 content: b"content",
                 change: b"",
+                expires_at_ms: 0,
             };
             parts.encode(&mut encoded);
             time_of_envelope(&encoded)
@@ -184,6 +250,7 @@ mod tests {
                 time_ms: 1,
                 content: b"",
                 change,
+                expires_at_ms: 7,
             };
             parts.encode(&mut encoded);
             encoded
@@ -191,6 +258,22 @@ mod tests {
         assert_eq!(change_of_envelope(&encoded(b"change")), Some(&b"change"[..]));
         assert_eq!(change_of_envelope(&encoded(b"")), None);
         let whole = encoded(b"change");
-        assert_eq!(change_of_envelope(&whole[..whole.len() - 1]), None, "cut off");
+        assert_eq!(change_of_envelope(&whole[..whole.len() - 4]), None, "cut off");
+    }
+
+    #[test]
+    fn an_envelope_has_its_content_until_it_expires() {
+        let content = Some(Content { body: Some(Body::Text(Text { body: "secret".into() })), ..Content::default() });
+        let (id, sender, client_id) = ("01".to_owned(), "alice".to_owned(), "c".to_owned());
+        let said = Envelope { id, sender, client_id, time_ms: 5, content, expires_at_ms: 9, ..Envelope::default() };
+        let encoded = said.encode_to_vec();
+        assert_eq!(expired_envelope(&encoded, 8), None);
+        let left = Envelope::decode(&*expired_envelope(&encoded, 9).expect("has expired")).expect("decodes");
+        assert_eq!((&left.id, &left.sender, left.time_ms, left.expires_at_ms), (&said.id, &said.sender, 5, 9));
+        assert!(left.erased && left.client_id.is_empty());
+        assert!(!left.encode_to_vec().windows(6).any(|part| part == b"secret"));
+        assert_eq!(expired_envelope(&left.encode_to_vec(), 10), None, "nothing more goes");
+        let for_ever = Envelope { expires_at_ms: 0, ..said }.encode_to_vec();
+        assert_eq!(expired_envelope(&for_ever, u64::MAX), None);
     }
 }

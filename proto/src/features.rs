@@ -29,12 +29,14 @@ pub const SCHEDULED: &str = "scheduled";
 
 /// `Report`.
 pub const REPORTS: &str = "reports";
+/// `Send.expires_after_ms`, `Schedule.expires_after_ms` and `Envelope.expires_at_ms`.
+pub const EXPIRING: &str = "expiring";
 
 /// Each feature, and the level of the cluster from which on gateways announce it.
 ///
 /// A client may come from a gateway of one release to one of another. While releases are mixed, the level is that of the older one, so
 /// a gateway of the newer one announces nothing that the client could miss there.
-const FEATURES: [(&str, Level); 11] = [
+const FEATURES: [(&str, Level); 12] = [
     (UNKNOWN_FIELDS, Level::CLUSTER),
     (MORE_POSITIONS, Level::CLUSTER),
     (GROUPS, Level::GROUPS),
@@ -46,6 +48,7 @@ const FEATURES: [(&str, Level); 11] = [
     (CHAT_STATES, Level::GROUPS),
     (SCHEDULED, Level::GROUPS),
     (REPORTS, Level::GROUPS),
+    (EXPIRING, Level::GROUPS),
 ];
 
 /// The features of a service whose cluster is at this level.

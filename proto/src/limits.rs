@@ -54,6 +54,8 @@ pub const MEDIA_IN_MESSAGE: usize = 16;
 pub const MEDIA_AT_ONCE: usize = 256;
 /// Options of a poll.
 pub const POLL_OPTIONS: std::ops::RangeInclusive<usize> = 2..=32;
+/// How long an expiring message may be shown, in milliseconds: 5 seconds to 366 days.
+pub const EXPIRES_AFTER_MS: std::ops::RangeInclusive<u64> = 5_000..=366 * 24 * 3_600_000;
 /// Most heads in one `ReadHeads`.
 pub const HEADS: usize = 256;
 /// Most messages of a report, and the longest text of one in bytes.

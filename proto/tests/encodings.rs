@@ -45,6 +45,7 @@ prop_compose! {
     fn envelope()(
         id in text(), sender in text(), sender_device in text(), to in recipient(), client_id in text(),
         time_ms in any::<u64>(), content in content(), users in proptest::option::of(proptest::collection::vec(text(), 0..3)),
+        expires_at_ms in prop_oneof![Just(0), any::<u64>()],
     ) -> client::Envelope {
         let change = users.map(|users| {
             let members = client::MembersChange { users, ..client::MembersChange::default() };
@@ -52,6 +53,7 @@ prop_compose! {
         });
         client::Envelope {
             id, sender, sender_device, to: Some(to), client_id, time_ms, content: Some(content), erased: false, change,
+            expires_at_ms,
         }
     }
 }
@@ -79,6 +81,7 @@ proptest! {
             content: envelope.content.clone().expect("set above").encode_to_vec().into(),
             erased: false,
             change: envelope.change.as_ref().map(|change| change.encode_to_vec()).unwrap_or_default().into(),
+            expires_at_ms: envelope.expires_at_ms,
         };
         // An empty content encodes to nothing in one form and to an empty field in the other: both decode alike.
         prop_assert_eq!(client::Envelope::decode(&*raw_envelope.encode_to_vec()).expect("decodes"), envelope);
@@ -88,7 +91,7 @@ proptest! {
     fn an_envelope_of_borrowed_parts_has_the_bytes_of_the_raw_one(
         id in text(), sender in text(), sender_device in text(), to in recipient(), client_id in text(),
         time_ms in prop_oneof![Just(0), any::<u64>()], content in proptest::collection::vec(any::<u8>(), 0..300),
-        change in proptest::collection::vec(any::<u8>(), 0..3),
+        change in proptest::collection::vec(any::<u8>(), 0..3), expires_at_ms in prop_oneof![Just(0), any::<u64>()],
     ) {
         let (recipient, name) = match to.to.as_ref().expect("set above") {
             client::recipient::To::User(user) => (EnvelopeTo::User(user), user),
@@ -96,14 +99,16 @@ proptest! {
         };
         let parts = EnvelopeParts {
             id: &id, sender: &sender, sender_device: &sender_device, recipient, client_id: &client_id,
-            time_ms, content: &content, change: &change,
+            time_ms, content: &content, change: &change, expires_at_ms,
         };
         let mut encoded = b"before".to_vec();
         let names = parts.encode(&mut encoded);
         prop_assert_eq!((&encoded[names.sender], &encoded[names.recipient]), (sender.as_bytes(), name.as_bytes()));
         prop_assert_eq!(encoded.len(), 6 + parts.encoded_len());
         let (to, content, change) = (Some(to), content.into(), change.into());
-        let raw_envelope = link::RawEnvelope { id, sender, sender_device, to, client_id, time_ms, content, change, ..Default::default() };
+        let raw_envelope = link::RawEnvelope {
+            id, sender, sender_device, to, client_id, time_ms, content, change, expires_at_ms, ..Default::default()
+        };
         prop_assert_eq!(&encoded[6..], raw_envelope.encode_to_vec());
     }
 

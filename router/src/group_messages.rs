@@ -17,7 +17,7 @@ use tracing::Span;
 
 use crate::{
     reply::{Failure, ReplySlot},
-    send::resolve,
+    send::{ends_alike, expiring, resolve},
     store::StoreFailure,
 };
 
@@ -45,6 +45,8 @@ pub(crate) struct Said<'a> {
     /// An encoded `client::GroupChange`.
     pub(crate) change: &'a [u8],
     pub(crate) header: Option<&'a Header>,
+    /// As in `link::Send`.
+    pub(crate) expires_after_ms: u64,
 }
 
 /// In a group only the author's own messages are known by their keys.
@@ -110,6 +112,8 @@ impl GroupMessage {
             Err(failure) => return Err((slot, failure)),
         };
         let time_ms = if said.time_ms == 0 { time_ms } else { said.time_ms };
+        let header = said.header.map(|header| Box::new(resolved(header, said.incarnation)));
+        let header = expiring(header, time_ms, said.expires_after_ms);
         let id = MessageId::of(time_ms, key.to_group(&group)).to_string();
         let envelope = EnvelopeParts {
             id: &id,
@@ -120,6 +124,7 @@ impl GroupMessage {
             time_ms,
             content: said.content,
             change: said.change,
+            expires_at_ms: header.as_ref().map_or(0, |header| header.expires_at_ms),
         };
         let mut encoded = Vec::with_capacity(envelope.encoded_len());
         envelope.encode(&mut encoded);
@@ -132,7 +137,7 @@ impl GroupMessage {
             after,
             id,
             time_ms,
-            header: said.header.map(|header| Box::new(resolved(header, said.incarnation))),
+            header,
             envelope: encoded.into(),
             lease,
             connection: said.connection,
@@ -172,11 +177,12 @@ impl GroupMessage {
         let decode =
             |bytes: &Bytes| RawEnvelope::decode(bytes.clone()).map_err(|_| Failure::Store(StoreFailure::Unexpected));
         let (first, own) = (decode(&appended.first_envelope)?, decode(&self.envelope)?);
-        let to = first.to.and_then(|to| to.to);
+        let to = first.to.as_ref().and_then(|to| to.to.as_ref());
         if !matches!(to, Some(To::Group(group)) if group == self.group.as_str()) {
             return Err(Failure::Store(StoreFailure::Unexpected));
         }
-        if !first.erased && (&own.content, &own.change) != (&first.content, &first.change) {
+        let is_same = (&own.content, &own.change) == (&first.content, &first.change) && ends_alike(&own, &first);
+        if !first.erased && !is_same {
             return Err(Failure::Reused);
         }
         (self.id, self.time_ms) = (first.id, first.time_ms);

@@ -79,6 +79,22 @@ pub(crate) fn resolve(reference: &mut Reference, of_author: u64) {
     }
 }
 
+/// The header of a message of this time that is shown for so long; 0: without end. An edit has the end of its message already.
+pub(crate) fn expiring(header: Option<Box<Header>>, time_ms: u64, expires_after_ms: u64) -> Option<Box<Header>> {
+    if expires_after_ms == 0 {
+        return header;
+    }
+    let mut header = header.unwrap_or_else(|| Box::new(Header { countable: true, ..Header::default() }));
+    header.expires_at_ms = time_ms.saturating_add(expires_after_ms);
+    Some(header)
+}
+
+/// True if both are shown for as long, or until the same time as edits are.
+pub(crate) fn ends_alike(own: &RawEnvelope, first: &RawEnvelope) -> bool {
+    let shown_for_ms = |said: &RawEnvelope| said.expires_at_ms.saturating_sub(said.time_ms);
+    own.expires_at_ms == first.expires_at_ms || shown_for_ms(own) == shown_for_ms(first)
+}
+
 /// The context of a request. The answer's slot is kept apart so that a refusal can use it.
 pub(crate) struct RequestContext {
     pub(crate) user: UserId,
@@ -147,6 +163,7 @@ impl Sending {
             Err(failure) => return Err((slot, failure)),
         };
         let time_ms = if send.time_ms == 0 { time_ms } else { send.time_ms };
+        let header = expiring(send.header, time_ms, send.expires_after_ms);
         // Includes the recipient: a client may use one id for several.
         let id = MessageId::of(time_ms, key.to(&recipient)).to_string();
         let envelope = EnvelopeParts {
@@ -158,6 +175,7 @@ impl Sending {
             time_ms,
             content: &send.content,
             change: &[],
+            expires_at_ms: header.as_ref().map_or(0, |header| header.expires_at_ms),
         };
         let (envelope, bytes) = Shared::new(&envelope, key, after);
         Ok(Self {
@@ -178,7 +196,7 @@ impl Sending {
             wants_marks: send.wants_marks,
             id,
             time_ms,
-            header: send.header,
+            header,
             envelope,
             lease,
             connection: send.connection,
@@ -264,18 +282,22 @@ impl Sending {
         }
         let first = RawEnvelope::decode(appended.first_envelope.clone())
             .map_err(|_| Failure::Store(StoreFailure::Unexpected))?;
-        let to = first.to.and_then(|to| to.to);
+        let to = first.to.as_ref().and_then(|to| to.to.as_ref());
         if !matches!(to, Some(To::User(user)) if user == self.recipient.as_str()) {
             return Err(Failure::ReusedElsewhere);
         }
         // Decoded only here, for repeats. The own envelope was made by this service.
         let own = RawEnvelope::decode(self.envelope.clone()).map_err(|_| Failure::Store(StoreFailure::Unexpected))?;
         // What was taken back for good meanwhile is still the same message.
-        if !first.erased && own.content != first.content {
+        let is_same = own.content == first.content && ends_alike(&own, &first);
+        if !first.erased && !is_same {
             return Err(Failure::Reused);
         }
         self.id = first.id;
         self.time_ms = first.time_ms;
+        if let Some(header) = self.header.as_mut().filter(|header| header.expires_at_ms != 0) {
+            header.expires_at_ms = first.expires_at_ms;
+        }
         self.envelope = appended.first_envelope.clone();
         Ok(())
     }

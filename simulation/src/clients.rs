@@ -176,6 +176,7 @@ impl World<'_> {
             to: Some(Recipient { to: Some(to) }),
             content: Some(content),
             after: String::new(),
+            expires_after_ms: 0,
         };
         let deadline = self.schedule.instant_at(self.schedule.now() + self.scenario.send_timeout);
         self.model.sends(client, client_id);

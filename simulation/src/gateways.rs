@@ -176,7 +176,10 @@ impl World<'_> {
                         self.close_wire(wire, Side::First);
                     }
                 }
-                Output::Client { connection, frame } => {
+                Output::Client { connection, frame, told_ms } => {
+                    if let Some(body) = &frame.body {
+                        self.model.gives_out(body, told_ms);
+                    }
                     if let Some(wire) = node.connections.get(&connection).copied() {
                         self.send(wire, Side::First, Message::ToClient(frame));
                     }

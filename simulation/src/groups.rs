@@ -20,6 +20,7 @@ use prost::Message as _;
 
 use crate::{
     clients::user_name,
+    expiring,
     random::Random,
     routers::router_of,
     schedule::{MS, SECOND, Time},
@@ -72,6 +73,11 @@ pub(crate) enum What {
     Change(OfMembers, usize),
     /// To have a message sent later.
     Schedule {
+        to: usize,
+        after_ms: u64,
+    },
+    /// To send a message that is shown for a moment.
+    Passing {
         to: usize,
         after_ms: u64,
     },
@@ -175,6 +181,10 @@ impl World<'_> {
                 What::Schedule { to, after_ms } => {
                     let (number, at_ms) = (self.talkers[user].number, self.schedule.unix_ms() + after_ms);
                     Some((user_name(user), self.model.schedules(user, incarnation, number, to, at_ms)))
+                }
+                What::Passing { to, after_ms } => {
+                    let number = self.talkers[user].number;
+                    Some((user_name(to), expiring::sends(user, incarnation, number, to, after_ms)))
                 }
                 What::TakeBack | What::SendNow => {
                     let op = self.model.changes_scheduled(user, incarnation, want.what, self.schedule.unix_ms());
@@ -312,7 +322,12 @@ fn asks(user: usize, incarnation: u64, number: u64, want: Want) -> Option<Op> {
         }
         What::Delete => Change::Delete(DeleteGroup {}),
         // Asked of no group's router.
-        What::Says | What::Read { .. } | What::Schedule { .. } | What::TakeBack | What::SendNow => return None,
+        What::Says
+        | What::Read { .. }
+        | What::Schedule { .. }
+        | What::Passing { .. }
+        | What::TakeBack
+        | What::SendNow => return None,
         What::Change(kind, whom) => Change::Members(ChangeMembers {
             change: kind.into(),
             users: vec![person(whom)],

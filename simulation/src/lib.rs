@@ -6,6 +6,7 @@ mod accounts;
 mod audience;
 mod check;
 mod clients;
+mod expiring;
 mod faults;
 mod gateways;
 mod groups;
@@ -63,6 +64,8 @@ pub enum Plant {
     CancelledGoOn,
     /// The store forgets when scheduled messages are to be sent.
     SentEarly,
+    /// The store takes all messages that expire for ones that end at once.
+    RemovedEarly,
     /// A storage node whose disk is gone goes on with an empty one, as the replicas that it had.
     DisksComeBackEmpty,
     /// Routers do not report pushes that they drop.

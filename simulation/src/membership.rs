@@ -76,7 +76,7 @@ impl Group {
         if self.entries.iter().any(|entry| is_double(entry) && entry.envelope.id == envelope.id) {
             return Err(format!("{} of {} is in {name} twice", envelope.client_id, envelope.sender));
         }
-        self.entries.push(Entry { envelope, bytes: append.envelope.clone() });
+        self.entries.push(Entry { envelope, bytes: append.envelope.clone(), is_gone: false });
         let members = self.members_after.last().cloned().unwrap_or_default();
         self.members_after.push(members);
         Ok(true)

@@ -52,12 +52,16 @@ pub(crate) struct Inbox {
     pub(crate) entries: Vec<Entry>,
     /// Sender, its device and the client's id: at which position.
     pub(crate) known: BTreeMap<(String, String, String), u64>,
+    /// By duplicate key: of what had expired before it came no other name is left.
+    by_key: BTreeMap<Bytes, u64>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Entry {
     pub(crate) envelope: Envelope,
     pub(crate) bytes: Bytes,
+    /// The store has removed the content, as its time was over.
+    pub(crate) is_gone: bool,
 }
 
 #[derive(Default)]
@@ -202,7 +206,9 @@ impl Model {
         let envelope = Envelope::decode(append.envelope.clone()).map_err(|error| error.to_string())?;
         // What became of a membership is no message of a session. Two changes may have the same name.
         let is_told = envelope.change.is_some();
-        let client_id = if is_told { format!("{:?}", append.duplicate_key) } else { envelope.client_id.clone() };
+        let is_left = envelope.erased && envelope.expires_at_ms != 0;
+        let is_unnamed = is_told || is_left;
+        let client_id = if is_unnamed { format!("{:?}", append.duplicate_key) } else { envelope.client_id.clone() };
         let key = (envelope.sender.clone(), envelope.sender_device.clone(), client_id);
         // The copy in the own inbox names no session: the inbox itself has ended.
         let over_below = self.over_below.get(&envelope.sender).filter(|_| envelope.sender != owner).copied();
@@ -215,10 +221,10 @@ impl Model {
         if inbox.epoch != epoch {
             return Err(format!("{owner} is of epoch {epoch} after {}", inbox.epoch));
         }
-        let known = inbox.known.get(&key).copied();
+        let known = if is_left { inbox.by_key.get(&append.duplicate_key) } else { inbox.known.get(&key) }.copied();
         match known {
             Some(known) if known != seq => Err(format!("{key:?} is in {owner} at {known} and at {seq}")),
-            Some(known) if *first != inbox.entries[known as usize - 1].bytes => {
+            Some(known) if !inbox.entries[known as usize - 1].was_answered(first) => {
                 Err(format!("{key:?} in {owner} was answered with another message"))
             }
             Some(_) => Ok(()),
@@ -230,8 +236,9 @@ impl Model {
             }
             None if on_time.is_err() => on_time,
             None => {
-                inbox.entries.push(Entry { envelope, bytes: append.envelope });
+                inbox.entries.push(Entry { envelope, bytes: append.envelope, is_gone: false });
                 inbox.known.insert(key, seq);
+                inbox.by_key.insert(append.duplicate_key, seq);
                 Ok(())
             }
         }
@@ -263,11 +270,17 @@ impl Model {
         let recipient = recipient_of(&entry.envelope);
         let envelope = &entry.envelope;
         let key = (envelope.sender.clone(), envelope.sender_device.clone(), envelope.client_id.clone());
-        let mut there = self.inboxes_of(&recipient).filter_map(|inbox| inbox.at(*inbox.known.get(&key)?)).peekable();
+        // What had expired before it came here has only its id.
+        let is_it = |entry: &&Entry| entry.envelope.id == *id;
+        let of_name = |inbox: &Inbox| match envelope.erased {
+            true => inbox.entries.iter().position(|entry| is_it(&entry)).map(|at| at as u64 + 1),
+            false => inbox.known.get(&key).copied(),
+        };
+        let mut there = self.inboxes_of(&recipient).filter_map(|inbox| inbox.at(of_name(inbox)?)).peekable();
         if there.peek().is_none() {
             return Err(format!("{key:?} is not in the inbox of {recipient}"));
         }
-        if !there.any(|there| there == entry) {
+        if !there.any(|there| there.may_be(envelope) || entry.may_be(&there.envelope)) {
             return Err(format!("{key:?} is another message in the inbox of {recipient}"));
         }
         Ok(())
@@ -328,7 +341,7 @@ impl Model {
 
     /// A device was shown an envelope.
     pub(crate) fn delivered(&mut self, device: usize, timeline: &TimelineId, position: Position, envelope: &Envelope) {
-        if let Err(what) = self.shown(device, timeline, position, |entry| entry.envelope == *envelope) {
+        if let Err(what) = self.shown(device, timeline, position, |entry| entry.may_be(envelope)) {
             self.breaks(format!("{what}, as {envelope:?}"));
         }
     }

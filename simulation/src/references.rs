@@ -15,7 +15,7 @@ use prost::Message as _;
 
 use crate::{
     clients::user_name,
-    model::{Inbox, recipient_of},
+    model::{Entry, Inbox, recipient_of},
     random::Random,
     store::MAP,
     world::World,
@@ -37,11 +37,11 @@ pub(crate) struct Known {
 impl Known {
     /// A message that the device was shown in its own inbox.
     pub(crate) fn shown(&mut self, own: &str, envelope: &Envelope) {
-        let Some(Body::Text(_)) = body(envelope) else { return };
+        let Some(Body::Text(_)) = body(envelope).filter(|_| !envelope.erased) else { return };
         let recipient = recipient_of(envelope);
         let with = if envelope.sender == own { recipient } else { envelope.sender.clone() };
-        let Envelope { id, sender, sender_device, client_id, .. } = envelope.clone();
-        self.remember(with, MessageRef { id, sender, sender_device, client_id, seq: 0 });
+        let Envelope { id, sender, sender_device, client_id, expires_at_ms, .. } = envelope.clone();
+        self.remember(with, MessageRef { id, sender, sender_device, client_id, seq: 0, expires_at_ms });
     }
 
     /// An own message that was accepted.
@@ -49,9 +49,8 @@ impl Known {
         let with = client_id.split('-').next().and_then(|to| to.parse().ok()).map(user_name);
         if let Some(with) = with.filter(|_| !self.about.contains(client_id)) {
             let (sender, sender_device) = (own.to_owned(), device.to_owned());
-            let message =
-                MessageRef { id: id.to_owned(), sender, sender_device, client_id: client_id.to_owned(), seq: 0 };
-            self.remember(with, message);
+            let (id, client_id) = (id.to_owned(), client_id.to_owned());
+            self.remember(with, MessageRef { id, sender, sender_device, client_id, ..MessageRef::default() });
         }
     }
 
@@ -64,17 +63,20 @@ impl Known {
 
     /// What the device says to this user: mostly something new.
     pub(crate) fn says(&mut self, own: &str, to: &str, client_id: &str, random: &mut Random) -> Content {
-        let of_pair: Vec<_> = self.messages.iter().filter(|(with, _)| with == to).map(|(_, message)| message).collect();
+        // Mostly it would be too late for one that expires.
+        let mut is_meant = |message: &MessageRef| message.expires_at_ms == 0 || random.in_thousand(200);
+        let of_pair = self.messages.iter().filter(|(with, _)| with == to).map(|(_, message)| message);
+        let of_pair: Vec<_> = of_pair.filter(|message| is_meant(message)).collect();
         if of_pair.is_empty() || !random.in_thousand(350) {
             return text(client_id);
         }
         let target = of_pair[random.index(of_pair.len())].clone();
-        let is_own = target.sender == own;
+        let (is_own, is_passing) = (target.sender == own, target.expires_at_ms != 0);
         self.about.insert(client_id.to_owned());
         let target = Some(target);
         // Sometimes what only the author may do.
         let body = match random.below(10) {
-            0..4 if is_own || random.in_thousand(200) => {
+            0..4 if (is_own || random.in_thousand(200)) && !is_passing => {
                 Body::Edit(Box::new(Edit { target, content: Some(Box::new(text(client_id))) }))
             }
             4 if is_own || random.in_thousand(200) => Body::Recall(Recall { target, erase: false }),
@@ -134,7 +136,12 @@ fn states(inbox: &Inbox, owner: &str) -> Vec<MessageState> {
     for of_one in &mut made {
         of_one.sort_by(|a, b| (a.time_ms, &a.id).cmp(&(b.time_ms, &b.id)));
     }
-    made.into_iter().map(|of_one| state(&of_one, owner)).collect()
+    // Nothing is said about a message that is gone.
+    let shown = |(of_one, entry): (Vec<&Envelope>, &Entry)| match entry.is_gone {
+        true => MessageState::default(),
+        false => state(&of_one, owner),
+    };
+    made.into_iter().zip(&inbox.entries).map(shown).collect()
 }
 
 /// Of a message that these are about, from the earliest on.

@@ -24,6 +24,8 @@ pub struct Report {
     pub in_groups: u64,
     /// Envelopes in all inboxes that were scheduled.
     pub scheduled: u64,
+    /// Contents in all inboxes that were removed when their time was over.
+    pub expired: u64,
     /// Timelines whose pushes were dropped for lack of room, and told of later.
     pub behind: u64,
     /// Attempts to send that routers refused because they had overtaken another one.
@@ -86,6 +88,7 @@ impl AddAssign for Report {
         self.appended += other.appended;
         self.in_groups += other.in_groups;
         self.scheduled += other.scheduled;
+        self.expired += other.expired;
         self.behind += other.behind;
         self.out_of_order += other.out_of_order;
         self.refused += other.refused;

@@ -1,6 +1,7 @@
 //! What one seed decides before the run begins.
 
 use crate::{
+    expiring::passing,
     groups::{Want, reads, wants},
     random::Random,
     schedule::{MS, SECOND, Time},
@@ -63,7 +64,7 @@ pub(crate) struct Scenario {
     pub(crate) gateways_stand: Option<(Time, Time)>,
     /// What an operator does with storage nodes, and when; empty in half of the runs.
     pub(crate) changes: Vec<(Change, Time)>,
-    /// Who wants what of groups, conversations and scheduled messages, and when.
+    /// Who wants what of groups, conversations, scheduled and expiring messages, and when.
     pub(crate) groups: Vec<(usize, Time, Want)>,
     /// In thousand deliveries after which the application acknowledges.
     pub(crate) acknowledged: u64,
@@ -151,7 +152,7 @@ impl Scenario {
             stands,
             gateways_stand: None,
             changes: changes(seed, BEGINS, heals_at),
-            groups: [wants, reads, schedules].map(|of| of(seed, users, BEGINS, heals_at)).concat(),
+            groups: [wants, reads, schedules, passing].map(|of| of(seed, users, BEGINS, heals_at)).concat(),
             deletions,
             users,
             devices,

@@ -473,12 +473,14 @@ impl World<'_> {
                 self.cluster.apply(shard, vec![command.encode_to_vec().into()]);
             }
             let age_ms = self.scenario.cursor_age_ms;
-            let due = self.cluster.machines.due_sweeps(shard, age_ms).expect("the machine reads");
+            let slack_ms = SWEEP / MS;
+            let due = self.cluster.machines.due_sweeps(shard, age_ms, slack_ms).expect("the machine reads");
             for command in due {
                 self.report.swept += swept_by(shard, &command);
                 self.cluster.apply(shard, vec![command]);
             }
         }
+        self.contents_were_removed();
         self.schedule.after(SWEEP, Event::Store(StoreEvent::Sweeps));
     }
 

@@ -47,6 +47,7 @@ fn every_run_keeps_the_promises() {
     assert!(all.behind > seeds(), "{all:?}");
     assert!(all.in_groups > seeds(), "{all:?}");
     assert!(all.scheduled > seeds(), "{all:?}");
+    assert!(all.expired > seeds() / 2, "{all:?}");
     assert!(all.members > seeds(), "{all:?}");
     assert!(all.annotated > seeds(), "{all:?}");
     assert!(all.swept > seeds() / 10 && all.moves > seeds() && all.above_level > seeds() / 50, "{all:?}");
@@ -147,6 +148,11 @@ fn a_scheduled_message_that_is_sent_after_it_was_taken_back_is_found() {
 #[test]
 fn a_scheduled_message_that_is_sent_early_is_found() {
     is_found(Plant::SentEarly, &["before its time"]);
+}
+
+#[test]
+fn a_content_that_is_removed_early_is_found() {
+    is_found(Plant::RemovedEarly, &["before its time"]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Periodic removal: envelopes beyond retention, cursors of devices that are gone, rows of groups that users have left, conversations of
-//! which nothing is kept, files that nobody needs, counts of files to which nothing refers, and old reports.
+//! which nothing is kept, files that nobody needs, counts of files to which nothing refers, contents of messages whose time is over, and old reports.
 
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
@@ -34,10 +34,7 @@ const LOOKS: usize = 32;
 /// Proposes the due trims and sweeps in the timeline shards that this node leads.
 pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
     let Some(cluster) = serving.get() else { return };
-    if !retention.needs_clock() {
-        return;
-    }
-    let mut rounds: HashMap<ShardId, [Rounds; 7]> = HashMap::new();
+    let mut rounds: HashMap<ShardId, [Rounds; 8]> = HashMap::new();
     loop {
         sleep(RETENTION_INTERVAL).await;
         for shard in cluster.shards().values() {
@@ -46,7 +43,12 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
                 rounds.remove(&shard.id());
                 continue;
             }
-            let [trims, sweeps, left, conversations, media, reports, released] = rounds.entry(shard.id()).or_default();
+            let [expired, trims, sweeps, left, conversations, media, reports, released] =
+                rounds.entry(shard.id()).or_default();
+            expire(shard, reader, retention, expired).await;
+            if !retention.needs_clock() {
+                continue;
+            }
             trim(shard, reader, retention, trims).await;
             sweep(shard, reader, retention, sweeps).await;
             sweep_left(shard, reader, retention, left).await;
@@ -55,6 +57,21 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
             remove_reports(shard, reader, retention, reports).await;
             forget_released_media(shard, reader, retention, released).await;
         }
+    }
+}
+
+async fn expire(shard: &Shard, reader: &TimelineReader, retention: Retention, rounds: &mut Rounds) {
+    if reader.level() < Level::GROUPS {
+        return;
+    }
+    for _ in 0..LOOKS {
+        let look =
+            move |reader: &TimelineReader, _: &[u8]| Ok((Vec::from_iter(reader.due_messages(&retention)?), Vec::new()));
+        let Some((expire, count)) = look_for(shard, reader, rounds, look).await.pop() else { return };
+        if !carry_out(shard, Op::ExpireMessages(expire)).await {
+            return;
+        }
+        metrics::counter!(names::MESSAGES_EXPIRED).increment(count as u64);
     }
 }
 

@@ -31,6 +31,7 @@ pub(crate) const STORE_BYTES: &str = "carillon_storage_store_bytes";
 pub(crate) const DISK_FULL: &str = "carillon_storage_disk_full";
 pub(crate) const CURSORS_SWEPT: &str = "carillon_storage_cursors_swept_total";
 pub(crate) const MEDIA_REMOVED: &str = "carillon_storage_media_removed_total";
+pub(crate) const MESSAGES_EXPIRED: &str = "carillon_storage_messages_expired_total";
 pub(crate) const REDACTED: &str = "carillon_storage_redacted_total";
 pub(crate) const TRANSFERS: &str = "carillon_storage_lead_transfers_total";
 pub(crate) const SNAPSHOTS: &str = "carillon_storage_snapshots_total";
@@ -144,6 +145,11 @@ pub const ALL: &[Metric] = &[
         .labels(&[Label::known("part", &PARTS)]),
     Metric::counter(REDACTED, "Messages of erased users that this node's shards have replaced").for_debugging(),
     Metric::counter(MEDIA_REMOVED, "Files that nobody needs, which this node's shards have removed").for_debugging(),
+    Metric::counter(
+        MESSAGES_EXPIRED,
+        "Messages whose time was over, and whose contents this node's shards have removed",
+    )
+    .for_debugging(),
     Metric::counter(CURSORS_SWEPT, "Cursors of devices gone for long that this node's shards have removed")
         .for_debugging(),
     Metric::counter(

@@ -1,7 +1,7 @@
 //! The leader of a timeline shard advances the shard's clock, by which retention counts. See
 //! docs/adr/0008-retention-clock.md.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use carillon_proto::{
     ShardId,
@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::{
     cluster::Serving,
     config::RetentionConfig,
-    machine::{Outcome, Retention},
+    machine::{Outcome, Retention, TimelineReader},
     shard::{Reader, Shard},
 };
 
@@ -45,22 +45,34 @@ pub(crate) fn retention(config: &RetentionConfig) -> Retention {
 
 pub(crate) async fn run(serving: Arc<Serving>, retention: Retention) {
     let Some(cluster) = serving.get() else { return };
-    if !retention.needs_clock() {
-        return;
-    }
     let mut clocks: HashMap<ShardId, LeaderClock> = HashMap::new();
     let mut ticks = interval(every(retention));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let now = ticks.tick().await;
         for shard in cluster.shards().values() {
-            let (Reader::Timeline(_), leads) = (shard.reader(), shard.group().leads()) else { continue };
+            let (Reader::Timeline(reader), leads) = (shard.reader(), shard.group().leads()) else { continue };
             let clock = clocks.entry(shard.id()).or_insert_with(|| LeaderClock::new(most(retention)));
-            if let Some(elapsed_ms) = clock.tick(now, leads) {
+            if let Some(elapsed_ms) = clock.tick(now, leads)
+                && (retention.needs_clock() || has_expiring(shard, reader).await)
+            {
                 advance(shard, elapsed_ms).await;
             }
         }
     }
+}
+
+/// True if the clock is needed for messages of the shard that expire.
+async fn has_expiring(shard: &Shard, reader: &TimelineReader) -> bool {
+    let reader = reader.clone();
+    let error = match tokio::task::spawn_blocking(move || reader.has_expiring()).await {
+        Ok(Ok(has_expiring)) => return has_expiring,
+        Ok(Err(error)) => error,
+        Err(error) => io::Error::other(error),
+    };
+    tracing::error!(shard = %shard.id(), %error, "expiring messages can't be read");
+    shard.alarm().note(format_args!("shard {}", shard.id()), &error);
+    false
 }
 
 fn every(retention: Retention) -> Duration {

@@ -175,16 +175,20 @@ impl Machines {
     }
 
     /// Commands by which the leader of this shard sweeps: cursors of devices that have been gone for this long by the
-    /// shard's clock, and rows of sessions whose gateways have ended.
-    pub fn due_sweeps(&self, shard: ShardId, cursor_age_ms: u64) -> io::Result<Vec<Bytes>> {
+    /// shard's clock, and rows of sessions whose gateways have ended; and contents of messages whose time is over. `slack_ms`: the time
+    /// between two ticks of the clock.
+    pub fn due_sweeps(&self, shard: ShardId, cursor_age_ms: u64, slack_ms: u64) -> io::Result<Vec<Bytes>> {
         let place = usize::from(shard.index);
         match shard.kind {
             ShardKind::Timeline => {
                 let ages = Retention { cursor_age_ms, ..Retention::default() };
                 let (cursors, _) = self.timelines[place].1.gone_cursors(&[], &ages, SWEEP_CURSORS)?;
                 let sweep = timeline_command::Op::SweepCursors(SweepCursors { cursors });
-                let command = TimelineCommand { op: Some(sweep) };
-                Ok(vec![command.encode_to_vec().into()])
+                let ticks = Retention { slack_ms, ..Retention::default() };
+                let expire = self.timelines[place].1.due_messages(&ticks)?;
+                let expire = expire.map(|(expire, _)| timeline_command::Op::ExpireMessages(expire));
+                let command = |op| TimelineCommand { op: Some(op) }.encode_to_vec().into();
+                Ok(std::iter::once(sweep).chain(expire).map(command).collect())
             }
             ShardKind::Directory => {
                 let registry = self.directories[usize::from(ShardId::REGISTRY.index)].1.registry().borrow().clone();

@@ -29,7 +29,7 @@ pub(crate) struct Acts<'a> {
     user: UserId,
     working: FuturesUnordered<Working<'a>>,
     /// Messages get their places in the order in which they were typed.
-    waiting: VecDeque<(With, String, Content)>,
+    waiting: VecDeque<(With, String, Content, Duration)>,
     /// The first of them is on its way to its place.
     placing: Option<Placing<'a>>,
 }
@@ -47,7 +47,10 @@ impl<'a> Acts<'a> {
     pub(crate) fn begin(&mut self, act: Act) {
         let client = self.client;
         let working: Working<'a> = match act {
-            Act::Send { with, client_id, content } => return self.waiting.push_back((with, client_id, content)),
+            Act::Send { with, client_id, content, expires_after_ms } => {
+                let after = Duration::from_millis(expires_after_ms);
+                return self.waiting.push_back((with, client_id, content, after));
+            }
             Act::Refer { with, seq, message, about } => {
                 let timeline = with.timeline(&self.user);
                 Box::pin(async move {
@@ -127,11 +130,11 @@ impl<'a> Acts<'a> {
     pub(crate) async fn next(&mut self) -> Answer {
         loop {
             if self.placing.is_none()
-                && let Some((with, client_id, content)) = self.waiting.pop_front()
+                && let Some((with, client_id, content, after)) = self.waiting.pop_front()
             {
                 let client = self.client;
                 self.placing = Some(Box::pin(async move {
-                    match client.submit_as(client_id.clone(), with.recipient(), content).await {
+                    match client.submit_expiring_as(client_id.clone(), with.recipient(), content, after).await {
                         Ok(pending) => Ok((with, pending)),
                         Err(error) => Err(Answer::Refused(with, client_id, error.to_string())),
                     }

@@ -2,6 +2,7 @@
 
 use carillon_proto::{
     GroupId, UserId,
+    limits::EXPIRES_AFTER_MS,
     pb::client::{ConversationSettings, Poll, ReportReason, RequestAnswer, Show},
 };
 
@@ -20,6 +21,8 @@ pub(crate) enum Command {
     Reply(String),
     /// Is sent so many minutes from now.
     Later(u32, String),
+    /// Is shown for so many milliseconds.
+    Expire(u64, String),
     Ask(Poll),
     /// Of the chosen message, or the last one of another, to the moderators.
     Report(ReportReason, String),
@@ -60,6 +63,7 @@ Alt+Up, Alt+Down choose a message; without a choice it is the last one that fits
 /recall         takes back, /erase for good /keep, /unkeep  pins the message
 /poll QUESTION | OPTION | OPTION            /vote NUMBER...
 /later MINUTES TEXT sends it then           /report REASON [TEXT] to moderators, /block
+/expire TIME TEXT sends it for 30s, 15m, 24h or 7d
 Tab, Shift+Tab  next conversation           PageUp, PageDown, and with an empty line Up, Down: history
 Alt+Enter       a line more                 Ctrl+C          the end
 A line that begins with // is a message that begins with one.";
@@ -115,6 +119,12 @@ pub(crate) fn parse(line: &str, now_ms: u64) -> Result<Result<Command, String>, 
             Some((Ok(minutes), text)) if !text.is_empty() => Ok(Ok(Command::Later(minutes, text.to_owned()))),
             _ => Err("/later MINUTES TEXT".to_owned()),
         },
+        ("expire", rest) => {
+            match rest.split_once(char::is_whitespace).map(|(time, text)| (milliseconds(time), text.trim())) {
+                Some((Some(after_ms), text)) if !text.is_empty() => Ok(Ok(Command::Expire(after_ms, text.to_owned()))),
+                _ => Err("/expire TIME TEXT, with a time of 5s to 366d".to_owned()),
+            }
+        }
         ("poll", poll) => match poll.split('|').map(|part| part.trim().to_owned()).collect::<Vec<_>>() {
             parts if parts.len() > 2 && parts.iter().all(|part| !part.is_empty()) => {
                 let (question, options) = (parts[0].clone(), parts[1..].to_vec());
@@ -140,6 +150,19 @@ pub(crate) fn parse(line: &str, now_ms: u64) -> Result<Result<Command, String>, 
     }
 }
 
+/// Of a time like 30s, 15m, 24h or 7d for which a message may be shown.
+fn milliseconds(time: &str) -> Option<u64> {
+    let (number, unit) = time.split_at_checked(time.find(|char: char| !char.is_ascii_digit())?)?;
+    let unit_ms = match unit {
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => HOUR_MS,
+        "d" => 24 * HOUR_MS,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit_ms).filter(|ms| EXPIRES_AFTER_MS.contains(ms))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,7 +186,12 @@ mod tests {
         let (question, options) = ("tea?".to_owned(), vec!["yes".to_owned(), "no".to_owned()]);
         let poll = Poll { question, options, ..Poll::default() };
         assert_eq!(parse("/poll tea? | yes|no"), Ok(Ok(Command::Ask(poll))));
+        assert_eq!(parse("/expire 24h  psst"), Ok(Ok(Command::Expire(86_400_000, "psst".to_owned()))));
         for wrong in [
+            "/expire 1s psst",
+            "/expire 367d psst",
+            "/expire 1é psst",
+            "/expire 1h",
             "/poll tea?",
             "/poll |a|b",
             "/vote x",

@@ -56,7 +56,7 @@ impl Model {
             return;
         }
         match command::parse(typed.trim_end(), now_ms) {
-            Ok(Err(text)) => self.send(Client::text(&text)),
+            Ok(Err(text)) => self.send(Client::text(&text), 0),
             Ok(Ok(command)) => {
                 self.line = line("");
                 self.carry_out(now_ms, command);
@@ -77,7 +77,8 @@ impl Model {
         };
     }
 
-    fn send(&mut self, content: Content) {
+    /// `expires_after_ms`: for how long it is shown; 0: without end.
+    fn send(&mut self, content: Content, expires_after_ms: u64) {
         let Some(with) = self.open.clone() else {
             self.notice = "to whom? /with USER or /group GROUP".to_owned();
             return;
@@ -87,13 +88,14 @@ impl Model {
         let thread = self.threads.entry(with.clone()).or_default();
         thread.forget_refused();
         let shown = text::of(&Envelope { content: Some(content.clone()), ..Envelope::default() }, None).0;
-        thread.pending.push(Pending { client_id: client_id.clone(), text: shown, refused: None });
+        let pending = Pending { client_id: client_id.clone(), text: shown, expires_after_ms, refused: None };
+        thread.pending.push(pending);
         if thread.settings.draft.take().is_some_and(|draft| !draft.is_empty()) {
             self.acts.push_back(Act::Set(with.clone(), draft("")));
         }
         self.line = line("");
         self.scroll = 0;
-        self.acts.push_back(Act::Send { with, client_id, content });
+        self.acts.push_back(Act::Send { with, client_id, content, expires_after_ms });
     }
 
     /// The position of the chosen message, or of the last own one or of another, how one refers to it, and how it begins.
@@ -133,8 +135,10 @@ impl Model {
             }
             (Command::Reply(text), Some(with)) => {
                 if let Some((_, message, quote)) = self.meant(&with, false) {
+                    // A quote would outlive the message.
+                    let quote = if message.expires_at_ms == 0 { quote } else { String::new() };
                     let reply_to = Some(Box::new(ReplyTo { message: Some(message), quote }));
-                    self.send(Content { reply_to, ..Client::text(&text) });
+                    self.send(Content { reply_to, ..Client::text(&text) }, 0);
                 }
             }
             (Command::Later(minutes, text), Some(with)) => {
@@ -148,7 +152,8 @@ impl Model {
             }
             (Command::Block, Some(With::User(user))) => self.acts.push_back(Act::Block(user)),
             (Command::Block, Some(With::Group(_))) => self.notice = "a group is left, not blocked".to_owned(),
-            (Command::Ask(poll), Some(_)) => self.send(Client::poll(poll)),
+            (Command::Expire(after_ms, text), Some(_)) => self.send(Client::text(&text), after_ms),
+            (Command::Ask(poll), Some(_)) => self.send(Client::poll(poll), 0),
             (Command::Who, Some(With::User(_))) => self.notice = "the ticks behind your messages say it".to_owned(),
             (
                 Command::Set(_)
@@ -159,6 +164,7 @@ impl Model {
                 | Command::Ask(_)
                 | Command::Report(..)
                 | Command::Block
+                | Command::Expire(..)
                 | Command::Later(..),
                 None,
             ) => {

@@ -59,6 +59,8 @@ pub(crate) enum Act {
         with: With,
         client_id: String,
         content: Content,
+        /// For how long it is shown; 0: without end.
+        expires_after_ms: u64,
     },
     /// Something about the message at this position.
     Refer {
@@ -190,6 +192,7 @@ impl Model {
             Input::Room => self.read_more(),
             Input::Time => self.writing.retain(|_, until| *until > now_ms),
         }
+        self.threads.values_mut().for_each(|thread| thread.expire(now_ms));
     }
 
     pub(crate) fn take_act(&mut self) -> Option<Act> {
@@ -293,10 +296,13 @@ impl Model {
             Event::Sent { timeline, position, client_id, message_id, time_ms } => {
                 self.began(&timeline, position);
                 let found = self.threads.values_mut().find_map(|thread| Some((thread.accepted(&client_id)?, thread)));
-                if let Some((Pending { text, .. }, thread)) = found {
+                if let Some((Pending { text, expires_after_ms, .. }, thread)) = found {
                     let (sender, sender_device) = (self.user.to_string(), self.device.clone());
                     thread.request = MessageRequest::Unspecified;
-                    let message = MessageRef { id: message_id, sender, sender_device, client_id, seq: 0 };
+                    let expires_at_ms =
+                        if expires_after_ms == 0 { 0 } else { time_ms.saturating_add(expires_after_ms) };
+                    let message =
+                        MessageRef { id: message_id, sender, sender_device, client_id, seq: 0, expires_at_ms };
                     thread.put(position.seq, Said { message, time_ms, text, about: String::new() });
                 }
             }
@@ -330,7 +336,8 @@ impl Model {
 
     /// When what is shown changes by itself.
     pub(crate) fn changes_at_ms(&self) -> Option<u64> {
-        self.writing.values().min().copied()
+        let expiring = self.threads.values().filter_map(Thread::expires_at_ms);
+        self.writing.values().copied().chain(expiring).min()
     }
 
     fn state(&mut self, state: State) {

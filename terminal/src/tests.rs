@@ -135,7 +135,7 @@ fn a_message_goes_its_way_and_its_ticks_say_how_far() {
     let acts = play.sends("hello");
     let with = With::User(user("bob"));
     let content = carillon_client::Client::text("hello");
-    assert_eq!(acts, [Act::Send { with, client_id: "t-1".to_owned(), content }]);
+    assert_eq!(acts, [Act::Send { with, client_id: "t-1".to_owned(), content, expires_after_ms: 0 }]);
     assert!(play.screen().0.contains("…   alice: hello …"));
     let (timeline, time_ms) = (inbox(), NOW_MS);
     let (client_id, message_id) = ("t-1".to_owned(), format!("{:026}", 5));
@@ -398,6 +398,32 @@ fn who_writes_is_shown_and_heard_of_for_a_while() {
     // The other side hears of keys, but not of each.
     assert_eq!(play.presses(KeyCode::Char('h')), [Act::Writing(With::User(user("bob")))]);
     assert_eq!(play.presses(KeyCode::Char('i')), []);
+}
+
+#[test]
+fn what_expires_vanishes_from_the_screen_in_time_and_is_not_quoted() {
+    let mut play = Play::connected(Some("bob"));
+    let passing = Envelope { expires_at_ms: NOW_MS + 60_000, ..envelope(3, "bob", "alice", "the code is 4711") };
+    play.hears(Event::Delivered { timeline: inbox(), position: at(3), envelope: passing });
+    let acts = play.sends("/reply thanks");
+    let [Act::Send { content, .. }] = &acts[..] else { panic!("{acts:?}") };
+    assert_eq!(content.reply_to.as_ref().map(|reply| &*reply.quote), Some(""));
+    let acts = play.sends("/expire 30s mine is 42");
+    assert!(matches!(&acts[..], [Act::Send { expires_after_ms: 30_000, .. }]), "{acts:?}");
+    let (client_id, message_id) = ("t-2".to_owned(), format!("{:026}", 5));
+    play.hears(Event::Sent { timeline: inbox(), position: at(5), client_id, message_id, time_ms: NOW_MS });
+    for (at_ms, there, gone) in [(30_000, "4711", "42"), (60_000, "[expired]", "4711")] {
+        assert!(play.screen().0.contains(gone), "{}", play.screen().0);
+        assert_eq!(play.model.changes_at_ms(), Some(NOW_MS + at_ms));
+        play.model.handle(NOW_MS + at_ms, Input::Time);
+        let (screen, _) = play.screen();
+        assert!(screen.contains(there) && !screen.contains(gone), "{screen}");
+    }
+    assert_eq!(play.model.changes_at_ms(), None);
+    // As the service gives it out from then on.
+    let left = Envelope { expires_at_ms: NOW_MS, erased: true, ..envelope(9, "bob", "alice", "") };
+    play.hears(Event::Delivered { timeline: inbox(), position: at(9), envelope: left });
+    assert_eq!(play.screen().0.matches("[expired]").count(), 3, "{}", play.screen().0);
 }
 
 #[test]

@@ -5,10 +5,14 @@ use carillon_proto::pb::client::{
 };
 use chrono::{DateTime, Local, NaiveDateTime};
 
+/// What is shown of a message whose time is over.
+pub(crate) const EXPIRED: &str = "[expired]";
+
 /// The text of a message, and a line about it: edits, pin, reactions.
 pub(crate) fn of(envelope: &Envelope, state: Option<&MessageState>) -> (String, String) {
     if envelope.erased {
-        return ("[erased]".to_owned(), String::new());
+        let what = if envelope.expires_at_ms == 0 { "[erased]" } else { EXPIRED };
+        return (what.to_owned(), String::new());
     }
     if let Some(what) = envelope.change.as_ref().and_then(|change| change.what.as_ref()) {
         return (format!("[{}]", changed(what)), String::new());

@@ -1,6 +1,6 @@
 //! One conversation: its messages, how far it is read, and what the user wants of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use carillon_proto::{
     GroupId, Position, TimelineId, UserId,
@@ -77,13 +77,14 @@ pub(crate) struct Said {
 
 impl Said {
     pub(crate) fn of(envelope: &Envelope, state: Option<&MessageState>) -> Self {
-        let Envelope { id, sender, sender_device, client_id, time_ms, .. } = envelope;
+        let Envelope { id, sender, sender_device, client_id, time_ms, expires_at_ms, .. } = envelope;
         let message = MessageRef {
             id: id.clone(),
             sender: sender.clone(),
             sender_device: sender_device.clone(),
             client_id: client_id.clone(),
             seq: 0,
+            expires_at_ms: *expires_at_ms,
         };
         let (text, about) = text::of(envelope, state);
         Self { message, time_ms: *time_ms, text, about }
@@ -107,6 +108,8 @@ pub(crate) fn about(envelope: &Envelope) -> Option<&MessageRef> {
 pub(crate) struct Pending {
     pub(crate) client_id: String,
     pub(crate) text: String,
+    /// For how long it is shown; 0: without end.
+    pub(crate) expires_after_ms: u64,
     /// Why it was not accepted.
     pub(crate) refused: Option<String>,
 }
@@ -133,6 +136,8 @@ pub(crate) struct Thread {
     pub(crate) request: MessageRequest,
     /// Of the other user: the ids of the last messages that it has read, and that have reached it.
     pub(crate) mark: UserMark,
+    /// When messages in `said` expire, in milliseconds since 1970, and their positions.
+    pub(crate) expiring: BTreeSet<(u64, u64)>,
 }
 
 impl Thread {
@@ -144,7 +149,25 @@ impl Thread {
     /// Adds a message. False: it was known.
     pub(crate) fn put(&mut self, seq: u64, said: Said) -> bool {
         self.last_seq = self.last_seq.max(seq);
+        if said.message.expires_at_ms != 0 {
+            self.expiring.insert((said.message.expires_at_ms, seq));
+        }
         self.said.insert(seq, said).is_none()
+    }
+
+    /// When the first of the messages that are shown expires.
+    pub(crate) fn expires_at_ms(&self) -> Option<u64> {
+        self.expiring.first().map(|(at_ms, _)| *at_ms)
+    }
+
+    /// Forgets what messages said whose time is over.
+    pub(crate) fn expire(&mut self, now_ms: u64) {
+        while let Some((_, seq)) = self.expiring.first().copied().filter(|(at_ms, _)| *at_ms <= now_ms) {
+            self.expiring.pop_first();
+            if let Some(said) = self.said.get_mut(&seq) {
+                (said.text, said.about) = (text::EXPIRED.to_owned(), String::new());
+            }
+        }
     }
 
     /// The message of this device has its position.

@@ -96,6 +96,8 @@ pub(crate) struct SendAsk {
     pub(crate) content: Option<Bytes>,
     /// The client id of the message that must precede this one, or empty.
     pub(crate) after: String,
+    /// For how long the message is shown; 0: without end.
+    pub(crate) expires_after_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -9,7 +9,7 @@ use carillon_proto::{
 };
 
 use super::{
-    AskId, Effect, Now, Page, PageAsk, Rules, Tag, Tell,
+    AskId, Effect, Now, Page, PageAsk, Rules, Tag, Tell, expiring,
     live::Live,
     rate::Bucket,
     sending::{may_use, refused, whole_ms},
@@ -79,6 +79,7 @@ impl Live {
 
     pub(super) fn fetched(
         &mut self,
+        now: Now,
         request: u32,
         timeline: &TimelineId,
         result: Result<Reply, Refusal>,
@@ -98,7 +99,7 @@ impl Live {
             request,
             timeline: timeline.clone(),
             epoch: head.epoch,
-            entries: read.entries,
+            entries: read.entries.into_iter().map(|entry| expiring::shown_in_page(entry, now)).collect(),
             first: head.first.max(1),
             last: head.last,
             complete: read.complete,

@@ -23,6 +23,7 @@ use super::{
     chat_states::LastStates,
     contacts::Contacts,
     conversations::Strangers,
+    expiring,
     following::{Timeline, Timelines, Which},
     history::History,
     pace::SendRate,
@@ -163,7 +164,7 @@ impl Live {
         let Some(which) = self.which((&name.id).into()) else { return Ok(()) };
         let does_not_read =
             matches!(which, Which::Group(_)) && self.timelines.groups().is_some_and(|groups| groups.is_paused);
-        let falls = self.with(which, out, |Timeline { followed, ack }, mut tell| {
+        let falls = self.with(which, now, out, |Timeline { followed, ack }, mut tell| {
             ack.measured.get_or_insert((entry.position.seq, now.instant));
             if !followed.is_of(entry.feed) {
                 return false;
@@ -181,7 +182,7 @@ impl Live {
 
     pub(super) fn fallen(&mut self, now: Now, feed: FeedId, timeline: &TimelineName, out: &mut Vec<Effect>) {
         if let Some(which) = self.which((&timeline.id).into()) {
-            self.with(which, out, |timeline, _| {
+            self.with(which, now, out, |timeline, _| {
                 if timeline.followed.is_of(feed) {
                     timeline.followed.fallen(now.instant);
                 }
@@ -224,7 +225,7 @@ impl Live {
     ) -> Result<(), CloseReason> {
         let name = Arc::clone(&joined.timeline);
         let Some(which) = self.which((&name.id).into()) else { return Ok(()) };
-        match self.with(which, out, |timeline, mut tell| timeline.followed.joined(joined, &mut tell)) {
+        match self.with(which, now, out, |timeline, mut tell| timeline.followed.joined(joined, &mut tell)) {
             Some(Ok(Some(from))) => {
                 ::metrics::counter!(metrics::GAP_FETCHES).increment(1);
                 let op = Op::Read(self.read(&name.id, from, false, rules.max_page, rules.max_page_bytes));
@@ -292,7 +293,7 @@ impl Live {
     pub(super) fn own(&mut self, now: Now, timeline: TimelineRef<'_>, position: Position, out: &mut Vec<Effect>) {
         let me = self.follower();
         let Some(which) = self.which(timeline) else { return };
-        let accepted = self.with(which, out, |Timeline { followed, .. }, mut tell| {
+        let accepted = self.with(which, now, out, |Timeline { followed, .. }, mut tell| {
             // In another epoch: the feed asks the store.
             let counted = followed.accepted(position, me, now.instant, &mut tell).unwrap_or(false);
             (followed.timeline.id.clone(), counted)
@@ -340,12 +341,12 @@ impl Live {
             Tag::Scheduled(request) => self.scheduled_answered(request, result, out),
             Tag::Report(request) => self.reported(request, result, out),
             Tag::MediaSlot(asked) => self.media_created(rules, now, asked, result, out),
-            Tag::MediaMessage(asked) => self.media_message_read(asked, result, out),
+            Tag::MediaMessage(asked) => self.media_message_read(now, asked, result, out),
             Tag::MediaRow(asked) => self.media_row_read(rules, now, &asked, result, out),
             Tag::Memberships => self.memberships_read(now, result, out),
             Tag::Membership(group) => self.checked(now, group, result, out),
             Tag::Gap(timeline) => self.gap_read(now, &timeline, result, out)?,
-            Tag::Fetch(request, timeline) => self.fetched(request, &timeline, result, out),
+            Tag::Fetch(request, timeline) => self.fetched(now, request, &timeline, result, out),
             Tag::Renew(renewal) => self.renewed(now, renewal, result, out)?,
             Tag::Ack(timeline) => self.acked(now, &timeline, &result),
             Tag::Account | Tag::Ensure | Tag::Open | Tag::Close | Tag::Feed(..) | Tag::MediaComplete => {}
@@ -372,7 +373,8 @@ impl Live {
             }
             (page, _) => page.ok(),
         };
-        let read = self.with(which, out, |timeline, mut tell| timeline.followed.read(page, now.instant, &mut tell));
+        let read =
+            self.with(which, now, out, |timeline, mut tell| timeline.followed.read(page, now.instant, &mut tell));
         match (read, which) {
             (Some(Err(OtherEpoch)), Which::Inbox) => Err(RESTORED),
             (Some(Err(OtherEpoch)), Which::Group(group)) => {
@@ -447,7 +449,7 @@ impl Live {
     /// Does what is due for this timeline.
     pub(super) fn step(&mut self, which: Which<'_>, now: Now, out: &mut Vec<Effect>) {
         let me = self.follower();
-        let joins = self.with(which, out, |Timeline { followed, .. }, mut tell| {
+        let joins = self.with(which, now, out, |Timeline { followed, .. }, mut tell| {
             let joins = followed.step(me, now.instant, &mut tell);
             joins.then(|| Arc::clone(&followed.timeline))
         });
@@ -491,7 +493,7 @@ fn gone(why: Ending) -> CloseReason {
 }
 
 /// Writes the next item of a timeline.
-pub(super) fn tell(next: Next, out: &mut Vec<Effect>) {
+pub(super) fn tell(next: Next, now: Now, out: &mut Vec<Effect>) {
     match next {
         Next::Entry(entry) => {
             match entry.came {
@@ -503,7 +505,7 @@ pub(super) fn tell(next: Next, out: &mut Vec<Effect>) {
                 trace::continue_from(&span, &entry.traceparent);
                 span.in_scope(|| tracing::trace!("delivered"));
             }
-            out.push(Effect::Tell(Tell::Entry(entry)));
+            out.push(Effect::Tell(Tell::Entry(expiring::shown(entry, now))));
         }
         Next::Trimmed(timeline, first) => out.push(Effect::Tell(Tell::Trimmed { timeline, first })),
     }

@@ -15,6 +15,7 @@ use prost::Message as _;
 use super::{
     AskId, Effect, Now, Rules, Tag, Tell,
     content::media_of,
+    expiring,
     live::Live,
     sending::{may_use, refused},
 };
@@ -86,6 +87,8 @@ pub(crate) struct UrlPending {
     reference: MediaReference,
     /// The position of the message that refers to the file; `None`: it must be the user's own file.
     seq: Option<u64>,
+    /// The end of the message's time, in milliseconds since 1970.
+    until_ms: u64,
 }
 
 impl Rules {
@@ -165,7 +168,7 @@ impl Live {
         let slot = shard.and_then(|shard| {
             let reference = secret.in_shard(shard);
             let to = Purpose::Upload { user: self.who.user.clone(), incarnation: self.incarnation };
-            let (url, expires_ms) = url(rules, now, reference.id(), size_bytes, to)?;
+            let (url, expires_ms) = url(rules, now, reference.id(), size_bytes, to, u64::MAX)?;
             Ok(SlotTell { request, reference, url, expires_ms })
         });
         out.push(match slot {
@@ -193,7 +196,10 @@ impl Live {
         let request = ask.request;
         let Some(timeline) = &ask.timeline else {
             self.history.begin(rules, now)?;
-            return Ok((Tag::MediaRow(UrlPending { request, reference, seq: None }), self.read_media(reference)));
+            return Ok((
+                Tag::MediaRow(UrlPending { request, reference, seq: None, until_ms: u64::MAX }),
+                self.read_media(reference),
+            ));
         };
         if ask.seq == 0 {
             return Err(invalid("seq must name the message that refers to the file"));
@@ -201,7 +207,8 @@ impl Live {
         let timeline = may_use(self, rules, Some(timeline))?;
         self.history.begin(rules, now)?;
         let read = self.read(&timeline, ask.seq, false, 1, rules.max_page_bytes);
-        Ok((Tag::MediaMessage(UrlPending { request, reference, seq: Some(ask.seq) }), Op::Read(read)))
+        let pending = UrlPending { request, reference, seq: Some(ask.seq), until_ms: u64::MAX };
+        Ok((Tag::MediaMessage(pending), Op::Read(read)))
     }
 
     fn read_media(&self, reference: MediaReference) -> Op {
@@ -212,6 +219,7 @@ impl Live {
     /// The message that should refer to the file was read.
     pub(super) fn media_message_read(
         &mut self,
+        now: Now,
         asked: UrlPending,
         result: Result<Reply, Refusal>,
         out: &mut Vec<Effect>,
@@ -219,16 +227,16 @@ impl Live {
         let refers = match result {
             Ok(Reply::TimelineRead(read)) => {
                 let entry = read.entries.first().filter(|entry| Some(entry.seq) == asked.seq);
-                match entry.is_some_and(|entry| refers_to(&entry.envelope, asked.reference)) {
-                    true => Ok(()),
-                    false => Err(refusal(Code::NotFound, NO_FILE, 0)),
-                }
+                let referring = entry.filter(|entry| refers_to(&entry.envelope, asked.reference));
+                let until_ms = referring.and_then(|entry| expiring::shown_until(&entry.envelope, now));
+                until_ms.ok_or_else(|| refusal(Code::NotFound, NO_FILE, 0))
             }
             Ok(_) => Err(wrong_kind()),
             Err(why) => Err(why),
         };
         match refers {
-            Ok(()) => {
+            Ok(until_ms) => {
+                let asked = UrlPending { until_ms, ..asked };
                 let op = self.read_media(asked.reference);
                 out.push(Effect::Request { tag: Tag::MediaRow(asked), op, traceparent: String::new() });
             }
@@ -263,7 +271,7 @@ impl Live {
             let MediaRow { size_bytes, media_type, name, sha256, .. } = row;
             let version = Version::of_row(&sha256).ok_or_else(no_file)?;
             let to = Purpose::Download { version, media_type: media_type.clone(), name: name.clone() };
-            let (url, expires_ms) = url(rules, now, asked.reference.id(), size_bytes, to)?;
+            let (url, expires_ms) = url(rules, now, asked.reference.id(), size_bytes, to, asked.until_ms)?;
             Ok(UrlTell { request: asked.request, url, expires_ms, size_bytes, media_type, name })
         });
         out.push(match told {
@@ -273,15 +281,22 @@ impl Live {
     }
 }
 
-/// The URL, and until when it counts.
-fn url(rules: &Rules, now: Now, id: MediaId, size_bytes: u64, to: Purpose) -> Result<(String, u64), Refusal> {
+/// The URL, and until when it counts: not after this time.
+fn url(
+    rules: &Rules,
+    now: Now,
+    id: MediaId,
+    size_bytes: u64,
+    to: Purpose,
+    until_ms: u64,
+) -> Result<(String, u64), Refusal> {
     let no_media = || refusal(Code::Unsupported, NO_MEDIA, 0);
     let media = rules.media.as_ref().ok_or_else(no_media)?;
     let seconds = match to {
         Purpose::Upload { .. } => media.config.upload_url_s,
         Purpose::Download { .. } => media.config.download_url_s,
     };
-    let expires_ms = now.unix_ms.saturating_add(u64::from(seconds) * 1000);
+    let expires_ms = now.unix_ms.saturating_add(u64::from(seconds) * 1000).min(until_ms);
     let url = media.keys.load().url(&media.config.url, &Pass { id, size_bytes, expires_ms, to });
     Ok((url.ok_or_else(no_media)?, expires_ms))
 }

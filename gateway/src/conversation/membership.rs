@@ -36,6 +36,7 @@ const LOST: Duration = Duration::from_millis(500);
 /// What is told of one timeline, and what that means for groups.
 pub(super) struct Telling<'a> {
     user: &'a str,
+    now: Now,
     out: &'a mut Vec<Effect>,
     /// Changes before this position are known, or mean nothing.
     after: u64,
@@ -65,7 +66,7 @@ impl Telling<'_> {
                 TimelineId::Group(_) => {}
             }
         }
-        tell(next, self.out);
+        tell(next, self.now, self.out);
     }
 }
 
@@ -106,6 +107,7 @@ impl Live {
     pub(super) fn with<T>(
         &mut self,
         which: Which<'_>,
+        now: Now,
         out: &mut Vec<Effect>,
         work: impl FnOnce(&mut Timeline, &mut dyn FnMut(Next)) -> T,
     ) -> Option<T> {
@@ -114,8 +116,8 @@ impl Live {
             Which::Group(group) => self.timelines.since(group),
         };
         let timeline = self.timelines.get_mut(which)?;
-        let mut telling =
-            Telling { user: self.who.user.as_str(), out: &mut *out, after, ended: false, changed: Vec::new() };
+        let user = self.who.user.as_str();
+        let mut telling = Telling { user, now, out: &mut *out, after, ended: false, changed: Vec::new() };
         let result = work(timeline, &mut |next| telling.next(next));
         let Telling { ended, changed, .. } = telling;
         match which {

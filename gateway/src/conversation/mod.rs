@@ -8,6 +8,7 @@ mod contacts;
 pub(crate) mod content;
 mod conversations;
 mod effect;
+mod expiring;
 mod following;
 mod groups;
 mod history;

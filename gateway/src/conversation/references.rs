@@ -39,8 +39,10 @@ pub(super) fn header(
             }
             check_body(new)?;
             check_context(new)?;
-            let media = media_ids(content);
-            (&edit.target, Header { kind: Kind::Edit.into(), edit_window_ms, media, ..Header::default() })
+            let (media, expires_at_ms) =
+                (media_ids(content), edit.target.as_ref().map_or(0, |target| target.expires_at_ms));
+            let header = Header { kind: Kind::Edit.into(), edit_window_ms, media, expires_at_ms, ..Header::default() };
+            (&edit.target, header)
         }
         Some(Body::Recall(recall)) => {
             (&recall.target, Header { kind: Kind::Recall.into(), erase: recall.erase, ..Header::default() })
@@ -121,6 +123,12 @@ fn check_context(content: &Content) -> Result<(), ContentError> {
     if let Some(reply_to) = reply_to {
         check_ref("reply_to.message", reply_to.message.as_ref())?;
         at_most("reply_to.quote", reply_to.quote.len(), MAX_TEXT_BYTES)?;
+        if !reply_to.quote.is_empty() && reply_to.message.as_ref().is_some_and(|message| message.expires_at_ms != 0) {
+            return Err(wrong(
+                "reply_to.quote",
+                "must be empty where the message expires: it would outlive the message",
+            ));
+        }
     }
     if thread.is_some() {
         check_ref("thread", thread.as_deref())?;

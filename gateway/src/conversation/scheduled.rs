@@ -15,7 +15,7 @@ use carillon_proto::{
     },
 };
 
-use super::{AskId, Effect, Now, Rules, Tag, Tell, content, live::Live, references, sending::refused};
+use super::{AskId, Effect, Now, Rules, Tag, Tell, content, expiring, live::Live, references, sending::refused};
 use crate::outcome::refusal;
 
 /// How far ahead a message may be scheduled.
@@ -38,6 +38,8 @@ pub(crate) enum ScheduledQuery {
         /// An encoded carillon.client.v1.Content, as the client wrote it.
         content: Option<Bytes>,
         at_ms: u64,
+        /// For how long it is shown; 0: without end.
+        expires_after_ms: u64,
     },
     Change {
         id: u64,
@@ -86,12 +88,13 @@ impl Live {
         }
         let (user, incarnation) = (self.who.user.as_str().to_owned(), self.incarnation);
         let op = match query {
-            ScheduledQuery::Schedule { client_id, to, content, at_ms } => {
+            ScheduledQuery::Schedule { client_id, to, content, at_ms, expires_after_ms } => {
                 ClientId::check(&client_id).map_err(|error| invalid(&error))?;
                 let to = Some(check_recipient(to)?);
                 check_time(at_ms, now)?;
                 let content = content.ok_or_else(|| invalid(&"the scheduled message has no content"))?;
                 let header = check_content(&content, rules)?;
+                expiring::check_after(rules, expires_after_ms, header.as_deref())?;
                 let schedule = Some(store::Schedule {
                     incarnation,
                     sender_generation: self.generation,
@@ -101,6 +104,7 @@ impl Live {
                     content,
                     header,
                     at_ms,
+                    expires_after_ms,
                     ..store::Schedule::default()
                 });
                 Op::Schedule(Box::new(link::Schedule { user, schedule }))

@@ -15,7 +15,7 @@ use carillon_proto::{
 use tracing::Span;
 
 use super::{
-    AskId, Effect, Now, Placed, Rules, SendAsk, Tag, Tell, content,
+    AskId, Effect, Now, Placed, Rules, SendAsk, Tag, Tell, content, expiring,
     live::Live,
     pace::{Admitted, Named, NotNow},
     references,
@@ -55,8 +55,12 @@ const SOON_MS: u32 = 100;
 impl Live {
     pub(super) fn send(&mut self, rules: &Rules, now: Now, send: SendAsk, out: &mut Vec<Effect>) {
         metrics::send();
-        let SendAsk { client_id, to, content, after } = send;
-        match self.check(rules, now, &client_id, &after, to, content) {
+        let SendAsk { client_id, to, content, after, expires_after_ms } = send;
+        let checked = self.check(rules, now, &client_id, &after, to, content).and_then(|checked| {
+            expiring::check_after(rules, expires_after_ms, checked.header.as_deref())?;
+            Ok(checked)
+        });
+        match checked {
             Err(why) => out.push(refused(AskId::Send(client_id), why)),
             Ok(Checked { to, content, header, admitted }) => {
                 self.pending_sends += 1;
@@ -87,6 +91,7 @@ impl Live {
                     time_ms: now.unix_ms,
                     wants_marks: self.follows_conversations,
                     header,
+                    expires_after_ms,
                 });
                 let tag = Tag::Send(Sent::new(client_id, named, admitted, now.instant, span));
                 out.push(Effect::Request { tag, op, traceparent });

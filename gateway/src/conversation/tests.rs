@@ -309,6 +309,7 @@ fn send(client_id: &str, body: &str) -> Body {
             ..Default::default()
         }),
         after: String::new(),
+        expires_after_ms: 0,
     })
 }
 

@@ -3,7 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use carillon_proto::{Position, TimelineId, change_of_envelope, pb::client::GroupChange, time_of_envelope};
+use carillon_proto::{
+    EnvelopeMarks, Position, TimelineId, expired_envelope, pb::client::GroupChange, time_of_envelope,
+};
 use prost::Message as _;
 
 use super::{FeedId, Follower};
@@ -20,6 +22,8 @@ pub(crate) struct Entry {
     pub(crate) change: Option<Box<GroupChange>>,
     /// When the service received the message, as the envelope says.
     pub(crate) time_ms: Option<u64>,
+    /// When the content must not be given out any more, in milliseconds since 1970; 0: never.
+    expires_at_ms: u64,
     pub(crate) came: Came,
     /// The connection that sent the message; its client learns the position from `Accepted`.
     pub(crate) sender: Option<Follower>,
@@ -63,15 +67,25 @@ impl Entry {
         came: Came,
     ) -> Self {
         let (sender, traceparent) = (None, String::new());
-        let change = change_of_envelope(&envelope).and_then(|change| GroupChange::decode(change).ok()).map(Box::new);
-        let time_ms = time_of_envelope(&envelope);
-        let rendered = Default::default();
-        Self { feed, timeline, position, envelope, change, time_ms, came, sender, traceparent, rendered }
+        let EnvelopeMarks { change, expires_at_ms, .. } = EnvelopeMarks::of(&envelope);
+        let change = change.and_then(|change| GroupChange::decode(change).ok()).map(Box::new);
+        let (time_ms, rendered) = (time_of_envelope(&envelope), Default::default());
+        Self { feed, timeline, position, envelope, change, time_ms, expires_at_ms, came, sender, traceparent, rendered }
     }
 
     /// Adds the sender and the trace context of a push.
     pub(crate) fn pushed(self, sender: Option<Follower>, traceparent: String) -> Self {
         Self { sender, traceparent, ..self }
+    }
+
+    /// A copy without its content, if the time of the message is over.
+    pub(crate) fn expired(&self, now_ms: u64) -> Option<Self> {
+        if self.expires_at_ms == 0 || now_ms < self.expires_at_ms {
+            return None;
+        }
+        let left = expired_envelope(&self.envelope, now_ms)?.into();
+        let copy = Self::new(self.feed, Arc::clone(&self.timeline), self.position, left, self.came);
+        Some(copy.pushed(self.sender, self.traceparent.clone()))
     }
 
     /// A copy with another position.

@@ -6,7 +6,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use carillon_proto::pb::client::{ClientFrame, ServerFrame};
+use carillon_proto::{
+    now_ms,
+    pb::client::{ClientFrame, ServerFrame},
+};
 use parking_lot::Mutex;
 
 use crate::{
@@ -24,11 +27,11 @@ pub(super) struct FrameTransport(Arc<Mutex<Frames>>);
 struct Frames {
     /// From the client, not read by the gateway.
     said: VecDeque<ClientFrame>,
-    /// To the client, not taken by the network.
-    queued: Vec<ServerFrame>,
+    /// To the client, not taken by the network; each with the time at which it was queued.
+    queued: Vec<(u64, ServerFrame)>,
     queued_bytes: usize,
     /// Taken by the network.
-    written: Vec<ServerFrame>,
+    written: Vec<(u64, ServerFrame)>,
     written_bytes: u64,
     /// The client does not read: the network takes nothing.
     is_blocked: bool,
@@ -67,7 +70,7 @@ impl ClientEnd {
         self.change(|frames| (frames.gone, frames.is_blocked) = (Some(how), false));
     }
 
-    pub(super) fn take_heard(&self) -> Vec<ServerFrame> {
+    pub(super) fn take_heard(&self) -> Vec<(u64, ServerFrame)> {
         std::mem::take(&mut self.0.lock().written)
     }
 
@@ -103,7 +106,7 @@ impl Transport for FrameTransport {
         let frame = frame.into_frame().expect("an envelope of the store can be decoded");
         let mut frames = self.0.lock();
         frames.queued_bytes += size;
-        frames.queued.push(frame);
+        frames.queued.push((now_ms(), frame));
     }
 
     fn queued_bytes(&self) -> usize {

@@ -39,6 +39,7 @@ pub(crate) fn send(client_id: &str, to: &str) -> Body {
             ..Default::default()
         }),
         after: String::new(),
+        expires_after_ms: 0,
     })
 }
 

@@ -127,7 +127,13 @@ fn image_of(id: &[u8]) -> Content {
 
 fn says(client_id: &str, to: &str, content: Content) -> Body {
     let to = Some(Recipient { to: Some(To::User(to.to_owned())) });
-    Body::Send(Send { client_id: client_id.to_owned(), to, content: Some(content), after: String::new() })
+    Body::Send(Send {
+        client_id: client_id.to_owned(),
+        to,
+        content: Some(content),
+        after: String::new(),
+        expires_after_ms: 0,
+    })
 }
 
 fn image(client_id: &str, to: &str, id: &[u8]) -> Body {
@@ -278,6 +284,7 @@ async fn a_file_in_an_edit_is_read_by_who_can_read_the_edit() {
         sender: "alice".to_owned(),
         sender_device: "a".to_owned(),
         seq: 0,
+        expires_at_ms: 0,
     });
     let edit = client::Edit { target, content: Some(Box::new(image_of(&place.id))) };
     alice

@@ -21,7 +21,7 @@ const UNKNOWN: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAW";
 
 fn of(id: &str, sender: &str) -> Option<MessageRef> {
     let (id, sender) = (id.to_owned(), sender.to_owned());
-    Some(MessageRef { client_id: id.clone(), id, sender, sender_device: "phone".to_owned(), seq: 0 })
+    Some(MessageRef { client_id: id.clone(), id, sender, sender_device: "phone".to_owned(), ..MessageRef::default() })
 }
 
 fn text(body: &str) -> Content {
@@ -50,7 +50,13 @@ fn says(client_id: &str, to: To, body: Of) -> Body {
 
 fn says_content(client_id: &str, to: To, content: Content) -> Body {
     let to = Some(Recipient { to: Some(to) });
-    Body::Send(Send { client_id: client_id.to_owned(), to, content: Some(content), after: String::new() })
+    Body::Send(Send {
+        client_id: client_id.to_owned(),
+        to,
+        content: Some(content),
+        after: String::new(),
+        expires_after_ms: 0,
+    })
 }
 
 fn user(name: &str) -> To {

@@ -84,6 +84,8 @@ pub(crate) struct Store {
     pub(crate) announced_presences: Vec<SessionPresence>,
     /// Of the sends that had one.
     pub(crate) headers: Vec<Header>,
+    /// Of each send to a user.
+    pub(crate) expires_after_ms: Vec<u64>,
     leases: u64,
     seen: HashMap<(String, String, String), Accepted>,
 }
@@ -231,6 +233,7 @@ impl State {
         if let Some(first) = self.store.lock().seen.get(&key) {
             return Reply::Accepted(first.clone());
         }
+        self.store.lock().expires_after_ms.push(send.expires_after_ms);
         let log = self.store.lock().inboxes.get(&to).cloned().unwrap_or_default();
         if let Some(refused) = self.refuses_reference(&log, &send) {
             return refused;

@@ -29,7 +29,7 @@ fn text(body: &str) -> Content {
 
 fn schedule(request: u32, at_ms: u64) -> Schedule {
     let to = Some(Recipient { to: Some(To::User("bob".to_owned())) });
-    Schedule { request, client_id: format!("c{request}"), to, content: Some(text("later")), at_ms }
+    Schedule { request, client_id: format!("c{request}"), to, content: Some(text("later")), at_ms, expires_after_ms: 0 }
 }
 
 fn change(request: u32, change: Change) -> Body {

@@ -25,6 +25,7 @@ use tokio::{
 
 use super::{
     connect::{Connect, SIGN_IN, reads_nothing},
+    credential::parse_duration,
     date, media,
     message::find,
     out,
@@ -45,6 +46,9 @@ pub(super) struct Send {
     /// The id of the message that this one answers; it must be among the last messages of the sender's inbox.
     #[arg(long, value_name = "MESSAGE")]
     reply_to: Option<MessageId>,
+    /// For how long the message is shown, for example 30s, 15m, 24h or 7d; then what it says is gone for everybody.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    expires: Option<Duration>,
     /// Names this device among the sender's.
     #[arg(long, default_value = "terminal-send")]
     device: String,
@@ -109,7 +113,9 @@ impl Send {
             }
             None => content,
         };
-        let sending = client.send(Client::user(self.to.as_str()), content);
+        let after = self.expires.unwrap_or_default();
+        let to = Client::user(self.to.as_str());
+        let sending = client.send_expiring(to, content, after);
         let Ok(sent) = timeout_at(end, sending).await else {
             bail!("message to {}: no answer within {} s: it may have been accepted, or not", self.to, self.timeout);
         };
@@ -291,7 +297,8 @@ pub(super) fn line(envelope: &Envelope, reader: &str) -> String {
         _ => String::new(),
     };
     if envelope.erased {
-        return format!("{} {}{to}: [erased]", time(envelope.time_ms), envelope.sender);
+        let what = if envelope.expires_at_ms == 0 { "erased" } else { "expired" };
+        return format!("{} {}{to}: [{what}]", time(envelope.time_ms), envelope.sender);
     }
     if let Some(what) = envelope.change.as_ref().and_then(|change| change.what.as_ref()) {
         return format!("{} {}{to}: [{}]", time(envelope.time_ms), envelope.sender, changed(what));

@@ -206,7 +206,7 @@ fn parse_time(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("{text:?} is neither now, nor seconds since 1970, nor like 2026-12-31T23:59:59Z"))
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a time like 90s, 15m, 24h or 30d");
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?);
     let seconds = match unit {

@@ -1,5 +1,7 @@
 //! Messages that are to be sent later, as their user.
 
+use std::time::Duration;
+
 use anyhow::bail;
 use carillon_client::{Client, ScheduledChange};
 use carillon_proto::{
@@ -11,6 +13,7 @@ use clap::{Args, Subcommand};
 use super::{
     chat::printable,
     connect::{Connect, not_answered},
+    credential::parse_duration,
     date, out,
     said::said,
     table::{Table, time},
@@ -46,6 +49,9 @@ enum What {
         text: String,
         #[command(flatten)]
         when: When,
+        /// For how long it is shown from then on, for example 30s, 15m, 24h or 7d.
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        expires: Option<Duration>,
     },
     /// Changes what a message says, or when it is sent.
     Set {
@@ -104,14 +110,15 @@ impl What {
     async fn run(self, client: &Client) -> anyhow::Result<()> {
         match self {
             Self::List { json } => list(client, json).await,
-            Self::Add { to, text, when } => {
+            Self::Add { to, text, when, expires } => {
                 let Some(at_ms) = when.at_ms() else { bail!("when it is to be sent must be given by --at or --in") };
                 let to = match (&to.to, &to.group) {
                     (_, Some(group)) => Client::group(group.as_str()),
                     (Some(user), None) => Client::user(user.as_str()),
                     (None, None) => bail!("whom it is for must be given by --to or --group"),
                 };
-                let id = client.schedule(to, Client::text(&text), at_ms).await.map_err(not_answered)?;
+                let (content, after) = (Client::text(&text), expires.unwrap_or_default());
+                let id = client.schedule_expiring(to, content, at_ms, after).await.map_err(not_answered)?;
                 out::line(format_args!("scheduled message {id} for {}", time(at_ms)))
             }
             Self::Set { id, text, when } => {
@@ -146,6 +153,7 @@ async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
             "state": message.state().as_str_name(),
             "why": message.why,
             "client_id": message.client_id,
+            "expires_after_ms": message.expires_after_ms,
             "text": text,
         });
         table.row(&columns, &object)?;

@@ -130,7 +130,13 @@ impl Device {
     pub async fn send(&mut self, to: &str, id: &str, text: &str) -> Result<Accepted, Code> {
         let content = Content { body: Some(content::Body::Text(Text { body: text.to_owned() })), ..Default::default() };
         let to = Recipient { to: Some(recipient::To::User(to.to_owned())) };
-        let send = Send { client_id: id.to_owned(), to: Some(to), content: Some(content), after: String::new() };
+        let send = Send {
+            client_id: id.to_owned(),
+            to: Some(to),
+            content: Some(content),
+            after: String::new(),
+            expires_after_ms: 0,
+        };
         assert!(self.say(Body::Send(send)).await, "the connection is over");
         loop {
             match self.frame().await.expect("an answer") {

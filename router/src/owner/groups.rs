@@ -107,6 +107,7 @@ impl Owner {
             content: &send.content,
             change: &[],
             header: send.header.as_deref(),
+            expires_after_ms: send.expires_after_ms,
         };
         match self.message(&said, parts, now, time_ms) {
             Ok(message) => {
@@ -184,6 +185,7 @@ impl Owner {
             content: &[],
             change: &encoded,
             header: None,
+            expires_after_ms: 0,
         };
         let message = match self.message(&said, parts, now, time_ms) {
             Ok(message) => message,

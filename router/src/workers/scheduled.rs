@@ -211,6 +211,7 @@ fn request(person: &Person, generation: u64, row: &ScheduledRow) -> Result<(Time
         client_id: row.client_id.clone().into(),
         content: row.content.clone(),
         header: row.header.clone(),
+        expires_after_ms: row.expires_after_ms,
         incarnation: person.incarnation,
         generation,
         time_ms: row.time_ms,

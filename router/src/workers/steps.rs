@@ -134,6 +134,7 @@ impl Step {
             time_ms,
             content: &[],
             change: &change,
+            expires_at_ms: 0,
         };
         let mut encoded = Vec::with_capacity(parts.encoded_len());
         parts.encode(&mut encoded);

@@ -30,6 +30,7 @@ fn send(to: &str, number: u32) -> Op {
         time_ms: 0,
         wants_marks: false,
         header: None,
+        expires_after_ms: 0,
     })
 }
 

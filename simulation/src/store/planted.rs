@@ -58,6 +58,11 @@ impl World<'_> {
                     change.change = Some(Change::Set(SetScheduled::default()));
                 }
                 (Plant::SentEarly, Some(timeline_command::Op::Schedule(schedule))) => schedule.at_ms = 1,
+                (Plant::RemovedEarly, Some(timeline_command::Op::Append(append))) => {
+                    if let Some(header) = append.header.as_mut().filter(|header| header.expires_at_ms != 0) {
+                        header.expires_at_ms = 1;
+                    }
+                }
                 (Plant::OwnMessagesCount, Some(timeline_command::Op::Append(append)))
                     if !append.peer.is_empty() && append.header.is_none() =>
                 {

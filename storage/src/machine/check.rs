@@ -198,6 +198,7 @@ pub(crate) fn is_the_leaders(command: &TimelineCommand) -> bool {
                 | TimelineOp::RemoveReports(_)
                 | TimelineOp::ForgetReleasedMedia(_)
                 | TimelineOp::CheckMedia(_)
+                | TimelineOp::ExpireMessages(_)
                 | TimelineOp::CollectGarbage(_)
                 | TimelineOp::Redact(_)
                 | TimelineOp::SenderErased(_)
@@ -281,6 +282,8 @@ pub(crate) fn check_timeline(shard: ShardId, map: ShardMap, command: &TimelineCo
         TimelineOp::PutReport(op) => reports::check_put(shard, map, op),
         TimelineOp::SettleReport(op) => reports::check_settled(op),
         TimelineOp::RemoveReports(op) => reports::check_removed(op),
+        // Its time is bounded by the shard's clock.
+        TimelineOp::ExpireMessages(_) => Ok(()),
         TimelineOp::SetLevel(_) => Ok(()),
     }
 }
@@ -307,6 +310,7 @@ fn check_append(shard: ShardId, map: ShardMap, op: &Append) -> Result<Kind, Reje
     }
     if let Some(header) = &op.header {
         headers::check(kind, header, &op.envelope)?;
+        headers::check_expiry(header, op.time_ms, &op.envelope)?;
     }
     match op.envelope.len() {
         1..=MAX_ENVELOPE_BYTES => Ok(kind),

@@ -2,10 +2,7 @@
 
 use std::{collections::HashSet, io};
 
-use carillon_proto::pb::{
-    client::{Content, Envelope, Text, content::Body},
-    store::redact::Message,
-};
+use carillon_proto::pb::{client::Envelope, store::redact::Message};
 use prost::Message as _;
 
 use super::{
@@ -57,10 +54,8 @@ pub(super) fn tombstone(envelope: &[u8]) -> io::Result<Option<Vec<u8>>> {
     if sender_of(envelope).is_none() {
         return Ok(None);
     }
-    let Envelope { id, sender, to, time_ms, .. } = Envelope::decode(envelope).map_err(|_| broken("envelope"))?;
-    let content = Some(Content { body: Some(Body::Text(Text::default())), ..Default::default() });
-    let left = Envelope { id, sender, to, time_ms, content, erased: true, ..Envelope::default() };
-    Ok(Some(left.encode_to_vec()))
+    let said = Envelope::decode(envelope).map_err(|_| broken("envelope"))?;
+    Ok(Some(said.without_content().encode_to_vec()))
 }
 
 impl DirectoryReader {
@@ -122,7 +117,7 @@ impl TimelineReader {
 
 #[cfg(test)]
 mod tests {
-    use carillon_proto::pb::client::{Recipient, recipient::To};
+    use carillon_proto::pb::client::{Content, Recipient, Text, content::Body, recipient::To};
 
     use super::*;
 
@@ -138,6 +133,7 @@ mod tests {
             content: Some(Content { body: Some(Body::Text(Text { body: "secret".into() })), ..Default::default() }),
             erased: false,
             change: None,
+            expires_at_ms: 9,
         };
         let bytes = said.encode_to_vec();
         assert_eq!(erased(&bytes, "bob").expect("decodes"), None, "of another sender");

@@ -149,6 +149,7 @@ pub(crate) fn timeline_level(op: &TimelineOp) -> Level {
         | TimelineOp::PutReport(_)
         | TimelineOp::SettleReport(_)
         | TimelineOp::RemoveReports(_)
+        | TimelineOp::ExpireMessages(_)
         | TimelineOp::CreateMedia(_)
         | TimelineOp::CompleteMedia(_)
         | TimelineOp::RemoveMedia(_)

@@ -12,6 +12,7 @@ mod copied;
 mod directory;
 mod directory_reader;
 mod erasure;
+mod expiring_reader;
 mod groups;
 pub(crate) mod keys;
 mod level;

@@ -1,11 +1,13 @@
 //! The state machine of a timeline shard: assigns positions, recognises repeated sends, trims and ends timelines, and
-//! in `annotations.rs` keeps what messages make of others, in `cursors.rs` cursors, in `conversations.rs` what users have read, in `groups.rs` the
-//! members of groups, in `media.rs` files, in `media_holds.rs` what refers to them, in `outbox.rs` what workers have to do, in `reports.rs` what users
-//! have reported, in `scheduled.rs` messages that are to be sent later, and in `senders.rs` ends and erases senders.
+//! in `annotations.rs` keeps what messages make of others, in `cursors.rs` cursors, in `conversations.rs` what users have read, in `expiring.rs` removes
+//! contents of messages whose time is over, in `groups.rs` keeps the members of groups, in `media.rs` files, in `media_holds.rs` what refers to them, in
+//! `outbox.rs` what workers have to do, in `reports.rs` what users have reported, in `scheduled.rs` messages that are to be sent later, and in `senders.rs`
+//! ends and erases senders.
 
 mod annotations;
 mod conversations;
 pub(super) mod cursors;
+mod expiring;
 mod garbage;
 mod groups;
 mod media;
@@ -232,6 +234,7 @@ impl Batch<'_> {
             Op::PutReport(op) => self.put_report(&op),
             Op::SettleReport(op) => self.settle_report(&op),
             Op::RemoveReports(op) => self.remove_reports(&op),
+            Op::ExpireMessages(op) => self.expire_messages(&op),
             Op::SetLevel(op) => {
                 self.reading.set(&op, &mut self.changes)?;
                 Ok(done())
@@ -303,7 +306,7 @@ impl Batch<'_> {
                 }
             },
         };
-        let header = RecordHeader { message: kept.header, ..header };
+        let header = RecordHeader { message: kept.header, expires_ms: kept.expires_ms, ..header };
         let envelope = kept.envelope.as_ref().unwrap_or(&op.envelope);
         match self.record(key, held, duplicate, header, envelope)? {
             Outcome::Appended(appended) => Ok(Outcome::Appended(Appended { request: in_request, moved, ..appended })),
@@ -341,6 +344,9 @@ impl Batch<'_> {
         }
         let seq = held.append(duplicate);
         let TimelineState { number, epoch, .. } = held.state;
+        if header.expires_ms != 0 {
+            self.changes.put(keys::expiring(header.expires_ms, number, seq), keys::expiring_in(&key));
+        }
         let stored = Stored { clock_ms: self.clock_ms, duplicate, header, envelope };
         self.changes.put(keys::record(number, seq), stored.encode());
         self.changes.put(keys::duplicate(number, &duplicate), keys::number_value(seq));
@@ -390,7 +396,7 @@ impl Batch<'_> {
     fn trim(&mut self, op: &Trim) -> io::Result<Outcome> {
         let key = timeline_key(op.timeline.as_ref())?;
         let Some(mut held) = self.held(&key)? else { return Ok(done()) };
-        let state = &mut held.state;
+        let state = held.state;
         if op.epoch != 0 && op.epoch != state.epoch {
             return Ok(done());
         }
@@ -399,7 +405,7 @@ impl Batch<'_> {
             return Ok(done());
         }
         let timeline = op.timeline.as_ref().ok_or_else(|| broken("timeline of a command"))?;
-        let end = self.forget_annotations(timeline, *state, end)?;
+        let end = self.forget_annotations(timeline, state, end)?;
         if end <= state.first {
             return Ok(done());
         }
@@ -407,27 +413,26 @@ impl Batch<'_> {
         let mut removed = Vec::new();
         for record in self.shard.view().range(keys::record(number, state.first)..=keys::record(number, end - 1)) {
             let (key, value) = record?;
-            // A record that was replaced in this batch holds no file any more.
+            // A record that was replaced in this batch holds no file any more, and does not expire.
             let pending = self.changes.get(&key).map(|pending| pending.ok_or_else(|| broken("gap in a timeline")));
-            let stored = Stored::decode(pending.transpose()?.unwrap_or(&*value))?;
-            removed.push((keys::seq_of(&key)?, stored.duplicate, media_holds::held_by(&stored)));
+            removed.push((keys::seq_of(&key)?, marks(pending.transpose()?.unwrap_or(&*value))?));
         }
         // The other records were appended in this batch.
         for seq in state.first + removed.len() as u64..end {
             let pending = self.changes.get(&keys::record(number, seq)).flatten();
-            let stored = Stored::decode(pending.ok_or_else(|| broken("gap in a timeline"))?)?;
-            removed.push((seq, stored.duplicate, media_holds::held_by(&stored)));
+            removed.push((seq, marks(pending.ok_or_else(|| broken("gap in a timeline"))?)?));
         }
-        for ((seq, duplicate, media), expected) in removed.into_iter().zip(state.first..) {
+        for ((seq, (duplicate, expires_ms, media)), expected) in removed.into_iter().zip(state.first..) {
             if seq != expected {
                 return Err(broken("gap in a timeline"));
             }
             self.release_media(&media)?;
             self.changes.delete(keys::record(number, seq));
             self.changes.delete(keys::duplicate(number, &duplicate));
+            self.forget_expiry(expires_ms, number, seq);
         }
-        state.first = end;
-        self.changes.put(key.clone(), state.to_value());
+        held.state.first = end;
+        self.changes.put(key.clone(), held.state.to_value());
         self.touched.insert(key, Some(held));
         Ok(done())
     }
@@ -481,6 +486,12 @@ impl Batch<'_> {
             None => self.shard.get(key)?.map(|value| parse(&value)).transpose(),
         }
     }
+}
+
+/// The duplicate key of a record, and when its content is to be removed.
+fn marks(record: &[u8]) -> io::Result<([u8; 16], u64, Vec<bytes::Bytes>)> {
+    let stored = Stored::decode(record)?;
+    Ok((stored.duplicate, stored.header.expires_ms, media_holds::held_by(&stored)))
 }
 
 fn duplicate_key(op: &Append) -> io::Result<[u8; 16]> {

@@ -22,6 +22,7 @@ fn by(sender: &str) -> MessageRef {
         sender_device: "laptop".to_owned(),
         client_id: "7".to_owned(),
         seq: 0,
+        expires_at_ms: 0,
     }
 }
 
@@ -70,7 +71,13 @@ fn live() -> Play {
 
 fn sends(play: &mut Play, to: To, content: Content) {
     let to = Some(Recipient { to: Some(to) });
-    play.says(Body::Send(client::Send { client_id: "c".to_owned(), to, content: Some(content), after: String::new() }));
+    play.says(Body::Send(client::Send {
+        client_id: "c".to_owned(),
+        to,
+        content: Some(content),
+        after: String::new(),
+        expires_after_ms: 0,
+    }));
 }
 
 /// What the service is told of this content to bob.

@@ -52,7 +52,13 @@ fn content_in_groups_is_refused() {
         .encode_to_vec();
     content.extend([[0x9b, 0x06].repeat(100), [0x9c, 0x06].repeat(100)].concat());
     let to = Some(Recipient { to: Some(To::User("bob".to_owned())) });
-    let send = SendAsk { client_id: "m1".to_owned(), to, content: Some(content.into()), after: String::new() };
+    let send = SendAsk {
+        client_id: "m1".to_owned(),
+        to,
+        content: Some(content.into()),
+        after: String::new(),
+        expires_after_ms: 0,
+    };
     let mut play = Play::live(0);
     play.input(Input::Ask(Ask::Send(send)));
     assert_eq!(play.refused(), (Some(What::ClientId("m1".to_owned())), Code::Invalid));
@@ -66,8 +72,13 @@ fn content_is_passed_on_as_it_came() {
     // Field 99, the text "new": of a later release.
     content.extend([0x9a, 0x06, 3, b'n', b'e', b'w']);
     let Body::Send(send) = send("m1", "") else { panic!("no Send") };
-    let send =
-        SendAsk { client_id: send.client_id, to: send.to, content: Some(content.clone().into()), after: String::new() };
+    let send = SendAsk {
+        client_id: send.client_id,
+        to: send.to,
+        content: Some(content.clone().into()),
+        after: String::new(),
+        expires_after_ms: 0,
+    };
     let mut play = Play::live(0);
     play.input(Input::Ask(Ask::Send(send)));
     let Op::Send(sent) = play.op() else { panic!("no Send") };

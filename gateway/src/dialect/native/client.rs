@@ -96,6 +96,8 @@ pub(crate) struct Send {
     pub(crate) content: Option<Bytes>,
     #[prost(string, tag = "4")]
     pub(crate) after: String,
+    #[prost(uint64, tag = "100")]
+    pub(crate) expires_after_ms: u64,
 }
 
 impl From<client::ClientFrame> for ClientFrame {
@@ -110,9 +112,9 @@ impl From<TypedBody> for Body {
             TypedBody::SignIn(body) => Self::SignIn(body),
             TypedBody::ScramFinal(body) => Self::ScramFinal(body),
             TypedBody::SignOut(body) => Self::SignOut(body),
-            TypedBody::Send(client::Send { client_id, to, content, after }) => {
+            TypedBody::Send(client::Send { client_id, to, content, after, expires_after_ms }) => {
                 let content = content.map(|content| content.encode_to_vec().into());
-                Self::Send(Send { client_id, to, content, after })
+                Self::Send(Send { client_id, to, content, after, expires_after_ms })
             }
             TypedBody::Ack(body) => Self::Ack(body),
             TypedBody::Fetch(body) => Self::Fetch(body),
@@ -157,6 +159,7 @@ mod tests {
             to: Some(Recipient { to: Some(To::User("bob".to_owned())) }),
             content: Some(content.clone()),
             after: "0".to_owned(),
+            expires_after_ms: 5000,
         };
         let typed = client::ClientFrame { body: Some(TypedBody::Send(send)) };
         let read = ClientFrame::decode(&*typed.encode_to_vec()).expect("decodes");

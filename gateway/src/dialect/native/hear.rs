@@ -13,8 +13,8 @@ impl From<ClientFrame> for Ask {
             Some(Body::SignIn(sign_in)) => Self::SignIn(Box::new(sign_in.into())),
             Some(Body::ScramFinal(ScramFinal { message })) => Self::Prove(message),
             Some(Body::SignOut(SignOut {})) => Self::SignOut,
-            Some(Body::Send(Send { client_id, to, content, after })) => {
-                Self::Send(SendAsk { client_id, to, content, after })
+            Some(Body::Send(Send { client_id, to, content, after, expires_after_ms })) => {
+                Self::Send(SendAsk { client_id, to, content, after, expires_after_ms })
             }
             Some(Body::Ack(Ack { timeline, position })) => Self::Has { timeline, position },
             Some(Body::Fetch(Fetch { request, timeline, direction, from_seq, limit, edits_of, pinned_in })) => {

@@ -441,6 +441,7 @@ mod tests {
                 to: Some(Recipient { to: Some(To::User(body.clone())) }),
                 content: Some(Content { body: Some(content), ..Default::default() }),
                 after: body.clone(),
+                expires_after_ms: 0,
             });
             let latitude = if latitude.is_nan() { 0.0 } else { latitude };
             for body in [

@@ -28,6 +28,8 @@ pub(crate) struct Schedule {
     pub(crate) content: Option<Bytes>,
     #[prost(uint64, tag = "5")]
     pub(crate) at_ms: u64,
+    #[prost(uint64, tag = "100")]
+    pub(crate) expires_after_ms: u64,
 }
 
 /// carillon.client.v1.ChangeScheduled.
@@ -97,11 +99,13 @@ struct RawScheduledMessage {
     state: i32,
     #[prost(string, tag = "7")]
     why: String,
+    #[prost(uint64, tag = "100")]
+    expires_after_ms: u64,
 }
 
 impl From<client::Schedule> for Schedule {
-    fn from(client::Schedule { request, client_id, to, content, at_ms }: client::Schedule) -> Self {
-        Self { request, client_id, to, content: content.map(encoded), at_ms }
+    fn from(client::Schedule { request, client_id, to, content, at_ms, expires_after_ms }: client::Schedule) -> Self {
+        Self { request, client_id, to, content: content.map(encoded), at_ms, expires_after_ms }
     }
 }
 
@@ -124,8 +128,8 @@ fn encoded(content: client::Content) -> Bytes {
 }
 
 impl From<Schedule> for Ask {
-    fn from(Schedule { request, client_id, to, content, at_ms }: Schedule) -> Self {
-        ask(request, ScheduledQuery::Schedule { client_id, to, content, at_ms })
+    fn from(Schedule { request, client_id, to, content, at_ms, expires_after_ms }: Schedule) -> Self {
+        ask(request, ScheduledQuery::Schedule { client_id, to, content, at_ms, expires_after_ms })
     }
 }
 
@@ -171,13 +175,14 @@ impl From<ScheduledTell> for Outgoing {
 
 /// The states have the same numbers.
 fn told_message(Row { id, row }: Row) -> RawScheduledMessage {
-    let store::ScheduledRow { client_id, to, content, at_ms, state, why, .. } = row.unwrap_or_default();
+    let store::ScheduledRow { client_id, to, content, at_ms, state, why, expires_after_ms, .. } =
+        row.unwrap_or_default();
     let to = to.and_then(|to| {
         let owner = to.owner_str().ok()?.to_owned();
         Some(if to.kind() == Kind::Group { To::Group(owner) } else { To::User(owner) })
     });
     let to = to.map(|to| Recipient { to: Some(to) });
-    RawScheduledMessage { id, client_id, to, content: Some(content), at_ms, state, why }
+    RawScheduledMessage { id, client_id, to, content: Some(content), at_ms, state, why, expires_after_ms }
 }
 
 impl RawScheduledMessages {
@@ -214,8 +219,9 @@ mod tests {
     fn what_nobody_knows_stays_in_the_content() {
         let (content, unknown) = content();
         let to = Some(Recipient { to: Some(To::User("bob".to_owned())) });
+        let (client_id, content_of) = ("c".to_owned(), Some(content.clone()));
         let schedule =
-            client::Schedule { request: 1, client_id: "c".to_owned(), to, content: Some(content.clone()), at_ms: 7 };
+            client::Schedule { request: 1, client_id, to, content: content_of, at_ms: 7, expires_after_ms: 5000 };
         let set = client::SetScheduled { content: Some(content), at_ms: Some(8) };
         let change = client::ChangeScheduled { request: 2, id: 3, change: Some(Typed::Set(set)) };
         for body in [TypedBody::Schedule(schedule), TypedBody::ChangeScheduled(change)] {
@@ -250,6 +256,7 @@ mod tests {
             at_ms: 7,
             state: state.into(),
             why: "why".to_owned(),
+            expires_after_ms: 5000,
             ..ScheduledRow::default()
         };
         let rows = [

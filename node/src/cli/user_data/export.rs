@@ -269,7 +269,7 @@ impl Export {
             }
             for entry in &entries {
                 if entry.seq <= began.last {
-                    writer.line(&lines::message(&self.name, entry)?)?;
+                    writer.line(&lines::message(&self.name, entry, now_ms())?)?;
                 }
                 request.from_seq = entry.seq + 1;
             }

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use carillon_proto::{
-    MediaId, UserId,
+    MediaId, UserId, expired_envelope,
     pb::{
         client::{Content, Envelope, recipient},
         store::{
@@ -178,8 +178,11 @@ pub(super) fn report(report: &reports_read::Row) -> anyhow::Result<Value> {
     }))
 }
 
-pub(super) fn message(user: &UserId, entry: &StoredEntry) -> anyhow::Result<Value> {
-    let envelope = Envelope::decode(entry.envelope.clone()).context("a stored message")?;
+/// `now_ms`: of a message that has expired by then, only what is left of it is in the export.
+pub(super) fn message(user: &UserId, entry: &StoredEntry, now_ms: u64) -> anyhow::Result<Value> {
+    let left = expired_envelope(&entry.envelope, now_ms);
+    let encoded = left.map_or_else(|| entry.envelope.clone(), Into::into);
+    let envelope = Envelope::decode(encoded.clone()).context("a stored message")?;
     let to = envelope.to.as_ref().and_then(|to| to.to.as_ref());
     let to = match to {
         Some(recipient::To::User(to) | recipient::To::Group(to)) => to.as_str(),
@@ -202,8 +205,9 @@ pub(super) fn message(user: &UserId, entry: &StoredEntry) -> anyhow::Result<Valu
         "client_id": envelope.client_id,
         "time_ms": envelope.time_ms,
         "time": date::format(envelope.time_ms),
+        "expires_at_ms": (envelope.expires_at_ms != 0).then_some(envelope.expires_at_ms),
         "content": serde_json::to_value(&envelope.content)?,
-        "envelope": STANDARD.encode(&entry.envelope),
+        "envelope": STANDARD.encode(&encoded),
     }))
 }
 
@@ -234,7 +238,7 @@ mod tests {
     #[test]
     fn a_message_says_which_way_it_went_and_has_the_bytes_as_they_are_kept() {
         let alice = UserId::new("alice").expect("valid");
-        let of = |sender, to| message(&alice, &stored(sender, to)).expect("decodes");
+        let of = |sender, to| message(&alice, &stored(sender, to), 0).expect("decodes");
         assert_eq!(
             [of("alice", "bob"), of("bob", "alice"), of("alice", "alice")].map(|line| line["direction"].clone()),
             ["sent", "received", "to-oneself"]

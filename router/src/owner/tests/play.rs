@@ -342,6 +342,7 @@ pub(super) fn send(to: &str, client_id: &str) -> Op {
         time_ms: 0,
         wants_marks: false,
         header: None,
+        expires_after_ms: 0,
     })
 }
 

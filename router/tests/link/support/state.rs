@@ -206,6 +206,7 @@ impl State {
             | Timeline::CreateMedia(_)
             | Timeline::CompleteMedia(_)
             | Timeline::RemoveMedia(_)
+            | Timeline::ExpireMessages(_)
             | Timeline::EndTimeline(_) => Reply::Done(Done {}),
             Timeline::NoteReleasedMedia(op) => {
                 self.about_files.push((shard, AboutFiles::Released(op.clone())));

@@ -51,6 +51,10 @@ pub(in crate::machine) fn check(case: &Case<'_>) -> Result<(), Refused> {
     if row.recall.is_some() && !(header.kind() == Kind::Recall && header.erase && !row.erased) {
         return Err(refused(Reason::NotFound, "the message was recalled"));
     }
+    // By the times that gateways gave to both, as everywhere here.
+    if target_header.expires_at_ms != 0 && said.time_ms >= target_header.expires_at_ms {
+        return Err(refused(Reason::NotFound, "the time of the message is over"));
+    }
     let of_author = |what: &str| match case.by_author {
         true => Ok(()),
         false => Err(refused(Reason::Forbidden, &format!("only its author {what} a message"))),
@@ -61,6 +65,12 @@ pub(in crate::machine) fn check(case: &Case<'_>) -> Result<(), Refused> {
             of_author("edits")?;
             if target_header.poll.is_some() {
                 return Err(refused(Reason::Invalid, "a poll can't be edited"));
+            }
+            if header.expires_at_ms != target_header.expires_at_ms {
+                return Err(refused(
+                    Reason::Invalid,
+                    "an edit expires with its message: target.expires_at_ms is another one",
+                ));
             }
             let window_ms = header.edit_window_ms;
             if window_ms != 0 && said.time_ms.saturating_sub(target.time_ms) > window_ms {

@@ -3,8 +3,11 @@
 use bytes::Bytes;
 use carillon_proto::{
     MediaId, MessageId,
-    limits::{MEDIA_IN_MESSAGE, MENTIONS, POLL_OPTIONS, REACTION_BYTES, REACTIONS},
-    pb::store::{Header, Reference, Rejected, header, timeline_key::Kind},
+    limits::{EXPIRES_AFTER_MS, MEDIA_IN_MESSAGE, MENTIONS, POLL_OPTIONS, REACTION_BYTES, REACTIONS},
+    pb::{
+        client::Envelope,
+        store::{Header, Reference, Rejected, header, timeline_key::Kind},
+    },
 };
 use prost::Message as _;
 
@@ -18,6 +21,7 @@ pub(super) fn check(timeline: Kind, header: &Header, envelope: &[u8]) -> Result<
         && (is_message || !header.countable && header.mentions.is_none() && header.poll.is_none())
         && (header.media.is_empty() || is_message || kind == header::Kind::Edit)
         && (header.edit_window_ms == 0 || kind == header::Kind::Edit)
+        && (header.expires_at_ms == 0 || is_message || kind == header::Kind::Edit)
         && (!header.erase || kind == header::Kind::Recall)
         && (header.reactions.is_empty() || kind == header::Kind::Reaction)
         && (header.votes.is_empty() || kind == header::Kind::Vote);
@@ -45,6 +49,18 @@ pub(super) fn check(timeline: Kind, header: &Header, envelope: &[u8]) -> Result<
     check_reactions(&header.reactions)?;
     at_most("votes", header.votes.len(), *POLL_OPTIONS.end())?;
     if header.votes.is_sorted_by(|one, next| one < next) { Ok(()) } else { Err(invalid("votes are not in order")) }
+}
+
+/// The content will be taken out of the envelope, so the envelope must be one.
+pub(super) fn check_expiry(header: &Header, time_ms: u64, envelope: &[u8]) -> Result<(), Rejected> {
+    if header.expires_at_ms == 0 {
+        return Ok(());
+    }
+    let (after_ms, most_ms) = (header.expires_at_ms.saturating_sub(time_ms), *EXPIRES_AFTER_MS.end());
+    if after_ms > most_ms {
+        return Err(invalid(format!("message expires after {after_ms} ms, not up to {most_ms}")));
+    }
+    Envelope::decode(envelope).map(drop).map_err(|_| invalid("envelope can't be read"))
 }
 
 fn check_reference(timeline: Kind, reference: &Reference) -> Result<(), Rejected> {

@@ -2,7 +2,7 @@
 
 use carillon_proto::{
     ClientId, ShardId, ShardMap,
-    limits::MAX_FRAME_BYTES,
+    limits::{EXPIRES_AFTER_MS, MAX_FRAME_BYTES},
     pb::store::{
         ChangeScheduled, Header, Rejected, ReleaseScheduled, Schedule, SetScheduled, SettleScheduled, TimelineKey,
         change_scheduled::Change, header, timeline_key::Kind,
@@ -22,6 +22,9 @@ pub(super) fn check_scheduled(shard: ShardId, map: ShardMap, op: &Schedule) -> R
     check_content(&op.content)?;
     check_header(op.header.as_deref())?;
     check_time(op.at_ms)?;
+    if op.expires_after_ms != 0 && !EXPIRES_AFTER_MS.contains(&op.expires_after_ms) {
+        return Err(invalid(format!("message expires after {} ms, not {EXPIRES_AFTER_MS:?}", op.expires_after_ms)));
+    }
     if op.duplicate_key.len() != 16 {
         return Err(invalid(format!("duplicate key has {} bytes, not 16", op.duplicate_key.len())));
     }
@@ -74,6 +77,7 @@ fn check_header(header: Option<&Header>) -> Result<(), Rejected> {
         Some(header) if header.kind != header::Kind::Message as i32 => {
             Err(invalid("what is about another message is not sent later"))
         }
+        Some(header) if header.expires_at_ms != 0 => Err(invalid("it is not known yet when the message expires")),
         Some(header) => headers::check(Kind::Inbox, header, &[]),
         None => Ok(()),
     }

@@ -117,6 +117,7 @@ fn malformed_headers_are_refused() {
         ("does not belong", Header { target_seq: 1, ..about(HeaderKind::Pin) }),
         ("does not belong", Header { countable: true, ..about(HeaderKind::Pin) }),
         ("does not belong", Header { erase: true, ..about(HeaderKind::Edit) }),
+        ("does not belong", Header { expires_at_ms: 7_000, ..about(HeaderKind::Pin) }),
         ("does not belong", Header { edit_window_ms: 1, ..about(HeaderKind::Pin) }),
         ("does not belong", Header { votes: vec![1], ..about(HeaderKind::Reaction) }),
         ("does not belong", Header { reactions: vec!["x".into()], ..about(HeaderKind::Vote) }),
@@ -143,6 +144,18 @@ fn malformed_headers_are_refused() {
         let (reason, detail) = with(header).expect_err(why);
         assert!(reason == Reason::Invalid && detail.contains(why), "{why}: {detail}");
     }
+    let expiring = |expires_at_ms, envelope: Vec<u8>| {
+        let header = Some(Box::new(Header { expires_at_ms, ..message.clone() }));
+        timeline(TimelineOp::Append(Append { header, envelope: envelope.into(), time_ms: 1_000, ..append() }))
+    };
+    let (readable, year_ms) = (|| vec![0x0a, 1, b'x'], *carillon_proto::limits::EXPIRES_AFTER_MS.end());
+    assert_eq!(expiring(1_000 + year_ms, readable()), Ok(()));
+    assert_eq!(expiring(1, readable()), Ok(()), "it has come late");
+    assert!(expiring(1_001 + year_ms, readable()).is_err(), "for too long");
+    // The content could not be taken out of it.
+    assert!(expiring(7_000, vec![0x3a, 2, 0x0a, 9]).is_err());
+    let of_edit = Header { expires_at_ms: 7_000, ..about(HeaderKind::Edit) };
+    assert_eq!(with(of_edit), Ok(()));
     let unreadable = Append { header: Some(Box::new(about(HeaderKind::Pin))), ..append() };
     let (_, detail) = timeline(TimelineOp::Append(unreadable)).expect_err("refused");
     assert!(detail.contains("can't be read"), "{detail}");

@@ -54,6 +54,7 @@
 //! | 0x3c `SCHEDULED` | timeline | number of the inbox u64 | encoded `ScheduledList` |
 //! | 0x3c `SCHEDULED` | timeline | number of the inbox u64, id u64 | encoded `ScheduledRow`: a message that is to be sent later |
 //! | 0x3d `DUE` | timeline | ms since 1970 u64, number of the inbox u64, id u64 | nothing: the scheduled message waits until then |
+//! | 0x3e `EXPIRING` | timeline | when its content is to be removed, by the shard's clock u64, number u64, seq u64 of a message | kind u8, owner: the timeline |
 //! | 0x3f `MEMBERSHIP_COUNT` | timeline | number of the inbox u64 | how many rows `MEMBERSHIP` it has, u64 |
 //! | 0x20 to 0x27 `RECORD` | timeline | number in 1 to 8 bytes, seq u64 | the shard's clock u64, duplicate key 16 bytes, envelope. With a header the first byte is 1, and before the envelope stand the length of the header (varint) and the encoded `RecordHeader` |
 //! | 0x28 to 0x2f `DUPLICATE` | timeline | number in 1 to 8 bytes, duplicate key 16 bytes | seq u64 |
@@ -85,8 +86,7 @@
 //! `CLUSTER_GROWTH`, and those below level 5 no `ERASURE`, `ERASING_SENDER`, `ERASED_SENDER` and `ERASED`, and those below level 6
 //! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `MEMBERSHIP_COUNT`, `OUTBOX`,
 //! `DEAD_LETTER`, `ANNOTATION`, `CONVERSATION`, `CONVERSATION_CHANGE`, `CONTACT`, `CONTACT_LIST`, `UNTOLD`, `CONTACTS_END`, `PRIVACY`, `MEDIA`, `MEDIA_SUM`,
-//! `MEDIA_RELEASED`, `MEDIA_HOLD`,
-//! `SCHEDULED`, `DUE` and `REPORT`, and no
+//! `MEDIA_RELEASED`, `MEDIA_HOLD`, `SCHEDULED`, `DUE`, `EXPIRING` and `REPORT`, and no
 //! records with a header.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
@@ -96,6 +96,7 @@ mod annotations;
 mod contacts;
 mod conversations;
 mod directory;
+mod expiring;
 mod media_holds;
 mod privacy;
 mod reports;
@@ -113,6 +114,7 @@ pub(crate) use self::{
     contacts::*,
     conversations::*,
     directory::*,
+    expiring::*,
     media_holds::*,
     privacy::*,
     reports::*,
@@ -172,6 +174,7 @@ const GROUP: u8 = 0x3b;
 const REPORT: u8 = 0x18;
 const SCHEDULED: u8 = 0x3c;
 const DUE: u8 = 0x3d;
+const EXPIRING: u8 = 0x3e;
 const RECORD: u8 = 0x20;
 const DUPLICATE: u8 = 0x28;
 
@@ -303,6 +306,11 @@ mod tests {
             prop_assert_eq!(media_hold_of(&media_hold(&file)).expect("decodes"), file);
             prop_assert!(all_released_media().contains(&media_released(a, &file)));
             prop_assert_eq!(media_released_of(&media_released(a, &file)).expect("decodes"), (a, file));
+            prop_assert!(expiring_until(a).contains(&expiring(a, b, c)) && !expiring_until(a >> 1).contains(&expiring(a, b, c)) || a == 0);
+            prop_assert_eq!(expiring_of(&expiring(a, b, c)).expect("decodes"), (a, b, c));
+            let timeline_key = TimelineKey { kind: i32::from(kind), owner: text.clone().into() };
+            let value = expiring_in(&timeline(&timeline_key));
+            prop_assert_eq!(expiring_in_of(&value).expect("decodes"), timeline_key);
             for (row, rows) in [(outbox(a, d), outbox_rows()), (dead_letter(a, d), dead_letters())] {
                 prop_assert!(rows.contains(&row));
                 prop_assert_eq!(outbox_of(&row).expect("decodes"), (a, d));
@@ -321,7 +329,8 @@ mod tests {
             let lease = Lease { kind, ttl_ms: d, ends: a, nonce: sixteen, address: text };
             prop_assert_eq!(Lease::decode(&lease.encode()).expect("decodes"), lease);
             let clock_ms = a >> 24;
-            for header in [RecordHeader::default(), RecordHeader { counted: b, uncounted: kind == 1, message: Some(Box::default()) }] {
+            let message = Some(Box::default());
+            for header in [RecordHeader::default(), RecordHeader { counted: b, uncounted: kind == 1, message, expires_ms: c }] {
                 let encoded = Stored { clock_ms, duplicate: sixteen, header: header.clone(), envelope: &bytes }.encode();
                 let stored = Stored::decode(&encoded).expect("decodes");
                 prop_assert_eq!((stored.clock_ms, stored.duplicate, stored.header), (clock_ms, sixteen, header));
@@ -385,6 +394,7 @@ mod tests {
             let _ = (numbers_of::<4>(&bytes), Lease::decode(&bytes), Stored::decode(&bytes).is_ok());
             let _ = (timeline_numbers(&bytes), outbox_of(&bytes), conversation_of(&bytes), conversation_change_of(&bytes));
             let _ = (annotation_of(&bytes).is_ok(), media_hold_of(&bytes), media_released_of(&bytes));
+            let _ = (expiring_of(&bytes), expiring_in_of(&bytes));
         }
     }
 
@@ -410,7 +420,7 @@ mod tests {
             .chain(rows)
             .chain([GARBAGE, ENDED_SENDER, GROUP_CURSOR, ERASURE, ERASING_SENDER, ERASED_SENDER, RING_SLOT])
             .chain([GROUP, MEMBER, MEMBERSHIP, ANNOTATION, OUTBOX, DEAD_LETTER, CONVERSATION, CONVERSATION_CHANGE])
-            .chain([MEMBERSHIP_COUNT])
+            .chain([MEMBERSHIP_COUNT, EXPIRING])
             .chain([SCHEDULED, DUE, MEDIA, MEDIA_SUM, MEDIA_RELEASED, MEDIA_HOLD])
             .chain([CONTACT, CONTACT_LIST, UNTOLD, CONTACTS_END, PRIVACY])
             .chain(RECORD..=DUPLICATE + 7)
@@ -447,7 +457,7 @@ mod tests {
         assert_eq!(timeline_value([1, 2, 3, 4], 0, 6), numbers_value([1, 2, 3, 4, 0, 6]));
         assert_eq!(*conversation(1, &inbox), [0x1b, 0, 0, 0, 0, 0, 0, 0, 1, 1, b'a', b'l']);
         assert_eq!(*conversation_change(1, 2), [0x1a, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2]);
-        let header = RecordHeader { counted: 2, uncounted: true, message: None };
+        let header = RecordHeader { counted: 2, uncounted: true, ..RecordHeader::default() };
         let record = Stored { clock_ms: 0x0102, duplicate: [7; 16], header, envelope: b"e" }.encode();
         assert_eq!(record[..8], [1, 0, 0, 0, 0, 0, 1, 2]);
         assert_eq!(record[24..], [6, 0xc0, 2, 2, 0xc8, 2, 1, b'e']);
@@ -464,6 +474,9 @@ mod tests {
         let file = MediaId::new(0x0203, [7; 14]);
         assert_eq!(media_hold(&file)[..4], [0x37, 2, 3, 7]);
         assert_eq!(media_released(1, &file)[..12], [0x36, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 7]);
+        assert_eq!(expiring(3, 1, 2)[..9], [0x3e, 0, 0, 0, 0, 0, 0, 0, 3]);
+        assert_eq!(expiring(3, 1, 2)[9..], scheduled(1, 2)[1..]);
+        assert_eq!(*expiring_in(&timeline(&inbox)), [1, b'a', b'l']);
         assert_eq!(*garbage(1), [0x16, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(*ending("al"), [5, b'a', b'l']);
         assert_eq!(*account("al"), [1, b'a', b'l']);

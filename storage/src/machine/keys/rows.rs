@@ -15,14 +15,15 @@ use prost::Message;
 use super::{
     ACCOUNT, ANNOTATION, AnnotationKey, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CONTACT, CONTACT_LIST, CONTACTS_END,
     CONVERSATION, CONVERSATION_CHANGE, CURSOR, ContactsEnd, ConversationNumbers, Cursor, DEAD_LETTER, DUE, DUPLICATE,
-    ENDED_SENDER, ENDING, ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE, Erasure, GARBAGE, GROUP, GROUP_CURSOR,
-    GroupCursor, LEASE, LEVEL, Lease, MEDIA, MEDIA_HOLD, MEDIA_RELEASED, MEDIA_SUM, MEMBER, MEMBERSHIP,
+    ENDED_SENDER, ENDING, ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE, EXPIRING, Erasure, GARBAGE, GROUP,
+    GROUP_CURSOR, GroupCursor, LEASE, LEVEL, Lease, MEDIA, MEDIA_HOLD, MEDIA_RELEASED, MEDIA_SUM, MEMBER, MEMBERSHIP,
     MEMBERSHIP_COUNT, NEXT_NUMBER, OUTBOX, PLACEMENT, PRIVACY, RECORD, REGISTRY, REPORT, RING_SLOT, ReportKey,
     SCHEDULED, SESSION, STORAGE_NODE, Stored, TIMELINE, UNTOLD, annotation_of, broken, changed_conversation_of,
     contact_of, conversation_change_of, conversation_of, cursor_of, due_of, ended_sender_of, erased_sender_of,
-    garbage_of, group_cursor_of, group_of, lease_of, level_of, media_hold_of, media_of, media_released_of,
-    media_sum_of, member_of, membership_count_of, membership_of, number_of, numbers_of, outbox_of, placement_of,
-    privacy_of, report_of, ring_slot_of, scheduled_of, seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
+    expiring_in_of, expiring_of, garbage_of, group_cursor_of, group_of, lease_of, level_of, media_hold_of, media_of,
+    media_released_of, media_sum_of, member_of, membership_count_of, membership_of, number_of, numbers_of, outbox_of,
+    placement_of, privacy_of, report_of, ring_slot_of, scheduled_of, seq_of, storage_node_of, timeline_numbers,
+    timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -115,6 +116,7 @@ fn check_timeline(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
             ReportKey::Evidence(_) => message::<ReportEvidence>(value),
             ReportKey::OfUser(_) => message::<ReportsOfUser>(value),
         },
+        EXPIRING => expiring_of(key).and_then(|_| expiring_in_of(value).map(drop)),
         OUTBOX | DEAD_LETTER => outbox_of(key).and_then(|_| message::<OutboxRow>(value)),
         RECORD..DUPLICATE => seq_of(key).and_then(|_| Stored::decode(value).map(drop)),
         DUPLICATE..=DUPLICATE_END if key.len() == usize::from(first - DUPLICATE) + 18 => number_of(value).map(drop),
@@ -150,10 +152,10 @@ mod tests {
     use crate::machine::keys::{
         account, annotated, changed_conversation, contact, contact_list, contacts_end, conversation,
         conversation_change, conversations_version, cursor, dead_letter, due, duplicate, ended_sender, ending,
-        erased_sender, erasing_sender, erasure, garbage, group, lease, media, media_hold, media_released, media_sum,
-        member, membership, membership_count, mentioned, number_value, numbers_value, outbox, pins, placement, privacy,
-        reactions, record, report, report_evidence, report_sum, reports_of, ring_slot, scheduled, scheduled_list,
-        session, storage_node, timeline, timeline_value, untold, votes,
+        erased_sender, erasing_sender, erasure, expiring, expiring_in, garbage, group, lease, media, media_hold,
+        media_released, media_sum, member, membership, membership_count, mentioned, number_value, numbers_value,
+        outbox, pins, placement, privacy, reactions, record, report, report_evidence, report_sum, reports_of,
+        ring_slot, scheduled, scheduled_list, session, storage_node, timeline, timeline_value, untold, votes,
     };
 
     #[test]
@@ -161,7 +163,7 @@ mod tests {
         let inbox = TimelineKey { kind: Kind::Inbox.into(), owner: "alice".into() };
         let number = number_value(7).to_vec();
         let stored = Stored { clock_ms: 1, duplicate: [2; 16], header: RecordHeader::default(), envelope: b"x" };
-        let header = RecordHeader { counted: 300, uncounted: true, message: Some(Box::default()) };
+        let header = RecordHeader { counted: 300, uncounted: true, message: Some(Box::default()), expires_ms: 7 };
         let with_header = Stored { header, clock_ms: 1, duplicate: [2; 16], envelope: b"x" };
         let lease_row = Lease { kind: 1, ttl_ms: 1, ends: 1, nonce: [0; 16], address: String::new() };
         let in_directory = [
@@ -213,6 +215,7 @@ mod tests {
             (report(ReportPlace::default(), true).to_vec(), ReportRow::default().encode_to_vec()),
             (report_evidence(ReportPlace::default()).to_vec(), ReportEvidence::default().encode_to_vec()),
             (reports_of(b"alice").to_vec(), ReportsOfUser::default().encode_to_vec()),
+            (expiring(7, 3, 1).to_vec(), expiring_in(&timeline(&inbox)).to_vec()),
             (erasing_sender(b"alice").to_vec(), number.clone()),
             (erased_sender(b"alice").to_vec(), number.clone()),
             (ended_sender(b"alice").to_vec(), numbers_value([1, 2]).to_vec()),

@@ -5,6 +5,7 @@ mod contacts;
 mod conversation_model;
 mod crash;
 mod directory_model;
+mod expiring_model;
 mod group_model;
 mod levels;
 mod media_collection;

@@ -170,6 +170,7 @@ impl Model {
             content: op.content.clone(),
             header: op.header.clone(),
             at_ms: op.at_ms,
+            expires_after_ms: op.expires_after_ms,
             state: State::Waiting.into(),
             ..ScheduledRow::default()
         };
@@ -279,6 +280,7 @@ fn schedule(user: &str, incarnation: u64, sender_generation: u64, number: u8) ->
         content: content(1),
         header: header(1),
         at_ms: 10,
+        expires_after_ms: u64::from(number % 3) * 5_000,
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Kept {
     pub(super) header: Option<Box<Header>>,
     /// Instead of the envelope.
     pub(super) envelope: Option<Bytes>,
+    /// As in `RecordHeader`.
+    pub(super) expires_ms: u64,
 }
 
 /// A message that another one is about.
@@ -40,6 +42,8 @@ struct Target {
     seq: u64,
     said: EnvelopeHead,
     header: Header,
+    /// As in `RecordHeader`.
+    expires_ms: u64,
     /// The sender of the other one is its author.
     by_author: bool,
 }
@@ -54,10 +58,10 @@ struct ReferringMember {
 
 /// Where a message that is about another one is to stand.
 #[derive(Clone, Copy)]
-struct Place<'a> {
-    state: TimelineState,
-    owner: &'a str,
-    in_group: bool,
+pub(super) struct Place<'a> {
+    pub(super) state: TimelineState,
+    pub(super) owner: &'a str,
+    pub(super) in_group: bool,
 }
 
 impl Batch<'_> {
@@ -73,7 +77,8 @@ impl Batch<'_> {
             if let Some((held, mentions)) = held.filter(|_| in_group).zip(header.mentions.as_ref()) {
                 self.mention(&held.state, mentions)?;
             }
-            return Ok(Ok(Kept { header: Some(Box::new(header.clone())), envelope: None }));
+            let expires_ms = self.expires_ms(op, header);
+            return Ok(Ok(Kept { header: Some(Box::new(header.clone())), envelope: None, expires_ms }));
         }
         let said =
             EnvelopeHead::decode(op.envelope.clone()).map_err(|_| broken("envelope of a message with a header"))?;
@@ -95,8 +100,9 @@ impl Batch<'_> {
         };
         let Some((place, target)) = found else {
             if is_copy {
+                let expires_ms = self.expires_ms(op, header);
                 let header = Header { target_seq: 0, ..header.clone() };
-                return Ok(Ok(Kept { header: Some(Box::new(header)), envelope: None }));
+                return Ok(Ok(Kept { header: Some(Box::new(header)), envelope: None, expires_ms }));
             }
             return Ok(Err(answer(missing(reference, said.time_ms, in_group))));
         };
@@ -104,14 +110,22 @@ impl Batch<'_> {
         if !is_copy && let Err(refused) = self.may_refer(place, member, header, &said, &target, &row)? {
             return Ok(Err(answer(refused)));
         }
-        let late_edit = header.kind() == Kind::Edit && row.erased;
-        self.annotate(place, op, header, &said, &target, row)?;
+        let has_expired = target.header.expires_at_ms != 0 && target.said.erased;
+        let late_edit = header.kind() == Kind::Edit && (row.erased || has_expired);
+        if !has_expired {
+            self.annotate(place, op, header, &said, &target, row)?;
+        }
         let envelope = if late_edit { erasure::tombstone(&op.envelope)? } else { None };
+        let expires_ms = match target.expires_ms {
+            _ if late_edit || header.expires_at_ms == 0 => 0,
+            0 => self.expires_ms(op, header),
+            with_target => with_target,
+        };
         let mut header = Header { target_seq: target.seq, ..header.clone() };
         if envelope.is_some() {
             header.media.clear();
         }
-        Ok(Ok(Kept { header: Some(Box::new(header)), envelope: envelope.map(Bytes::from) }))
+        Ok(Ok(Kept { header: Some(Box::new(header)), envelope: envelope.map(Bytes::from), expires_ms }))
     }
 
     fn target(&self, place: Place<'_>, reference: &Reference, said: &EnvelopeHead) -> io::Result<Option<Target>> {
@@ -150,8 +164,9 @@ impl Batch<'_> {
             let Stored { header, envelope, .. } = Stored::decode(record)?;
             // Something that is no envelope is not meant.
             let Ok(said) = EnvelopeHead::decode(envelope) else { return Ok(None) };
+            let expires_ms = header.expires_ms;
             let header = header.message.map(|header| *header).unwrap_or_default();
-            Ok(Some(Target { seq, said, header, by_author }))
+            Ok(Some(Target { seq, said, header, expires_ms, by_author }))
         })?;
         let is_meant = |target: &Target| {
             let EnvelopeHead { id, sender, change, .. } = &target.said;
@@ -345,6 +360,26 @@ impl Batch<'_> {
         }
     }
 
+    /// Forgets what others have made of the message at this position.
+    pub(super) fn forget_annotated(
+        &mut self,
+        place: Place<'_>,
+        said: &EnvelopeHead,
+        seq: u64,
+        header: &Header,
+    ) -> io::Result<()> {
+        let number = place.state.number;
+        let key = keys::annotated(number, seq);
+        if let Some(mut row) = self.get(&key, decode::<Annotated>)? {
+            self.set_pinned(place, said, seq, &mut row, false)?;
+            self.changes.delete(key);
+        }
+        match header.mentions.as_ref().filter(|_| place.in_group) {
+            Some(mentions) => self.forget_mentions(number, seq, mentions),
+            None => Ok(()),
+        }
+    }
+
     fn annotated(&self, number: u64, seq: u64) -> io::Result<Annotated> {
         Ok(self.get(&keys::annotated(number, seq), decode::<Annotated>)?.unwrap_or_default())
     }
@@ -358,19 +393,20 @@ impl Batch<'_> {
         }
     }
 
-    /// Replaces what the record says by what is left of a message that was taken back for good.
-    fn leave_nothing(&mut self, number: u64, seq: u64) -> io::Result<()> {
+    /// Replaces what the record says by what is left of a message that was taken back for good, or whose time is over.
+    pub(super) fn leave_nothing(&mut self, number: u64, seq: u64) -> io::Result<()> {
         let key = keys::record(number, seq);
         let left = self.get(&key, |record| {
             let stored = Stored::decode(record)?;
             let Some(envelope) = erasure::tombstone(stored.envelope)? else { return Ok(None) };
-            let media = media_holds::held_by(&stored);
+            let (media, expires_ms) = (media_holds::held_by(&stored), stored.header.expires_ms);
             let header = silent(stored.header);
-            Ok(Some((Stored { header, envelope: &envelope, ..stored }.encode(), media)))
+            Ok(Some((Stored { header, envelope: &envelope, ..stored }.encode(), media, expires_ms)))
         })?;
-        if let Some((left, media)) = left.flatten() {
+        if let Some((left, media, expires_ms)) = left.flatten() {
             self.changes.put(key, left);
             self.release_media(&media)?;
+            self.forget_expiry(expires_ms, number, seq);
         }
         Ok(())
     }
@@ -409,7 +445,7 @@ fn chosen(kind: Kind, number: u64, seq: u64, user: &str) -> RowBytes {
     }
 }
 
-/// The header without what a user has said in it.
+/// The header without what a user has said in it, of which nothing is left to expire.
 pub(super) fn silent(header: RecordHeader) -> RecordHeader {
     let emptied = |message: Header| Header {
         mentions: None,
@@ -419,7 +455,7 @@ pub(super) fn silent(header: RecordHeader) -> RecordHeader {
         ..message
     };
     let message = header.message.map(|message| Box::new(emptied(*message)));
-    RecordHeader { message, ..header }
+    RecordHeader { message, expires_ms: 0, ..header }
 }
 
 fn missing(reference: &Reference, time_ms: u64, in_group: bool) -> Refused {
@@ -439,7 +475,7 @@ fn key_of(key: &[u8]) -> io::Result<[u8; 16]> {
     key.try_into().map_err(|_| broken("key of a reference"))
 }
 
-fn owner_of(timeline: Option<&TimelineKey>) -> io::Result<&str> {
+pub(super) fn owner_of(timeline: Option<&TimelineKey>) -> io::Result<&str> {
     let timeline = timeline.ok_or_else(|| broken("timeline of a command"))?;
     str::from_utf8(&timeline.owner).map_err(|_| broken("owner of a timeline"))
 }

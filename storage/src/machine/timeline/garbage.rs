@@ -15,33 +15,36 @@ impl Batch<'_> {
             return Ok(done());
         }
         let limit = op.limit as usize;
-        let mut removed: Vec<(RowBytes, Vec<Bytes>)> = Vec::new();
+        let mut removed: Vec<(RowBytes, Held)> = Vec::new();
         for prefix in keys::all_of(op.number) {
             // Some may have been written in this batch: other replicas may batch the entries differently.
             let pending = self.changes.with_prefix(&prefix).filter(|(_, value)| value.is_some());
             let mut found = Vec::new();
             for (key, value) in pending {
-                found.push((key.into(), held_by(key, value.unwrap_or_default())?));
+                found.push((key.into(), Held::by(key, value.unwrap_or_default())?));
             }
             let mut stored = 0;
             let end = [&*prefix, &[0xff; 17]].concat().into();
             for record in self.shard.view().range(prefix..=end) {
                 let (key, value) = record?;
                 if self.changes.get(&key).is_none() {
-                    found.push((RowBytes::new(&key), held_by(&key, &value)?));
+                    found.push((RowBytes::new(&key), Held::by(&key, &value)?));
                     stored += 1;
                 }
                 if stored == limit {
                     break;
                 }
             }
-            found.sort_unstable();
+            found.sort_unstable_by(|(a, _): &(RowBytes, Held), (b, _)| a.cmp(b));
             removed.extend(found);
         }
         let all = removed.len() < limit;
-        for (key, media) in removed.into_iter().take(limit) {
+        for (key, Held { media, expires_ms }) in removed.into_iter().take(limit) {
             self.release_media(&media)?;
             self.forget_scheduled(&key)?;
+            if expires_ms != 0 {
+                self.forget_expiry(expires_ms, op.number, keys::seq_of(&key)?);
+            }
             self.changes.delete(key);
         }
         if all {
@@ -51,7 +54,21 @@ impl Batch<'_> {
     }
 }
 
-/// The files that this row holds, if it is a record.
-fn held_by(key: &[u8], value: &[u8]) -> io::Result<Vec<Bytes>> {
-    if keys::is_record(key) { Ok(media_holds::held_by(&Stored::decode(value)?)) } else { Ok(Vec::new()) }
+/// What goes with a row.
+#[derive(Default)]
+struct Held {
+    /// The files that a record holds.
+    media: Vec<Bytes>,
+    /// When the content of a record is to be removed; 0: never.
+    expires_ms: u64,
+}
+
+impl Held {
+    fn by(key: &[u8], value: &[u8]) -> io::Result<Self> {
+        if !keys::is_record(key) {
+            return Ok(Self::default());
+        }
+        let stored = Stored::decode(value)?;
+        Ok(Self { media: media_holds::held_by(&stored), expires_ms: stored.header.expires_ms })
+    }
 }

@@ -54,6 +54,7 @@ impl Batch<'_> {
             content: op.content.clone(),
             header: op.header.clone(),
             at_ms: op.at_ms,
+            expires_after_ms: op.expires_after_ms,
             state: State::Waiting.into(),
             ..ScheduledRow::default()
         };

@@ -39,13 +39,14 @@ impl Batch<'_> {
             let left = self.get(&key, |record| {
                 let stored = Stored::decode(record)?;
                 let Some(envelope) = erasure::erased(stored.envelope, &op.sender)? else { return Ok(None) };
-                let message = stored.header.message.clone();
+                let (message, expires_ms) = (stored.header.message.clone(), stored.header.expires_ms);
                 let header = silent(stored.header);
-                Ok(Some((Stored { header, envelope: &envelope, ..stored }.encode(), message)))
+                Ok(Some((Stored { header, envelope: &envelope, ..stored }.encode(), message, expires_ms)))
             })?;
             // Trimmed meanwhile, or replaced already.
-            if let Some((left, header)) = left.flatten() {
+            if let Some((left, header, expires_ms)) = left.flatten() {
                 self.changes.put(key, left);
+                self.forget_expiry(expires_ms, message.number, message.seq);
                 if let Some(header) = header {
                     self.release_media(&header.media)?;
                     self.withdraw(message.number, message.seq, &op.sender, &header)?;

@@ -81,7 +81,7 @@ impl CachedTimeline {
 
     /// Of the next record of a group.
     pub(super) fn header(&self, uncounted: bool) -> RecordHeader {
-        RecordHeader { counted: self.state.counted, uncounted, message: None }
+        RecordHeader { counted: self.state.counted, uncounted, ..RecordHeader::default() }
     }
 
     /// False: not known. Trimmed messages no longer belong to the timeline.

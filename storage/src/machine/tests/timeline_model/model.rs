@@ -244,6 +244,7 @@ impl Model {
             | Op::NoteReleasedMedia(_)
             | Op::CheckMedia(_)
             | Op::CollectMedia(_)
+            | Op::ExpireMessages(_)
             | Op::Schedule(_)
             | Op::ChangeScheduled(_)
             | Op::ReleaseScheduled(_)

@@ -1,0 +1,576 @@
+//! Expiring messages against a model that says which texts the engine may still have.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use carillon_proto::{
+    Level, ShardId, ShardKind,
+    pb::{
+        client::{Content, Envelope, Recipient, Text, content, recipient::To},
+        store::{
+            AdvanceClock, Append, ChangeGroup, CollectGarbage, CreateGroup, EndTimeline, EraseSender, ExpireMessages,
+            GroupSettings, Header, Mentions, Person, ReadHead, ReadTimeline, Redact, Reference, SetLevel, StoreError,
+            TimelineCommand, TimelineKey, Trim, UnreadOf, change_group::Change, header, redact, rejected::Reason,
+            store_error::Why, timeline_command::Op, timeline_key::Kind,
+        },
+    },
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::machine::{Outcome, Retention, TimelineMachine, TimelineReader, expiring_reader::EXPIRED, keys};
+
+const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
+const OWNERS: [&str; 2] = ["a", "ab"];
+const SENDER: &str = "b";
+/// Milliseconds since 1970 when the shard's clock begins; here both go at the same pace.
+const BEGAN_MS: u64 = 1_700_000_000_000;
+
+fn key(kind: Kind, owner: &str) -> Option<TimelineKey> {
+    Some(TimelineKey { kind: kind.into(), owner: owner.to_owned().into() })
+}
+
+fn command(op: Op) -> TimelineCommand {
+    TimelineCommand { op: Some(op) }
+}
+
+fn set_level() -> TimelineCommand {
+    command(Op::SetLevel(SetLevel { level: Level::OF_PROGRAM.0 }))
+}
+
+fn id(number: u8) -> String {
+    format!("{number:026}")
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Say {
+        owner: usize,
+        incarnation: u64,
+        number: u8,
+        /// `None`: it does not expire.
+        after_ms: Option<u64>,
+    },
+    /// Something about the message with the first number, by the second one.
+    About(usize, u8, u8, header::Kind),
+    /// For good.
+    Erase(usize, u8, u8),
+    Tick(u32),
+    /// What was due so long ago.
+    Expire(u64),
+    Trim(usize, u64),
+    End(usize, u64),
+    Redact,
+    Collect,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let owner = || 0..OWNERS.len();
+    let kind = prop_oneof![
+        4 => Just(header::Kind::Edit), 2 => Just(header::Kind::Reaction), 2 => Just(header::Kind::Pin),
+        1 => Just(header::Kind::Unpin), 1 => Just(header::Kind::Recall),
+    ];
+    let incarnation = prop_oneof![9 => Just(1u64), 1 => 0..4u64];
+    let after_ms = prop_oneof![1 => Just(None), 4 => (1..40u64).prop_map(Some)];
+    prop_oneof![
+        12 => (owner(), incarnation, 0..12u8, after_ms)
+            .prop_map(|(owner, incarnation, number, after_ms)| Act::Say { owner, incarnation, number, after_ms }),
+        8 => (owner(), 0..12u8, 12..40u8, kind).prop_map(|(owner, target, number, kind)| Act::About(owner, target, number, kind)),
+        1 => (owner(), 0..12u8, 40..44u8).prop_map(|(owner, target, number)| Act::Erase(owner, target, number)),
+        4 => (1..15u32).prop_map(Act::Tick),
+        4 => (0..8u64).prop_map(Act::Expire),
+        1 => (owner(), 0..20u64).prop_map(|(owner, before)| Act::Trim(owner, before)),
+        1 => (owner(), 1..4u64).prop_map(|(owner, incarnation)| Act::End(owner, incarnation)),
+        1 => Just(Act::Redact),
+        1 => Just(Act::Collect),
+    ]
+}
+
+/// Makes commands of acts.
+#[derive(Default)]
+struct Teller {
+    clock_ms: u64,
+    /// When each message expires, by inbox and number.
+    expires: BTreeMap<(usize, u8), u64>,
+    texts: u64,
+    erasures: u64,
+}
+
+impl Teller {
+    fn append(&mut self, owner: usize, incarnation: u64, number: u8, header: Option<Header>) -> Append {
+        self.texts += 1;
+        let time_ms = BEGAN_MS + self.clock_ms;
+        let expires_at_ms = header.as_ref().map_or(0, |header| header.expires_at_ms);
+        let text = Text { body: format!("secret {}.", self.texts) };
+        let envelope = Envelope {
+            id: id(number),
+            sender: SENDER.to_owned(),
+            to: Some(Recipient { to: Some(To::User(OWNERS[owner].to_owned())) }),
+            time_ms,
+            content: Some(Content { body: Some(content::Body::Text(text)), ..Content::default() }),
+            expires_at_ms,
+            ..Envelope::default()
+        };
+        Append {
+            timeline: key(Kind::Inbox, OWNERS[owner]),
+            duplicate_key: vec![number; 16].into(),
+            time_ms,
+            envelope: envelope.encode_to_vec().into(),
+            new_epoch: 5,
+            incarnation,
+            sender: SENDER.into(),
+            sender_generation: 1 << 40,
+            header: header.map(Box::new),
+            ..Append::default()
+        }
+    }
+
+    fn about(&mut self, owner: usize, target: u8, number: u8, header: Header) -> Append {
+        let reference = Reference { id: id(target), key: vec![target; 16].into(), by_sender: true, seq: 0 };
+        let expires_at_ms = match header.kind() {
+            header::Kind::Edit => self.expires.get(&(owner, target)).copied().unwrap_or(0),
+            _ => 0,
+        };
+        self.append(owner, 1, number, Some(Header { refers_to: Some(reference), expires_at_ms, ..header }))
+    }
+
+    fn commands(&mut self, act: &Act) -> Vec<Op> {
+        vec![match *act {
+            Act::Say { owner, incarnation, number, after_ms } => {
+                let expires_at_ms = after_ms.map_or(0, |after_ms| BEGAN_MS + self.clock_ms + after_ms);
+                self.expires.insert((owner, number), expires_at_ms);
+                let header = after_ms.map(|_| Header { countable: true, expires_at_ms, ..Header::default() });
+                Op::Append(self.append(owner, incarnation, number, header))
+            }
+            Act::About(owner, target, number, kind) => {
+                let reactions = if kind == header::Kind::Reaction { vec!["x".to_owned()] } else { Vec::new() };
+                Op::Append(self.about(
+                    owner,
+                    target,
+                    number,
+                    Header { kind: kind.into(), reactions, ..Header::default() },
+                ))
+            }
+            Act::Erase(owner, target, number) => {
+                let header = Header { kind: header::Kind::Recall.into(), erase: true, ..Header::default() };
+                Op::Append(self.about(owner, target, number, header))
+            }
+            Act::Tick(elapsed_ms) => {
+                self.clock_ms += u64::from(elapsed_ms);
+                Op::AdvanceClock(AdvanceClock { elapsed_ms })
+            }
+            Act::Expire(ago_ms) => {
+                // What is ahead of the clock is not due, whatever is asked for.
+                let until_ms = if ago_ms == 7 { u64::MAX } else { self.clock_ms.saturating_sub(ago_ms) };
+                Op::ExpireMessages(ExpireMessages { until_ms })
+            }
+            Act::Trim(owner, before_seq) => {
+                Op::Trim(Trim { timeline: key(Kind::Inbox, OWNERS[owner]), before_seq, limit: 256, epoch: 0 })
+            }
+            Act::End(owner, incarnation) => {
+                Op::EndTimeline(EndTimeline { timeline: key(Kind::Inbox, OWNERS[owner]), incarnation })
+            }
+            Act::Redact => {
+                self.erasures += 1;
+                let (sender, generation) = (SENDER.to_owned(), self.erasures);
+                let message = |number| (1..12).map(move |seq| redact::Message { number, seq });
+                let messages = (1..4).flat_map(message).collect();
+                return vec![
+                    Op::EraseSender(EraseSender { sender: sender.clone(), generation }),
+                    Op::Redact(Redact { sender, generation, messages }),
+                ];
+            }
+            Act::Collect => {
+                return (1..4).map(|number| Op::CollectGarbage(CollectGarbage { number, limit: 3 })).collect();
+            }
+        }]
+    }
+}
+
+/// A text that the engine has.
+#[derive(Debug, Clone)]
+struct Alive {
+    text: String,
+    /// `None`: it does not expire.
+    due_ms: Option<u64>,
+    /// The position of what it edits.
+    edits: Option<u64>,
+}
+
+#[derive(Default)]
+struct Model {
+    /// By number of the timeline and position.
+    alive: BTreeMap<(u64, u64), Alive>,
+    /// Times, numbers and positions.
+    rows: BTreeSet<(u64, u64, u64)>,
+    expired: BTreeSet<(u64, u64)>,
+    /// By number in the keys of the shard: incarnation, first and last position of the inbox.
+    living: BTreeMap<usize, Living>,
+    numbers: u64,
+    /// The least incarnation that each inbox may have.
+    least: BTreeMap<usize, u64>,
+}
+
+#[derive(Clone, Copy)]
+struct Living {
+    number: u64,
+    incarnation: u64,
+    first: u64,
+    last: u64,
+}
+
+impl Model {
+    fn forget(&mut self, number: u64, seq: u64) {
+        if let Some(Alive { due_ms: Some(due_ms), .. }) = self.alive.remove(&(number, seq)) {
+            self.rows.remove(&(due_ms, number, seq));
+        }
+    }
+
+    fn is_living(&self, number: u64) -> bool {
+        self.living.values().any(|living| living.number == number)
+    }
+
+    fn appended(&mut self, owner: usize, op: &Append, seq: u64, due_ms: Option<u64>, edits: Option<u64>) {
+        let living = self.living.get(&owner).copied().filter(|living| living.incarnation == op.incarnation);
+        let mut living = living.unwrap_or_else(|| {
+            self.numbers += 1;
+            Living { number: self.numbers, incarnation: op.incarnation, first: 1, last: 0 }
+        });
+        living.last += 1;
+        assert_eq!(living.last, seq);
+        self.living.insert(owner, living);
+        let said = Envelope::decode(op.envelope.clone()).expect("was made here");
+        let Some(content::Body::Text(Text { body: text })) = said.content.and_then(|content| content.body) else {
+            panic!("a text")
+        };
+        self.rows.extend(due_ms.map(|due_ms| (due_ms, living.number, seq)));
+        self.alive.insert((living.number, seq), Alive { text, due_ms, edits });
+    }
+}
+
+type Shard = OpenShard<TimelineMachine, TimelineReader>;
+
+struct World {
+    shard: Shard,
+    index: u64,
+    teller: Teller,
+    model: Model,
+    /// Positions of messages, by inbox and number.
+    seqs: BTreeMap<(u64, u8), u64>,
+}
+
+impl World {
+    fn new() -> Self {
+        let shard = OpenShard::new(|engines| engines.timeline(SHARD).expect("shard"), &set_level());
+        Self { shard, index: 0, teller: Teller::default(), model: Model::default(), seqs: BTreeMap::new() }
+    }
+
+    fn apply(&mut self, op: Op) -> Outcome {
+        self.index += 1;
+        let entries = [entry(self.index, &[command(op)])];
+        self.shard.machine.apply(&entries, &self.index.to_be_bytes()).expect("applies").remove(0).remove(0)
+    }
+
+    fn act(&mut self, act: &Act) {
+        if matches!(act, Act::Collect) {
+            while let Some(garbage) = self.shard.reader.garbage(1).expect("reads").pop() {
+                self.apply(Op::CollectGarbage(garbage));
+            }
+            let ended: Vec<_> =
+                self.model.alive.keys().copied().filter(|(number, _)| !self.model.is_living(*number)).collect();
+            ended.into_iter().for_each(|(number, seq)| self.model.forget(number, seq));
+            return;
+        }
+        for op in self.teller.commands(act) {
+            let outcome = self.apply(op.clone());
+            self.follow(&op, &outcome);
+        }
+    }
+
+    fn follow(&mut self, op: &Op, outcome: &Outcome) {
+        let owner_of = |timeline: &Option<TimelineKey>| {
+            OWNERS.iter().position(|owner| *timeline == key(Kind::Inbox, owner)).expect("known")
+        };
+        match op {
+            Op::Append(op) => self.follow_append(owner_of(&op.timeline), op, outcome),
+            Op::ExpireMessages(op) => {
+                let until_ms = op.until_ms.min(self.teller.clock_ms);
+                let due: Vec<_> = self.model.rows.iter().copied().filter(|(due_ms, ..)| *due_ms <= until_ms).collect();
+                for (due_ms, number, seq) in due {
+                    self.model.rows.remove(&(due_ms, number, seq));
+                    if self.model.is_living(number) {
+                        self.model.alive.remove(&(number, seq));
+                        self.model.expired.insert((number, seq));
+                    } else if let Some(alive) = self.model.alive.get_mut(&(number, seq)) {
+                        // It goes with the remains of its inbox.
+                        alive.due_ms = None;
+                    }
+                }
+            }
+            Op::Trim(op) => {
+                let Some(living) = self.model.living.get_mut(&owner_of(&op.timeline)) else { return };
+                let (number, first) = (living.number, living.first);
+                living.first = op.before_seq.min(living.last + 1).max(first);
+                let until = living.first;
+                (first..until).for_each(|seq| self.model.forget(number, seq));
+            }
+            Op::EndTimeline(op) => {
+                let owner = owner_of(&op.timeline);
+                let least = self.model.least.entry(owner).or_default();
+                *least = op.incarnation.max(*least);
+                if self.model.living.get(&owner).is_some_and(|living| living.incarnation < op.incarnation) {
+                    self.model.living.remove(&owner);
+                }
+            }
+            Op::Redact(op) => {
+                for message in &op.messages {
+                    self.model.forget(message.number, message.seq);
+                }
+            }
+            Op::AdvanceClock(_) | Op::EraseSender(_) => {}
+            other => panic!("not among the commands: {other:?}"),
+        }
+    }
+
+    fn follow_append(&mut self, owner: usize, op: &Append, outcome: &Outcome) {
+        let Outcome::Appended(appended) = outcome else {
+            assert!(matches!(outcome, Outcome::Error(_)), "{outcome:?}");
+            return;
+        };
+        if !appended.first_envelope.is_empty() {
+            return;
+        }
+        let header = op.header.clone().unwrap_or_default();
+        let target = header.refers_to.as_ref().map(|reference| reference.key[0]);
+        let number = self.model.living.get(&owner).map_or(0, |living| living.number);
+        let target = target.map(|target| self.seqs[&(number, target)]);
+        let due_ms = match header.kind() {
+            header::Kind::Message if header.expires_at_ms != 0 => {
+                Some(self.teller.clock_ms + header.expires_at_ms - op.time_ms)
+            }
+            header::Kind::Edit => self.model.alive[&(number, target.expect("it edits something"))].due_ms,
+            _ => None,
+        };
+        let edits = target.filter(|_| header.kind() == header::Kind::Edit);
+        self.model.appended(owner, op, appended.seq, due_ms, edits);
+        let number = self.model.living[&owner].number;
+        self.seqs.insert((number, op.duplicate_key[0]), appended.seq);
+        if header.erase {
+            let target = target.expect("it takes something back");
+            let edits = self.model.alive.iter().filter(|((of, _), alive)| *of == number && alive.edits == Some(target));
+            let edits: Vec<u64> = edits.map(|((_, seq), _)| *seq).collect();
+            edits.into_iter().chain([target]).for_each(|seq| self.model.forget(number, seq));
+        }
+    }
+
+    fn check(&mut self) {
+        let rows = records(&mut self.shard.machine);
+        let expiring: BTreeSet<_> = rows.iter().filter_map(|(key, _)| keys::expiring_of(key).ok()).collect();
+        assert_eq!(expiring, self.model.rows);
+        assert_eq!(self.shard.reader.has_expiring().expect("reads"), !expiring.is_empty());
+        // Whatever row it stands in.
+        let texts: BTreeSet<String> = rows.iter().flat_map(|(_, value)| texts_in(value)).collect();
+        let alive: BTreeSet<String> = self.model.alive.values().map(|alive| alive.text.clone()).collect();
+        assert_eq!(texts, alive);
+        for (owner, living) in &self.model.living {
+            let read = ReadTimeline {
+                timeline: key(Kind::Inbox, OWNERS[*owner]),
+                incarnation: living.incarnation,
+                states: true,
+                ..ReadTimeline::default()
+            };
+            let page = self.shard.reader.read(&read).expect("reads");
+            let seqs: Vec<u64> = page.entries.iter().map(|entry| entry.seq).collect();
+            assert_eq!(seqs, (living.first..=living.last).collect::<Vec<_>>());
+            for entry in &page.entries {
+                let left = Envelope::decode(entry.envelope.clone()).expect("decodes");
+                let place = (living.number, entry.seq);
+                assert_eq!(left.erased, !self.model.alive.contains_key(&place), "{place:?}");
+                if self.model.expired.contains(&place) {
+                    assert!(left.expires_at_ms != 0 && entry.state.is_empty(), "{place:?}: {entry:?}");
+                }
+            }
+            let pinned = ReadTimeline { pinned_with: Some(SENDER.to_owned()), ..read };
+            for entry in self.shard.reader.read(&pinned).expect("reads").entries {
+                assert!(!self.model.expired.contains(&(living.number, entry.seq)), "{entry:?}");
+            }
+        }
+    }
+}
+
+fn texts_in(value: &[u8]) -> Vec<String> {
+    let begins = value.windows(7).enumerate().filter(|(_, part)| part == b"secret ").map(|(at, _)| at);
+    let text = |at: usize| {
+        let end = value[at..].iter().position(|byte| *byte == b'.').expect("texts end so");
+        String::from_utf8(value[at..=at + end].to_vec()).expect("a text")
+    };
+    begins.map(text).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn of_expired_messages_nothing_is_left_in_any_row_and_of_others_everything(
+        steps in proptest::collection::vec(step(proptest::collection::vec(proptest::collection::vec(act(), 0..6), 1..4)), 1..20),
+    ) {
+        let mut world = World::new();
+        for step in steps {
+            match step {
+                Step::Apply(acts) => acts.iter().flatten().for_each(|act| world.act(act)),
+                Step::Reopen => world.shard = world.shard.reopened(),
+                Step::SnapshotAndRestore => world.shard = world.shard.restored_from_its_snapshot(),
+            }
+            world.check();
+        }
+    }
+
+    #[test]
+    fn batch_boundaries_make_no_difference_to_expiring_messages(
+        acts in proptest::collection::vec(proptest::collection::vec(act(), 0..20), 1..15),
+    ) {
+        let dir = tempfile::tempdir().expect("folder");
+        let engines = [open(&dir.path().join("a")), open(&dir.path().join("b"))];
+        let [mut one, mut all] =
+            engines.each_ref().map(|engines| at_level(engines.timeline(SHARD).expect("shard").0, &set_level()));
+        let mut teller = Teller::default();
+        let commands = acts.iter().map(|acts| -> Vec<_> {
+            acts.iter().flat_map(|act| teller.commands(act)).map(command).collect()
+        });
+        let entries: Vec<_> = commands.zip(1..).map(|(commands, index)| entry(index, &commands)).collect();
+        let singly: Vec<_> =
+            entries.chunks(1).flat_map(|piece| one.apply(piece, &[0; 8]).expect("applies")).collect();
+        prop_assert_eq!(singly, all.apply(&entries, &[0; 8]).expect("applies"));
+        prop_assert_eq!(records(&mut one), records(&mut all));
+    }
+}
+
+fn say(number: u8, after_ms: u64) -> Act {
+    Act::Say { owner: 0, incarnation: 1, number, after_ms: Some(after_ms) }
+}
+
+fn reason(outcome: &Outcome) -> Option<Reason> {
+    match outcome {
+        Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) }) => Some(rejected.reason()),
+        _ => None,
+    }
+}
+
+#[test]
+fn one_command_expires_a_bounded_number_of_messages_in_the_order_of_their_times() {
+    let mut world = World::new();
+    for number in 0..EXPIRED as u64 + 44 {
+        let header = Header { expires_at_ms: BEGAN_MS + 1000 - number, ..Header::default() };
+        let mut append = world.teller.append(0, 1, 0, Some(header));
+        append.duplicate_key = [&number.to_be_bytes()[..], &[0; 8]].concat().into();
+        world.apply(Op::Append(append));
+    }
+    world.act(&Act::Tick(1000));
+    let due = |world: &World| {
+        let due = world.shard.reader.due_messages(&Retention::default()).expect("reads");
+        due.map(|(expire, count)| (expire.until_ms, count))
+    };
+    assert_eq!(due(&world), Some((1000, EXPIRED)));
+    let slow = Retention { slack_ms: 1000, ..Retention::default() };
+    assert!(world.shard.reader.due_messages(&slow).expect("reads").is_none(), "they may be younger than they seem");
+    world.apply(Op::ExpireMessages(ExpireMessages { until_ms: 1000 }));
+    let rows = records(&mut world.shard.machine);
+    let left: Vec<_> = rows.iter().filter_map(|(key, _)| keys::expiring_of(key).ok()).map(|(.., seq)| seq).collect();
+    assert_eq!(left, (1..=44).rev().collect::<Vec<_>>());
+    world.apply(Op::ExpireMessages(ExpireMessages { until_ms: 1000 }));
+    assert_eq!(due(&world), None);
+}
+
+#[test]
+fn nothing_is_said_about_a_message_whose_time_is_over_and_an_edit_does_not_prolong_it() {
+    let mut world = World::new();
+    world.act(&say(1, 10));
+    let edit = |world: &mut World, number: u8, expires_at_ms: u64| {
+        let header = Header { kind: header::Kind::Edit.into(), ..Header::default() };
+        let mut append = world.teller.about(0, 1, number, header);
+        append.header.as_mut().expect("has one").expires_at_ms = expires_at_ms;
+        reason(&world.apply(Op::Append(append)))
+    };
+    for wrong in [0, BEGAN_MS + 9, BEGAN_MS + 11] {
+        assert_eq!(edit(&mut world, 20, wrong), Some(Reason::Invalid), "{wrong}");
+    }
+    assert_eq!(edit(&mut world, 21, BEGAN_MS + 10), None);
+    world.act(&Act::Tick(10));
+    // Its content is still there.
+    for kind in [header::Kind::Edit, header::Kind::Reaction, header::Kind::Pin, header::Kind::Recall] {
+        let header = Header { kind: kind.into(), ..Header::default() };
+        let append = world.teller.about(0, 1, 22, header);
+        assert_eq!(reason(&world.apply(Op::Append(append))), Some(Reason::NotFound), "{kind:?}");
+    }
+    world.apply(Op::ExpireMessages(ExpireMessages { until_ms: 10 }));
+    let rows = records(&mut world.shard.machine);
+    assert!(rows.iter().all(|(_, value)| texts_in(value).is_empty()), "neither of the message nor of its edit");
+    assert_eq!(edit(&mut world, 23, BEGAN_MS + 10), Some(Reason::NotFound));
+}
+
+/// As the copy in the sender's own inbox comes.
+fn copied(append: Append) -> Append {
+    Append { sender: Default::default(), sender_generation: 0, peer: SENDER.into(), ..append }
+}
+
+#[test]
+fn a_copy_that_comes_late_leaves_nothing_either() {
+    let mut world = World::new();
+    world.act(&say(1, 10));
+    let (edit, reaction) = (header::Kind::Edit, header::Kind::Reaction);
+    let about = |world: &mut World, target: u8, number: u8, kind: header::Kind| {
+        let reactions = if kind == reaction { vec!["x".to_owned()] } else { Vec::new() };
+        let append =
+            world.teller.about(0, target, number, Header { kind: kind.into(), reactions, ..Header::default() });
+        assert!(matches!(world.apply(Op::Append(copied(append))), Outcome::Appended(_)));
+    };
+    // What it edits is not in this inbox: it expires by itself.
+    world.teller.expires.insert((0, 2), BEGAN_MS + 20);
+    about(&mut world, 2, 20, edit);
+    world.act(&Act::Tick(12));
+    world.apply(Op::ExpireMessages(ExpireMessages { until_ms: 12 }));
+    about(&mut world, 1, 21, edit);
+    about(&mut world, 1, 22, reaction);
+    let left = |world: &mut World| -> Vec<String> {
+        let rows = records(&mut world.shard.machine);
+        rows.iter().flat_map(|(_, value)| texts_in(value)).collect()
+    };
+    // That of the second edit, and the reaction.
+    assert_eq!(left(&mut world), ["secret 2.", "secret 4."]);
+    let page = ReadTimeline { timeline: key(Kind::Inbox, "a"), incarnation: 1, states: true, ..Default::default() };
+    assert!(world.shard.reader.read(&page).expect("reads").entries[0].state.is_empty(), "nobody has reacted");
+    world.act(&Act::Tick(8));
+    world.apply(Op::ExpireMessages(ExpireMessages { until_ms: 20 }));
+    assert_eq!(left(&mut world), ["secret 4."]);
+}
+
+#[test]
+fn an_expired_message_of_a_group_mentions_nobody_and_is_pinned_no_more() {
+    let mut world = World::new();
+    let group = || key(Kind::Group, "g");
+    let person = |user: &str| Person { user: user.to_owned(), incarnation: 1 };
+    let in_group = |append: Append| Append { timeline: group(), incarnation: 0, sender_incarnation: 1, ..append };
+    let create = CreateGroup { settings: Some(GroupSettings::default()), members: vec![person("a")], owner: None };
+    let append = Some(in_group(world.teller.append(0, 0, 1, None)));
+    world.apply(Op::ChangeGroup(ChangeGroup { append, by_operator: false, change: Some(Change::Create(create)) }));
+    let mentions = Some(Mentions { users: vec!["a".to_owned()], ..Mentions::default() });
+    let header = Header { countable: true, mentions, expires_at_ms: BEGAN_MS + 10, ..Header::default() };
+    let append = in_group(world.teller.append(0, 0, 2, Some(header)));
+    assert!(matches!(world.apply(Op::Append(append)), Outcome::Appended(_)));
+    let reference = Reference { id: id(2), key: vec![2; 16].into(), by_sender: true, seq: 2 };
+    let header = Header { kind: header::Kind::Pin.into(), refers_to: Some(reference), ..Header::default() };
+    let append = in_group(world.teller.append(0, 0, 3, Some(header)));
+    assert!(matches!(world.apply(Op::Append(append)), Outcome::Appended(_)));
+    let seen = |world: &World| {
+        let unread_of = Some(UnreadOf { member: Some(person("a")), ..UnreadOf::default() });
+        let head = ReadHead { timeline: group(), unread_of, ..ReadHead::default() };
+        let head = world.shard.reader.head(&head).expect("reads");
+        let pinned_with = Some(String::new());
+        let page =
+            ReadTimeline { timeline: group(), reader: Some(person("a")), pinned_with, ..ReadTimeline::default() };
+        (head.unread, head.mentions, world.shard.reader.read(&page).expect("reads").entries.len())
+    };
+    assert_eq!(seen(&world), (1, 1, 1));
+    world.act(&Act::Tick(10));
+    world.apply(Op::ExpireMessages(ExpireMessages { until_ms: 10 }));
+    assert_eq!(seen(&world), (1, 0, 0), "its place is still there, and unread");
+}
