@@ -43,7 +43,7 @@ fn every_run_keeps_the_promises() {
     });
     println!("{} runs in {:?}: {all:?}", seeds(), began.elapsed());
     // A world in which hardly anything is accepted would prove nothing.
-    assert!(all.accepted * 10 > all.sent * 7, "{all:?}");
+    assert!(all.accepted * 10 > all.sent * 6, "{all:?}");
     assert!(all.behind > seeds(), "{all:?}");
     assert!(all.in_groups > seeds(), "{all:?}");
     assert!(all.scheduled > seeds(), "{all:?}");
