@@ -1,6 +1,6 @@
 //! The share of each of several processes that make the load of a scenario together.
 
-use super::{GroupsPart, ScenarioFile};
+use super::{GroupsPart, MarksPart, PresencePart, ScenarioFile};
 use crate::scenario;
 
 /// Of a count.
@@ -14,6 +14,8 @@ impl ScenarioFile {
         [
             self.direct.as_ref().map(|direct| direct.users / 2),
             self.groups.as_ref().map(GroupsPart::most_workers),
+            self.presence.as_ref().map(PresencePart::most_workers),
+            self.marks.as_ref().map(MarksPart::most_workers),
             self.idle.as_ref().map(|idle| idle.connections),
             self.offline.as_ref().map(|offline| offline.absent.min(offline.senders).min(offline.messages as usize)),
             self.reconnect.as_ref().map(|reconnect| reconnect.connections.min(reconnect.senders)),
@@ -49,6 +51,12 @@ impl ScenarioFile {
         }
         if let Some(groups) = &mut own.groups {
             groups.share(|all| share(all, workers, number));
+        }
+        if let Some(presence) = &mut own.presence {
+            presence.share(|all| share(all, workers, number));
+        }
+        if let Some(marks) = &mut own.marks {
+            marks.share(|all| share(all, workers, number));
         }
         if let Some(idle) = &mut own.idle {
             idle.connections = share(idle.connections, workers, number);
@@ -91,6 +99,17 @@ mod tests {
                 let groups = |one: &ScenarioFile| one.groups.as_ref().map_or(0, |groups| groups.groups);
                 assert_eq!(parts.iter().map(groups).sum::<usize>(), groups(&whole));
                 assert!(parts.iter().all(|part| part.groups.as_ref().is_none_or(|groups| groups.check().is_ok())));
+                let contacts = |one: &ScenarioFile| one.presence.as_ref().map_or(0, |presence| presence.users);
+                assert_eq!(parts.iter().map(contacts).sum::<usize>(), contacts(&whole));
+                let changes = |one: &ScenarioFile| one.presence.as_ref().map_or(0.0, |presence| presence.rate);
+                assert!((parts.iter().map(changes).sum::<f64>() - changes(&whole)).abs() < 1e-6);
+                let writers = |one: &ScenarioFile| one.marks.as_ref().map_or(0, MarksPart::users);
+                assert_eq!(parts.iter().map(writers).sum::<usize>(), writers(&whole));
+                let written = |one: &ScenarioFile| one.marks.as_ref().map_or(0.0, |marks| marks.rate);
+                assert!((parts.iter().map(written).sum::<f64>() - written(&whole)).abs() < 1e-6);
+                let patience = whole.time.patience;
+                assert!(parts.iter().all(|part| part.presence.as_ref().is_none_or(|own| own.check(patience).is_ok())));
+                assert!(parts.iter().all(|part| part.marks.as_ref().is_none_or(|marks| marks.check().is_ok())));
                 let rate = |one: &ScenarioFile| one.direct.as_ref().and_then(|direct| direct.rate).unwrap_or(0.0);
                 assert!((parts.iter().map(rate).sum::<f64>() - rate(&whole)).abs() < 1e-6);
                 let messages = |one: &ScenarioFile| one.offline.as_ref().map_or(0, |offline| offline.messages);
