@@ -80,7 +80,9 @@ impl fmt::Display for Violation {
             Self::Reordered { watcher, flow, counter, after } => {
                 write!(f, "{kind}: {watcher}: {flow} #{counter} after #{after}")
             }
-            Self::Corrupted { watcher, why } | Self::Untrue { watcher, why, .. } => write!(f, "{kind}: {watcher}: {why}"),
+            Self::Corrupted { watcher, why } | Self::Untrue { watcher, why, .. } => {
+                write!(f, "{kind}: {watcher}: {why}")
+            }
             Self::Gap { watcher, expected, got } => {
                 write!(f, "{kind}: {watcher}: position {got} where {expected} is next")
             }

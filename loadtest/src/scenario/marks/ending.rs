@@ -18,7 +18,11 @@ use super::{
 };
 use crate::{
     checker::View,
-    scenario::{eventually, groups::read_log, read_back::{Inbox, read_back}},
+    scenario::{
+        eventually,
+        groups::read_log,
+        read_back::{Inbox, read_back},
+    },
 };
 
 /// Devices and users that are asked at the same time.
@@ -54,7 +58,8 @@ impl Talks<'_> {
         all.for_each_concurrent(AT_ONCE, async |number| {
             let members = self.config.plan.members_of(plan::Talk::Group(number));
             let (group, owner) = (&self.groups[number], &self.devices[members.start][0]);
-            let flows: Vec<_> = members.map(|user| self.load.checker.group_flow(&self.people[user].name, group)).collect();
+            let flows: Vec<_> =
+                members.map(|user| self.load.checker.group_flow(&self.people[user].name, group)).collect();
             read_log(&self.load, group, self.timeline(number), Some(&owner.client), &flows).await;
         })
         .await;
@@ -68,11 +73,20 @@ impl Talks<'_> {
 
     /// Who had to ask. What is told may come a little later than the answer to who has read.
     pub(super) async fn who_has_to_ask(&self) -> Asked {
-        let is_told = |device: &&Arc<Device>| device.reading.lock().unread() == self.truth(&device.person).unread;
-        let has_seen = |device: &&Arc<Device>| device.peer.as_ref().is_none_or(|peer| {
-            *device.person.seen.lock() == peer.has_read().map(|read| read.id).unwrap_or_default()
-        });
-        eventually(ON_THE_WAY, || self.all().all(|device| is_told(&device)) && self.first().all(|device| has_seen(&device))).await;
+        let is_told = |device: &&Arc<Device>| {
+            // It may look at the same device.
+            let unread = self.truth(&device.person).unread;
+            device.reading.lock().unread() == unread
+        };
+        let has_seen = |device: &&Arc<Device>| {
+            device.peer.as_ref().is_none_or(|peer| {
+                *device.person.seen.lock() == peer.has_read().map(|read| read.id).unwrap_or_default()
+            })
+        };
+        eventually(ON_THE_WAY, || {
+            self.all().all(|device| is_told(&device)) && self.first().all(|device| has_seen(&device))
+        })
+        .await;
         Asked {
             devices: self.all().filter(|device| !is_told(device)).count(),
             writers: self.first().filter(|device| !has_seen(device)).count(),

@@ -83,10 +83,7 @@ struct Counted {
 
 impl Counted {
     fn now(counts: &Counts) -> Self {
-        Self {
-            marks: counts.marks.load(Ordering::Relaxed),
-            chat_states: counts.chat_states.load(Ordering::Relaxed),
-        }
+        Self { marks: counts.marks.load(Ordering::Relaxed), chat_states: counts.chat_states.load(Ordering::Relaxed) }
     }
 
     fn since(self, before: Self) -> Self {
@@ -182,7 +179,8 @@ impl<'a> Talks<'a> {
             }
         }
         let all = futures_util::stream::iter(talks.all().map(Ok));
-        all.try_for_each_concurrent(SIGNING_IN, async |device| signed_in(&device.client, &device.person.name).await).await?;
+        all.try_for_each_concurrent(SIGNING_IN, async |device| signed_in(&device.client, &device.person.name).await)
+            .await?;
         Ok(talks)
     }
 
@@ -276,7 +274,11 @@ impl<'a> Talks<'a> {
         figures.push(Figure::lower("not sent in time", "messages", recorder.not_sent_count() as f64));
         figures.push(Figure::neutral("marks", "1/s", counted.marks as f64 / seconds));
         if let Counted { marks: marks @ 1.., .. } = counted {
-            figures.push(Figure::neutral("messages for a mark", "messages/mark", window.counts.accepted as f64 / marks as f64));
+            figures.push(Figure::neutral(
+                "messages for a mark",
+                "messages/mark",
+                window.counts.accepted as f64 / marks as f64,
+            ));
             if let Some(us) = window.server_cpu_us() {
                 figures.push(Figure::lower("server CPU for a mark", "us/mark", us as f64 / marks as f64));
             }

@@ -86,11 +86,9 @@ mod tests {
         let mark = |id: &str, seq| UserMark { read_id: id.to_owned(), read: position(seq), ..UserMark::default() };
         assert_eq!(check_mark_of_pair(&truth(0, Some(7)), Some(&mark("m7", 0))), Ok(()));
         assert_eq!(check_mark_of_pair(&truth(5, None), Some(&mark("", 0))), Ok(()));
-        for (truth, mark) in [
-            (truth(0, Some(7)), Some(mark("m6", 0))),
-            (truth(0, Some(7)), None),
-            (truth(5, None), Some(mark("m1", 0))),
-        ] {
+        for (truth, mark) in
+            [(truth(0, Some(7)), Some(mark("m6", 0))), (truth(0, Some(7)), None), (truth(5, None), Some(mark("m1", 0)))]
+        {
             assert!(check_mark_of_pair(&truth, mark.as_ref()).is_err(), "{truth:?}, {mark:?}");
         }
         assert_eq!(check_mark_of_group(&truth(0, Some(7)), Some(&mark("", 7)), 9), Ok(()));

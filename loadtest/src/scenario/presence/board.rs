@@ -204,7 +204,8 @@ mod tests {
     fn each_state_is_new_once() {
         let picture = Picture::new(1);
         let said = |number| Some(Said { number, intended_us: 0 });
-        let told: Vec<_> = [said(2), said(2), said(1), None, None, said(2), said(3)].map(|said| picture.told(0, said)).into();
+        let told: Vec<_> =
+            [said(2), said(2), said(1), None, None, said(2), said(3)].map(|said| picture.told(0, said)).into();
         assert_eq!(told, [true, false, false, true, false, false, true]);
     }
 
@@ -212,10 +213,16 @@ mod tests {
     fn what_is_told_is_what_was_said_or_nobody_has_said_it() {
         for number in 1..7 {
             let said = Said { number, intended_us: 77 };
-            let presence = |show: Show, status: &str| Presence { show: show.into(), status: status.to_owned(), ..Presence::default() };
+            let presence = |show: Show, status: &str| Presence {
+                show: show.into(),
+                status: status.to_owned(),
+                ..Presence::default()
+            };
             assert_eq!(Said::told(&presence(said.show(), &said.status())), Ok(Some(said)));
             let other = Said { number: number + 1, ..said };
-            for (show, status) in [(other.show(), said.status()), (said.show(), String::new()), (said.show(), "1 x".into())] {
+            for (show, status) in
+                [(other.show(), said.status()), (said.show(), String::new()), (said.show(), "1 x".into())]
+            {
                 assert!(Said::told(&presence(show, &status)).is_err(), "{show:?} {status}");
             }
             assert_eq!(Said::told(&presence(Show::Unspecified, "")), Ok(None));

@@ -56,12 +56,8 @@ const AWAY: Duration = Duration::from_secs(8);
 /// All pictures are looked at so often, until they are right.
 const LOOK: Duration = Duration::from_millis(200);
 /// How devices go, in turn, and for how long.
-const WAYS: [(Way, Duration); 4] = [
-    (Way::SignsOut, AWAY),
-    (Way::Breaks, AWAY),
-    (Way::SignsOut, Duration::ZERO),
-    (Way::Breaks, Duration::ZERO),
-];
+const WAYS: [(Way, Duration); 4] =
+    [(Way::SignsOut, AWAY), (Way::Breaks, AWAY), (Way::SignsOut, Duration::ZERO), (Way::Breaks, Duration::ZERO)];
 
 struct Storm<'a> {
     environment: &'a Environment,

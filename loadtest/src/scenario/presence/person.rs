@@ -258,7 +258,10 @@ impl Watching {
         let now_us = load.recorder.us(Instant::now());
         match said {
             Some(said) if !board.has_said(contact, said) => {
-                return Err(format!("{} is shown with its change {}, and has made none of this number", presence.user, said.number));
+                return Err(format!(
+                    "{} is shown with its change {}, and has made none of this number",
+                    presence.user, said.number
+                ));
             }
             Some(said) => {
                 load.recorder.delivered(self.shard, said.intended_us, is_new && said.intended_us >= self.since_us);

@@ -48,7 +48,10 @@ mod tests {
                     assert!(ring.slot(*contact, user).is_some());
                 }
                 let others = (0..users).filter(|other| !of.contains(other));
-                assert!(others.into_iter().all(|other| ring.slot(user, other).is_none()), "{user} is no contact of its own");
+                assert!(
+                    others.into_iter().all(|other| ring.slot(user, other).is_none()),
+                    "{user} is no contact of its own"
+                );
             }
         }
     }
