@@ -262,6 +262,8 @@ impl<'a> Storm<'a> {
             figures.push(Figure::lower("server CPU for a telling", "us/telling", us as f64 / told as f64));
         }
         figures.extend(made.figures(self.config.ring));
+        let compared = self.watchers().count() * self.config.ring.contacts;
+        figures.push(Figure::neutral("presences compared", "", compared as f64));
         if self.config.restarts.is_some() {
             figures.push(Figure::neutral("devices that went", "", restarts as f64));
         }
