@@ -32,6 +32,14 @@ impl ScenarioFile {
         share(users, workers, number) as f64 / users as f64
     }
 
+    /// Users who write or show something all the time.
+    pub(crate) fn users(&self) -> usize {
+        let Self { direct, groups, presence, marks, .. } = self;
+        let messages =
+            direct.as_ref().map_or(0, |direct| direct.users) + groups.as_ref().map_or(0, |groups| groups.users);
+        messages + presence.as_ref().map_or(0, |presence| presence.users) + marks.as_ref().map_or(0, MarksPart::users)
+    }
+
     /// The scenario of one of the workers. Levels, faults and the search are the coordinator's.
     pub(crate) fn of_worker(&self, workers: usize, number: usize) -> Self {
         let mut own = self.clone();
