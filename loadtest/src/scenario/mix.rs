@@ -73,7 +73,8 @@ impl Whole<'_> {
     /// Lets the parts pass when all have arrived and the environment's gate is open, and measures what they do together.
     async fn measure(&self, parts: usize) -> crate::measure::window::Window {
         let Environment { recorder, servers, gate, .. } = self.environment;
-        recorder.set_phase("signing in");
+        // Sign-ins, groups and contacts.
+        recorder.set_phase("getting ready");
         self.inner.arrived(parts).await;
         gate.pass().await;
         self.inner.let_pass();

@@ -50,7 +50,8 @@ pub(super) struct Person {
     pub(super) name: String,
     pub(super) reads: bool,
     pub(super) talk: Talk,
-    moved: Mutex<Moved>,
+    /// The last marks that it has moved, and when, in microseconds.
+    moved: Mutex<VecDeque<(Message, u64)>>,
     /// What the other side of a pair was last told to have read.
     pub(super) seen: Mutex<String>,
 }
@@ -60,15 +61,6 @@ pub(super) enum Talk {
     /// With this user.
     Pair(String),
     Group(TimelineId, Arc<GroupCheck>),
-}
-
-/// Marks that the user has moved.
-#[derive(Default)]
-struct Moved {
-    /// The last ones, and when they were moved, in microseconds.
-    when: VecDeque<(Message, u64)>,
-    /// The last one that is stored.
-    stored: Option<Message>,
 }
 
 /// So many marks are remembered until they are seen.
@@ -92,22 +84,17 @@ impl Person {
         Self { number, name, reads, talk, moved: Mutex::default(), seen: Mutex::default() }
     }
 
-    /// The last message whose mark is stored.
-    pub(super) fn has_read(&self) -> Option<Message> {
-        self.moved.lock().stored.clone()
-    }
-
     fn moves(&self, message: &Message, now_us: u64) {
         let mut moved = self.moved.lock();
-        if moved.when.len() == REMEMBERED {
-            moved.when.pop_front();
+        if moved.len() == REMEMBERED {
+            moved.pop_front();
         }
-        moved.when.push_back((message.clone(), now_us));
+        moved.push_back((message.clone(), now_us));
     }
 
     /// When the mark was moved to such a message.
     fn moved_us(&self, is_it: impl Fn(&Message) -> bool) -> Option<u64> {
-        self.moved.lock().when.iter().find(|(message, _)| is_it(message)).map(|(_, us)| *us)
+        self.moved.lock().iter().find(|(message, _)| is_it(message)).map(|(_, us)| *us)
     }
 }
 
@@ -315,7 +302,6 @@ impl Device {
             return Err(error);
         }
         self.reading.lock().read_up_to(message.position.seq);
-        self.person.moved.lock().stored = Some(message);
         self.scene.counts.marks.fetch_add(1, Ordering::Relaxed);
         self.record(&self.scene.stored, Some(now_us));
         Ok(())

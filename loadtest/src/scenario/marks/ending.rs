@@ -80,7 +80,7 @@ impl Talks<'_> {
         };
         let has_seen = |device: &&Arc<Device>| {
             device.peer.as_ref().is_none_or(|peer| {
-                *device.person.seen.lock() == peer.has_read().map(|read| read.id).unwrap_or_default()
+                *device.person.seen.lock() == self.truth(peer).read.map(|read| read.id).unwrap_or_default()
             })
         };
         eventually(ON_THE_WAY, || {
@@ -170,10 +170,15 @@ impl Talks<'_> {
         Ok(())
     }
 
-    /// A reader has read everything. Of others, what their first devices were shown is unread, but for what their own messages have read.
+    /// A reader whose mark is at its last message has read everything. Of others, what their first devices were shown is unread, but for what
+    /// their own messages have read.
     fn truth(&self, person: &Person) -> Truth {
-        let unread = if person.reads { 0 } else { self.first_of(person).reading.lock().unread() };
-        Truth { unread, read: person.has_read() }
+        let reading = self.first_of(person).reading.lock();
+        if person.reads {
+            Truth { unread: 0, read: reading.last() }
+        } else {
+            Truth { unread: reading.unread(), read: None }
+        }
     }
 
     fn first_of(&self, person: &Person) -> &Arc<Device> {

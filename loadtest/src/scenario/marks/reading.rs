@@ -68,9 +68,14 @@ impl Reading {
         self.version
     }
 
-    /// The last message of somebody else, if it is not read.
+    /// The last message of somebody else.
+    pub(super) fn last(&self) -> Option<Message> {
+        self.last.clone()
+    }
+
+    /// The same, if it is not read.
     pub(super) fn to_read(&self) -> Option<Message> {
-        self.last.clone().filter(|last| last.position.seq > self.read)
+        self.last().filter(|last| last.position.seq > self.read)
     }
 
     /// The list, or what has changed in it.
