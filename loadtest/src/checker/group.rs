@@ -116,6 +116,11 @@ impl GroupCheck {
         shown.last = shown.last.max(seq);
     }
 
+    /// The last position that anybody has shown.
+    pub(crate) fn head(&self) -> u64 {
+        self.head.load(Ordering::Relaxed)
+    }
+
     /// Reads the log; all positions must be read, in order.
     pub fn reader(self: &Arc<Self>) -> GroupReader {
         GroupReader { group: Arc::clone(self), stays: Stays::default() }

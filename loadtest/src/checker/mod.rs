@@ -27,7 +27,7 @@ use self::violation::Violations;
 pub use self::{
     flow::FlowCheck,
     group::{GroupCheck, GroupReader, GroupWatcher},
-    violation::Violation,
+    violation::{View, Violation},
     watcher::WatcherCheck,
 };
 
@@ -130,6 +130,11 @@ impl Checker {
     /// The watcher that reads this user's timeline back.
     pub fn reader(&self, user: &str) -> Arc<WatcherCheck> {
         self.watch(user, "read back", true)
+    }
+
+    /// Somebody else has found this.
+    pub(crate) fn found(&self, violation: Violation) {
+        self.violations.add(violation);
     }
 
     /// The messages of each flow that are accepted by now.

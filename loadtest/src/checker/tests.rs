@@ -300,3 +300,23 @@ fn a_second_reading_does_not_count_as_doubled() {
     assert!(checker.finish().violations.is_empty());
     assert_eq!(checker.finish().summary.read_back, 3);
 }
+
+#[test]
+fn what_is_seen_wrong_of_others_is_a_violation_of_its_class_and_names_who_sees_it() {
+    let checker = Checker::default();
+    let watcher = || Watcher { user: "bob".to_owned(), device: "d".to_owned() };
+    let why = |what: &str| format!("alice {what}");
+    checker.found(Violation::Untrue { view: View::Presence, watcher: watcher(), why: why("is offline") });
+    checker.found(Violation::Untrue { view: View::Mark, watcher: watcher(), why: why("has read m2") });
+    checker.found(Violation::Untrue { view: View::ChatState, watcher: watcher(), why: why("is a stranger") });
+    let integrity = crate::report::Integrity::from(&checker.finish());
+    assert_eq!(integrity.violations.values().sum::<u64>(), 3);
+    assert_eq!(
+        integrity.examples,
+        [
+            "chat state wrong: bob/d: alice is a stranger",
+            "mark wrong: bob/d: alice has read m2",
+            "presence wrong: bob/d: alice is offline"
+        ]
+    );
+}

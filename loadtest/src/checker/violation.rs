@@ -35,6 +35,17 @@ pub enum Violation {
     Overheard { watcher: Watcher, group: String, seq: u64 },
     /// A message in the group's log of a user who was no member then.
     Intruded { sender: String, group: String, seq: u64 },
+    /// The watcher sees of others, or of its own conversations, what is not so.
+    Untrue { view: View, watcher: Watcher, why: String },
+}
+
+/// Of what a device is told beside messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    Presence,
+    /// What is unread, and how far users have read.
+    Mark,
+    ChatState,
 }
 
 impl Violation {
@@ -51,6 +62,9 @@ impl Violation {
             Self::Misplaced { .. } => "misplaced",
             Self::Overheard { .. } => "overheard",
             Self::Intruded { .. } => "intruded",
+            Self::Untrue { view: View::Presence, .. } => "presence wrong",
+            Self::Untrue { view: View::Mark, .. } => "mark wrong",
+            Self::Untrue { view: View::ChatState, .. } => "chat state wrong",
         }
     }
 }
@@ -66,7 +80,9 @@ impl fmt::Display for Violation {
             Self::Reordered { watcher, flow, counter, after } => {
                 write!(f, "{kind}: {watcher}: {flow} #{counter} after #{after}")
             }
-            Self::Corrupted { watcher, why } => write!(f, "{kind}: {watcher}: {why}"),
+            Self::Corrupted { watcher, why } | Self::Untrue { watcher, why, .. } => {
+                write!(f, "{kind}: {watcher}: {why}")
+            }
             Self::Gap { watcher, expected, got } => {
                 write!(f, "{kind}: {watcher}: position {got} where {expected} is next")
             }

@@ -25,7 +25,9 @@ pub enum Better {
 
 /// Accepted messages a second; `--min-rate` sets its level.
 pub const RATE: &str = "accepted";
-/// Server CPU for each message, sign-in or delivery; `--max-cpu-us` sets its level.
+/// Changes of presence a second.
+pub const CHANGES: &str = "changes";
+/// Server CPU for each message, change of presence, sign-in or delivery; `--max-cpu-us` sets its level.
 pub const SERVER_CPU: &str = "server CPU";
 /// Server CPU for each delivery to a device, with all that was done for its message.
 pub const SERVER_CPU_OF_A_DELIVERY: &str = "server CPU for a delivery";

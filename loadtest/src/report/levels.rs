@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Integrity,
-    figure::{Figure, RATE, SERVER_CPU},
+    figure::{CHANGES, Figure, RATE, SERVER_CPU},
     sample::Distribution,
 };
 
@@ -63,7 +63,7 @@ impl Levels {
             levels.push(Level::at_most("not accepted messages".to_owned(), wanted as f64, Some(got as f64)));
         }
         if let Some(wanted) = self.min_rate {
-            let got = figure(&[RATE, "sign-ins"]);
+            let got = figure(&[RATE, CHANGES, "sign-ins"]);
             levels.push(Level { name: "rate 1/s".to_owned(), wanted, got, met: got.is_some_and(|got| got >= wanted) });
         }
         if let Some(wanted) = self.max_cpu_us {

@@ -243,7 +243,9 @@ impl Integrity {
             1 => "1 inbox".to_owned(),
             many => format!("{many} inboxes"),
         };
-        Some(format!("{inboxes} could not be read back: whether everything accepted is there is not proven"))
+        Some(format!(
+            "{inboxes} could not be read back, or what users see of others: whether everything is there is not proven"
+        ))
     }
 
     /// Adds what was found elsewhere.

@@ -80,6 +80,8 @@ struct Whole {
     recorder: Arc<Recorder>,
     /// Stands before the part's marks.
     part: String,
+    /// What the part sends and is delivered counts as messages of the whole.
+    has_messages: bool,
 }
 
 /// What another process has recorded since it last told.
@@ -141,13 +143,27 @@ impl Default for Recorder {
 impl Recorder {
     /// The recorder of a part of a run, whose recorder gets everything, too. Their times count from the same beginning.
     pub fn part_of(whole: &Arc<Self>, part: &str) -> Self {
+        Self::of(whole, part, true)
+    }
+
+    /// The same of a part that sends no messages: its sends and deliveries are its own.
+    pub fn beside(whole: &Arc<Self>, part: &str) -> Self {
+        Self::of(whole, part, false)
+    }
+
+    fn of(whole: &Arc<Self>, part: &str, has_messages: bool) -> Self {
         let (began, began_unix_ms) = (whole.began, whole.began_unix_ms);
-        let whole = Whole { recorder: Arc::clone(whole), part: part.to_owned() };
+        let whole = Whole { recorder: Arc::clone(whole), part: part.to_owned(), has_messages };
         Self { whole: Some(whole), began, began_unix_ms, ..Self::default() }
     }
 
     fn whole(&self) -> Option<&Self> {
         self.whole.as_ref().map(|whole| &*whole.recorder)
+    }
+
+    /// The recorder of the whole, if it counts this part's messages.
+    fn messages(&self) -> Option<&Self> {
+        self.whole.as_ref().filter(|whole| whole.has_messages).map(|whole| &*whole.recorder)
     }
 
     pub fn began_unix_ms(&self) -> u64 {
@@ -189,7 +205,7 @@ impl Recorder {
 
     /// A send that only the generator could delay goes out now.
     pub fn sent_on_schedule(&self, intended_us: u64, now_us: u64) {
-        if let Some(whole) = self.whole() {
+        if let Some(whole) = self.messages() {
             whole.sent_on_schedule(intended_us, now_us);
         }
         if self.measures(intended_us) {
@@ -204,7 +220,7 @@ impl Recorder {
     /// `due_us` is when the message should have been sent, or when it was, if nothing
     /// but the generator held it back.
     pub fn ended(&self, shard: usize, (intended_us, due_us): (u64, u64), outcome: Outcome) {
-        if let Some(whole) = self.whole() {
+        if let Some(whole) = self.messages() {
             whole.ended(shard, (intended_us, due_us), outcome);
         }
         let counter = match outcome {
@@ -222,7 +238,7 @@ impl Recorder {
 
     /// A device was shown a message. `timed` is true if the delivery counts for the delivery latency.
     pub fn delivered(&self, shard: usize, intended_us: u64, timed: bool) {
-        if let Some(whole) = self.whole() {
+        if let Some(whole) = self.messages() {
             whole.delivered(shard, intended_us, timed);
         }
         self.delivered.fetch_add(1, Ordering::Relaxed);
@@ -233,7 +249,7 @@ impl Recorder {
 
     /// The run ended before this message was sent: it had waited this long already, and would have waited longer.
     pub fn not_sent(&self, shard: usize, intended_us: u64, now_us: u64) {
-        if let Some(whole) = self.whole() {
+        if let Some(whole) = self.messages() {
             whole.not_sent(shard, intended_us, now_us);
         }
         if self.measures(intended_us) {

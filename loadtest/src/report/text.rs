@@ -109,7 +109,7 @@ pub(super) fn capacity(to: &mut String, report: &Report) -> std::fmt::Result {
 
 fn integrity(to: &mut String, report: &Report) -> std::fmt::Result {
     let integrity = &report.integrity;
-    if integrity.summary.sent == 0 {
+    if integrity.summary.sent == 0 && integrity.violations.is_empty() && integrity.unread == 0 {
         return Ok(());
     }
     writeln!(

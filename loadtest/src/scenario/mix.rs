@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::{FutureExt as _, LocalBoxFuture, try_join_all};
 
-use super::{Ending, Environment, Found, Gate, RunError, direct, groups, herd, idle, offline};
+use super::{Ending, Environment, Found, Gate, RunError, direct, groups, herd, idle, marks, offline, presence};
 use crate::{
     measure::window::Reading,
     report::{
@@ -32,6 +32,12 @@ pub(crate) async fn run(environment: &Environment, scenario: &ScenarioFile) -> R
     if scenario.groups.is_some() {
         all.push(whole.groups().boxed_local());
     }
+    if scenario.presence.is_some() {
+        all.push(whole.presence().boxed_local());
+    }
+    if scenario.marks.is_some() {
+        all.push(whole.marks().boxed_local());
+    }
     if scenario.idle.is_some() {
         all.push(whole.idle().boxed_local());
     }
@@ -49,7 +55,7 @@ pub(crate) async fn run(environment: &Environment, scenario: &ScenarioFile) -> R
         return Ok(parts.remove(0).found);
     }
     let mut figures = message_figures(&window);
-    if scenario.direct.is_none() && scenario.groups.is_none() && scenario.offline.is_none() {
+    if !scenario.has_messages() && scenario.offline.is_none() {
         figures.clear();
     }
     Ok(join(parts, Found { integrity: Integrity::default(), times: Vec::new(), figures, window, invalid: None }))
@@ -67,7 +73,8 @@ impl Whole<'_> {
     /// Lets the parts pass when all have arrived and the environment's gate is open, and measures what they do together.
     async fn measure(&self, parts: usize) -> crate::measure::window::Window {
         let Environment { recorder, servers, gate, .. } = self.environment;
-        recorder.set_phase("signing in");
+        // Sign-ins, groups and contacts.
+        recorder.set_phase("getting ready");
         self.inner.arrived(parts).await;
         gate.pass().await;
         self.inner.let_pass();
@@ -114,6 +121,28 @@ impl Whole<'_> {
         let measured = async { _ = self.ending.within(time.measured.0).await };
         let found = groups::run_at(&environment, config, (time.warm_up.0, time.patience.0), measured).await?;
         Ok(vec![Part { name: "groups", found }])
+    }
+
+    async fn presence(&self) -> Result<Vec<Part>, RunError> {
+        let Some(config) = self.scenario.presence_config() else { return Ok(Vec::new()) };
+        let mut environment = self.part("presence", "presence");
+        if self.scenario.has_messages() || self.scenario.offline.is_some() || self.scenario.reconnect.is_some() {
+            // Changes are no messages.
+            environment.recorder = Arc::new(Recorder::beside(&self.environment.recorder, "presence"));
+        }
+        let time = &self.scenario.time;
+        let measured = async { _ = self.ending.within(time.measured.0).await };
+        let found = presence::run_at(&environment, config, (time.warm_up.0, time.patience.0), measured).await?;
+        Ok(vec![Part { name: "presence", found }])
+    }
+
+    async fn marks(&self) -> Result<Vec<Part>, RunError> {
+        let Some(config) = self.scenario.marks_config() else { return Ok(Vec::new()) };
+        let environment = self.part("marks", "marks");
+        let time = &self.scenario.time;
+        let measured = async { _ = self.ending.within(time.measured.0).await };
+        let found = marks::run_at(&environment, config, (time.warm_up.0, time.patience.0), measured).await?;
+        Ok(vec![Part { name: "marks", found }])
     }
 
     async fn idle(&self) -> Result<Vec<Part>, RunError> {

@@ -9,9 +9,11 @@ pub mod groups;
 pub mod herd;
 pub mod idle;
 mod light;
+pub(crate) mod marks;
 pub(crate) mod mix;
 pub mod offline;
 pub mod pacer;
+pub(crate) mod presence;
 pub(crate) mod read_back;
 mod sender;
 pub(crate) mod share;
@@ -119,6 +121,8 @@ pub enum RunError {
     SignIn { user: String, why: String },
     #[error("the account of user {user} can't be made: {why}")]
     Account { user: String, why: String },
+    #[error("the contacts of user {user} can't be made: {why}")]
+    Contacts { user: String, why: String },
     #[error("group {group} can't be made: {why}")]
     Group { group: String, why: String },
     #[error(
@@ -133,7 +137,7 @@ pub enum RunError {
 impl RunError {
     /// True if the run failed, and not the operator's request.
     pub fn makes_the_run_invalid(&self) -> bool {
-        matches!(self, Self::SignIn { .. } | Self::Account { .. } | Self::Group { .. })
+        matches!(self, Self::SignIn { .. } | Self::Account { .. } | Self::Contacts { .. } | Self::Group { .. })
     }
 }
 

@@ -13,7 +13,7 @@ pub(super) fn ensure(so: bool, wrong: impl FnOnce() -> String) -> Result<(), Str
 }
 
 /// A key and its value, which must be a number above zero.
-fn above_zero(key: &str, value: f64) -> Result<(), String> {
+pub(super) fn above_zero(key: &str, value: f64) -> Result<(), String> {
     ensure(value.is_finite() && value > 0.0, || format!("{key} is {value}, and must be above 0"))
 }
 
@@ -32,8 +32,10 @@ impl ScenarioFile {
         above_zero("target.sends_per_user", target.sends_per_user)?;
         self.sign_in.check()?;
         let others = self.idle.is_some() || self.offline.is_some() || self.reconnect.is_some();
-        let any = self.direct.is_some() || self.groups.is_some() || others;
-        ensure(any, || "it has no load: [direct], [groups], [idle], [offline] or [reconnect]".to_owned())?;
+        let any = self.has_messages() || self.presence.is_some() || others;
+        ensure(any, || {
+            "it has no load: [direct], [groups], [presence], [marks], [idle], [offline] or [reconnect]".to_owned()
+        })?;
         if let Some(direct) = &self.direct {
             self.check_direct(direct)?;
         }
@@ -43,6 +45,13 @@ impl ScenarioFile {
                 above_zero("groups.rate", rate)?;
                 self.check_rate("groups", rate, groups.senders(), "senders")?;
             }
+        }
+        if let Some(presence) = &self.presence {
+            presence.check(self.time.patience)?;
+        }
+        if let Some(marks) = &self.marks {
+            marks.check()?;
+            self.check_rate("marks", marks.rate, marks.users(), "users")?;
         }
         if let Some(idle) = &self.idle {
             within("idle.connections", idle.connections, 1)?;
@@ -73,6 +82,11 @@ impl ScenarioFile {
             ensure(!self.time.measured.is_zero(), || "time.measured is 0".to_owned())?;
         }
         self.chaos.as_ref().map_or(Ok(()), |chaos| self.check_chaos(chaos))
+    }
+
+    /// Users write to each other all the time.
+    pub(crate) fn has_messages(&self) -> bool {
+        self.direct.is_some() || self.groups.is_some() || self.marks.is_some()
     }
 
     fn check_direct(&self, direct: &DirectPart) -> Result<(), String> {
@@ -136,12 +150,12 @@ impl ScenarioFile {
         ensure(level.server_cpu_us.is_none() || servers, || {
             "level.server_cpu_us needs target.server_pids or target.admin".to_owned()
         })?;
-        let delivered = self.direct.is_some() || self.groups.is_some();
+        let delivered = self.has_messages() || self.presence.is_some();
         ensure(level.acceptance_p99_ms.is_none() || delivered || self.offline.is_some(), || {
-            "level.acceptance_p99_ms needs [direct], [groups] or [offline]".to_owned()
+            "level.acceptance_p99_ms needs [direct], [groups], [presence], [marks] or [offline]".to_owned()
         })?;
         ensure(level.delivery_p99_ms.is_none() || delivered, || {
-            "level.delivery_p99_ms needs [direct] or [groups]".to_owned()
+            "level.delivery_p99_ms needs [direct], [groups], [presence] or [marks]".to_owned()
         })?;
         let rate = self.direct.as_ref().filter(|_| self.capacity.is_none()).and_then(|direct| direct.rate);
         match (level.rate, rate) {
@@ -153,7 +167,15 @@ impl ScenarioFile {
     }
 
     fn check_capacity(&self, capacity: &CapacityPart) -> Result<(), String> {
-        let others = self.groups.is_some() || self.idle.is_some() || self.offline.is_some() || self.reconnect.is_some();
+        let others = [
+            self.groups.is_some(),
+            self.presence.is_some(),
+            self.marks.is_some(),
+            self.idle.is_some(),
+            self.offline.is_some(),
+            self.reconnect.is_some(),
+        ]
+        .contains(&true);
         let alone = !others && self.chaos.is_none();
         let direct = self.direct.as_ref().filter(|_| alone);
         let direct = direct.ok_or("[capacity] needs [direct], and nothing beside it")?;
@@ -191,8 +213,8 @@ impl ScenarioFile {
     }
 
     fn check_chaos(&self, chaos: &ChaosPart) -> Result<(), String> {
-        let messages = self.direct.is_some() || self.groups.is_some();
-        ensure(messages, || "[chaos] needs [direct] or [groups]".to_owned())?;
+        let goes_on = self.has_messages() || self.presence.is_some();
+        ensure(goes_on, || "[chaos] needs [direct], [groups], [presence] or [marks]".to_owned())?;
         ensure(!chaos.faults.is_empty(), || "chaos.faults is empty".to_owned())?;
         let (mut added, mut removed) = (0, 0);
         for fault in &chaos.faults {

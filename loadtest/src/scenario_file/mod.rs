@@ -3,6 +3,8 @@
 mod check;
 mod groups;
 pub(crate) mod length;
+mod marks;
+mod presence;
 mod presets;
 mod setting;
 mod share;
@@ -12,7 +14,7 @@ use std::{fs, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::presets::PRESETS;
-use self::{groups::GroupsPart, length::Length};
+use self::{groups::GroupsPart, length::Length, marks::MarksPart, presence::PresencePart};
 use crate::{credentials::SignInPart, faults::Step};
 
 /// A whole scenario. Unknown keys are errors.
@@ -33,6 +35,10 @@ pub(crate) struct ScenarioFile {
     pub(crate) direct: Option<DirectPart>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) groups: Option<GroupsPart>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) presence: Option<PresencePart>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) marks: Option<MarksPart>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) idle: Option<IdlePart>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -207,7 +213,7 @@ pub(crate) struct CapacityPart {
     pub(crate) window: Length,
 }
 
-/// Faults, one after the other, while users write to each other.
+/// Faults, one after the other, while users do something.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ChaosPart {

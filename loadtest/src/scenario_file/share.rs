@@ -1,6 +1,6 @@
 //! The share of each of several processes that make the load of a scenario together.
 
-use super::{GroupsPart, ScenarioFile};
+use super::{GroupsPart, MarksPart, PresencePart, ScenarioFile};
 use crate::scenario;
 
 /// Of a count.
@@ -14,6 +14,8 @@ impl ScenarioFile {
         [
             self.direct.as_ref().map(|direct| direct.users / 2),
             self.groups.as_ref().map(GroupsPart::most_workers),
+            self.presence.as_ref().map(PresencePart::most_workers),
+            self.marks.as_ref().map(MarksPart::most_workers),
             self.idle.as_ref().map(|idle| idle.connections),
             self.offline.as_ref().map(|offline| offline.absent.min(offline.senders).min(offline.messages as usize)),
             self.reconnect.as_ref().map(|reconnect| reconnect.connections.min(reconnect.senders)),
@@ -28,6 +30,14 @@ impl ScenarioFile {
     pub(crate) fn part_of(&self, workers: usize, number: usize) -> f64 {
         let users = self.direct.as_ref().map_or(workers, |direct| direct.users);
         share(users, workers, number) as f64 / users as f64
+    }
+
+    /// Users who write or show something all the time.
+    pub(crate) fn users(&self) -> usize {
+        let Self { direct, groups, presence, marks, .. } = self;
+        let messages =
+            direct.as_ref().map_or(0, |direct| direct.users) + groups.as_ref().map_or(0, |groups| groups.users);
+        messages + presence.as_ref().map_or(0, |presence| presence.users) + marks.as_ref().map_or(0, MarksPart::users)
     }
 
     /// The scenario of one of the workers. Levels, faults and the search are the coordinator's.
@@ -49,6 +59,12 @@ impl ScenarioFile {
         }
         if let Some(groups) = &mut own.groups {
             groups.share(|all| share(all, workers, number));
+        }
+        if let Some(presence) = &mut own.presence {
+            presence.share(|all| share(all, workers, number));
+        }
+        if let Some(marks) = &mut own.marks {
+            marks.share(|all| share(all, workers, number));
         }
         if let Some(idle) = &mut own.idle {
             idle.connections = share(idle.connections, workers, number);
@@ -91,6 +107,17 @@ mod tests {
                 let groups = |one: &ScenarioFile| one.groups.as_ref().map_or(0, |groups| groups.groups);
                 assert_eq!(parts.iter().map(groups).sum::<usize>(), groups(&whole));
                 assert!(parts.iter().all(|part| part.groups.as_ref().is_none_or(|groups| groups.check().is_ok())));
+                let contacts = |one: &ScenarioFile| one.presence.as_ref().map_or(0, |presence| presence.users);
+                assert_eq!(parts.iter().map(contacts).sum::<usize>(), contacts(&whole));
+                let changes = |one: &ScenarioFile| one.presence.as_ref().map_or(0.0, |presence| presence.rate);
+                assert!((parts.iter().map(changes).sum::<f64>() - changes(&whole)).abs() < 1e-6);
+                let writers = |one: &ScenarioFile| one.marks.as_ref().map_or(0, MarksPart::users);
+                assert_eq!(parts.iter().map(writers).sum::<usize>(), writers(&whole));
+                let written = |one: &ScenarioFile| one.marks.as_ref().map_or(0.0, |marks| marks.rate);
+                assert!((parts.iter().map(written).sum::<f64>() - written(&whole)).abs() < 1e-6);
+                let patience = whole.time.patience;
+                assert!(parts.iter().all(|part| part.presence.as_ref().is_none_or(|own| own.check(patience).is_ok())));
+                assert!(parts.iter().all(|part| part.marks.as_ref().is_none_or(|marks| marks.check().is_ok())));
                 let rate = |one: &ScenarioFile| one.direct.as_ref().and_then(|direct| direct.rate).unwrap_or(0.0);
                 assert!((parts.iter().map(rate).sum::<f64>() - rate(&whole)).abs() < 1e-6);
                 let messages = |one: &ScenarioFile| one.offline.as_ref().map_or(0, |offline| offline.messages);

@@ -44,6 +44,8 @@ fn rounds_have_no_unknown_keys_either() {
 fn what_contradicts_itself_is_told_before_anything_is_connected() {
     let direct = "[direct]\nusers = 10\n";
     let groups = "[groups]\nusers = 5\ngroups = 2\nmembers = 3\n";
+    let presence = "[presence]\nusers = 5\n";
+    let marks = "[marks]\nrate = 5\n";
     let capacity = "[direct]\nusers = 10\n[level]\nacceptance_p99_ms = 50\n[capacity]\n";
     for (text, says) in [
         (String::new(), "it has no load"),
@@ -69,7 +71,7 @@ fn what_contradicts_itself_is_told_before_anything_is_connected() {
         (format!("{direct}rate = 100\n[level]\nrate = 200\n"), "level.rate is 200, and direct.rate only 100"),
         (
             "[idle]\nconnections = 5\n[level]\nacceptance_p99_ms = 5\n".to_owned(),
-            "needs [direct], [groups] or [offline]",
+            "needs [direct], [groups], [presence], [marks] or [offline]",
         ),
         (
             "[groups]\nusers = 5\ngroups = 1\nmembers = 6\n".to_owned(),
@@ -83,6 +85,23 @@ fn what_contradicts_itself_is_told_before_anything_is_connected() {
         ),
         (format!("{groups}change_every = \"0s\"\n"), "groups.change_every is 0"),
         ("[groups]\nusers = 5\ngroups = 1\nmembers = 1\nchange_every = \"1s\"\n".to_owned(), "the owner stays"),
+        (format!("{presence}contacts = 2\n"), "missing field `rate`"),
+        (format!("{presence}contacts = 3\nrate = 1\n"), "presence.contacts is 3, and must be even"),
+        (format!("{presence}contacts = 6\nrate = 1\n"), "presence.contacts is 6, and there are 5 presence.users"),
+        ("[presence]\nusers = 2000\ncontacts = 1002\nrate = 1\n".to_owned(), "must be at most 1000"),
+        (format!("{presence}contacts = 2\nrate = 6\n"), "more than a service tells: 1 a second for each"),
+        (format!("{presence}contacts = 2\nrate = 0\n"), "presence.rate is 0, and must be above 0"),
+        (format!("{presence}contacts = 2\nrate = 1\nrestart_every = \"0s\"\n"), "presence.restart_every is 0"),
+        (
+            format!("{presence}contacts = 2\nrate = 1\nrestart_every = \"1s\"\n[time]\npatience = \"3s\"\n"),
+            "time.patience is 3s, and presence.restart_every needs 10s",
+        ),
+        (marks.to_owned(), "neither marks.pairs nor marks.groups"),
+        (format!("{marks}groups = 1\nmembers = 1\n"), "marks.members is 1, and must be from 2"),
+        (format!("{marks}groups = 1\nmembers = 258\n"), "marks.members is 258, and must be at most 257"),
+        (format!("{marks}pairs = 2\nnot_reading = 5\n"), "marks.not_reading is 5, and there are 4 users"),
+        ("[marks]\npairs = 1\nrate = 101\n".to_owned(), "101 messages a second of 2 marks.users are more"),
+        (format!("{marks}pairs = 1\ntyping = true\n"), "unknown field `typing`"),
         (format!("{capacity}from = 501\n"), "capacity.from is 501, and 500 is the most"),
         (format!("{capacity}most = 501\n"), "more than gateways let them send"),
         (format!("{capacity}precision = 0\n"), "capacity.precision is 0"),
@@ -90,6 +109,8 @@ fn what_contradicts_itself_is_told_before_anything_is_connected() {
         (format!("{direct}rate = 5\n[level]\nacceptance_p99_ms = 50\n[capacity]\n"), "[capacity] looks for the rate"),
         (format!("{capacity}\n[idle]\nconnections = 5\n"), "[capacity] needs [direct], and nothing beside it"),
         (format!("{direct}[capacity]\n"), "[capacity] needs level.acceptance_p99_ms"),
+        (format!("{capacity}\n{presence}contacts = 2\nrate = 1\n"), "[capacity] needs [direct], and nothing beside it"),
+        ("[idle]\nconnections = 5\n[chaos]\n".to_owned(), "[chaos] needs [direct], [groups], [presence] or [marks]"),
         (format!("{direct}[chaos]\n"), "chaos.faults is empty"),
         (format!("{direct}[chaos]\nfaults = [\"kill bill\"]\n"), "\"bill\" is no target"),
         (format!("{direct}[chaos]\nfaults = [\"remove controller\"]\n"), "removes 1 storage nodes and adds 0"),

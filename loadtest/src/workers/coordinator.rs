@@ -158,7 +158,7 @@ impl Team<'_> {
         let count = self.crew.workers.len();
         let report = |(at, worker): (usize, &super::crew::Worker)| {
             let own = found.iter().find(|(known, _)| *known == at).map(|(_, found)| &found.window);
-            let users = self.scenario.of_worker(count, at).direct.map_or(0, |direct| direct.users);
+            let users = self.scenario.of_worker(count, at).users();
             WorkerReport {
                 name: worker.name.clone(),
                 address: worker.address.to_string(),

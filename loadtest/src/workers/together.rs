@@ -4,7 +4,7 @@ use crate::{
     measure::window::Window,
     report::{
         Integrity,
-        figure::{Better, Figure, cost},
+        figure::{Better, Figure, RATE, cost},
         times::Times,
     },
     scenario::Found,
@@ -28,7 +28,8 @@ pub(super) fn together(parts: Vec<(String, Found)>, mut window: Window, lost: Op
         invalid = invalid.or_else(|| found.invalid.map(|why| format!("{name}: {why}")));
     }
     figures.retain(|figure| figure.name != "generator CPU");
-    figures.extend(cost(&window, window.counts.accepted, "message"));
+    let thing = if figures.iter().any(|figure| figure.name == RATE) { "message" } else { "change" };
+    figures.extend(cost(&window, window.counts.accepted, thing));
     Found { integrity, times, figures, window, invalid }
 }
 

@@ -217,9 +217,11 @@ async fn record(environment: Environment, told: mpsc::Sender<Told>) {
 
 fn share_of(scenario: &ScenarioFile) -> String {
     let users = scenario.direct.as_ref().map(|direct| format!("{} users", direct.users));
+    let contacts = scenario.presence.as_ref().map(|presence| format!("{} users with contacts", presence.users));
+    let talks = scenario.marks.as_ref().map(|marks| format!("{} pairs and {} groups", marks.pairs, marks.groups));
     let idle = scenario.idle.as_ref().map(|idle| format!("{} idle connections", idle.connections));
     let absent = scenario.offline.as_ref().map(|offline| format!("{} absent users", offline.absent));
     let back = scenario.reconnect.as_ref().map(|reconnect| format!("{} that come back", reconnect.connections));
-    let parts: Vec<_> = [users, idle, absent, back].into_iter().flatten().collect();
+    let parts: Vec<_> = [users, contacts, talks, idle, absent, back].into_iter().flatten().collect();
     format!("{} of {}", parts.join(", "), scenario.name)
 }

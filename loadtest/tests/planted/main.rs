@@ -3,6 +3,7 @@
 mod canary;
 mod groups;
 mod load;
+mod presence;
 mod service;
 mod sign_in;
 

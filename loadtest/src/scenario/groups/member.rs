@@ -210,7 +210,7 @@ impl Drop for Showing {
 }
 
 /// What was said in the group, unless it is something else than was sent.
-pub(super) fn said_in<'a>(load: &Load, group: &GroupCheck, envelope: &'a Envelope) -> Result<Payload<'a>, String> {
+pub(crate) fn said_in<'a>(load: &Load, group: &GroupCheck, envelope: &'a Envelope) -> Result<Payload<'a>, String> {
     let wrong = |what: &str| Err(format!("message {} of group {}: {what}", envelope.id, group.name));
     match envelope.content.as_ref().map(Payload::from_content) {
         Some(Ok(payload)) if payload.run != load.run || payload.sender != envelope.sender => {

@@ -17,7 +17,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::watch;
 
 pub use self::plan::InGroups;
-pub(crate) use self::{crowd::Crowd, plan::Plan, unrest::Unrest};
+pub(crate) use self::{crowd::Crowd, member::said_in, plan::Plan, read_back::read_log, unrest::Unrest};
 use self::{
     founding::{Founding, make_groups},
     member::Member,
