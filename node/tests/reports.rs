@@ -126,7 +126,7 @@ fn moderators_see_what_was_reported_also_when_its_author_has_taken_it_back_for_g
         // The shard takes reports from now on.
         alice.reports("mallory", &[seq], ReportReason::Abuse).await;
         let printed = message(&cluster, 0, "alice", &["report", &id, "--reason", "spam", "--text", "every day"]);
-        assert_eq!(printed.expect("reported").trim(), "reported 1 messages");
+        assert_eq!(printed.expect("reported").trim(), "reported 1 message");
 
         // At the other gateway, for good, and nobody can read it any more.
         message(&cluster, 1, "mallory", &["recall", "--erase", &id]).expect("recalled");

@@ -255,7 +255,7 @@ async fn report(
     let conversation = conversation.ok_or_else(|| anyhow!("no message is named"))?;
     let count = seqs.len();
     client.report(conversation, seqs, reason, text).await.map_err(not_answered)?;
-    out::line(format_args!("reported {count} messages"))?;
+    out::line(format_args!("reported {count} message{}", if count == 1 { "" } else { "s" }))?;
     for author in authors.iter().filter(|_| block) {
         client.block(author).await.map_err(not_answered)?;
         out::line(format_args!("{author} is blocked"))?;
