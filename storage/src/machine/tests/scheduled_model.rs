@@ -76,6 +76,11 @@ enum Act {
         id: u64,
         fails: bool,
     },
+    /// An attempt to send one of the messages that are being sent: its answer says that it has failed, though it may have reached the inbox.
+    Fails {
+        which: usize,
+        reaches: bool,
+    },
     End(usize, u64),
     EndSender(usize, u64),
     Collect,
@@ -103,6 +108,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (user(), 0..12u8).prop_map(|(user, key)| Act::Sent(user, key)),
         3 => (1..50u64).prop_map(Act::Release),
         4 => (1..5u64, 1..20u64, any::<bool>()).prop_map(|(number, id, fails)| Act::Settle { number, id, fails }),
+        3 => (any::<usize>(), any::<bool>()).prop_map(|(which, reaches)| Act::Fails { which, reaches }),
         1 => (user(), 1..4u64).prop_map(|(user, incarnation)| Act::End(user, incarnation)),
         1 => (user(), 1..4u64).prop_map(|(user, generation)| Act::EndSender(user, generation)),
         1 => Just(Act::Collect),
@@ -248,6 +254,15 @@ impl Model {
         Some(Ok(ScheduledChanged { version: inbox.version, id: op.id, changed: true, failed }))
     }
 
+    /// The messages that are being sent: user and id.
+    fn sending(&self) -> Vec<(&'static str, u64)> {
+        let of = |(user, inbox): (&&'static str, &Inbox)| {
+            let rows = inbox.messages.iter().filter(|(_, row)| row.state() == State::Sending);
+            rows.map(|(id, _)| (*user, *id)).collect::<Vec<_>>()
+        };
+        self.inboxes.iter().flat_map(of).collect()
+    }
+
     fn end(&mut self, user: &'static str, incarnation: u64) {
         let inbox = self.inboxes.entry(user).or_default();
         if inbox.incarnation < incarnation {
@@ -361,6 +376,17 @@ impl World {
                 if let Some(expected) = expected {
                     assert_eq!(answered, expected);
                 }
+            }
+            Act::Fails { which, reaches } => {
+                let sending = self.model.sending();
+                let Some((user, id)) = sending.get(which % sending.len().max(1)).copied() else { return };
+                let Inbox { number, messages, .. } = &self.model.inboxes[user];
+                let (number, key) = (*number, messages[&id].duplicate_key[0]);
+                if reaches {
+                    let user = USERS.iter().position(|other| *other == user).expect("a user");
+                    self.act(Act::Sent(user, key));
+                }
+                self.act(Act::Settle { number, id, fails: true });
             }
             Act::End(user, incarnation) => {
                 self.model.end(USERS[user], incarnation);
@@ -490,6 +516,8 @@ fn as_command(act: &Act) -> Option<TimelineCommand> {
             let failed = if *fails { "nobody is there".to_owned() } else { String::new() };
             Op::SettleScheduled(SettleScheduled { number: *number, id: *id, failed })
         }
+        // What is being sent is not known here.
+        Act::Fails { .. } => return None,
         Act::End(user, incarnation) => {
             Op::EndTimeline(EndTimeline { timeline: Some(key(Kind::Inbox, USERS[*user])), incarnation: *incarnation })
         }
