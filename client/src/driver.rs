@@ -44,6 +44,8 @@ pub(crate) struct Driver {
     pub(crate) renewals: VecDeque<Renewal>,
     pub(crate) contacts: Known,
     pub(crate) privacy: privacy::Known,
+    /// When what the client asks by itself is asked again, because it was refused for now.
+    pub(crate) own_again: Option<Instant>,
     pub(crate) positions: Positions,
     pub(crate) events: EventQueue,
     pub(crate) attempts: Attempts,
@@ -93,6 +95,7 @@ impl Driver {
             positions: Positions::new(config.positions.iter().cloned()),
             contacts: Known::default(),
             privacy: privacy::Known::default(),
+            own_again: None,
             config,
             commands,
             acks,

@@ -23,6 +23,7 @@ use crate::{
     Connection, ConnectionError, Event, FetchError, Refusal, RenewError, SendError, Ticket,
     command::Command,
     connection::{Incoming, Outgoing},
+    contacts::OWN,
     driver::{Driver, End, TICK, bye_pause},
     fetches::Found,
     positions::{Rest, Step},
@@ -38,6 +39,8 @@ const UNASKED: u32 = 0;
 const HEARTBEAT_PART: f64 = 0.9;
 /// Deadline of a sign-out.
 const SIGN_OUT: Duration = Duration::from_secs(2);
+/// Least pause before what the client asks by itself is asked again.
+const OWN_AGAIN: Duration = Duration::from_secs(1);
 
 struct Session {
     incoming: Incoming,
@@ -51,6 +54,8 @@ struct Session {
     /// When recorded acknowledgements are sent.
     next_acks: Option<Instant>,
     next_tick: Instant,
+    /// The service has contacts, and privacy.
+    features: (bool, bool),
 }
 
 impl Driver {
@@ -67,12 +72,7 @@ impl Driver {
                 .into_iter()
                 .for_each(|frame| session.writer.push(Body::Positions(frame)));
         }
-        if signed_in.features.iter().any(|feature| feature == features::CONTACTS) {
-            self.contacts.begin().for_each(|frame| session.writer.push(frame));
-        }
-        if signed_in.features.iter().any(|feature| feature == features::PRIVACY) {
-            self.privacy.begin().into_iter().for_each(|frame| session.writer.push(frame));
-        }
+        self.ask_own(&mut session);
         let end = match self.serve(&mut session).await {
             Ok(()) => End::Closed,
             Err(end) => end,
@@ -81,6 +81,15 @@ impl Driver {
             self.sign_out(session).await;
         }
         end
+    }
+
+    /// What a connection begins with, and what is repeated when it was refused for now: nobody else would show the user again.
+    fn ask_own(&mut self, session: &mut Session) {
+        self.own_again = None;
+        let (contacts, privacy) = session.features;
+        let contacts = contacts.then(|| self.contacts.begin()).into_iter().flatten();
+        let privacy = privacy.then(|| self.privacy.begin()).flatten();
+        contacts.chain(privacy).for_each(|frame| session.writer.push(frame));
     }
 
     fn begin(&mut self, signed_in: &SignedIn) -> Result<(), End> {
@@ -165,6 +174,9 @@ impl Driver {
         if let Some(release) = self.outbox.next_release() {
             wake = wake.min(release);
         }
+        if let Some(again) = self.own_again {
+            wake = wake.min(again);
+        }
         if self.has_deadlines() {
             wake = wake.min(session.next_tick);
         }
@@ -183,6 +195,9 @@ impl Driver {
         if session.next_acks.is_some_and(|due| now >= due) {
             session.next_acks = None;
             self.acks.take(|ack| session.writer.push(Body::Ack(ack)));
+        }
+        if self.own_again.is_some_and(|again| now >= again) {
+            self.ask_own(session);
         }
         if now >= session.next_tick {
             session.next_tick = now + TICK;
@@ -367,6 +382,12 @@ impl Driver {
                 self.renewed(Err(RenewError::Refused(refusal)));
                 Ok(())
             }
+            Some(What::Request(OWN)) => {
+                if refusal.retry {
+                    self.own_again.get_or_insert(now + refusal.retry_after.max(OWN_AGAIN));
+                }
+                Ok(())
+            }
             Some(What::Request(request)) => {
                 if let Some(answer) = self.fetches.answered(request) {
                     let _ = answer.send(Err(FetchError::Refused(refusal)));
@@ -421,6 +442,7 @@ impl Session {
         let (outgoing, incoming) = connection.split();
         let now = Instant::now();
         let heartbeat = Duration::from_millis(u64::from(signed_in.heartbeat_ms.max(100))).mul_f64(HEARTBEAT_PART);
+        let has = |name: &str| signed_in.features.iter().any(|feature| feature == name);
         Self {
             incoming,
             writer: Writer { outgoing, waiting: VecDeque::new(), dirty: false },
@@ -430,6 +452,7 @@ impl Session {
             next_ping: now + heartbeat,
             next_acks: None,
             next_tick: now + TICK,
+            features: (has(features::CONTACTS), has(features::PRIVACY)),
         }
     }
 

@@ -7,8 +7,8 @@ use carillon_client::{Acknowledge, Client, Event, SendError};
 use carillon_proto::{
     GroupId, TimelineId,
     pb::client::{
-        Bye, Code, Direction, Limits, Page, Pong, Refused, SignedIn, TimelinePosition, TimelineState, Timelines,
-        client_frame, refused::What, server_frame,
+        Bye, Code, Direction, Done, Limits, Page, Pong, Refused, SetPresence, Show, SignedIn, TimelinePosition,
+        TimelineState, Timelines, client_frame, refused::What, server_frame,
     },
 };
 
@@ -331,4 +331,35 @@ async fn closing_signs_out() {
     };
     tokio::join!(client.close(), goodbye);
     assert_eq!(ended(&mut events).await, "closed");
+}
+
+/// After the death of a gateway a service may be too busy for all who come back at once.
+#[tokio::test]
+async fn what_the_user_shows_is_shown_again_when_that_was_refused_for_now() {
+    let gateway = Gateway::start().await;
+    let (client, _events) = open(config(&[&gateway]));
+    let (mut peer, _) = gateway.accept_signed_in(0).await;
+    let show = tokio::spawn(async move { client.show(Show::Away, "at lunch", 0).await.map(|()| client) });
+    let client_frame::Body::SetPresence(SetPresence { request, .. }) = peer.receive().await else { panic!("no show") };
+    peer.send(server_frame::Body::Done(Done { request })).await;
+    let _client = within("the answer", show).await.expect("runs").expect("shown");
+    drop(peer);
+
+    let mut peer = gateway.accept().await;
+    let client_frame::Body::SignIn(_) = peer.receive().await else { panic!("no SignIn") };
+    let limits = Some(Limits { max_pending_sends: 100, ..Limits::default() });
+    let features = vec!["contacts".to_owned()];
+    peer.send(server_frame::Body::SignedIn(SignedIn { limits, features, heartbeat_ms: 60_000, ..SignedIn::default() }))
+        .await;
+    for _ in 0..2 {
+        let client_frame::Body::SetPresence(again) = peer.receive().await else { panic!("no show") };
+        assert_eq!((again.show(), &*again.status), (Show::Away, "at lunch"));
+        let refused = Refused {
+            what: Some(What::Request(again.request)),
+            code: Code::Unavailable.into(),
+            retry: true,
+            ..Refused::default()
+        };
+        peer.send(server_frame::Body::Refused(refused)).await;
+    }
 }
