@@ -309,6 +309,11 @@ impl Presences {
         None
     }
 
+    /// What the contacts of the user were told last.
+    pub(crate) fn told(&self, user: &UserId, incarnation: u64) -> Option<&Shown> {
+        self.users.get(user).filter(|present| present.incarnation == incarnation)?.told.as_ref()
+    }
+
     /// From now on the contact may see the user, or may not any more. True if that is a change.
     pub(crate) fn set_watcher(&mut self, user: &UserId, incarnation: u64, contact: &Person, may: bool) -> bool {
         let Some(present) = self.users.get_mut(user).filter(|present| present.incarnation == incarnation) else {

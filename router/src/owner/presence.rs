@@ -272,7 +272,9 @@ impl Owner {
     fn shown_to(&mut self, contact: &Person, from: &Person, now: Instant) -> Option<Option<Shown>> {
         let user = UserId::new(&contact.user).ok()?;
         Some(match self.presences.may_see(&user, contact.incarnation, from, now)? {
-            true => shown(self.register.sessions(&user, contact.incarnation)),
+            // Who has gone just now is shown as before: if it comes back in time, nobody is told anything.
+            true => shown(self.register.sessions(&user, contact.incarnation))
+                .or_else(|| self.presences.told(&user, contact.incarnation).cloned()),
             false => None,
         })
     }

@@ -459,3 +459,27 @@ fn below_level_7_there_are_no_contacts() {
     let refused = play.request(show("alice", 1, Show::Online));
     assert_eq!(refusal(&refused[0]).code(), client::Code::Unsupported);
 }
+
+#[test]
+fn who_asks_while_a_contact_may_come_back_is_told_what_the_others_know() {
+    for comes_back in [true, false] {
+        let (mut play, _) = Play::with_alice();
+        play.all_announced();
+        let alice = UserId::new("alice").expect("valid");
+        play.owner.register.remove(&alice, LeaseId(10), 1);
+        assert_eq!(play.after(1_000), []);
+        let probe = Probe { from: Some(person("bob", 7)), of: vec![person("alice", 0)], last_seen: true };
+        play.owner.said(Said::Probe(probe), play.now, 1_000);
+        assert_eq!(told(&play.effects()), is_told(Show::Online));
+        if comes_back {
+            play.knows("alice", &[session("alice", "phone", 10, 9)]);
+            play.request(show("alice", 9, Show::Online));
+        }
+        let effects = play.after(6_000);
+        let Some(Did::ReadContacts(token, ..)) = effects.iter().find(|did| matches!(did, Did::ReadContacts(..))) else {
+            panic!("{effects:?}")
+        };
+        let expected = if comes_back { None } else { is_told(Show::Unspecified) };
+        assert_eq!(told(&play.answer(*token, read(vec![both("bob", 7)]))), expected);
+    }
+}
