@@ -7,8 +7,8 @@ use carillon_client::{Acknowledge, Client, Event, SendError};
 use carillon_proto::{
     GroupId, TimelineId,
     pb::client::{
-        Bye, Code, Direction, Done, Limits, Page, Pong, Refused, SetPresence, Show, SignedIn, TimelinePosition,
-        TimelineState, Timelines, client_frame, refused::What, server_frame,
+        Bye, Code, Direction, Done, Limits, Page, Pong, Refused, Show, SignedIn, TimelinePosition, TimelineState,
+        Timelines, client_frame, refused::What, server_frame,
     },
 };
 
@@ -339,10 +339,13 @@ async fn what_the_user_shows_is_shown_again_when_that_was_refused_for_now() {
     let gateway = Gateway::start().await;
     let (client, _events) = open(config(&[&gateway]));
     let (mut peer, _) = gateway.accept_signed_in(0).await;
-    let show = tokio::spawn(async move { client.show(Show::Away, "at lunch", 0).await.map(|()| client) });
-    let client_frame::Body::SetPresence(SetPresence { request, .. }) = peer.receive().await else { panic!("no show") };
-    peer.send(server_frame::Body::Done(Done { request })).await;
-    let _client = within("the answer", show).await.expect("runs").expect("shown");
+    let answers = async {
+        let client_frame::Body::SetPresence(set) = peer.receive().await else { panic!("no show") };
+        peer.send(server_frame::Body::Done(Done { request: set.request })).await;
+    };
+    let (shown, ()) =
+        within("the answer", async { tokio::join!(client.show(Show::Away, "at lunch", 0), answers) }).await;
+    shown.expect("shown");
     drop(peer);
 
     let mut peer = gateway.accept().await;
