@@ -107,7 +107,7 @@ pub(crate) struct Known {
     last: BTreeMap<String, Last>,
 }
 
-/// What was last told of a contact.
+/// The presence of a contact that was told last.
 #[derive(Default)]
 struct Last {
     era: u64,

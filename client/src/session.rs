@@ -83,7 +83,8 @@ impl Driver {
         end
     }
 
-    /// What a connection begins with, and what is repeated when it was refused for now: nobody else would show the user again.
+    /// Sends the requests that the client makes by itself: at the beginning of a connection, and again when one was refused for now. Otherwise
+    /// nobody would show the user again.
     fn ask_own(&mut self, session: &mut Session) {
         self.own_again = None;
         let (contacts, privacy) = session.features;

@@ -79,7 +79,7 @@ pub(crate) struct Store {
     pub(crate) large_groups: HashSet<String>,
     pub(crate) privacy_changes: Vec<ChangePrivacy>,
     pub(crate) privacy: HashMap<String, store::Privacy>,
-    /// What sessions have set, by user.
+    /// The presences that sessions have set, each with the user.
     pub(crate) presences: Vec<(String, Option<SessionPresence>)>,
     pub(crate) announced_presences: Vec<SessionPresence>,
     /// Of the sends that had one.

@@ -43,7 +43,7 @@ pub enum Violation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum View {
     Presence,
-    /// What is unread, and how far users have read.
+    /// A number of unread messages, or how far a user has read.
     Mark,
     ChatState,
 }

@@ -80,7 +80,7 @@ struct Whole {
     recorder: Arc<Recorder>,
     /// Stands before the part's marks.
     part: String,
-    /// What the part sends and is delivered counts as messages of the whole.
+    /// True if sends and deliveries of the part count as messages of the whole.
     has_messages: bool,
 }
 

@@ -24,7 +24,7 @@ use crate::{
     scenario::{Load, device::check, groups::said_in},
 };
 
-/// What all users share.
+/// The parts of the run that all users share.
 pub(super) struct Scene {
     pub(super) load: Arc<Load>,
     /// From the first unread message until the mark is moved.
@@ -52,7 +52,7 @@ pub(super) struct Person {
     pub(super) talk: Talk,
     /// The last marks that it has moved, and when, in microseconds.
     moved: Mutex<VecDeque<(Message, u64)>>,
-    /// What the other side of a pair was last told to have read.
+    /// The message up to which the other one of a pair has read, as this device was told last.
     pub(super) seen: Mutex<String>,
 }
 
@@ -63,7 +63,7 @@ pub(super) enum Talk {
     Group(TimelineId, Arc<GroupCheck>),
 }
 
-/// So many marks are remembered until they are seen.
+/// Most marks of a device that are remembered until they are seen.
 const REMEMBERED: usize = 32;
 /// The service passes the same state on once a second.
 const TYPING_PAUSE: Duration = Duration::from_secs(1);
@@ -98,7 +98,7 @@ impl Person {
     }
 }
 
-/// One device of a user.
+/// A connected device of a user, with its picture of the conversation.
 pub(super) struct Device {
     pub(super) scene: Arc<Scene>,
     pub(super) person: Arc<Person>,

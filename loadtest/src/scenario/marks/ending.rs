@@ -143,7 +143,7 @@ impl Talks<'_> {
         check_row(&truth, row_of(&list.conversations, &device.person.talk.recipient())).map_err(Unclear::Wrong)
     }
 
-    /// What the user is told of the marks of those to whom it writes.
+    /// Compares the marks of those to whom the user writes with what the service tells the user of them.
     async fn compare_others(&self, device: &Arc<Device>) -> Result<(), Unclear> {
         let others = self.others_of(&device.person);
         let names = others.iter().map(|other| other.name.clone()).collect();

@@ -233,7 +233,7 @@ impl<'a> Talks<'a> {
         Ok((Arc::new(device), events))
     }
 
-    /// What the user sends.
+    /// The check of the messages that the user sends.
     fn flow_of(&self, person: &Person) -> Arc<FlowCheck> {
         match &person.talk {
             device::Talk::Pair(peer) => self.load.checker.flow(&person.name, peer),

@@ -1,4 +1,4 @@
-//! What a device has of its conversation: what is unread there, by its own count, and how far it is read.
+//! A device's picture of its conversation: how many messages are unread there, by its own count, and how far it is read.
 
 use std::collections::VecDeque;
 
