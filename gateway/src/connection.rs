@@ -236,10 +236,8 @@ impl Connection {
 
     /// Measures how long a message took to get here. Those of this client itself go no further.
     fn measure(&self, entry: &Entry, now: Now) {
-        if entry.sender != Some(Follower(self.number))
-            && let Some(time_ms) = entry.time_ms
-        {
-            metrics::delivered(now.unix_ms.saturating_sub(time_ms));
+        if entry.sender != Some(Follower(self.number)) && entry.time_ms != 0 {
+            metrics::delivered(now.unix_ms.saturating_sub(entry.time_ms));
         }
     }
 

@@ -113,16 +113,13 @@ pub fn time_of_envelope(mut encoded: &[u8]) -> Option<u64> {
     None
 }
 
-/// What an encoded envelope says of a change of a group, still encoded; `None`: nothing.
-pub fn change_of_envelope(encoded: &[u8]) -> Option<&[u8]> {
-    EnvelopeMarks::of(encoded).change
-}
-
 /// The fields of an encoded envelope that decide how it is given out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EnvelopeMarks<'a> {
     /// An encoded `carillon.client.v1.GroupChange`.
     pub change: Option<&'a [u8]>,
+    /// When the service received the message; 0: it is not said.
+    pub time_ms: u64,
     /// 0: it does not expire.
     pub expires_at_ms: u64,
     pub erased: bool,
@@ -144,6 +141,7 @@ impl<'a> EnvelopeMarks<'a> {
                 let (change, rest) = encoded.split_at_checked(length)?;
                 (self.change, *encoded) = (Some(change), rest);
             }
+            (TIME_MS, WireType::Varint) => self.time_ms = decode_varint(encoded).ok()?,
             (EXPIRES_AT_MS, WireType::Varint) => self.expires_at_ms = decode_varint(encoded).ok()?,
             (ERASED, WireType::Varint) => self.erased = decode_varint(encoded).ok()? != 0,
             _ => skip_field(wire, field, encoded, DecodeContext::default()).ok()?,
@@ -255,10 +253,10 @@ mod tests {
             parts.encode(&mut encoded);
             encoded
         };
-        assert_eq!(change_of_envelope(&encoded(b"change")), Some(&b"change"[..]));
-        assert_eq!(change_of_envelope(&encoded(b"")), None);
+        assert_eq!(EnvelopeMarks::of(&encoded(b"change")).change, Some(&b"change"[..]));
+        assert_eq!(EnvelopeMarks::of(&encoded(b"")).change, None);
         let whole = encoded(b"change");
-        assert_eq!(change_of_envelope(&whole[..whole.len() - 4]), None, "cut off");
+        assert_eq!(EnvelopeMarks::of(&whole[..whole.len() - 4]).change, None, "cut off");
     }
 
     #[test]

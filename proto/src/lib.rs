@@ -47,9 +47,7 @@ pub use admission::AdmissionLimit;
 pub use batch::Batches;
 pub use clock::now_ms;
 pub use duplicate::DuplicateKey;
-pub use envelope::{
-    EncodedNames, EnvelopeMarks, EnvelopeParts, EnvelopeTo, change_of_envelope, expired_envelope, time_of_envelope,
-};
+pub use envelope::{EncodedNames, EnvelopeMarks, EnvelopeParts, EnvelopeTo, expired_envelope, time_of_envelope};
 pub use id::{
     ClientId, ConnectionHandle, DeviceId, DomainId, GroupId, InvalidId, InvalidMessageId, LeaseId, MessageId, UserId,
     id_text,

@@ -3,9 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use carillon_proto::{
-    EnvelopeMarks, Position, TimelineId, expired_envelope, pb::client::GroupChange, time_of_envelope,
-};
+use carillon_proto::{EnvelopeMarks, Position, TimelineId, expired_envelope, pb::client::GroupChange};
 use prost::Message as _;
 
 use super::{FeedId, Follower};
@@ -20,8 +18,8 @@ pub(crate) struct Entry {
     pub(crate) envelope: Bytes,
     /// What it says of a change of a group; nearly always nothing.
     pub(crate) change: Option<Box<GroupChange>>,
-    /// When the service received the message, as the envelope says.
-    pub(crate) time_ms: Option<u64>,
+    /// When the service received the message, as the envelope says; 0: it does not.
+    pub(crate) time_ms: u64,
     /// When the content must not be given out any more, in milliseconds since 1970; 0: never.
     expires_at_ms: u64,
     pub(crate) came: Came,
@@ -67,9 +65,9 @@ impl Entry {
         came: Came,
     ) -> Self {
         let (sender, traceparent) = (None, String::new());
-        let EnvelopeMarks { change, expires_at_ms, .. } = EnvelopeMarks::of(&envelope);
+        let EnvelopeMarks { change, time_ms, expires_at_ms, .. } = EnvelopeMarks::of(&envelope);
         let change = change.and_then(|change| GroupChange::decode(change).ok()).map(Box::new);
-        let (time_ms, rendered) = (time_of_envelope(&envelope), Default::default());
+        let rendered = Default::default();
         Self { feed, timeline, position, envelope, change, time_ms, expires_at_ms, came, sender, traceparent, rendered }
     }
 
