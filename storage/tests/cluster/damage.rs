@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     disk::copy,
     forgetful, quick,
-    support::{Cluster, MAP, Node, inbox, timeline_shard},
+    support::{Cluster, MAP, Node, eventually, inbox, snapshot_of, timeline_shard},
 };
 
 const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
@@ -158,7 +158,7 @@ fn files(folder: &Path, is_it: impl Fn(&Path) -> bool + Copy) -> Vec<PathBuf> {
         let path = entry.expect("lists").path();
         if path.is_dir() {
             found.extend(files(&path, is_it));
-        } else if is_it(&path) && path.metadata().expect("is there").len() > 0 {
+        } else if is_it(&path) && path.metadata().is_ok_and(|found| found.len() > 0) {
             found.push(path);
         }
     }
@@ -200,8 +200,11 @@ async fn folder_of_a_node_alone(messages: u64) -> (Cluster, Content) {
     fill(&cluster, messages, 12_000).await;
     let content = content(&cluster.nodes[0], 0..messages).await.expect("sound");
     assert_eq!(content.accounts.len() as u64, messages);
-    cluster.nodes[0].drain_and_stop().await;
     let folder = cluster.nodes[0].config.data_dir.clone();
+    for user in USERS {
+        snapshot_of(&cluster.nodes[0], user, None).await;
+    }
+    cluster.nodes[0].drain_and_stop().await;
     for (what, count) in [(".raftlog", 1), (".snapshot", 1), (".jnl", 1)] {
         let found = files(&folder, |path| path.to_string_lossy().ends_with(what));
         assert!(found.len() >= count, "{what}: {found:?}");
@@ -320,7 +323,12 @@ async fn a_leader_whose_tables_are_damaged_leaves_and_is_made_whole() {
     let leader = cluster.leader_of("alice").await;
     let sound = cluster.read("alice").await.entries;
     let folder = cluster.nodes[leader].config.data_dir.clone();
-    spoil(&folder, |path| path.components().any(|part| part.as_os_str() == "tables"));
+    let is_table = |path: &Path| path.components().any(|part| part.as_os_str() == "tables");
+    eventually("tables are written", || async {
+        if files(&folder, is_table).is_empty() { Err("none yet") } else { Ok(()) }
+    })
+    .await;
+    spoil(&folder, is_table);
     // Whoever answers, answers right; and the damaged one is found out and leaves.
     let deadline = Instant::now() + PATIENCE;
     while !cluster.nodes[leader].tasks().is_stopping() {
@@ -400,6 +408,7 @@ async fn a_snapshot_that_is_damaged_is_found_before_it_is_needed() {
     for key in 0..1500 {
         cluster.append("alice", key).await;
     }
+    snapshot_of(&cluster.nodes[1], "alice", None).await;
     cluster.nodes[1].stop().await;
     let folder = cluster.nodes[1].config.data_dir.clone();
     let is_alices = format!("{}.snapshot", timeline_shard("alice"));

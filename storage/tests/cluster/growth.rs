@@ -17,7 +17,7 @@ use tonic::{Code, Status, service::interceptor::InterceptedService, transport::C
 
 use crate::{
     forgetful, quick,
-    support::{Cluster, Node, eventually, free_addresses, timeline_shard},
+    support::{Cluster, Node, eventually, free_addresses, snapshot_of, timeline_shard},
 };
 
 const USERS: [&str; 6] = ["alice", "bob", "carol", "dave", "erin", "frank"];
@@ -313,9 +313,16 @@ async fn a_snapshot_to_a_new_node_goes_on_where_it_stopped() {
     })
     .await;
     rebalance(&cluster).await;
-    // More than a log keeps: a new replica gets a snapshot.
-    for key in 0..200 {
-        cluster.append_noise("alice", key, 60_000).await;
+    // With a second snapshot a log ends where the first one did: a new replica gets a snapshot.
+    let (mut key, mut made) = (0, [None; 3]);
+    for upto in [20, 200] {
+        while key < upto {
+            cluster.append_noise("alice", key, 60_000).await;
+            key += 1;
+        }
+        for (node, made) in cluster.nodes.iter().zip(&mut made) {
+            *made = Some(snapshot_of(node, "alice", *made).await);
+        }
     }
     let shard = timeline_shard("alice");
     let placed = async || {

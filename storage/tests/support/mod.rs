@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 #[cfg(feature = "planted-bugs")]
@@ -437,6 +437,17 @@ pub(crate) async fn eventually<T, E: std::fmt::Debug, F: Future<Output = Result<
         }
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Waits until the node has a snapshot of the shard that holds the inbox of `user`. The node looks only from time to time
+/// whether a log has grown: a fast disk takes all that a test writes between two looks. Returns when it was made.
+pub(crate) async fn snapshot_of(node: &Node, user: &str, after: Option<SystemTime>) -> SystemTime {
+    let path = node.config.data_dir.join(format!("snapshots/{}.snapshot", timeline_shard(user)));
+    eventually("a snapshot is made", || async {
+        let made = std::fs::metadata(&path).and_then(|found| found.modified()).ok();
+        made.filter(|made| Some(*made) > after).ok_or(made)
+    })
+    .await
 }
 
 pub(crate) fn inbox(user: &str) -> TimelineId {
