@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     cluster::Members,
-    faults::{Change, Fault, Step, Target},
+    faults::{Change, Fault, Schedule, Step, Target},
 };
 
 /// The label of a namespace in which faults are allowed, and its value.
@@ -106,17 +106,19 @@ impl KubernetesFaults {
     }
 
     /// Fails if a fault is of a kind that can't be caused by `kubectl`.
-    pub(crate) fn knows(step: Step) -> Result<(), String> {
-        let fits = match step.fault {
+    pub(crate) fn knows(schedule: &Schedule) -> Result<(), String> {
+        let fits = |step: Step| match step.fault {
             Fault::Kill | Fault::Restart => step.target != Target::New,
             Fault::Roll => true,
             Fault::Change(Change::Add | Change::Remove) => true,
             _ => false,
         };
-        if fits {
+        if schedule.midway {
+            Err(format!("{schedule} is not for Kubernetes: a fault within a change is for processes"))
+        } else if schedule.steps.iter().all(|(_, step)| fits(*step)) {
             Ok(())
         } else {
-            Err(format!("{step} is not for Kubernetes: kill, restart, roll, add and remove are"))
+            Err(format!("{schedule} is not for Kubernetes: kill, restart, roll, add and remove are"))
         }
     }
 
@@ -227,15 +229,20 @@ impl KubernetesFaults {
         chosen.map(|(_, pod)| pod).ok_or_else(|| self.kubectl.failed("storage", "no pod that is ready leads a shard"))
     }
 
-    async fn carry_out(&mut self, step: Step, round: usize) -> Result<Vec<String>, KubectlError> {
-        let hit = match step.fault {
-            Fault::Kill => self.delete(step.target, round, &["--grace-period=1"]).await?,
-            Fault::Restart => self.delete(step.target, round, &[]).await?,
-            Fault::Roll => self.roll(step.target).await?,
-            Fault::Change(Change::Add) => vec![self.add().await?],
-            Fault::Change(Change::Remove) => vec![self.remove().await?],
-            _ => return Err(self.kubectl.failed(&step.to_string(), "it is not for Kubernetes")),
-        };
+    async fn carry_out(&mut self, schedule: &Schedule, round: usize) -> Result<Vec<String>, KubectlError> {
+        let (mut hit, last) = (Vec::new(), schedule.steps.len() - 1);
+        for (number, (_, step)) in schedule.steps.iter().enumerate() {
+            // The next one strikes at once.
+            let wait = if number == last { "--wait=true" } else { "--wait=false" };
+            hit.extend(match step.fault {
+                Fault::Kill => self.delete(step.target, round, &[wait, "--grace-period=1"]).await?,
+                Fault::Restart => self.delete(step.target, round, &[wait]).await?,
+                Fault::Roll => self.roll(step.target).await?,
+                Fault::Change(Change::Add) => vec![self.add().await?],
+                Fault::Change(Change::Remove) => vec![self.remove().await?],
+                _ => return Err(self.kubectl.failed(&step.to_string(), "it is not for Kubernetes")),
+            });
+        }
         self.all_ready().await?;
         Ok(hit)
     }
@@ -243,7 +250,7 @@ impl KubernetesFaults {
     async fn delete(&self, target: Target, round: usize, how: &[&str]) -> Result<Vec<String>, KubectlError> {
         let pods = self.resolve(target, round).await?;
         let names: Vec<_> = pods.iter().map(String::as_str).collect();
-        self.change(&[&["delete", "pod"], names.as_slice(), &["--wait=true"], how].concat(), self.patience).await?;
+        self.change(&[&["delete", "pod"], names.as_slice(), how].concat(), self.patience).await?;
         Ok(pods)
     }
 
@@ -361,8 +368,8 @@ impl KubernetesFaults {
 }
 
 impl Strike for KubernetesFaults {
-    async fn strike(&mut self, step: Step, round: usize) -> Struck {
-        match self.carry_out(step, round).await {
+    async fn strike(&mut self, schedule: &Schedule, round: usize) -> Struck {
+        match self.carry_out(schedule, round).await {
             Ok(hit) => Struck { hit, failed: None },
             Err(error) => Struck { hit: Vec::new(), failed: Some(error.to_string()) },
         }

@@ -14,7 +14,7 @@ pub(crate) use self::{
     local::LocalFaults,
 };
 use crate::{
-    faults::Step,
+    faults::Schedule,
     report::{FaultReport, recorder::Recorder},
     scenario::Ending,
     scenario_file::ChaosPart,
@@ -32,7 +32,7 @@ pub(crate) struct Struck {
 pub(crate) trait Strike {
     /// Carries the fault out, and waits until everything is ready again. `round` is the number of earlier rounds, by which nodes take
     /// turns.
-    async fn strike(&mut self, step: Step, round: usize) -> Struck;
+    async fn strike(&mut self, schedule: &Schedule, round: usize) -> Struck;
 }
 
 /// Looks this often whether messages are measured.
@@ -52,29 +52,29 @@ pub(crate) async fn run(
         }
     }
     let (end, mut done) = (Instant::now() + measured, Vec::new());
-    for (round, step) in Rounds::new(&part.steps(), part.seed) {
+    for (round, schedule) in Rounds::new(&part.schedules(), part.seed) {
         // No fault begins that would hardly strike before the end.
         if Instant::now() + part.pause.0 * 2 > end || !ending.within(part.pause.0).await {
             break;
         }
         let (at_ms, began) = (recorder.elapsed_ms(), Instant::now());
-        recorder.mark(format!("{step} begins"));
-        let Struck { hit, failed } = cluster.strike(step, round).await;
-        recorder.mark(format!("{step} {}", if failed.is_some() { "FAILED" } else { "ends" }));
+        recorder.mark(format!("{schedule} begins"));
+        let Struck { hit, failed } = cluster.strike(&schedule, round).await;
+        recorder.mark(format!("{schedule} {}", if failed.is_some() { "FAILED" } else { "ends" }));
         let took_ms = began.elapsed().as_millis() as u64;
-        eprintln!("{step}: {} after {took_ms} ms", failed.as_deref().unwrap_or("healed"));
-        done.push(FaultReport { at_ms, took_ms, what: step.to_string(), hit, failed });
+        eprintln!("{schedule}: {} after {took_ms} ms", failed.as_deref().unwrap_or("healed"));
+        done.push(FaultReport { at_ms, took_ms, what: schedule.to_string(), hit, failed });
     }
     done
 }
 
 /// The first round, without a load, for a rehearsal.
 pub(crate) async fn rehearse(cluster: &mut impl Strike, part: &ChaosPart) -> Result<(), String> {
-    let steps = part.steps();
-    for (round, step) in Rounds::new(&steps, part.seed).take(steps.len()) {
-        println!("{step}:");
-        if let Some(failed) = cluster.strike(step, round).await.failed {
-            return Err(format!("{step}: {failed}"));
+    let schedules = part.schedules();
+    for (round, schedule) in Rounds::new(&schedules, part.seed).take(schedules.len()) {
+        println!("{schedule}:");
+        if let Some(failed) = cluster.strike(&schedule, round).await.failed {
+            return Err(format!("{schedule}: {failed}"));
         }
     }
     Ok(())

@@ -1,18 +1,18 @@
 //! The order of the faults. Pure: the same seed, the same order.
 
-use crate::faults::{Change, Step};
+use crate::faults::{Change, Schedule};
 
 /// Rounds without an end. In each one every fault comes once, in another order, but no node is removed before one was added.
 pub(super) struct Rounds {
-    steps: Vec<Step>,
+    schedules: Vec<Schedule>,
     state: u64,
     round: usize,
-    left: std::vec::IntoIter<Step>,
+    left: std::vec::IntoIter<Schedule>,
 }
 
 impl Rounds {
-    pub(super) fn new(steps: &[Step], seed: u64) -> Self {
-        Self { steps: steps.to_vec(), state: seed, round: 0, left: Vec::new().into_iter() }
+    pub(super) fn new(schedules: &[Schedule], seed: u64) -> Self {
+        Self { schedules: schedules.to_vec(), state: seed, round: 0, left: Vec::new().into_iter() }
     }
 
     /// SplitMix64, which is the same everywhere and for ever.
@@ -24,40 +24,40 @@ impl Rounds {
         mixed ^ (mixed >> 31)
     }
 
-    fn shuffled(&mut self) -> Vec<Step> {
-        let mut steps = self.steps.clone();
-        for at in (1..steps.len()).rev() {
+    fn shuffled(&mut self) -> Vec<Schedule> {
+        let mut schedules = self.schedules.clone();
+        for at in (1..schedules.len()).rev() {
             let other = (self.random() % (at as u64 + 1)) as usize;
-            steps.swap(at, other);
+            schedules.swap(at, other);
         }
-        adds_first(&mut steps);
-        steps
+        adds_first(&mut schedules);
+        schedules
     }
 }
 
 /// Gives the places of nodes that come and of nodes that go to those that come first.
-fn adds_first(steps: &mut [Step]) {
-    let is = |step: &Step, change| step.fault.change() == Some(change);
-    let places: Vec<usize> =
-        (0..steps.len()).filter(|at| is(&steps[*at], Change::Add) || is(&steps[*at], Change::Remove)).collect();
-    let mut changes: Vec<Step> = places.iter().map(|at| steps[*at]).collect();
-    changes.sort_by_key(|step| is(step, Change::Remove));
-    for (at, step) in places.into_iter().zip(changes) {
-        steps[at] = step;
+fn adds_first(schedules: &mut [Schedule]) {
+    let is = |schedule: &Schedule, change| schedule.change() == Some(change);
+    let comes_or_goes = |schedule: &Schedule| is(schedule, Change::Add) || is(schedule, Change::Remove);
+    let places: Vec<usize> = (0..schedules.len()).filter(|at| comes_or_goes(&schedules[*at])).collect();
+    let mut changes: Vec<Schedule> = places.iter().map(|at| schedules[*at].clone()).collect();
+    changes.sort_by_key(|schedule| is(schedule, Change::Remove));
+    for (at, schedule) in places.into_iter().zip(changes) {
+        schedules[at] = schedule;
     }
 }
 
 impl Iterator for Rounds {
     /// The number of earlier rounds, and a fault.
-    type Item = (usize, Step);
+    type Item = (usize, Schedule);
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some(step) = self.left.next() {
-            return Some((self.round - 1, step));
+        if let Some(schedule) = self.left.next() {
+            return Some((self.round - 1, schedule));
         }
         self.left = self.shuffled().into_iter();
         self.round += 1;
-        self.left.next().map(|step| (self.round - 1, step))
+        self.left.next().map(|schedule| (self.round - 1, schedule))
     }
 }
 
@@ -65,14 +65,19 @@ impl Iterator for Rounds {
 mod tests {
     use super::*;
 
-    fn steps() -> Vec<Step> {
-        ["kill router for 3s", "remove storage-follower", "roll gateways", "add new", "kill gateway for 3s"]
-            .map(|text| text.parse().expect("valid"))
-            .to_vec()
+    fn schedules() -> Vec<Schedule> {
+        let lines = [
+            "kill router for 3s and kill gateway for 3s",
+            "remove storage-follower",
+            "roll gateways",
+            "add new with kill controller for 3s",
+            "kill gateway for 3s",
+        ];
+        lines.map(|line| Schedule::of_line(line).expect("valid")).to_vec()
     }
 
     fn order(seed: u64, count: usize) -> Vec<(usize, String)> {
-        Rounds::new(&steps(), seed).take(count).map(|(round, step)| (round, step.to_string())).collect()
+        Rounds::new(&schedules(), seed).take(count).map(|(round, schedule)| (round, schedule.to_string())).collect()
     }
 
     #[test]
@@ -80,7 +85,7 @@ mod tests {
         let all = order(7, 50);
         assert_eq!(all, order(7, 50));
         assert_ne!(all, order(8, 50));
-        let mut wanted: Vec<_> = steps().iter().map(ToString::to_string).collect();
+        let mut wanted: Vec<_> = schedules().iter().map(ToString::to_string).collect();
         wanted.sort();
         for (number, round) in all.chunks(5).enumerate() {
             let mut names: Vec<_> = round.iter().map(|(_, name)| name.clone()).collect();
@@ -96,7 +101,10 @@ mod tests {
         for seed in 0..50 {
             for round in order(seed, 25).chunks(5) {
                 let at = |name: &str| round.iter().position(|(_, step)| step == name).expect("in each round");
-                assert!(at("add new") < at("remove storage-follower"), "seed {seed}: {round:?}");
+                assert!(
+                    at("add new with kill controller for 3s") < at("remove storage-follower"),
+                    "seed {seed}: {round:?}"
+                );
             }
         }
     }

@@ -85,7 +85,7 @@ fn check_chaos(scenario: &ScenarioFile, arguments: &ChaosArguments) -> anyhow::R
         "--local-cluster makes a cluster that takes tokens by a secret of its own: leave sign_in.by and token_key_file out"
     );
     let knows = if arguments.kubernetes.is_some() { KubernetesFaults::knows } else { LocalFaults::knows };
-    chaos.steps().into_iter().try_for_each(knows).map_err(anyhow::Error::msg)
+    chaos.schedules().iter().try_for_each(knows).map_err(anyhow::Error::msg)
 }
 
 async fn carry_out(session: &Session, scenario: &ScenarioFile) -> anyhow::Result<Report> {

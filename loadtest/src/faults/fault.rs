@@ -207,6 +207,8 @@ pub enum ParseError {
         "{0:?} is not CHANGE TARGET with FAULT TARGET [for LENGTH], for example: add new with kill controller for 3s"
     )]
     With(String),
+    #[error("{0:?} is not FAULT TARGET for LENGTH and FAULT TARGET for LENGTH: rolls and changes are not for that")]
+    And(String),
     #[error("line {line}: {error}")]
     Line { line: usize, error: Box<ParseError> },
 }

@@ -100,6 +100,7 @@ async fn under_load(
         cluster,
         began,
         marks: Vec::new(),
+        hit: Vec::new(),
         notes: Vec::new(),
         problems: Vec::new(),
         change: None,
@@ -160,6 +161,7 @@ pub(crate) async fn strike(
         cluster,
         began: Instant::now(),
         marks: Vec::new(),
+        hit: Vec::new(),
         notes: Vec::new(),
         problems: Vec::new(),
         change: None,
@@ -167,14 +169,15 @@ pub(crate) async fn strike(
     };
     story.carry_out(schedule, round, tasks).await.map_err(|failed| failed.to_string())?;
     story.all_ready(patience).await;
-    let hit = story.marks.first().map_or_else(Vec::new, |mark| mark.nodes.clone());
-    Ok((hit, story.problems))
+    Ok((story.hit, story.problems))
 }
 
 struct Story<'a> {
     cluster: &'a mut Cluster,
     began: Instant,
     marks: Vec<FaultMark>,
+    /// The nodes that steps have begun with.
+    hit: Vec<String>,
     notes: Vec<String>,
     problems: Vec<String>,
     /// How long the change took from the command on.
@@ -202,6 +205,7 @@ impl Story<'_> {
                     // The injection itself takes time; the fault counts from its beginning.
                     let at_ms = begun.struck.duration_since(self.began).as_millis() as u64;
                     let nodes = begun.names(self.cluster);
+                    self.hit.extend_from_slice(&nodes);
                     self.marks.push(FaultMark { at_ms, what: format!("{step} begins"), nodes });
                     if let Some(change) = begun.change.as_ref().filter(|_| schedule.midway) {
                         if !change.wait_for_the_middle(self.cluster, self.patience).await? {

@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use super::{
-    Change, ParseError, Step,
+    Change, Fault, ParseError, Step,
     fault::{Needs, parse_length},
 };
 
@@ -34,8 +34,18 @@ impl Schedule {
         Self { steps: vec![(Duration::ZERO, step)], midway: false }
     }
 
-    /// Reads one step, or `add new with kill controller for 3s`.
+    /// Reads one step, `add new with kill controller for 3s`, or `kill gateway for 3s and kill router for 5s`.
     pub fn of_line(text: &str) -> Result<Self, ParseError> {
+        if text.contains(" and ") {
+            let steps = text.split(" and ").map(|step| Ok((Duration::ZERO, step.parse::<Step>()?)));
+            let schedule = Self { steps: steps.collect::<Result<_, _>>()?, midway: false };
+            let lasts = |step: &Step| step.fault != Fault::Roll && step.fault.change().is_none();
+            return if schedule.steps.iter().all(|(_, step)| lasts(step)) {
+                Ok(schedule)
+            } else {
+                Err(ParseError::And(text.to_owned()))
+            };
+        }
         let Some((change, fault)) = text.split_once(" with ") else { return text.parse().map(Self::of) };
         let (change, fault): (Step, Step) = (change.parse()?, fault.parse()?);
         if change.fault.change().is_none() || fault.fault.change().is_some() {
@@ -97,7 +107,8 @@ impl fmt::Display for Schedule {
     /// As [`Schedule::of_line`] reads it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, (_, step)) in self.steps.iter().enumerate() {
-            write!(f, "{}{step}", if number == 0 { "" } else { " with " })?;
+            let joined = if self.midway { " with " } else { " and " };
+            write!(f, "{}{step}", if number == 0 { "" } else { joined })?;
         }
         Ok(())
     }
@@ -136,6 +147,19 @@ mod tests {
             assert!(matches!(Schedule::of_line(wrong), Err(ParseError::With(_))), "{wrong}");
         }
         assert!(Schedule::of_line("kill router for 3s").is_ok_and(|schedule| !schedule.midway));
+    }
+
+    #[test]
+    fn faults_at_once_are_faults_that_last() {
+        let text = "kill gateway for 3s and kill router for 5s";
+        let schedule = Schedule::of_line(text).expect("valid");
+        assert_eq!((schedule.to_string().as_str(), schedule.midway), (text, false));
+        let seconds: Vec<_> = schedule.edges().iter().map(|(when, edge)| (when.as_secs(), *edge)).collect();
+        assert_eq!(seconds, [(0, Edge::Begin(0)), (0, Edge::Begin(1)), (3, Edge::End(0)), (5, Edge::End(1))]);
+        for wrong in ["kill router and add new", "roll gateways and kill router for 3s"] {
+            assert!(matches!(Schedule::of_line(wrong), Err(ParseError::And(_))), "{wrong}");
+        }
+        assert!(Schedule::of_line("kill router for 3s and hug gateway").is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use carillon_client::Address;
 
 use super::{CapacityPart, ChaosPart, DirectPart, Rounds, ScenarioFile};
-use crate::faults::{Change, Step};
+use crate::faults::{Change, Schedule};
 
 /// The most of anything: beyond it, a number is a slip.
 const MOST: usize = 10_000_000;
@@ -218,9 +218,9 @@ impl ScenarioFile {
         ensure(!chaos.faults.is_empty(), || "chaos.faults is empty".to_owned())?;
         let (mut added, mut removed) = (0, 0);
         for fault in &chaos.faults {
-            let step: Step = fault.parse().map_err(|error| format!("chaos.faults: {error}"))?;
-            added += usize::from(step.fault.change() == Some(Change::Add));
-            removed += usize::from(step.fault.change() == Some(Change::Remove));
+            let schedule = Schedule::of_line(fault).map_err(|error| format!("chaos.faults: {error}"))?;
+            added += usize::from(schedule.change() == Some(Change::Add));
+            removed += usize::from(schedule.change() == Some(Change::Remove));
         }
         ensure(removed <= added, || {
             format!("chaos.faults removes {removed} storage nodes and adds {added}: each round would leave fewer")

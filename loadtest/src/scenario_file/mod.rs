@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::presets::PRESETS;
 use self::{groups::GroupsPart, length::Length, marks::MarksPart, presence::PresencePart};
-use crate::{credentials::SignInPart, faults::Step};
+use crate::{credentials::SignInPart, faults::Schedule};
 
 /// A whole scenario. Unknown keys are errors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -247,8 +247,8 @@ impl CapacityPart {
 
 impl ChaosPart {
     /// The faults, which were checked.
-    pub(crate) fn steps(&self) -> Vec<Step> {
-        self.faults.iter().filter_map(|fault| fault.parse().ok()).collect()
+    pub(crate) fn schedules(&self) -> Vec<Schedule> {
+        self.faults.iter().filter_map(|fault| Schedule::of_line(fault).ok()).collect()
     }
 }
 

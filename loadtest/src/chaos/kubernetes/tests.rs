@@ -64,8 +64,8 @@ impl Lab {
     }
 }
 
-fn step(text: &str) -> Step {
-    text.parse().expect("valid")
+fn schedule(text: &str) -> Schedule {
+    Schedule::of_line(text).expect("valid")
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn whoever_takes_the_label_away_ends_the_faults() {
     let lab = Lab::allowed();
     let mut faults = lab.consented().await;
     lab.write("namespace", r#"{"metadata": {"name": "chat"}}"#);
-    let struck = faults.strike(step("kill gateway"), 0).await;
+    let struck = faults.strike(&schedule("kill gateway"), 0).await;
     assert!(struck.failed.is_some_and(|why| why.contains("it does not allow faults")));
     assert_eq!(lab.changes(), Vec::<String>::new());
 }
@@ -103,10 +103,10 @@ async fn whoever_takes_the_label_away_ends_the_faults() {
 async fn whoever_takes_the_label_away_ends_a_fault_of_several_steps_too() {
     let lab = Lab::allowed();
     let mut faults = lab.consented().await;
-    faults.strike(step("add new"), 0).await;
+    faults.strike(&schedule("add new"), 0).await;
     let before = lab.changes();
     lab.write("forbidden-after-scale", r#"{"metadata": {"name": "chat"}}"#);
-    let struck = faults.strike(step("add new"), 0).await;
+    let struck = faults.strike(&schedule("add new"), 0).await;
     assert!(struck.failed.is_some_and(|why| why.contains("it does not allow faults")));
     assert_eq!(lab.changes()[before.len()..], ["scale statefulset/carillon-storage --current-replicas=4 --replicas=5"]);
 }
@@ -124,19 +124,29 @@ async fn pods_that_are_ready_take_turns() {
         ("kill storage-follower for 3s", 0, "carillon-storage-0"),
         ("kill controller for 3s", 0, "carillon-storage-1"),
     ] {
-        let struck = faults.strike(step(text), round).await;
+        let struck = faults.strike(&schedule(text), round).await;
         assert_eq!(struck, Struck { hit: vec![pod.to_owned()], failed: None }, "{text}");
         let last = lab.changes().pop().expect("a command");
         assert_eq!(last, format!("delete pod {pod} --wait=true --grace-period=1"));
     }
-    faults.strike(step("restart gateways"), 0).await;
+    faults.strike(&schedule("restart gateways"), 0).await;
     assert_eq!(lab.changes().pop().as_deref(), Some("delete pod gateway-a gateway-b --wait=true"));
+}
+
+#[tokio::test]
+async fn faults_at_once_do_not_wait_for_each_other() {
+    let lab = Lab::allowed();
+    let struck = lab.consented().await.strike(&schedule("kill gateway for 3s and kill router for 3s"), 1).await;
+    assert_eq!(struck, Struck { hit: vec!["gateway-b".to_owned(), "router-a".to_owned()], failed: None });
+    let both =
+        ["delete pod gateway-b --wait=false --grace-period=1", "delete pod router-a --wait=true --grace-period=1"];
+    assert_eq!(lab.changes(), both);
 }
 
 #[tokio::test]
 async fn a_workload_is_rolled_and_waited_for() {
     let lab = Lab::allowed();
-    let struck = lab.consented().await.strike(step("roll storage"), 0).await;
+    let struck = lab.consented().await.strike(&schedule("roll storage"), 0).await;
     assert_eq!(struck, Struck { hit: vec![STORAGE.to_owned()], failed: None });
     assert_eq!(lab.changes(), ["rollout restart statefulset/carillon-storage"]);
     let waited = lab.words().iter().filter(|line| line.contains("rollout status statefulset/carillon-storage")).count();
@@ -150,8 +160,8 @@ async fn a_storage_node_is_added_and_the_last_one_removed() {
     let last = Struck { hit: vec!["carillon-storage-3".to_owned()], failed: None };
     // The new pod is not there at the first attempt.
     lab.write("refuse", "");
-    assert_eq!(faults.strike(step("add new"), 0).await, last);
-    assert_eq!(faults.strike(step("remove storage-follower"), 0).await, last);
+    assert_eq!(faults.strike(&schedule("add new"), 0).await, last);
+    assert_eq!(faults.strike(&schedule("remove storage-follower"), 0).await, last);
     let exec = "exec deployment/carillon-router -- /usr/bin/carillon cluster";
     let add = format!("{exec} add carillon-storage-3.carillon-storage:7401");
     let expected = [
@@ -170,7 +180,7 @@ async fn a_storage_node_is_added_and_the_last_one_removed() {
 #[tokio::test]
 async fn three_storage_nodes_stay() {
     let lab = Lab::allowed();
-    let struck = lab.consented().await.strike(step("remove storage-follower"), 0).await;
+    let struck = lab.consented().await.strike(&schedule("remove storage-follower"), 0).await;
     assert!(struck.failed.is_some_and(|why| why.contains("there are 3 storage nodes, and 3 must stay")));
     assert_eq!(lab.changes(), Vec::<String>::new());
 }
@@ -182,7 +192,7 @@ async fn a_rehearsal_reads_and_changes_nothing() {
     for text in
         ["kill gateway", "restart routers", "kill storage-leader", "roll all", "add new", "remove storage-leader"]
     {
-        let struck = faults.strike(step(text), 0).await;
+        let struck = faults.strike(&schedule(text), 0).await;
         assert_eq!(struck.failed, None, "{text}");
     }
     assert_eq!(lab.changes(), Vec::<String>::new());
@@ -194,7 +204,7 @@ async fn names_that_kubernetes_would_not_give_are_refused() {
     let lab = Lab::allowed();
     let mut faults = lab.consented().await;
     lab.write("router", "--all\n");
-    let struck = faults.strike(step("kill router"), 0).await;
+    let struck = faults.strike(&schedule("kill router"), 0).await;
     assert!(struck.failed.is_some_and(|why| why.contains("is no name of an object")));
     assert_eq!(lab.changes(), Vec::<String>::new());
     for namespace in ["-A", "a b", ""] {
@@ -205,11 +215,20 @@ async fn names_that_kubernetes_would_not_give_are_refused() {
 
 #[test]
 fn what_kubectl_can_not_cause_is_refused() {
-    for text in ["kill gateway for 3s", "restart storage", "roll routers", "add new", "remove controller"] {
-        assert_eq!(KubernetesFaults::knows(step(text)), Ok(()), "{text}");
+    for text in [
+        "kill gateway for 3s",
+        "restart storage",
+        "roll routers",
+        "add new",
+        "remove controller",
+        "kill router and kill gateway",
+    ] {
+        assert_eq!(KubernetesFaults::knows(&schedule(text)), Ok(()), "{text}");
     }
     for text in ["pause gateway for 3s", "partition router for 3s", "kill new for 3s", "replace controller"] {
-        let error = KubernetesFaults::knows(step(text)).expect_err("not in Kubernetes");
+        let error = KubernetesFaults::knows(&schedule(text)).expect_err("not in Kubernetes");
         assert!(error.contains("kill, restart, roll, add and remove are"), "{error}");
     }
+    let midway = KubernetesFaults::knows(&schedule("add new with kill router for 3s"));
+    assert!(midway.is_err_and(|why| why.contains("a fault within a change")));
 }
