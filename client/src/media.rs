@@ -1,9 +1,11 @@
 //! Files: uploads and downloads, which go on after interruptions.
 
 mod http;
+mod local;
 
 use std::{
     io::{self, SeekFrom},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -49,6 +51,10 @@ pub enum MediaError {
     Broken(String),
     #[error("the local file: {0}")]
     Local(#[source] io::Error),
+    #[error("{0}: {1}")]
+    Path(PathBuf, #[source] io::Error),
+    #[error("the message has no file that this service keeps")]
+    NoFile,
 }
 
 impl Client {

@@ -3,8 +3,8 @@
 use carillon_proto::{
     TimelineId,
     pb::client::{
-        Accepted, Content, Edit, Envelope, Fetch, MessageRef, Page, Pin, Poll, Reaction, Recall, Recipient, ReplyTo,
-        Vote, content::Body, recipient::To,
+        Accepted, Content, Edit, Envelope, Fetch, ForwardedFrom, MessageRef, MessageState, Page, Pin, Poll, Reaction,
+        Recall, Recipient, ReplyTo, Vote, content::Body, recipient::To,
     },
 };
 
@@ -46,11 +46,19 @@ impl Target {
 
     /// The content as an answer to this message. `quote`: what is shown of it. Left out of an answer to a message that expires: a quote would
     /// outlive it.
+    ///
+    /// The answer stands in the conversation; [`Target::continued_by`] puts it into a thread.
     #[must_use]
     pub fn answered_by(&self, content: Content, quote: &str) -> Content {
         let quote = if self.message.expires_at_ms == 0 { quote } else { "" };
         let reply_to = ReplyTo { message: Some(self.message.clone()), quote: quote.to_owned() };
         Content { reply_to: Some(Box::new(reply_to)), ..content }
+    }
+
+    /// The content as one of the thread that this message begins.
+    #[must_use]
+    pub fn continued_by(&self, content: Content) -> Content {
+        Content { thread: Some(Box::new(self.message.clone())), ..content }
     }
 }
 
@@ -85,6 +93,35 @@ impl Client {
     pub async fn vote(&self, target: &Target, options: &[u32]) -> Result<Accepted, SendError> {
         let options = options.to_vec();
         self.refer(target, |message| Body::Vote(Vote { target: message, options })).await
+    }
+
+    /// What a message says, to be sent on to others: with who wrote it first, without whom it answers or mentions. `state`: that of its entry,
+    /// by which an edited message is sent on as it is shown. `None`: it says nothing of its own, is a poll, is gone, or
+    /// expires, because what is sent on would outlive it.
+    pub fn forwarded(envelope: &Envelope, state: Option<&MessageState>) -> Option<Content> {
+        if envelope.erased || envelope.expires_at_ms != 0 || state.is_some_and(|state| state.recall.is_some()) {
+            return None;
+        }
+        let edit = state.and_then(|state| state.edit.as_ref()).and_then(|edit| edit.content.as_ref());
+        let edited = edit.and_then(|content| match content.body.as_ref()? {
+            Body::Edit(edit) => edit.content.as_deref(),
+            _ => None,
+        });
+        let said = edited.or(envelope.content.as_ref())?;
+        let body = said.body.as_ref().filter(|body| match body {
+            Body::Text(_)
+            | Body::Image(_)
+            | Body::Audio(_)
+            | Body::Video(_)
+            | Body::File(_)
+            | Body::Location(_)
+            | Body::Custom(_) => true,
+            Body::Edit(_) | Body::Recall(_) | Body::Reaction(_) | Body::Pin(_) | Body::Poll(_) | Body::Vote(_) => false,
+        })?;
+        let Envelope { id, sender, time_ms, .. } = envelope;
+        let from = || ForwardedFrom { sender: sender.clone(), id: id.clone(), time_ms: *time_ms };
+        let forwarded_from = said.forwarded_from.clone().unwrap_or_else(|| Box::new(from()));
+        Some(Content { body: Some(body.clone()), forwarded_from: Some(forwarded_from), ..Content::default() })
     }
 
     pub fn poll(poll: Poll) -> Content {
@@ -128,6 +165,35 @@ mod tests {
     use carillon_proto::{GroupId, UserId, pb::client::GroupChange};
 
     use super::*;
+
+    #[test]
+    fn what_is_sent_on_is_what_is_shown_by_the_name_of_who_wrote_it_first() {
+        let (bob, target) = (Client::user("bob"), MessageRef { id: "id".into(), ..MessageRef::default() });
+        let target = Target { to: bob, message: target };
+        let answer = target.answered_by(Client::text("yes"), "tea?");
+        let envelope = Envelope { id: "1".into(), sender: "bob".into(), time_ms: 7, ..Envelope::default() };
+        let said = Envelope { content: Some(answer), ..envelope.clone() };
+        let on = Client::forwarded(&said, None).expect("says something");
+        let from = ForwardedFrom { sender: "bob".into(), id: "1".into(), time_ms: 7 };
+        let expected = Content { forwarded_from: Some(Box::new(from)), ..Client::text("yes") };
+        assert_eq!(on, expected);
+        let again = Envelope { id: "2".into(), sender: "carol".into(), content: Some(on), ..envelope.clone() };
+        assert_eq!(Client::forwarded(&again, None), Some(expected.clone()), "by the first name");
+
+        let edit = Edit { target: None, content: Some(Box::new(Client::text("no"))) };
+        let edit = Content { body: Some(Body::Edit(Box::new(edit))), ..Content::default() };
+        let edit = Envelope { content: Some(edit), ..Envelope::default() };
+        let state = MessageState { edit: Some(edit.clone()), ..MessageState::default() };
+        let edited = Client::forwarded(&said, Some(&state)).expect("says something");
+        assert_eq!(edited, Content { forwarded_from: expected.forwarded_from, ..Client::text("no") });
+
+        let recalled = MessageState { recall: Some(Envelope::default()), ..MessageState::default() };
+        let poll = Envelope { content: Some(Client::poll(Poll::default())), ..envelope };
+        assert_eq!(Client::forwarded(&said, Some(&recalled)), None);
+        assert_eq!(Client::forwarded(&Envelope { expires_at_ms: 9, ..said.clone() }, None), None);
+        assert_eq!(Client::forwarded(&Envelope { erased: true, ..said }, None), None);
+        assert_eq!((Client::forwarded(&poll, None), Client::forwarded(&edit, None)), (None, None));
+    }
 
     #[test]
     fn a_target_is_named_by_its_envelope_and_goes_to_its_conversation() {

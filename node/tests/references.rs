@@ -20,8 +20,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs `carillon message` as this user at this gateway. Ok: what it printed; an error: what it complained of.
 fn message(cluster: &Cluster, gateway: usize, user: &str, args: &[&str]) -> Result<String, String> {
+    carillon(cluster, gateway, user, "message", args)
+}
+
+fn carillon(cluster: &Cluster, gateway: usize, user: &str, name: &str, args: &[&str]) -> Result<String, String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
-    command.args(["message", "--as", user, "--url", &cluster.addresses[gateway].to_string()]).args(args);
+    command.args([name, "--as", user, "--url", &cluster.addresses[gateway].to_string()]).args(args);
     let output = command.env("CARILLON_TOKEN", cluster.token(user)).output().expect("it runs");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
@@ -221,5 +225,48 @@ fn a_group_votes_and_its_admin_takes_messages_back() {
         bob.is_mentioned("club", 1).await;
         bob.client.send(Client::group("club"), Client::text("yes")).await.expect("accepted");
         bob.is_mentioned("club", 0).await;
+    });
+}
+
+#[test]
+fn commands_continue_a_thread_mention_and_send_on() {
+    let cluster = Cluster::start();
+    let runtime = Runtime::new().expect("runtime");
+    runtime.block_on(async {
+        let alice = Person::enter(&cluster, 0, "alice").await;
+        let mut bob = Person::enter(&cluster, 1, "bob").await;
+        let mut carol = Person::enter(&cluster, 0, "carol").await;
+        let club = GroupId::new("club").expect("valid");
+        let new = CreateGroup { members: vec!["bob".to_owned()], ..CreateGroup::default() };
+        alice.client.create_group(Some(&club), new).await.expect("made");
+        let timeline = TimelineId::Group(club);
+        let is = |wanted: &'static str| move |body: &Body| matches!(body, Body::Text(text) if text.body == wanted);
+
+        let first = alice.client.send(Client::group("club"), Client::text("tea?")).await.expect("accepted").message_id;
+        alice.sees(&timeline, &first).await;
+        let answer = ["send", "club", "at five", "--reply-to", &first, "--thread", &first, "--mention", "bob"];
+        let answer = [&answer[..], &["--mention-here", "--expires", "1h"]].concat();
+        carillon(&cluster, 1, "alice", "group", &answer).expect("sent");
+        let (_, heard) = bob.hears(is("at five")).await;
+        let content = heard.content.expect("says something");
+        let reply = content.reply_to.and_then(|reply| reply.message).expect("answers");
+        assert_eq!((reply.id.as_str(), content.thread.expect("in a thread").id.as_str()), (&*first, &*first));
+        assert_eq!(
+            *content.mentions.expect("mentions"),
+            Mentions { users: vec!["bob".into()], all: false, here: true }
+        );
+        assert_eq!(heard.expires_at_ms, heard.time_ms + 3_600_000);
+        let refused = message(&cluster, 0, "bob", &["--group", "club", "forward", &heard.id, "--to", "carol"]);
+        assert!(refused.is_err_and(|why| why.contains("can't be forwarded")), "it expires");
+
+        message(&cluster, 1, "alice", &["--group", "club", "edit", &first, "coffee?"]).expect("edited");
+        message(&cluster, 0, "bob", &["--group", "club", "forward", &first, "--to", "carol"]).expect("sent on");
+        let (_, heard) = carol.hears(is("coffee?")).await;
+        let from = heard.content.and_then(|content| content.forwarded_from).expect("by whom it is");
+        assert_eq!((&*heard.sender, &*from.sender, from.id), ("bob", "alice", first));
+        message(&cluster, 0, "carol", &["forward", &heard.id, "--to", "bob"]).expect("sent on");
+        let (_, heard) = bob.hears(is("coffee?")).await;
+        let from = heard.content.and_then(|content| content.forwarded_from).expect("by whom it is");
+        assert_eq!((&*heard.sender, &*from.sender), ("carol", "alice"), "by the first name");
     });
 }

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, future::Future, pin::Pin, time::Duration};
 
 use carillon_client::{Client, FetchError, SendError, Target};
 use carillon_proto::{
-    GroupId, UserId,
+    GroupId, TimelineId, UserId,
     pb::client::{Accepted, ChatState, Content, Direction, ReadMembers},
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -51,6 +51,22 @@ impl<'a> Acts<'a> {
                 let after = Duration::from_millis(expires_after_ms);
                 return self.waiting.push_back((with, client_id, content, after));
             }
+            Act::Upload { with, client_id, path, caption } => Box::pin(async move {
+                Some(match client.upload_path(&path, &caption).await {
+                    Ok(content) => Answer::Uploaded(with, client_id, content),
+                    Err(error) => Answer::Refused(with, client_id, error.to_string()),
+                })
+            }),
+            Act::Save { timeline, seq, path } => Box::pin(async move {
+                Some(Answer::Told(match client.save_file(&timeline, seq, path.as_deref()).await {
+                    Ok((path, told)) => format!("{}: {} bytes", path.display(), told.size_bytes),
+                    Err(error) => error.to_string(),
+                }))
+            }),
+            Act::Forward { timeline, seq, to } => Box::pin(async move {
+                let told = forward(client, &timeline, seq, &to).await;
+                Some(Answer::Told(told.unwrap_or_else(|why| why)))
+            }),
             Act::Refer { with, seq, message, about } => {
                 let timeline = with.timeline(&self.user);
                 Box::pin(async move {
@@ -193,6 +209,15 @@ async fn refer(client: &Client, target: &Target, about: About) -> Result<Accepte
         About::Pin(false) => client.unpin(target).await,
         About::Vote(options) => client.vote(target, &options).await,
     }
+}
+
+async fn forward(client: &Client, timeline: &TimelineId, seq: u64, to: &With) -> Result<String, String> {
+    let page = client.fetch(timeline, Direction::Forward, seq, 1).await.map_err(|error| error.to_string())?;
+    let entry = page.entries.into_iter().find(|entry| entry.seq == seq);
+    let said = entry.and_then(|entry| Client::forwarded(entry.envelope.as_ref()?, entry.state.as_deref()));
+    let content = said.ok_or("this message can't be sent on")?;
+    client.send(to.recipient(), content).await.map_err(|error| error.to_string())?;
+    Ok(format!("sent on to {}", to.name()))
 }
 
 async fn who(client: &Client, group: &GroupId, seq: u64) -> Result<String, FetchError> {

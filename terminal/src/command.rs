@@ -1,5 +1,7 @@
 //! Commands: lines that begin with a slash.
 
+use std::path::PathBuf;
+
 use carillon_proto::{
     GroupId, UserId,
     limits::EXPIRES_AFTER_MS,
@@ -19,6 +21,12 @@ pub(crate) enum Command {
     Who,
     About(About),
     Reply(String),
+    /// Sends a file, with a caption.
+    File(PathBuf, String),
+    /// Writes the file of the chosen message, or of the last one that has one, here, or under its own name.
+    Save(Option<PathBuf>),
+    /// Sends what the chosen message, or the last one of another, says on.
+    Forward(With),
     /// Is sent so many minutes from now.
     Later(u32, String),
     /// Is shown for so many milliseconds.
@@ -61,6 +69,8 @@ pub(crate) const HELP: &str = "\
 Alt+Up, Alt+Down choose a message; without a choice it is the last one that fits:
 /reply TEXT     /edit TEXT                  /react EMOJI... (none: takes them back)
 /recall         takes back, /erase for good /keep, /unkeep  pins the message
+/file PATH [| CAPTION]                      /save [PATH]    the file of a message
+/forward USER, /forward #GROUP              sends a message on
 /poll QUESTION | OPTION | OPTION            /vote NUMBER...
 /later MINUTES TEXT sends it then           /report REASON [TEXT] to moderators, /block
 /expire TIME TEXT sends it for 30s, 15m, 24h or 7d
@@ -110,6 +120,21 @@ pub(crate) fn parse(line: &str, now_ms: u64) -> Result<Result<Command, String>, 
         ("edit", text) if !text.is_empty() => about(About::Edit(text.to_owned())),
         ("recall" | "erase", "") => about(About::Recall(name == "erase")),
         ("react", emojis) => about(About::React(emojis.split_whitespace().map(str::to_owned).collect())),
+        ("file", rest) => {
+            let (path, caption) = rest.split_once('|').unwrap_or((rest, ""));
+            match local(path.trim()) {
+                Some(path) => Ok(Ok(Command::File(path, caption.trim().to_owned()))),
+                None => Err("/file PATH [| CAPTION]".to_owned()),
+            }
+        }
+        ("save", path) => Ok(Ok(Command::Save(local(path)))),
+        ("forward", to) => {
+            let to = match to.strip_prefix('#') {
+                Some(group) => GroupId::new(group).map(With::Group),
+                None => UserId::normalised(to).map(With::User),
+            };
+            to.map(|to| Ok(Command::Forward(to))).map_err(|error| format!("/forward USER or #GROUP: {error}"))
+        }
         ("keep" | "unkeep", "") => about(About::Pin(name == "keep")),
         ("vote", options) => match options.split_whitespace().map(str::parse).collect() {
             Ok(options) => about(About::Vote(options)),
@@ -150,6 +175,13 @@ pub(crate) fn parse(line: &str, now_ms: u64) -> Result<Result<Command, String>, 
     }
 }
 
+/// A path as a shell takes it: a tilde is the home folder.
+fn local(path: &str) -> Option<PathBuf> {
+    let home = || std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
+    let in_home = path.strip_prefix("~/").and_then(|rest| Some(home()?.join(rest)));
+    (!path.is_empty()).then(|| in_home.unwrap_or_else(|| PathBuf::from(path)))
+}
+
 /// Of a time like 30s, 15m, 24h or 7d for which a message may be shown.
 fn milliseconds(time: &str) -> Option<u64> {
     let (number, unit) = time.split_at_checked(time.find(|char: char| !char.is_ascii_digit())?)?;
@@ -187,7 +219,18 @@ mod tests {
         let poll = Poll { question, options, ..Poll::default() };
         assert_eq!(parse("/poll tea? | yes|no"), Ok(Ok(Command::Ask(poll))));
         assert_eq!(parse("/expire 24h  psst"), Ok(Ok(Command::Expire(86_400_000, "psst".to_owned()))));
+        let file = Command::File(PathBuf::from("my cat.png"), "look".to_owned());
+        assert_eq!(parse("/file my cat.png | look"), Ok(Ok(file)));
+        assert_eq!(parse("/save"), Ok(Ok(Command::Save(None))));
+        assert_eq!(parse("/save /tmp/a b"), Ok(Ok(Command::Save(Some(PathBuf::from("/tmp/a b"))))));
+        let club = With::Group(GroupId::new("club").expect("valid"));
+        assert_eq!(parse("/forward #club"), Ok(Ok(Command::Forward(club))));
         for wrong in [
+            "/file",
+            "/file | look",
+            "/forward",
+            "/forward a b",
+            "/forward #",
             "/expire 1s psst",
             "/expire 367d psst",
             "/expire 1é psst",

@@ -8,7 +8,7 @@ use crate::{
     command::{self, Command, HELP},
     model::{Act, Model, line},
     text,
-    thread::{Pending, With},
+    thread::{Pending, Thread, With},
 };
 
 /// Lines that a key scrolls.
@@ -83,19 +83,31 @@ impl Model {
             self.notice = "to whom? /with USER or /group GROUP".to_owned();
             return;
         };
-        self.sent += 1;
-        let client_id = format!("{}-{}", self.prefix, self.sent);
-        let thread = self.threads.entry(with.clone()).or_default();
-        thread.forget_refused();
         let shown = text::of(&Envelope { content: Some(content.clone()), ..Envelope::default() }, None).0;
-        let pending = Pending { client_id: client_id.clone(), text: shown, expires_after_ms, refused: None };
-        thread.pending.push(pending);
+        let client_id = self.pend(&with, shown, expires_after_ms);
+        let thread = self.threads.entry(with.clone()).or_default();
         if thread.settings.draft.take().is_some_and(|draft| !draft.is_empty()) {
             self.acts.push_back(Act::Set(with.clone(), draft("")));
         }
         self.line = line("");
-        self.scroll = 0;
         self.acts.push_back(Act::Send { with, client_id, content, expires_after_ms });
+    }
+
+    /// A message of this device that waits to be accepted. Returns its client id.
+    fn pend(&mut self, with: &With, text: String, expires_after_ms: u64) -> String {
+        self.sent += 1;
+        let client_id = format!("{}-{}", self.prefix, self.sent);
+        let thread = self.threads.entry(with.clone()).or_default();
+        thread.forget_refused();
+        thread.pending.push(Pending {
+            client_id: client_id.clone(),
+            text,
+            expires_after_ms,
+            has_file: false,
+            refused: None,
+        });
+        self.scroll = 0;
+        client_id
     }
 
     /// The position of the chosen message, or of the last own one or of another, how one refers to it, and how it begins.
@@ -141,6 +153,25 @@ impl Model {
                     self.send(Content { reply_to, ..Client::text(&text) }, 0);
                 }
             }
+            (Command::File(path, caption), Some(with)) => {
+                let shown = format!("[sending {}] {caption}", path.display());
+                let client_id = self.pend(&with, text::printable(&shown), 0);
+                self.acts.push_back(Act::Upload { with, client_id, path, caption });
+            }
+            (Command::Save(path), Some(with)) => {
+                let last = || self.threads.get(&with).and_then(Thread::newest_with_file);
+                match self.chosen.take().or_else(last) {
+                    Some(seq) => {
+                        self.acts.push_back(Act::Save { timeline: with.timeline(&self.user), seq, path });
+                    }
+                    None => self.notice = "no message here has a file".to_owned(),
+                }
+            }
+            (Command::Forward(to), Some(with)) => {
+                if let Some((seq, ..)) = self.meant(&with, false) {
+                    self.acts.push_back(Act::Forward { timeline: with.timeline(&self.user), seq, to });
+                }
+            }
             (Command::Later(minutes, text), Some(with)) => {
                 let at_ms = now_ms.saturating_add(u64::from(minutes) * 60_000);
                 self.acts.push_back(Act::Later { with, content: Client::text(&text), at_ms });
@@ -165,6 +196,9 @@ impl Model {
                 | Command::Report(..)
                 | Command::Block
                 | Command::Expire(..)
+                | Command::File(..)
+                | Command::Save(_)
+                | Command::Forward(_)
                 | Command::Later(..),
                 None,
             ) => {

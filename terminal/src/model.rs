@@ -1,12 +1,15 @@
 //! The state of the screen, and how keys, events and answers change it. No terminal and no service.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::PathBuf,
+};
 
 use carillon_client::{Event, FetchError, ListVersion, State};
 use carillon_proto::{
     GroupId, Position, TimelineId, UserId,
     pb::client::{
-        ChatState, ChatStateNotice, Content, Conversation, ConversationSettings, Conversations, MessageRef,
+        ChatState, ChatStateNotice, Content, Conversation, ConversationSettings, Conversations, Envelope, MessageRef,
         MessageRequest, Page, Presence, ReportReason, RequestAnswer, Show, UserMark,
     },
 };
@@ -43,6 +46,8 @@ pub(crate) enum Input {
 pub(crate) enum Answer {
     /// The message was not accepted.
     Refused(With, String, String),
+    /// What the message with this client id says: its file is there.
+    Uploaded(With, String, Content),
     History(TimelineId, Result<Page, FetchError>),
     List(Result<carillon_client::ConversationList, FetchError>),
     Conversations(Result<Vec<Conversation>, FetchError>),
@@ -61,6 +66,24 @@ pub(crate) enum Act {
         content: Content,
         /// For how long it is shown; 0: without end.
         expires_after_ms: u64,
+    },
+    Upload {
+        with: With,
+        client_id: String,
+        path: PathBuf,
+        caption: String,
+    },
+    /// Writes the file of the message at this position.
+    Save {
+        timeline: TimelineId,
+        seq: u64,
+        path: Option<PathBuf>,
+    },
+    /// Sends the message at this position on.
+    Forward {
+        timeline: TimelineId,
+        seq: u64,
+        to: With,
     },
     /// Something about the message at this position.
     Refer {
@@ -296,14 +319,14 @@ impl Model {
             Event::Sent { timeline, position, client_id, message_id, time_ms } => {
                 self.began(&timeline, position);
                 let found = self.threads.values_mut().find_map(|thread| Some((thread.accepted(&client_id)?, thread)));
-                if let Some((Pending { text, expires_after_ms, .. }, thread)) = found {
+                if let Some((Pending { text, expires_after_ms, has_file, .. }, thread)) = found {
                     let (sender, sender_device) = (self.user.to_string(), self.device.clone());
                     thread.request = MessageRequest::Unspecified;
                     let expires_at_ms =
                         if expires_after_ms == 0 { 0 } else { time_ms.saturating_add(expires_after_ms) };
                     let message =
                         MessageRef { id: message_id, sender, sender_device, client_id, seq: 0, expires_at_ms };
-                    thread.put(position.seq, Said { message, time_ms, text, about: String::new() });
+                    thread.put(position.seq, Said { message, time_ms, text, about: String::new(), has_file });
                 }
             }
             Event::Trimmed { timeline, first } => self.began(&timeline, first),
@@ -382,6 +405,11 @@ impl Model {
                 if let Some(thread) = self.threads.get_mut(&with) {
                     thread.refused(&client_id, text::printable(&why));
                 }
+            }
+            Answer::Uploaded(with, client_id, content) => {
+                let shown = text::of(&Envelope { content: Some(content.clone()), ..Envelope::default() }, None).0;
+                self.threads.entry(with.clone()).or_default().uploaded(&client_id, shown);
+                self.acts.push_back(Act::Send { with, client_id, content, expires_after_ms: 0 });
             }
             Answer::History(timeline, Ok(page)) => self.history(&timeline, page),
             Answer::History(timeline, Err(error)) => {

@@ -1,5 +1,7 @@
 //! Keys, events and answers, and what is on the screen then.
 
+mod files;
+
 use carillon_client::{ConversationList, Event, ListVersion, State};
 use carillon_proto::{
     Epoch, Position, TimelineId, UserId,

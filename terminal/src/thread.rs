@@ -73,6 +73,7 @@ pub(crate) struct Said {
     pub(crate) text: String,
     /// A line below the message: edited, pinned, reactions.
     pub(crate) about: String,
+    pub(crate) has_file: bool,
 }
 
 impl Said {
@@ -87,7 +88,9 @@ impl Said {
             expires_at_ms: *expires_at_ms,
         };
         let (text, about) = text::of(envelope, state);
-        Self { message, time_ms: *time_ms, text, about }
+        let body = envelope.content.as_ref().and_then(|content| content.body.as_ref());
+        let has_file = matches!(body, Some(Body::Image(_) | Body::Audio(_) | Body::Video(_) | Body::File(_)));
+        Self { message, time_ms: *time_ms, text, about, has_file }
     }
 }
 
@@ -110,6 +113,7 @@ pub(crate) struct Pending {
     pub(crate) text: String,
     /// For how long it is shown; 0: without end.
     pub(crate) expires_after_ms: u64,
+    pub(crate) has_file: bool,
     /// Why it was not accepted.
     pub(crate) refused: Option<String>,
 }
@@ -176,6 +180,13 @@ impl Thread {
         Some(self.pending.remove(at))
     }
 
+    /// The file of a message of this device is there: this is what it says.
+    pub(crate) fn uploaded(&mut self, client_id: &str, text: String) {
+        if let Some(pending) = self.pending.iter_mut().find(|pending| pending.client_id == client_id) {
+            (pending.text, pending.has_file) = (text, true);
+        }
+    }
+
     pub(crate) fn refused(&mut self, client_id: &str, why: String) {
         if let Some(pending) = self.pending.iter_mut().find(|pending| pending.client_id == client_id) {
             pending.refused = Some(why);
@@ -218,6 +229,10 @@ impl Thread {
         self.said.iter().rev().find(|(_, said)| said.message.sender == user.as_str()).map(|(seq, _)| *seq)
     }
 
+    pub(crate) fn newest_with_file(&self) -> Option<u64> {
+        self.said.iter().rev().find(|(_, said)| said.has_file).map(|(seq, _)| *seq)
+    }
+
     /// Where the message with this id stands.
     pub(crate) fn find(&self, id: &str) -> Option<u64> {
         self.said.iter().rev().find(|(_, said)| said.message.id == id).map(|(seq, _)| *seq)
@@ -240,7 +255,7 @@ mod tests {
         let mut thread = Thread::default();
         for (seq, id) in [(3, "A"), (5, "B"), (9, "C")] {
             let message = MessageRef { id: id.to_owned(), sender: "me".to_owned(), ..MessageRef::default() };
-            let said = Said { message, time_ms: 1, text: String::new(), about: String::new() };
+            let said = Said { message, time_ms: 1, text: String::new(), about: String::new(), has_file: false };
             assert!(thread.put(seq, said));
         }
         thread

@@ -2,14 +2,13 @@
 
 use std::{
     io::{self, IsTerminal as _},
-    path::PathBuf,
     time::Duration,
 };
 
 use anyhow::{Context as _, anyhow, bail};
 use carillon_client::{Client, ClientConfig, Event, Events, SendError, State};
 use carillon_proto::{
-    MessageId, Position, TimelineId, UserId,
+    Position, TimelineId, UserId,
     pb::client::{
         Accepted, ChatState, ChatStateNotice, Envelope, Media, Recipient, UserMark, group_change::What, recipient,
         timeline,
@@ -25,11 +24,9 @@ use tokio::{
 
 use super::{
     connect::{Connect, SIGN_IN, reads_nothing},
-    credential::parse_duration,
-    date, media,
-    message::find,
-    out,
+    date, out,
     said::said,
+    saying::Saying,
 };
 use crate::{Config, shutdown::Signals};
 
@@ -37,18 +34,8 @@ use crate::{Config, shutdown::Signals};
 pub(super) struct Send {
     from: UserId,
     to: UserId,
-    /// What the message says; with a file: its caption.
-    #[arg(required_unless_present = "file")]
-    text: Option<String>,
-    /// Sends this file.
-    #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// The id of the message that this one answers; it must be among the last messages of the sender's inbox.
-    #[arg(long, value_name = "MESSAGE")]
-    reply_to: Option<MessageId>,
-    /// For how long the message is shown, for example 30s, 15m, 24h or 7d; then what it says is gone for everybody.
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    expires: Option<Duration>,
+    #[command(flatten)]
+    saying: Saying,
     /// Names this device among the sender's.
     #[arg(long, default_value = "terminal-send")]
     device: String,
@@ -95,27 +82,12 @@ impl Send {
         // Nobody reads what is delivered to this device.
         let (client, _) = Client::open(settings, &tasks)?;
         client.connected(SIGN_IN.min(whole)).await.map_err(|why| anyhow!(why))?;
-        let text = self.text.unwrap_or_default();
-        let content = match &self.file {
-            None => Client::text(&text),
-            Some(file) => match timeout_at(end, media::uploaded(&client, file, text)).await {
-                Ok(content) => content?,
-                Err(_) => bail!("{} was not uploaded within {} s", file.display(), self.timeout),
-            },
+        let inbox = TimelineId::Inbox(self.from.clone());
+        let Ok(content) = timeout_at(end, self.saying.content(&client, &inbox)).await else {
+            bail!("what the message needs was not uploaded or found within {} s", self.timeout);
         };
-        let content = match self.reply_to {
-            Some(id) => {
-                let inbox = TimelineId::Inbox(self.from.clone());
-                let Ok(found) = timeout_at(end, find(&client, &inbox, id)).await else {
-                    bail!("message {id} was not found within {} s", self.timeout);
-                };
-                found?.target.answered_by(content, "")
-            }
-            None => content,
-        };
-        let after = self.expires.unwrap_or_default();
         let to = Client::user(self.to.as_str());
-        let sending = client.send_expiring(to, content, after);
+        let sending = client.send_expiring(to, content?, self.saying.expires());
         let Ok(sent) = timeout_at(end, sending).await else {
             bail!("message to {}: no answer within {} s: it may have been accepted, or not", self.to, self.timeout);
         };

@@ -11,9 +11,10 @@ use carillon_proto::{
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
-    chat::{accepted, printable},
+    chat::printable,
     connect::{Connect, not_answered},
     out,
+    saying::Saying,
     table::{Table, time},
 };
 use crate::Config;
@@ -130,8 +131,12 @@ enum What {
     },
     /// Deletes a group.
     Delete { group: GroupId },
-    /// Sends a text.
-    Send { group: GroupId, text: String },
+    /// Sends a message.
+    Send {
+        group: GroupId,
+        #[command(flatten)]
+        saying: Saying,
+    },
 }
 
 #[derive(Args)]
@@ -220,11 +225,7 @@ impl What {
                 done(&group, client.change_group(&group, Change::Set(settings)).await)
             }
             Self::Delete { group } => done(&group, client.change_group(&group, Change::Delete).await),
-            Self::Send { group, text } => {
-                let sent = client.send(Client::group(group.as_str()), Client::text(&text)).await;
-                let sent = sent.map_err(|error| anyhow!(error).context(format!("message to group {group}")))?;
-                out::line(accepted(&sent))
-            }
+            Self::Send { group, saying } => saying.send_to_group(client, &group).await,
         }
     }
 }

@@ -14,6 +14,7 @@ use super::{
     group::refused,
     out,
     said::said,
+    saying::Whom,
 };
 use crate::Config;
 
@@ -56,6 +57,12 @@ enum What {
     },
     /// Sets all of the user's reactions to a message; without any they are taken back.
     React { message: MessageId, emojis: Vec<String> },
+    /// Sends what a message says on to a user or a group, with the name of who wrote it first.
+    Forward {
+        message: MessageId,
+        #[command(flatten)]
+        to: Whom,
+    },
     /// Keeps a message in sight for all.
     Pin { message: MessageId },
     /// No longer keeps it in sight.
@@ -151,6 +158,16 @@ impl What {
                 let found = find(client, timeline, message).await?;
                 let emojis: Vec<&str> = emojis.iter().map(String::as_str).collect();
                 done(client.react(&found.target, &emojis).await)
+            }
+            Self::Forward { message, to } => {
+                let entry = find(client, timeline, message).await?.entry;
+                let said = entry.envelope.as_ref().and_then(|said| Client::forwarded(said, entry.state.as_deref()));
+                let Some(content) = said else {
+                    bail!(
+                        "message {message} can't be forwarded: it says nothing of its own, is a poll, is gone or expires"
+                    );
+                };
+                done(client.send(to.recipient()?, content).await)
             }
             Self::Pin { message } => done(client.pin(&find(client, timeline, message).await?.target).await),
             Self::Unpin { message } => done(client.unpin(&find(client, timeline, message).await?.target).await),

@@ -23,6 +23,7 @@ mod privacy;
 mod repair;
 mod reports;
 mod said;
+mod saying;
 mod scheduled;
 mod serve;
 mod session;

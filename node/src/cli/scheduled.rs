@@ -1,11 +1,9 @@
 //! Messages that are to be sent later, as their user.
 
-use std::time::Duration;
-
 use anyhow::bail;
 use carillon_client::{Client, ScheduledChange};
 use carillon_proto::{
-    GroupId, UserId, now_ms,
+    UserId, now_ms,
     pb::client::{Recipient, recipient::To, scheduled_message::State},
 };
 use clap::{Args, Subcommand};
@@ -13,9 +11,9 @@ use clap::{Args, Subcommand};
 use super::{
     chat::printable,
     connect::{Connect, not_answered},
-    credential::parse_duration,
     date, out,
     said::said,
+    saying::{Saying, Whom},
     table::{Table, time},
 };
 use crate::Config;
@@ -46,12 +44,10 @@ enum What {
     Add {
         #[command(flatten)]
         to: Whom,
-        text: String,
+        #[command(flatten)]
+        saying: Saying,
         #[command(flatten)]
         when: When,
-        /// For how long it is shown from then on, for example 30s, 15m, 24h or 7d.
-        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-        expires: Option<Duration>,
     },
     /// Changes what a message says, or when it is sent.
     Set {
@@ -65,17 +61,6 @@ enum What {
     Cancel { id: u64 },
     /// Sends a message at once.
     Send { id: u64 },
-}
-
-#[derive(Args)]
-#[group(required = true, multiple = false)]
-struct Whom {
-    /// For this user.
-    #[arg(long)]
-    to: Option<UserId>,
-    /// For this group.
-    #[arg(long)]
-    group: Option<GroupId>,
 }
 
 #[derive(Args)]
@@ -102,23 +87,21 @@ fn parse_time(text: &str) -> Result<u64, String> {
 impl Scheduled {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         let Self { user, device, connect, what } = self;
-        connect.ask(config, &user, &device, async |client| what.run(client).await).await
+        connect.ask(config, &user, &device, async |client| what.run(client, &user).await).await
     }
 }
 
 impl What {
-    async fn run(self, client: &Client) -> anyhow::Result<()> {
+    async fn run(self, client: &Client, user: &UserId) -> anyhow::Result<()> {
         match self {
             Self::List { json } => list(client, json).await,
-            Self::Add { to, text, when, expires } => {
+            Self::Add { to, saying, when } => {
                 let Some(at_ms) = when.at_ms() else { bail!("when it is to be sent must be given by --at or --in") };
-                let to = match (&to.to, &to.group) {
-                    (_, Some(group)) => Client::group(group.as_str()),
-                    (Some(user), None) => Client::user(user.as_str()),
-                    (None, None) => bail!("whom it is for must be given by --to or --group"),
-                };
-                let (content, after) = (Client::text(&text), expires.unwrap_or_default());
-                let id = client.schedule_expiring(to, content, at_ms, after).await.map_err(not_answered)?;
+                let content = saying.content(client, &to.timeline(user)).await?;
+                let id = client
+                    .schedule_expiring(to.recipient()?, content, at_ms, saying.expires())
+                    .await
+                    .map_err(not_answered)?;
                 out::line(format_args!("scheduled message {id} for {}", time(at_ms)))
             }
             Self::Set { id, text, when } => {

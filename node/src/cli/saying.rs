@@ -1,0 +1,104 @@
+//! What a new message says, as options of a command.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, anyhow, bail};
+use carillon_client::Client;
+use carillon_proto::{
+    GroupId, MessageId, TimelineId, UserId,
+    pb::client::{Content, Mentions, Recipient},
+};
+use clap::Args;
+
+use super::{chat::accepted, credential::parse_duration, message::find, out};
+
+/// Whom a message is for.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Whom {
+    /// For this user.
+    #[arg(long, value_name = "USER")]
+    to: Option<UserId>,
+    /// For this group.
+    #[arg(long, alias = "group", value_name = "GROUP")]
+    to_group: Option<GroupId>,
+}
+
+impl Whom {
+    pub(super) fn recipient(&self) -> anyhow::Result<Recipient> {
+        match (&self.to, &self.to_group) {
+            (_, Some(group)) => Ok(Client::group(group.as_str())),
+            (Some(user), None) => Ok(Client::user(user.as_str())),
+            (None, None) => bail!("whom it is for must be given by --to or --to-group"),
+        }
+    }
+
+    /// Where this user has the conversation.
+    pub(super) fn timeline(&self, user: &UserId) -> TimelineId {
+        self.to_group.clone().map_or_else(|| TimelineId::Inbox(user.clone()), TimelineId::Group)
+    }
+}
+
+#[derive(Args)]
+pub(super) struct Saying {
+    /// What the message says; with a file: its caption.
+    #[arg(required_unless_present = "file")]
+    text: Option<String>,
+    /// Sends this file.
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The id of the message that this one answers; it must be among the last messages of the group, or of the sender's inbox.
+    #[arg(long, value_name = "MESSAGE")]
+    reply_to: Option<MessageId>,
+    /// The id of the first message of the thread that this one belongs to.
+    #[arg(long, value_name = "MESSAGE")]
+    thread: Option<MessageId>,
+    /// Mentions this user; may be repeated.
+    #[arg(long = "mention", value_name = "USER")]
+    mentions: Vec<UserId>,
+    /// Mentions everybody in the group.
+    #[arg(long)]
+    mention_all: bool,
+    /// Mentions everybody in the group who is online.
+    #[arg(long)]
+    mention_here: bool,
+    /// For how long the message is shown, for example 30s, 15m, 24h or 7d; then what it says is gone for everybody.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    expires: Option<Duration>,
+}
+
+impl Saying {
+    /// Sends it to a group, and prints the answer.
+    pub(super) async fn send_to_group(self, client: &Client, group: &GroupId) -> anyhow::Result<()> {
+        let content = self.content(client, &TimelineId::Group(group.clone())).await?;
+        let sent = client.send_expiring(Client::group(group.as_str()), content, self.expires()).await;
+        let sent = sent.map_err(|error| anyhow!(error).context(format!("message to group {group}")))?;
+        out::line(accepted(&sent))
+    }
+
+    pub(super) fn expires(&self) -> Duration {
+        self.expires.unwrap_or_default()
+    }
+
+    /// `timeline`: where the messages that it names are.
+    pub(super) async fn content(&self, client: &Client, timeline: &TimelineId) -> anyhow::Result<Content> {
+        let text = self.text.as_deref().unwrap_or_default();
+        let mut content = match &self.file {
+            None => Client::text(text),
+            Some(file) => {
+                let uploaded = client.upload_path(file, text).await;
+                uploaded.with_context(|| format!("{} was not uploaded", file.display()))?
+            }
+        };
+        if let Some(id) = self.reply_to {
+            content = find(client, timeline, id).await?.target.answered_by(content, "");
+        }
+        if let Some(id) = self.thread {
+            content = find(client, timeline, id).await?.target.continued_by(content);
+        }
+        let users: Vec<_> = self.mentions.iter().map(ToString::to_string).collect();
+        let mentions = Mentions { users, all: self.mention_all, here: self.mention_here };
+        content.mentions = (mentions != Mentions::default()).then(|| Box::new(mentions));
+        Ok(content)
+    }
+}
