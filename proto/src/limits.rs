@@ -21,6 +21,8 @@ pub const POSITIONS_IN_FRAME: usize = 1024;
 pub const MAX_FRAME_BYTES: usize = 1024 * 1024;
 /// Longest URL in a reference to media, in bytes.
 pub const MAX_URL_BYTES: usize = 2048;
+/// Most values of the waveform in a reference to audio.
+pub const MAX_WAVEFORM_BYTES: usize = 256;
 /// Longest preview in a reference to media, in bytes.
 pub const MAX_PREVIEW_BYTES: usize = 16 * 1024;
 /// Longest short text (names, labels, media types, custom types), in bytes.

@@ -65,9 +65,25 @@ fn content(content: &Content, tally: Option<&PollTally>) -> String {
 }
 
 fn file(media: &Media) -> String {
-    let Media { media_type, url, name, size_bytes, caption, .. } = media;
+    let Media { media_type, url, name, size_bytes, duration_ms, waveform, caption, .. } = media;
     let what = if name.is_empty() { url } else { name };
-    format!("[{media_type} {what}, {size_bytes} bytes] {caption}")
+    let time = match duration_ms / 1000 {
+        0 => String::new(),
+        seconds => format!(" {}:{:02}", seconds / 60, seconds % 60),
+    };
+    format!("[{media_type} {what}, {size_bytes} bytes{time}{}] {caption}", bars(waveform))
+}
+
+/// A waveform as a row of bars: the loudest of each part.
+fn bars(waveform: &[u8]) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    const MOST: usize = 32;
+    if waveform.is_empty() {
+        return String::new();
+    }
+    let parts = waveform.chunks(waveform.len().div_ceil(MOST));
+    let bars = parts.map(|part| BARS[usize::from(part.iter().copied().max().unwrap_or(0)) * BARS.len() / 256]);
+    std::iter::once(' ').chain(bars).collect()
 }
 
 fn changed(what: &What) -> String {
@@ -110,6 +126,15 @@ pub(crate) fn local(time_ms: u64) -> NaiveDateTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sound_is_drawn() {
+        assert_eq!(bars(&[0, 31, 32, 255]), " ▁▁▂█");
+        assert_eq!(bars(&[[0, 255]; 128].concat()).chars().count(), 1 + 32);
+        let media = Media { media_type: "audio/ogg".into(), name: "a.ogg".into(), ..Media::default() };
+        let media = Media { duration_ms: 65_000, waveform: vec![255].into(), size_bytes: 9, ..media };
+        assert_eq!(file(&media), "[audio/ogg a.ogg, 9 bytes 1:05 █] ");
+    }
 
     #[test]
     fn nothing_that_is_said_commands_the_terminal() {

@@ -140,6 +140,7 @@ fn check_media(media: &Media) -> Result<(), ContentError> {
     if !matches!(media.sha256.len(), 0 | 32) {
         return Err(wrong("sha256", format!("is {} bytes but must be 0 or 32", media.sha256.len())));
     }
+    at_most("waveform", media.waveform.len(), limits::MAX_WAVEFORM_BYTES)?;
     at_most("preview", media.preview.len(), limits::MAX_PREVIEW_BYTES)
 }
 
@@ -289,6 +290,7 @@ mod tests {
             (image(|media| (media.url, media.id) = (String::new(), vec![1; 23].into())), "id"),
             (image(|media| media.id = vec![1; 24].into()), "url"),
             (image(|media| media.name = "../etc/passwd".to_owned()), "name"),
+            (image(|media| media.waveform = vec![0; limits::MAX_WAVEFORM_BYTES + 1].into()), "waveform"),
             (image(|media| media.preview = vec![0; limits::MAX_PREVIEW_BYTES + 1].into()), "preview"),
             (place(90.1, 0.0), "latitude"),
             (place(0.0, f64::NAN), "longitude"),

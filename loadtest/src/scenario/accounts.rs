@@ -1,12 +1,18 @@
 //! Accounts of users who are not signed in.
 
+use std::time::Duration;
+
+use carillon_client::SignInError;
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{DEVICE, Environment, RunError, light::Light};
 
 /// Sign-ins at the same time.
 const AT_ONCE: usize = 64;
+/// For a gateway that tells users to come back later.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Signs every user in once, and out again, so that the account exists.
 pub(crate) async fn make_accounts(environment: &Environment, users: Vec<String>) -> Result<(), RunError> {
@@ -18,7 +24,7 @@ pub(crate) async fn make_accounts(environment: &Environment, users: Vec<String>)
     all.for_each_concurrent(AT_ONCE, |(number, user)| {
         let failed = &failed;
         async move {
-            match Light::open(environment, number, (&user, DEVICE)).await {
+            match enter(environment, number, &user).await {
                 Ok(light) => light.sign_out().await,
                 Err(error) => _ = failed.lock().get_or_insert((user, error.to_string())),
             }
@@ -26,4 +32,17 @@ pub(crate) async fn make_accounts(environment: &Environment, users: Vec<String>)
     })
     .await;
     failed.into_inner().map_or(Ok(()), |(user, why)| Err(RunError::SignIn { user, why }))
+}
+
+/// Signs in, and comes back when the gateway says so.
+async fn enter(environment: &Environment, number: usize, user: &str) -> Result<Light, SignInError> {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        match Light::open(environment, number, (user, DEVICE)).await {
+            Err(SignInError::Bye(bye)) if bye.reconnect && Instant::now() < give_up => {
+                tokio::time::sleep(Duration::from_millis(bye.reconnect_after_ms.into())).await;
+            }
+            entered => return entered,
+        }
+    }
 }
