@@ -233,7 +233,7 @@ fn commands_continue_a_thread_mention_and_send_on() {
     let cluster = Cluster::start();
     let runtime = Runtime::new().expect("runtime");
     runtime.block_on(async {
-        let alice = Person::enter(&cluster, 0, "alice").await;
+        let mut alice = Person::enter(&cluster, 0, "alice").await;
         let mut bob = Person::enter(&cluster, 1, "bob").await;
         let mut carol = Person::enter(&cluster, 0, "carol").await;
         let club = GroupId::new("club").expect("valid");
@@ -264,8 +264,8 @@ fn commands_continue_a_thread_mention_and_send_on() {
         let (_, heard) = carol.hears(is("coffee?")).await;
         let from = heard.content.and_then(|content| content.forwarded_from).expect("by whom it is");
         assert_eq!((&*heard.sender, &*from.sender, from.id), ("bob", "alice", first));
-        message(&cluster, 0, "carol", &["forward", &heard.id, "--to", "bob"]).expect("sent on");
-        let (_, heard) = bob.hears(is("coffee?")).await;
+        message(&cluster, 0, "carol", &["forward", &heard.id, "--to", "alice"]).expect("sent on");
+        let (_, heard) = alice.hears(is("coffee?")).await;
         let from = heard.content.and_then(|content| content.forwarded_from).expect("by whom it is");
         assert_eq!((&*heard.sender, &*from.sender), ("carol", "alice"), "by the first name");
     });
