@@ -136,3 +136,33 @@ fn two_people_talk_on_their_screens() {
     bela.types("\u{3}");
     bela.ends();
 }
+
+#[test]
+fn a_file_goes_from_screen_to_screen() {
+    let service = Service::shared();
+    service.block_on(async {
+        for user in ["dora", "emil"] {
+            enter(service, user).await;
+        }
+    });
+    let folder = tempfile::tempdir().expect("folder");
+    let (sent, saved) = (folder.path().join("note.txt"), folder.path().join("saved.txt"));
+    std::fs::write(&sent, "meet me at noon").expect("writes");
+    let media = format!("http://{}", service.ws());
+    let mut dora = Terminal::chat(service, "dora", &["emil", "--media-url", &media]);
+    let mut emil = Terminal::chat(service, "emil", &["dora", "--media-url", &media]);
+    for screen in [&dora, &emil] {
+        screen.shows(" at tcp://");
+    }
+    dora.types(&format!("/file {} | the plan\r", sent.display()));
+    emil.shows("bytes] the plan");
+    emil.types(&format!("/save {}\r", saved.display()));
+    emil.shows(": 15 bytes");
+    assert_eq!(std::fs::read_to_string(&saved).expect("reads"), "meet me at noon");
+    emil.types("/file /nowhere/at/all\r");
+    emil.shows("✗ /nowhere/at/all: No such file");
+    for mut screen in [dora, emil] {
+        screen.types("\u{3}");
+        screen.ends();
+    }
+}
