@@ -11,8 +11,9 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::timeout;
 
 use crate::{
+    act::{Act, Answer},
     command::About,
-    model::{Act, Answer, PAGE},
+    model::PAGE,
     text,
     thread::With,
 };
@@ -53,7 +54,7 @@ impl<'a> Acts<'a> {
             }
             Act::Upload { with, client_id, path, caption } => Box::pin(async move {
                 Some(match client.upload_path(&path, &caption).await {
-                    Ok(content) => Answer::Uploaded(with, client_id, content),
+                    Ok(content) => Answer::Uploaded(with, client_id, Box::new(content)),
                     Err(error) => Answer::Refused(with, client_id, error.to_string()),
                 })
             }),

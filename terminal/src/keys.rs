@@ -5,8 +5,9 @@ use carillon_proto::pb::client::{Content, ConversationSettings, Envelope, Messag
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use crate::{
+    act::Act,
     command::{self, Command, HELP},
-    model::{Act, Model, line},
+    model::{Model, line},
     text,
     thread::{Pending, Thread, With},
 };

@@ -1,5 +1,6 @@
 //! A chat client on the whole screen of a terminal: conversations, history, marks, presence, and a line to type.
 
+mod act;
 mod acts;
 mod command;
 mod keys;
@@ -27,8 +28,9 @@ use futures_util::StreamExt as _;
 use ratatui::DefaultTerminal;
 
 use self::{
+    act::Act,
     acts::Acts,
-    model::{Act, Input, Model},
+    model::{Input, Model},
     thread::With,
 };
 

@@ -1,16 +1,13 @@
 //! The state of the screen, and how keys, events and answers change it. No terminal and no service.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    path::PathBuf,
-};
+use std::collections::{BTreeMap, VecDeque};
 
-use carillon_client::{Event, FetchError, ListVersion, State};
+use carillon_client::{Event, ListVersion, State};
 use carillon_proto::{
     GroupId, Position, TimelineId, UserId,
     pb::client::{
-        ChatState, ChatStateNotice, Content, Conversation, ConversationSettings, Conversations, Envelope, MessageRef,
-        MessageRequest, Page, Presence, ReportReason, RequestAnswer, Show, UserMark,
+        ChatState, ChatStateNotice, Conversation, Conversations, Envelope, MessageRef, MessageRequest, Page, Presence,
+        Show, UserMark,
     },
 };
 use chrono::NaiveDateTime;
@@ -18,7 +15,7 @@ use crossterm::event::KeyEvent;
 use ratatui_textarea::{CursorMove, TextArea};
 
 use crate::{
-    command::About,
+    act::{Act, Answer},
     text,
     thread::{Pending, Said, Thread, With, about},
 };
@@ -40,92 +37,6 @@ pub(crate) enum Input {
     Room,
     /// The time that `changes_at_ms` has told has come.
     Time,
-}
-
-/// The outcome of an act.
-pub(crate) enum Answer {
-    /// The message was not accepted.
-    Refused(With, String, String),
-    /// What the message with this client id says: its file is there.
-    Uploaded(With, String, Content),
-    History(TimelineId, Result<Page, FetchError>),
-    List(Result<carillon_client::ConversationList, FetchError>),
-    Conversations(Result<Vec<Conversation>, FetchError>),
-    Marks(UserId, Result<Vec<UserMark>, FetchError>),
-    /// Something was said about the message at this position.
-    Referred(TimelineId, u64),
-    Entry(TimelineId, Page),
-    Told(String),
-}
-
-#[derive(Debug, PartialEq)]
-pub(crate) enum Act {
-    Send {
-        with: With,
-        client_id: String,
-        content: Content,
-        /// For how long it is shown; 0: without end.
-        expires_after_ms: u64,
-    },
-    Upload {
-        with: With,
-        client_id: String,
-        path: PathBuf,
-        caption: String,
-    },
-    /// Writes the file of the message at this position.
-    Save {
-        timeline: TimelineId,
-        seq: u64,
-        path: Option<PathBuf>,
-    },
-    /// Sends the message at this position on.
-    Forward {
-        timeline: TimelineId,
-        seq: u64,
-        to: With,
-    },
-    /// Something about the message at this position.
-    Refer {
-        with: With,
-        seq: u64,
-        message: MessageRef,
-        about: About,
-    },
-    /// Reads the message at this position anew, with its reactions and edits.
-    ReadEntry {
-        timeline: TimelineId,
-        seq: u64,
-    },
-    ReadHistory {
-        timeline: TimelineId,
-        from_seq: u64,
-    },
-    ReadList(Option<ListVersion>),
-    MarkRead(With, Position),
-    Set(With, ConversationSettings),
-    AnswerRequest(UserId, RequestAnswer),
-    ReadMarks(UserId),
-    /// Who has read the message at this position of the group.
-    Who(GroupId, u64),
-    Show(Show, String),
-    /// Of the message at this position.
-    Report {
-        with: With,
-        seq: u64,
-        reason: ReportReason,
-        text: String,
-    },
-    Block(UserId),
-    /// The user is writing there.
-    Writing(With),
-    Later {
-        with: With,
-        content: Content,
-        at_ms: u64,
-    },
-    Bell,
-    Quit,
 }
 
 /// How much of a timeline is here.
@@ -407,6 +318,7 @@ impl Model {
                 }
             }
             Answer::Uploaded(with, client_id, content) => {
+                let content = *content;
                 let shown = text::of(&Envelope { content: Some(content.clone()), ..Envelope::default() }, None).0;
                 self.threads.entry(with.clone()).or_default().uploaded(&client_id, shown);
                 self.acts.push_back(Act::Send { with, client_id, content, expires_after_ms: 0 });

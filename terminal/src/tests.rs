@@ -17,8 +17,9 @@ use proptest::prelude::*;
 use ratatui::{Terminal, backend::TestBackend};
 
 use crate::{
+    act::{Act, Answer},
     command::About,
-    model::{Act, Answer, Input, Model},
+    model::{Input, Model},
     screen,
     thread::With,
 };

@@ -19,7 +19,7 @@ fn a_file_is_sent_when_it_is_uploaded() {
     let upload = Act::Upload { with: with.clone(), client_id: client_id.clone(), path, caption };
     assert_eq!(play.sends("/file /home/a/cat.png | look"), [upload]);
     assert!(play.screen().0.contains("[sending /home/a/cat.png] look"), "{}", play.screen().0);
-    let acts = play.answered(Answer::Uploaded(with.clone(), client_id.clone(), cat()));
+    let acts = play.answered(Answer::Uploaded(with.clone(), client_id.clone(), Box::new(cat())));
     assert_eq!(acts, [Act::Send { with: with.clone(), client_id, content: cat(), expires_after_ms: 0 }]);
     assert!(play.screen().0.contains("alice: [image/png cat.png"), "{}", play.screen().0);
 
