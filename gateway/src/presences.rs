@@ -238,7 +238,10 @@ mod tests {
         world.told(&[0, 1], presence("bob", 1, Show::Online), false);
         assert_eq!(world.woken(0), None);
         world.passes(STEP);
-        assert_eq!([0, 1].map(|connection| world.woken(connection)), [Some(told(&[("bob", 1)])), Some(told(&[("bob", 1)]))]);
+        assert_eq!(
+            [0, 1].map(|connection| world.woken(connection)),
+            [Some(told(&[("bob", 1)])), Some(told(&[("bob", 1)]))]
+        );
         let (first, mut number) = (world.now, 1);
         // A storm: the latest of each contact counts.
         while world.now + STEP < first + INTERVAL {

@@ -53,9 +53,7 @@ impl Said {
                 let each = presences.iter().map(|presence| presence.user.len() + presence.status.len() + 32);
                 64 + people(to) + each.sum::<usize>()
             }
-            Self::Update(update) => {
-                128 + update.presence.user.len() + update.presence.status.len() + update.to.bytes()
-            }
+            Self::Update(update) => 128 + update.presence.user.len() + update.presence.status.len() + update.to.bytes(),
             Self::Probe(Probe { of, .. }) => 64 + people(of),
             Self::News(_) => 4096,
             Self::Scheduled(news) => news.encoded_len(),

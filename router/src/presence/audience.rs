@@ -206,7 +206,9 @@ mod tests {
         for AudiencePart { destination, people } in parts {
             for (user, _) in people.iter() {
                 match destination {
-                    Destination::Here(partition) => assert_eq!((ring.owns(user), part_of(user, PARTS)), (true, *partition)),
+                    Destination::Here(partition) => {
+                        assert_eq!((ring.owns(user), part_of(user, PARTS)), (true, *partition))
+                    }
                     Destination::Elsewhere(address) => assert_eq!(ring.elsewhere(user), Some(&**address)),
                 }
             }

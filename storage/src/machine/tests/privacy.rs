@@ -6,10 +6,10 @@ use carillon_proto::{
     Level,
     pb::store::{
         Account, Allowed, Audience, BlockedUser, ChangeContact, ChangePrivacy, ContactsRead, DeleteAccount,
-        DeleteSession, DirectoryCommand, HeardFromContact, Privacy, PrivacyChanged, PutAccount, PutSession, ReadAllowed, ReadContacts,
-        ReadPrivacy, RemoveContact, Said, SayToContact, Session, SetContact, SetLevel, SetPrivacy, Word,
-        change_contact, change_privacy::Change, directory_command::Op, put_account::Mode, rejected::Reason,
-        store_error::Why,
+        DeleteSession, DirectoryCommand, HeardFromContact, Privacy, PrivacyChanged, PutAccount, PutSession,
+        ReadAllowed, ReadContacts, ReadPrivacy, RemoveContact, Said, SayToContact, Session, SetContact, SetLevel,
+        SetPrivacy, Word, change_contact, change_privacy::Change, directory_command::Op, put_account::Mode,
+        rejected::Reason, store_error::Why,
     },
 };
 use proptest::prelude::*;
