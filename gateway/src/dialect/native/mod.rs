@@ -247,7 +247,7 @@ mod tests {
         fn presences_are_byte_for_byte_the_frame(
             presences in proptest::collection::vec((any::<String>(), 0..5i32, any::<String>(), any::<[u64; 3]>()), 0..5)
         ) {
-            let presence = |(user, show, status, [era, number, last_seen_ms])| {
+            let presence = |(user, show, status, [era, number, last_seen_ms]): (_, _, _, [u64; 3])| {
                 Presence { user, show, status, era, number, last_seen_ms }
             };
             let presences: Vec<Presence> = presences.into_iter().map(presence).collect();
