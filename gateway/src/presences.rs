@@ -166,7 +166,7 @@ impl Presences {
 
 #[cfg(test)]
 mod tests {
-    use carillon_proto::pb::client::Show;
+    use carillon_proto::{pb::client::Show, tasks::Tasks};
     use futures_util::FutureExt as _;
 
     use super::*;
@@ -306,7 +306,8 @@ mod tests {
         let open = Arc::new(Connections::new());
         open.insert(1, Arc::clone(&mailbox));
         let presences = Arc::new(Presences::new(STEP, open, Instant::now()));
-        let running = tokio::spawn(Arc::clone(&presences).run());
+        let tasks = Tasks::new();
+        tasks.spawn("presences", Arc::clone(&presences).run());
         for number in 1..4 {
             let told = link::Presences { presences: vec![presence("bob", number, Show::Away)], ..Default::default() };
             presences.told(&[1], told, Instant::now());
@@ -314,7 +315,7 @@ mod tests {
             let inputs: Vec<_> = mailbox.take().into_inputs().collect();
             assert!(matches!(&inputs[..], [Input::Presences(news)] if news[0].presence.number == number));
         }
-        running.abort();
+        tasks.stop();
     }
 
     #[test]
