@@ -35,6 +35,7 @@ use crate::{
     listener::{Addresses, BindError, Listeners, Tls, TlsError},
     media::{MediaService, PassKeys},
     metrics,
+    presences::Presences,
     rebalance::{self, Bounds},
     status::Status,
     throttle::TELL_REST,
@@ -77,6 +78,7 @@ pub struct Gateway {
 struct NotStarted {
     listeners: Listeners,
     links: LinksTask,
+    presences: Arc<Presences>,
     lease: LeaseHolder,
     publish: watch::Sender<Option<u64>>,
 }
@@ -132,8 +134,14 @@ impl Gateway {
         };
         let feeding = Arc::new(Feeding::new(rules.gap_grace, Arc::clone(&connections)));
         let census = Arc::<Census>::default();
-        let (connections_heard, feeding_heard) = (Arc::clone(&connections), Arc::clone(&feeding));
-        let hearing = Hearing { connections: connections_heard, feeding: feeding_heard, census: Arc::clone(&census) };
+        let interval = Duration::from_millis(config.presence_interval_ms);
+        let presences = Arc::new(Presences::new(interval, Arc::clone(&connections), Instant::now().into_std()));
+        let hearing = Hearing {
+            connections: Arc::clone(&connections),
+            feeding: Arc::clone(&feeding),
+            presences: Arc::clone(&presences),
+            census: Arc::clone(&census),
+        };
         let (links, links_task, routers) =
             RouterLinks::new(links_config, security.clone(), publish.clone(), hearing, Arc::clone(&status));
         let length = Duration::from_millis(config.lease_ms);
@@ -171,14 +179,14 @@ impl Gateway {
             rebalance: config.rebalance(),
             census,
             tls: listeners.tls(),
-            parts: Mutex::new(Some(NotStarted { listeners, links: links_task, lease: holder, publish })),
+            parts: Mutex::new(Some(NotStarted { listeners, links: links_task, presences, lease: holder, publish })),
             groups: OnceLock::new(),
         })
     }
 
     /// Starts everything. A second call does nothing.
     pub fn run(&self, tasks: &Tasks) {
-        let Some(NotStarted { listeners, links, lease, publish }) = self.parts.lock().take() else { return };
+        let Some(NotStarted { listeners, links, presences, lease, publish }) = self.parts.lock().take() else { return };
         let groups = Groups { accepting: tasks.child(), lease: tasks.child() };
         tasks.spawn("failed-sign-ins", tell_the_rest(Arc::clone(&self.shared.rules)));
         tasks.spawn("cut-off", cut_off::watch(links.cut_off(), Arc::clone(&self.shared.connections)));
@@ -188,6 +196,7 @@ impl Gateway {
         let Shared { feeding, links: to_routers, rules, .. } = &*self.shared;
         let missing = Arc::clone(feeding).read_missing(to_routers.clone(), Arc::clone(rules));
         tasks.spawn_critical("feeds", missing);
+        tasks.spawn_critical("presences", presences.run());
         groups.lease.spawn("gateway-lease", lease.run(follow_lease(publish)));
         listeners.run(&self.shared, &self.ready(), tasks, &groups.accepting);
         let Addresses { tcp, ws, grpc } = self.addresses;

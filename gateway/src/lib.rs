@@ -7,6 +7,7 @@
 //! | `dialect`, `transport`, `listener` | asks and tells as bytes, how they travel, where clients come in |
 //! | `connection`, `connections`, `mailbox` | the task around a session and how others reach it |
 //! | `feeds`, `feeding` | one feed for each timeline that is followed: its order, who hears it, and what is read for it |
+//! | `presences` | what contacts show, gathered for each connection |
 //! | `links`, `outcome` | what is asked of the routers and told by them |
 
 mod census;
@@ -31,6 +32,7 @@ mod media;
 pub mod metrics;
 mod network;
 mod outcome;
+mod presences;
 mod rebalance;
 #[doc(hidden)]
 pub mod simulation;

@@ -1,6 +1,9 @@
 //! Messages that wait for one connection's task.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use carillon_proto::{
     GroupId,
@@ -19,6 +22,7 @@ use crate::{
     links::DirectedRequest,
     metrics,
     outcome::{RequestOutcome, refusal},
+    presences::PresenceNews,
 };
 
 /// Entries that wait. When it is full, the session catches up with that feed by itself.
@@ -29,15 +33,28 @@ const MAX_ENTRY_BYTES: usize = 128 * 1024;
 const MAX_SIGNALS: usize = 256;
 /// With so many, chat states are dropped, and nobody is told so.
 const MAX_CHAT_STATES: usize = 64;
+/// With so many presences the session is not waited for any longer.
+const MANY_PRESENCES: usize = 256;
+/// Presences that wait. Further ones are dropped, and the session is told so.
+const MAX_PRESENCES: usize = 1024;
 /// Directed requests that wait. Further ones are refused.
 const MAX_DIRECTED: usize = 16;
 
 /// Any task may put messages in; the connection's task takes them out.
 #[derive(Default)]
 pub(crate) struct Mailbox {
-    /// `None` while there is none: nearly always.
-    mail: Mutex<Option<Box<Mail>>>,
+    content: Mutex<Content>,
     arrived: Notify,
+}
+
+#[derive(Default)]
+struct Content {
+    /// `None` while there is none: nearly always.
+    mail: Option<Box<Mail>>,
+    /// When the session was last woken because of presences.
+    woken_at: Option<Instant>,
+    /// `ring` will be called.
+    rings: bool,
 }
 
 /// Everything that came since the last look.
@@ -53,7 +70,11 @@ pub(crate) struct Mail {
     pub(crate) begun: Vec<Begun>,
     /// The latest heads that came with an announcement.
     pub(crate) heads: Option<Vec<TimelineHead>>,
-    signals: Vec<Arc<Signaled>>,
+    signals: Vec<Signal>,
+    /// What contacts show, behind the signals; each with the hash of the contact's name.
+    presences: Vec<(u64, Arc<PresenceNews>)>,
+    /// How many there are, with those in `signals`.
+    presence_count: usize,
     /// There was no room for further ones.
     signals_missed: bool,
     pub(crate) directed: Vec<(Directed, DirectedRequest)>,
@@ -67,10 +88,17 @@ pub(crate) struct Mail {
     pub(crate) cut_off: Option<Duration>,
 }
 
+/// What the session is told in the order in which it came.
+enum Signal {
+    Other(Arc<Signaled>),
+    Presences(Vec<Arc<PresenceNews>>),
+}
+
 impl Mail {
     /// Everything but directed requests, in the order in which the session takes them. Entries come before
     /// answers: the position of an own message counts only when the client has everything before it.
-    pub(crate) fn into_inputs(self) -> impl Iterator<Item = Input> {
+    pub(crate) fn into_inputs(mut self) -> impl Iterator<Item = Input> {
+        self.close_presences();
         let Self { answers, entries, left, begun, heads, signals, signals_missed, over, drain, .. } = self;
         let (go_elsewhere, cut_off) = (self.go_elsewhere, self.cut_off);
         let rest = [
@@ -85,8 +113,37 @@ impl Mail {
         let entries = entries.into_iter().map(Input::Entry);
         let answers = answers.into_iter().map(|(tag, answered)| Input::Answer(tag, answered));
         let left = left.into_iter().map(|(feed, timeline, why)| Input::Left(feed, timeline, why));
-        let signals = signals.into_iter().map(Input::Signal);
+        let signals = signals.into_iter().map(|signal| match signal {
+            Signal::Other(signal) => Input::Signal(signal),
+            Signal::Presences(news) => Input::Presences(news),
+        });
         entries.chain(answers).chain(left).chain(signals).chain(rest.into_iter().flatten())
+    }
+
+    /// The presences up to here are told before what comes next.
+    fn close_presences(&mut self) {
+        if !self.presences.is_empty() {
+            let news = std::mem::take(&mut self.presences).into_iter().map(|(_, news)| news);
+            self.signals.push(Signal::Presences(news.collect()));
+        }
+    }
+
+    fn add_signal(&mut self, signal: Arc<Signaled>) {
+        self.close_presences();
+        self.signals.push(Signal::Other(signal));
+    }
+
+    /// In the place of an earlier one of the same contact, if it says everything that this one said.
+    fn add_presence(&mut self, news: &Arc<PresenceNews>) {
+        let earlier = self.presences.iter_mut().rev().find(|(hash, _)| *hash == news.hash);
+        match earlier {
+            Some((_, earlier)) if news.replaces(earlier) => *earlier = Arc::clone(news),
+            _ if self.presence_count < MAX_PRESENCES => {
+                self.presence_count += 1;
+                self.presences.push((news.hash, Arc::clone(news)));
+            }
+            _ => self.signals_missed = true,
+        }
     }
 }
 
@@ -131,18 +188,55 @@ impl Mailbox {
         if let Some(Notice::ChatState(_)) = &signal.notice {
             self.put(|mail| {
                 if mail.signals.len() < MAX_CHAT_STATES {
-                    mail.signals.push(signal);
+                    mail.add_signal(signal);
                 }
             });
             return;
         }
         self.put(|mail| {
             if mail.signals.len() < MAX_SIGNALS {
-                mail.signals.push(signal);
+                mail.add_signal(signal);
             } else {
                 mail.signals_missed = true;
             }
         });
+    }
+
+    /// Takes what contacts show. Without an interval the session is woken at once; otherwise when this long has passed since it last was for
+    /// that reason. Returns when `ring` has to be called, if it is not going to be.
+    pub(crate) fn presences(
+        &self,
+        news: &[Arc<PresenceNews>],
+        interval: Option<Duration>,
+        now: Instant,
+    ) -> Option<Instant> {
+        let mut content = self.content.lock();
+        let mail = content.mail.get_or_insert_default();
+        news.iter().for_each(|news| mail.add_presence(news));
+        let is_full = mail.presences.len() >= MANY_PRESENCES || mail.signals_missed;
+        match interval {
+            Some(interval) if !is_full => {
+                let at = content.woken_at.map_or(now, |woken_at| now.max(woken_at + interval));
+                (!std::mem::replace(&mut content.rings, true)).then_some(at)
+            }
+            _ => {
+                content.woken_at = Some(now);
+                drop(content);
+                self.arrived.notify_one();
+                None
+            }
+        }
+    }
+
+    /// The time has come to tell the session what contacts show, unless something else has carried it along.
+    pub(crate) fn ring(&self, now: Instant) {
+        let mut content = self.content.lock();
+        content.rings = false;
+        if content.mail.as_ref().is_some_and(|mail| !mail.presences.is_empty()) {
+            content.woken_at = Some(now);
+            drop(content);
+            self.arrived.notify_one();
+        }
     }
 
     pub(crate) fn directed(&self, directed: Directed, asked: DirectedRequest) {
@@ -181,11 +275,11 @@ impl Mailbox {
     }
 
     pub(crate) fn take(&self) -> Mail {
-        self.mail.lock().take().map_or_else(Mail::default, |mail| *mail)
+        self.content.lock().mail.take().map_or_else(Mail::default, |mail| *mail)
     }
 
     fn put(&self, change: impl FnOnce(&mut Mail)) {
-        change(self.mail.lock().get_or_insert_default());
+        change(self.content.lock().mail.get_or_insert_default());
         self.arrived.notify_one();
     }
 }
@@ -193,7 +287,7 @@ impl Mailbox {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use carillon_proto::{Epoch, Position, TimelineId, UserId};
+    use carillon_proto::{Epoch, Position, TimelineId, UserId, pb::client::Presence};
 
     use super::*;
     use crate::feeds::{Came, TimelineName};
@@ -208,6 +302,62 @@ mod tests {
         mailbox.entries(&[Arc::new(Entry::new(FeedId(9), timeline, position, Bytes::new(), Came::Push))]);
         let inputs: Vec<Input> = mailbox.take().into_inputs().collect();
         assert!(matches!(&inputs[..], [Input::Entry(_), Input::Answer(..), Input::Left(..)]));
+    }
+
+    fn presence(user: usize, number: u64) -> Arc<PresenceNews> {
+        Arc::new(PresenceNews::new(Presence { user: format!("user{user}"), number, ..Presence::default() }))
+    }
+
+    /// Of each input what it is, or how many presences.
+    fn taken(mailbox: &Mailbox) -> Vec<String> {
+        let told = |input| match input {
+            Input::Signal(_) => "signal".to_owned(),
+            Input::Presences(news) => news.len().to_string(),
+            Input::SignalsMissed => "missed".to_owned(),
+            _ => panic!("nothing else was put in"),
+        };
+        mailbox.take().into_inputs().map(told).collect()
+    }
+
+    #[test]
+    fn signals_and_presences_keep_their_order() {
+        let (mailbox, now) = (Mailbox::default(), Instant::now());
+        let interval = Some(Duration::from_secs(1));
+        mailbox.presences(&[presence(1, 1), presence(2, 2), presence(1, 3)], interval, now);
+        mailbox.signal(Arc::default());
+        mailbox.presences(&[presence(1, 4)], interval, now);
+        mailbox.signal(Arc::default());
+        mailbox.signal(Arc::default());
+        mailbox.presences(&[presence(1, 5)], interval, now);
+        assert_eq!(taken(&mailbox), ["2", "signal", "1", "signal", "signal", "1"]);
+    }
+
+    #[test]
+    fn presences_are_bounded_and_the_session_learns_what_it_has_missed() {
+        let (mailbox, now) = (Mailbox::default(), Instant::now());
+        let interval = Some(Duration::from_secs(1));
+        let at = mailbox.presences(&[presence(0, 1)], interval, now);
+        assert_eq!(at, Some(now), "nobody has been told for long");
+        for user in 0..MAX_PRESENCES {
+            assert_eq!(mailbox.presences(&[presence(user, 2)], interval, now), None, "it is known when");
+        }
+        // There is room for a later one of the same contact.
+        mailbox.presences(&[presence(0, 3)], interval, now);
+        assert_eq!(taken(&mailbox), ["1024"]);
+        for user in 0..=MAX_PRESENCES {
+            mailbox.presences(&[presence(user, 4)], interval, now);
+        }
+        assert_eq!(taken(&mailbox), ["1024", "missed"]);
+    }
+
+    #[tokio::test]
+    async fn many_presences_are_not_waited_with() {
+        let (mailbox, now) = (Mailbox::default(), Instant::now());
+        for user in 0..MANY_PRESENCES {
+            mailbox.presences(&[presence(user, 1)], Some(Duration::from_secs(3600)), now);
+        }
+        mailbox.arrived().await;
+        assert_eq!(taken(&mailbox), ["256"]);
     }
 
     #[test]

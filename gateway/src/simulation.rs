@@ -31,12 +31,14 @@ use crate::{
     cut_off,
     feeding::Feeding,
     links::{Hearing, LinksConfig, RouterLinks},
+    presences::Presences,
     status::Status,
 };
 
 const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests to routers without an answer.
 const MAX_PENDING: usize = 4096;
+const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client that does not read is behind after some messages.
 const MAX_OUTGOING_BYTES: usize = 1024;
@@ -142,8 +144,14 @@ impl Gateway {
         let rules = Arc::new(rules(&settings)?);
         let (connections, lease) = (Arc::new(Connections::new()), watch::Sender::new(None));
         let feeding = Arc::new(Feeding::new(settings.gap_grace, Arc::clone(&connections)));
-        let (connections_heard, feeding_heard) = (Arc::clone(&connections), Arc::clone(&feeding));
-        let hearing = Hearing { connections: connections_heard, feeding: feeding_heard, census: Arc::default() };
+        let begun = clock::now().into_std();
+        let presences = Arc::new(Presences::new(PRESENCE_INTERVAL, Arc::clone(&connections), begun));
+        let hearing = Hearing {
+            connections: Arc::clone(&connections),
+            feeding: Arc::clone(&feeding),
+            presences: Arc::clone(&presences),
+            census: Arc::default(),
+        };
         let config = LinksConfig {
             seeds: settings.routers,
             max_pending: MAX_PENDING,
@@ -154,6 +162,7 @@ impl Gateway {
         let (tasks, turns) = Tasks::by_turns();
         tasks.spawn("cut-off", cut_off::watch(task.cut_off(), Arc::clone(&connections)));
         tasks.spawn_critical("router-links", task.run(tasks.clone()));
+        tasks.spawn_critical("presences", presences.run());
         tasks.spawn_critical("feeds", Arc::clone(&feeding).read_missing(links.clone(), Arc::clone(&rules)));
         let shared = Shared {
             rules,

@@ -146,6 +146,40 @@ fn contacts_see_each_other_over_two_gateways_and_nobody_else_does() {
     });
 }
 
+/// Routers remember who sees a user, and ask with each change whether these are still the same.
+#[test]
+fn each_change_reaches_those_who_see_the_user_then_and_nobody_else() {
+    let cluster = Cluster::start();
+    let runtime = Runtime::new().expect("runtime");
+    runtime.block_on(async {
+        let mut alice = Person::enter(&cluster, &[0], "alice").await;
+        let mut bob = Person::enter(&cluster, &[1], "bob").await;
+        let mut carol = Person::enter(&cluster, &[1], "carol").await;
+        let mut dave = Person::enter(&cluster, &[0], "dave").await;
+        alice.befriends("alice", &mut bob, "bob").await;
+        alice.befriends("alice", &mut carol, "carol").await;
+        dave.befriends("dave", &mut carol, "carol").await;
+        for status in ["one", "two", "three"] {
+            alice.client.show(Show::Away, status, 0).await.expect("shows");
+            bob.sees("alice", Show::Away, status).await;
+            carol.sees("alice", Show::Away, status).await;
+        }
+        alice.changes("carol", ContactChange::Refuse).await;
+        carol.sees("alice", Show::Unspecified, "").await;
+        alice.client.show(Show::DoNotDisturb, "four", 0).await.expect("shows");
+        bob.sees("alice", Show::DoNotDisturb, "four").await;
+        dave.client.show(Show::Away, "later", 0).await.expect("shows");
+        carol.sees("dave", Show::Away, "later").await;
+        assert_eq!(carol.shown["alice"], (Show::Unspecified, String::new()));
+        dave.changes("alice", ContactChange::Subscribe("me too".to_owned())).await;
+        alice.has("dave", "asks", |contact| contact.asks).await;
+        alice.changes("dave", ContactChange::Accept).await;
+        alice.client.show(Show::Online, "five", 0).await.expect("shows");
+        dave.sees("alice", Show::Online, "five").await;
+        bob.sees("alice", Show::Online, "five").await;
+    });
+}
+
 #[test]
 fn nobody_stays_online_whose_gateway_was_killed_nor_when_a_router_goes_with_it() {
     let mut cluster = Cluster::start();

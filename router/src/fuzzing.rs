@@ -131,6 +131,7 @@ pub fn link(mut bytes: &[u8]) {
                 | Effect::Deliver(_)
                 | Effect::Marked(_)
                 | Effect::Say(_)
+                | Effect::Update(..)
                 | Effect::Watched(..) => {}
             }
         }

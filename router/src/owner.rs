@@ -24,6 +24,7 @@ use carillon_proto::{
     KeyedMap, LeaseId, Level, ShardId, TimelineId, UserId,
     pb::{
         admin::WatchEvent,
+        client::Presence,
         link::{self, Behind, Directed, Marked, Push, SessionPresence, Signaled, TimelineHead, evict, router_request},
         store::{
             self, Account, DirectoryCommand, PutAccount, ReadUser, Session, directory_command, put_account,
@@ -48,7 +49,10 @@ use crate::{
     group_changes::GroupChanging,
     group_messages::GroupContext,
     marks::Marks,
-    presence::Presences,
+    presence::{
+        Presences,
+        audience::{Audience, Audiences},
+    },
     recent_keys::RecentKeys,
     register::Register,
     reply::{Answer, Failure, ReplySlot, Request},
@@ -101,6 +105,8 @@ pub(crate) enum Effect {
     Marked(Marked),
     /// For the owners of other users, which may be this router.
     Say(Said),
+    /// What a user shows, for those who see it.
+    Update(Presence, Arc<Audience>),
     /// The contact is told what is new in the row.
     Tell(Telling),
     /// For those who watch the user.
@@ -127,6 +133,7 @@ pub(crate) struct Owner {
     followers: Followers,
     nudges: Nudges,
     presences: Presences,
+    audiences: Audiences,
     departures: Departures,
     asked: KeyedMap<u64, Continuation>,
     next_token: u64,
@@ -219,6 +226,7 @@ impl Owner {
             followers,
             nudges,
             presences: Presences::default(),
+            audiences: Audiences::default(),
             departures: Departures::default(),
             asked: KeyedMap::default(),
             next_token: 0,
@@ -243,6 +251,7 @@ impl Owner {
         if before.ring.version() != self.topology.ring.version() {
             self.accounts.retain(|user| before.owns(user.as_str()) && self.topology.owns(user.as_str()));
             self.checks.ring_changed(now);
+            self.audiences.clear();
             self.presences.retain(|user| self.topology.owns(user.as_str()));
             self.presences_in_doubt(now);
         }

@@ -6,7 +6,8 @@ use carillon_proto::{
     LeaseId, TimelineId, UserId, Woken, clock, now_ms,
     pb::{
         admin::{WatchEvent, watch_event::Kind},
-        link::{Done, Marked, Push, Signal, signaled::Notice},
+        client::Presence,
+        link::{Done, Marked, Presences, Push, Signal, signaled::Notice},
     },
 };
 use futures_util::StreamExt as _;
@@ -29,6 +30,7 @@ use crate::{
     owner::{Effect, Owner},
     part::part_of,
     peers::Peers,
+    presence::audience::{Audience, AudiencePart, Destination, PresenceUpdate},
     reply::{Answer, Request},
     said::Said,
     store::{AnswerTo, Store, StoreOp, StoreResult},
@@ -159,12 +161,16 @@ impl Partitions {
     #[must_use]
     pub(crate) fn say(&self, said: Said) -> Vec<Said> {
         let parts = said.split(|user| part_of(user, self.0.len()));
-        let unsaid =
-            parts.into_iter().filter_map(|(part, said)| match self.0[part].inputs.try_send(Input::Said(said)) {
-                Err(TrySendError::Full(Input::Said(said))) => Some(said),
-                _ => None,
-            });
-        unsaid.collect()
+        parts.into_iter().filter_map(|(part, said)| self.say_to(part, said)).collect()
+    }
+
+    /// What could not be said, because this partition is full.
+    #[must_use]
+    pub(crate) fn say_to(&self, partition: usize, said: Said) -> Option<Said> {
+        match self.0.get(partition)?.inputs.try_send(Input::Said(said)) {
+            Err(TrySendError::Full(Input::Said(said))) => Some(said),
+            _ => None,
+        }
     }
 
     /// Told to all partitions; false if they have stopped.
@@ -302,6 +308,7 @@ impl Partition {
                         }
                     }
                     Effect::Say(said) => self.say(said),
+                    Effect::Update(presence, audience) => self.update(&presence, &audience),
                     Effect::Tell(telling) => {
                         // Without room the worker of the shard does it.
                         if let Err(TrySendError::Full(Telling { slot: Some(slot), .. })) =
@@ -331,6 +338,26 @@ impl Partition {
                 None => self.partitions.say(said),
             };
             for said in unsaid {
+                self.owner.unsaid(said, clock::now());
+            }
+        }
+    }
+
+    /// To those who see the user.
+    fn update(&mut self, presence: &Presence, audience: &Audience) {
+        let ring_version = self.topology.borrow().ring.version();
+        let Some(parts) = audience.parts(ring_version) else {
+            // Others own some of them by now.
+            let (presences, to) = (vec![presence.clone()], audience.persons());
+            return self.say(Said::Presences(Presences { presences, to, asked: false }));
+        };
+        for AudiencePart { destination, people } in parts {
+            let said = Said::Update(Box::new(PresenceUpdate { presence: presence.clone(), to: Arc::clone(people) }));
+            let unsaid = match destination {
+                Destination::Here(partition) => self.partitions.say_to(*partition, said),
+                Destination::Elsewhere(address) => self.peers.say(address, said),
+            };
+            if let Some(said) = unsaid {
                 self.owner.unsaid(said, clock::now());
             }
         }

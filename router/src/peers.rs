@@ -177,6 +177,7 @@ fn message_of(words: impl IntoIterator<Item = Word>) -> ToRouter {
             Word::Changed(user) => message.changed_users.push(user.as_str().to_owned()),
             Word::Marked(marked) => message.marked.push(marked),
             Word::Said(Said::Presences(presences)) => message.presences.push(presences),
+            Word::Said(Said::Update(update)) => message.presences.push((*update).into()),
             Word::Said(Said::Probe(probe)) => message.probes.push(probe),
             Word::Said(Said::News(news)) => message.contact_news.push(*news),
             Word::Said(Said::Scheduled(news)) => message.scheduled_news.push(news),

@@ -1,6 +1,8 @@
 //! What the contacts of the users of this router were told of them, and when they are told the next thing. See
 //! docs/adr/0027-contacts.md. Does not wait and has no clock.
 
+pub(crate) mod audience;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     hash::BuildHasher as _,
@@ -8,7 +10,7 @@ use std::{
 };
 
 use carillon_proto::{
-    Keyed, UserId,
+    Keyed, KeyedMap, UserId,
     pb::{
         client::{Presence, Show},
         store::{ContactsRead, Person},
@@ -44,6 +46,8 @@ pub(crate) struct Presences {
     /// When the next user may be said to be offline.
     next_offline: Option<Instant>,
     unsaid: VecDeque<(Instant, Said)>,
+    /// Whom users have blocked, as hashes of the names. Most have blocked nobody, and are not here.
+    blocked: KeyedMap<UserId, BTreeSet<u64>>,
 }
 
 /// A user who shows something, or has done so until just now.
@@ -62,16 +66,14 @@ struct Present {
     /// The user wants to know the presence of its contacts; and when those who are offline were last there.
     probes: bool,
     probes_last_seen: bool,
-    /// Who may see the user, as hashes; `None`: not known yet.
-    watchers: Option<BTreeSet<u64>>,
+    /// Who may see the user, as hashes, in order; `None`: not known yet.
+    watchers: Option<Vec<u64>>,
     /// Who has asked meanwhile.
     asking: Vec<Person>,
     /// The user is shown to nobody.
     hidden: bool,
     /// Nobody is told when the user was last there, nor is the user told it of others. Also as long as it is not known.
     hides_last_seen: bool,
-    /// Whom the user has blocked, as hashes of the names.
-    blocked: BTreeSet<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +97,8 @@ pub(crate) struct Current {
 pub(crate) struct Telling {
     /// The contacts are told.
     pub(crate) tells: bool,
+    /// The user is shown to nobody.
+    pub(crate) hidden: bool,
     /// How long ago the user was last there, if the contacts are told that.
     pub(crate) last_seen: Option<Duration>,
     /// The contacts are asked; also when they were last there.
@@ -158,7 +162,6 @@ impl Presences {
                 asking: Vec::new(),
                 hidden: false,
                 hides_last_seen: true,
-                blocked: BTreeSet::new(),
             };
             self.users.insert(user.clone(), present);
         }
@@ -201,6 +204,7 @@ impl Presences {
         self.users.retain(|user, _| stays(user));
         let users = &self.users;
         self.due.retain(|(_, user)| users.contains_key(user));
+        self.blocked.retain(|user, _| users.contains_key(user));
     }
 
     /// True if the user's contacts have to be read now.
@@ -211,7 +215,7 @@ impl Presences {
         }
         let (at, reads) = match &current.shown {
             None if present.told.is_none() && !current.hears => {
-                self.users.remove(user);
+                self.forget(user);
                 return false;
             }
             None if present.told.is_none() => {
@@ -249,7 +253,12 @@ impl Presences {
         reads
     }
 
-    /// The contacts of the user have been read; `None`: that has failed.
+    /// True if the answer must name the contacts, whatever is known of them.
+    pub(crate) fn needs_contacts(&self, user: &UserId) -> bool {
+        self.users.get(user).is_none_or(|present| present.probes || present.watchers.is_none())
+    }
+
+    /// The contacts of the user have been read, or have not changed; `None`: that has failed.
     pub(crate) fn read(
         &mut self,
         user: &UserId,
@@ -264,31 +273,50 @@ impl Presences {
             self.look_at(user, now + AGAIN);
             return None;
         };
-        (present.hidden, present.hides_last_seen) = (contacts.hidden, contacts.last_seen_hidden);
-        present.blocked = contacts.blocked.iter().map(|name| privacy::hash(name)).collect();
-        let watchers = contacts.contacts.iter().filter(|row| row.row.as_ref().is_some_and(|row| row.from));
-        let watchers = watchers.filter(|_| !contacts.hidden);
-        present.watchers =
-            Some(watchers.map(|row| hash(&row.contact, row.row.as_ref().map_or(0, |row| row.peer))).collect());
+        if !contacts.unchanged {
+            (present.hidden, present.hides_last_seen) = (contacts.hidden, contacts.last_seen_hidden);
+            let watchers = contacts.contacts.iter().filter(|row| row.row.as_ref().is_some_and(|row| row.from));
+            let watchers = watchers.filter(|_| !contacts.hidden);
+            let watchers = watchers.map(|row| hash(&row.contact, row.row.as_ref().map_or(0, |row| row.peer)));
+            let mut watchers: Vec<u64> = watchers.collect();
+            watchers.sort_unstable();
+            present.watchers = Some(watchers);
+            match contacts.blocked.is_empty() {
+                true => drop(self.blocked.remove(user)),
+                false => {
+                    let blocked = contacts.blocked.iter().map(|name| privacy::hash(name)).collect();
+                    self.blocked.insert(user.clone(), blocked);
+                }
+            }
+        }
+        let (hidden, hides_last_seen) = (present.hidden, present.hides_last_seen);
         let asking = std::mem::take(&mut present.asking);
         let is_offline = current.shown.is_none();
-        let shown = current.shown.as_ref().filter(|_| !contacts.hidden);
+        let shown = current.shown.as_ref().filter(|_| !hidden);
         // It may have come to an end only meanwhile.
         let waits = is_offline && present.turn.is_none();
         let pause = present.told_at.map_or(now, |at| at + PAUSE);
         let tells = !waits && present.told.as_ref() != shown && (shown.is_none() || now >= pause);
-        let hides = contacts.hidden || contacts.last_seen_hidden;
+        let hides = hidden || hides_last_seen;
         let last_seen = present.gone_at.filter(|_| tells && is_offline && !hides).map(|at| now - at);
-        let probes_last_seen = std::mem::take(&mut present.probes_last_seen) && !contacts.last_seen_hidden;
-        let probes = std::mem::take(&mut present.probes) && (!is_offline || current.hears);
-        let telling = Telling { tells, last_seen, probes, probes_last_seen, asking };
+        let (mut probes, mut probes_last_seen) = (false, false);
+        // Without the contacts nobody can be asked.
+        if !contacts.unchanged {
+            probes_last_seen = std::mem::take(&mut present.probes_last_seen) && !hides_last_seen;
+            probes = std::mem::take(&mut present.probes) && (!is_offline || current.hears);
+        }
+        let telling = Telling { tells, hidden, last_seen, probes, probes_last_seen, asking };
         if tells {
             present.told = shown.cloned();
             present.told_at = Some(now);
         }
+        let still_probes = present.probes;
+        let differs = present.told.as_ref() != shown;
         if tells && is_offline && !current.hears {
             self.forget(user);
-        } else if present.told.as_ref() != shown {
+        } else if still_probes {
+            self.look_at(user, now);
+        } else if differs {
             self.look_at(user, pause.max(now));
         }
         Some(telling)
@@ -300,7 +328,7 @@ impl Presences {
             return Some(false);
         };
         if let Some(watchers) = &present.watchers {
-            return Some(watchers.contains(&hash(&contact.user, contact.incarnation)));
+            return Some(watchers.binary_search(&hash(&contact.user, contact.incarnation)).is_ok());
         }
         if present.asking.len() < ASKING && !present.asking.contains(contact) {
             present.asking.push(contact.clone());
@@ -319,21 +347,28 @@ impl Presences {
         let Some(present) = self.users.get_mut(user).filter(|present| present.incarnation == incarnation) else {
             return false;
         };
-        let may = may && !present.hidden && !present.blocked.contains(&privacy::hash(&contact.user));
+        let is_blocked = blocks(&self.blocked, user.as_str(), &contact.user);
+        let may = may && !present.hidden && !is_blocked;
         let Some(watchers) = &mut present.watchers else { return false };
         let hash = hash(&contact.user, contact.incarnation);
-        if may { watchers.insert(hash) } else { watchers.remove(&hash) }
+        match watchers.binary_search(&hash) {
+            Err(at) if may => watchers.insert(at, hash),
+            Ok(at) if !may => drop(watchers.remove(at)),
+            _ => return false,
+        }
+        true
     }
 
     /// From now on the user neither sees this one nor is seen, or no longer so.
     pub(crate) fn set_blocked(&mut self, user: &UserId, name: &str, is_blocked: bool) {
-        if let Some(present) = self.users.get_mut(user) {
-            let name = privacy::hash(name);
-            if is_blocked {
-                present.blocked.insert(name)
-            } else {
-                present.blocked.remove(&name)
-            };
+        if !self.users.contains_key(user) {
+            return;
+        }
+        let name = privacy::hash(name);
+        if is_blocked {
+            self.blocked.entry(user.clone()).or_default().insert(name);
+        } else if let Some(blocked) = self.blocked.get_mut(user) {
+            blocked.remove(&name);
         }
     }
 
@@ -345,14 +380,13 @@ impl Presences {
     }
 
     /// True if the user is not told when others were last there: who does not show it does not see it.
-    pub(crate) fn hides_last_seen(&self, user: &UserId) -> bool {
+    pub(crate) fn hides_last_seen(&self, user: &str) -> bool {
         self.users.get(user).is_none_or(|present| present.hides_last_seen)
     }
 
     /// True if the user sees nothing of this one.
-    pub(crate) fn blocks(&self, user: &UserId, name: &str) -> bool {
-        let present = self.users.get(user).filter(|present| !present.blocked.is_empty());
-        present.is_some_and(|present| present.blocked.contains(&privacy::hash(name)))
+    pub(crate) fn blocks(&self, user: &str, name: &str) -> bool {
+        blocks(&self.blocked, user, name)
     }
 
     /// The user as contacts are told. Later ones have higher numbers, also after the owner was started again.
@@ -384,7 +418,13 @@ impl Presences {
         if let Some(due) = self.users.remove(user).and_then(|present| present.due) {
             self.due.remove(&(due, user.clone()));
         }
+        self.blocked.remove(user);
     }
+}
+
+fn blocks(blocked: &KeyedMap<UserId, BTreeSet<u64>>, user: &str, name: &str) -> bool {
+    // Nearly always nobody here has blocked anybody.
+    !blocked.is_empty() && blocked.get(user).is_some_and(|names| names.contains(&privacy::hash(name)))
 }
 
 /// What a user shows by these sessions: that of the highest priority, and of several the one that is most there.

@@ -61,6 +61,11 @@ impl Register {
 
     /// The sessions of the account with this incarnation. Sessions of another owner of the name are not told about it.
     pub(crate) fn sessions(&self, user: &UserId, incarnation: u64) -> &[Session] {
+        self.sessions_of(user.as_str(), incarnation)
+    }
+
+    /// The same, of a name that may be no user's.
+    pub(crate) fn sessions_of(&self, user: &str, incarnation: u64) -> &[Session] {
         match self.users.get(user) {
             Some(online) if online.incarnation == incarnation => &online.sessions,
             _ => &[],

@@ -9,9 +9,13 @@ use carillon_proto::pb::{
 };
 use prost::Message as _;
 
+use crate::presence::audience::PresenceUpdate;
+
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Said {
     Presences(Presences),
+    /// What one user shows, for those who see it.
+    Update(Box<PresenceUpdate>),
     Probe(Probe),
     News(Box<ContactNews>),
     Scheduled(ScheduledNews),
@@ -21,10 +25,11 @@ impl Said {
     /// The parts for the owners of the users, each of whom `owner` names.
     pub(crate) fn split<K: Ord>(self, owner: impl Fn(&str) -> K) -> BTreeMap<K, Self> {
         match self {
-            Self::Presences(Presences { presences, to }) => by(to, owner)
+            Self::Presences(Presences { presences, to, asked }) => by(to, owner)
                 .into_iter()
-                .map(|(owner, to)| (owner, Self::Presences(Presences { presences: presences.clone(), to })))
+                .map(|(owner, to)| (owner, Self::Presences(Presences { presences: presences.clone(), to, asked })))
                 .collect(),
+            Self::Update(update) => Self::Presences((*update).into()).split(owner),
             Self::Probe(Probe { from, of, last_seen }) => by(of, owner)
                 .into_iter()
                 .map(|(owner, of)| (owner, Self::Probe(Probe { from: from.clone(), of, last_seen })))
@@ -44,10 +49,11 @@ impl Said {
     pub(crate) fn size(&self) -> usize {
         let people = |people: &[Person]| people.iter().map(|person| person.user.len() + 16).sum::<usize>();
         match self {
-            Self::Presences(Presences { presences, to }) => {
+            Self::Presences(Presences { presences, to, .. }) => {
                 let each = presences.iter().map(|presence| presence.user.len() + presence.status.len() + 32);
                 64 + people(to) + each.sum::<usize>()
             }
+            Self::Update(update) => 128 + update.presence.user.len() + update.presence.status.len() + update.to.bytes(),
             Self::Probe(Probe { of, .. }) => 64 + people(of),
             Self::News(_) => 4096,
             Self::Scheduled(news) => news.encoded_len(),

@@ -87,6 +87,8 @@ pub struct GatewayConfig {
     pub ack_interval_ms: u64,
     /// Those in its groups. Nobody is told of them at once, and a large group has one of each member for each message: so they wait longer.
     pub group_ack_interval_ms: u64,
+    /// What contacts show is written to a connection at most once in this time, unless something else is written anyway; 0: at once.
+    pub presence_interval_ms: u64,
     /// Most unanswered requests to routers, of all connections together; further ones are refused.
     pub max_pending_requests: usize,
     /// At shutdown, how long new clients are still served after the gateway has reported that it is not ready.
@@ -190,6 +192,7 @@ impl Default for GatewayConfig {
             gap_grace_ms: 20,
             ack_interval_ms: 100,
             group_ack_interval_ms: 2000,
+            presence_interval_ms: 1000,
             max_pending_requests: 65_536,
             drain_delay_ms: 500,
             drain_spread_ms: 2_000,
@@ -304,6 +307,7 @@ impl GatewayConfig {
         within("gap_grace_ms", self.gap_grace_ms, 0, 10_000)?;
         within("ack_interval_ms", self.ack_interval_ms, 0, 60_000)?;
         within("group_ack_interval_ms", self.group_ack_interval_ms, 0, 60_000)?;
+        within("presence_interval_ms", self.presence_interval_ms, 0, 60_000)?;
         within("max_pending_requests", self.max_pending_requests as u64, 1, 10_000_000)?;
         within("drain_delay_ms", self.drain_delay_ms, 0, 600_000)?;
         within("drain_spread_ms", self.drain_spread_ms, 0, 600_000)?;

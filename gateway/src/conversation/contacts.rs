@@ -1,11 +1,14 @@
 //! Contacts and presence: what a client asks, and what it is told. See docs/adr/0027-contacts.md.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use carillon_proto::{
     UserId,
     pb::{
-        client::{Code, Presence, Show},
+        client::{Code, Show},
         link::{
             ChangeContact, ContactNews, ReadContacts, Refusal, SessionPresence, SetPresence, Signaled,
             change_contact::Change, router_reply::Result as Reply, router_request::Op, signaled::Notice,
@@ -15,13 +18,16 @@ use carillon_proto::{
 };
 
 use super::{AskId, Effect, Now, Rules, Tag, Tell, live::Live, sending::refused};
-use crate::outcome::refusal;
+use crate::{outcome::refusal, presences::PresenceNews};
 
 const MAX_NAME_BYTES: usize = 256;
 const MAX_LABELS: usize = 32;
 const MAX_LABEL_BYTES: usize = 128;
 const MAX_TEXT_BYTES: usize = 1024;
 const PRIORITIES: std::ops::RangeInclusive<i32> = -128..=127;
+/// Presences that are told in one piece, and bytes of them.
+const PRESENCES: usize = 128;
+const PRESENCE_BYTES: usize = 16 * 1024;
 /// Before a session that has missed something asks again.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -47,7 +53,7 @@ pub(crate) enum ContactTell {
     Done { request: u32 },
     Contacts { request: u32, read: ContactsRead },
     News(ContactNews),
-    Presences(Vec<Presence>),
+    Presences(Vec<Arc<PresenceNews>>),
 }
 
 /// The purpose of a request to the routers.
@@ -163,14 +169,27 @@ impl Live {
     /// The router has something to tell that not every session wants to know.
     pub(super) fn signaled(&mut self, signal: &Signaled, out: &mut Vec<Effect>) {
         let Some(contacts) = self.contacts.as_deref() else { return };
-        match &signal.notice {
-            Some(Notice::Presences(presences)) if contacts.presence.is_some() => {
-                out.push(tell(ContactTell::Presences(presences.presences.clone())));
-            }
-            Some(Notice::ContactNews(news)) if contacts.reads => {
-                out.push(tell(ContactTell::News((**news).clone())));
-            }
-            _ => {}
+        if let Some(Notice::ContactNews(news)) = &signal.notice
+            && contacts.reads
+        {
+            out.push(tell(ContactTell::News((**news).clone())));
+        }
+    }
+
+    /// What contacts show, for a session that wants to know it.
+    pub(super) fn presences(&mut self, mut news: Vec<Arc<PresenceNews>>, out: &mut Vec<Effect>) {
+        if self.contacts.as_deref().is_none_or(|contacts| contacts.presence.is_none()) {
+            return;
+        }
+        while !news.is_empty() {
+            let mut bytes = 0;
+            let fits = |news: &&Arc<PresenceNews>| {
+                bytes += news.size();
+                bytes <= PRESENCE_BYTES
+            };
+            let count = news.iter().take(PRESENCES).take_while(fits).count().max(1);
+            let rest = news.split_off(count);
+            out.push(tell(ContactTell::Presences(std::mem::replace(&mut news, rest))));
         }
     }
 

@@ -14,6 +14,7 @@ use super::{Ask, AskId, Tag};
 use crate::{
     feeds::{Begun, Entry, FeedAnswer, FeedId, JoinedFeed, Left, TimelineName},
     outcome::RequestOutcome,
+    presences::PresenceNews,
 };
 
 /// The time of an input.
@@ -51,6 +52,8 @@ pub(crate) enum Input {
     Begun(Vec<Begun>),
     /// The router has something to tell that not every session wants to know.
     Signal(Arc<Signaled>),
+    /// What contacts show.
+    Presences(Vec<Arc<PresenceNews>>),
     /// There was no room for all signals.
     SignalsMissed,
     /// The router reported the heads of the timelines that the user follows.

@@ -190,6 +190,10 @@ impl Session {
                 live.scheduled_news(&signal, out);
                 Ok(())
             }),
+            Input::Presences(news) => self.with_live(out, |live, _, out| {
+                live.presences(news, out);
+                Ok(())
+            }),
             Input::SignalsMissed => self.with_live(out, |live, _, _| {
                 live.signals_missed(now);
                 Ok(())

@@ -46,7 +46,7 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    const ALL: usize = 2;
+    pub(crate) const ALL: usize = 2;
 }
 
 /// A timeline and its name as protobuf, which precedes each of its entries.

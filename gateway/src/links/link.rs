@@ -167,7 +167,13 @@ impl RouterLink {
             self.hearing.feeding.behind(behind);
         }
         for signal in signals {
-            let signal = Arc::new(signal);
+            let signal = match signal {
+                Signaled { connections, notice: Some(Notice::Presences(told)), .. } => {
+                    self.hearing.presences.told(&connections, told, clock::now().into_std());
+                    continue;
+                }
+                signal => Arc::new(signal),
+            };
             if let Some(group) = of_group(&signal) {
                 self.hearing.feeding.signaled(group, &signal);
             }

@@ -29,7 +29,7 @@ use parts::{LinkHandle, Partitions};
 
 use crate::{
     census::Census, cluster_level::ClusterLevel, connections::Connections, conversation::Tag, feeding::Feeding,
-    mailbox::Mailbox, metrics, status::Status,
+    mailbox::Mailbox, metrics, presences::Presences, status::Status,
 };
 
 const TICK: Duration = Duration::from_millis(50);
@@ -104,6 +104,7 @@ pub(crate) struct LinksTask {
 pub(crate) struct Hearing {
     pub(crate) connections: Arc<Connections>,
     pub(crate) feeding: Arc<Feeding>,
+    pub(crate) presences: Arc<Presences>,
     pub(crate) census: Arc<Census>,
 }
 

@@ -67,7 +67,7 @@ impl World {
 
 fn presences(user: &str, show: Show) -> Notice {
     let presence = Presence { user: user.to_owned(), show: show.into(), ..Presence::default() };
-    Notice::Presences(Presences { presences: vec![presence], to: Vec::new() })
+    Notice::Presences(Presences { presences: vec![presence], ..Presences::default() })
 }
 
 fn news(contact: &str, version: u64) -> Notice {
@@ -180,7 +180,7 @@ async fn a_connection_that_shows_nothing_may_hear_what_others_show_and_when_they
     let expected = SessionPresence { hears: true, ..SessionPresence::default() };
     assert_eq!(shown, [("alice".to_owned(), Some(expected.clone()))]);
     let gone = Presence { user: "bob".into(), last_seen_ms: 120_000, ..Presence::default() };
-    world.signals("alice", Notice::Presences(Presences { presences: vec![gone], to: Vec::new() })).await;
+    world.signals("alice", Notice::Presences(Presences { presences: vec![gone], ..Presences::default() })).await;
     assert_eq!(hears(&mut alice).await, "bob last seen 120000");
     // Another router hears of it as the first one did.
     let world = world.with_another_router().await;
@@ -191,5 +191,56 @@ async fn a_connection_that_shows_nothing_may_hear_what_others_show_and_when_they
     world.signals("alice", presences("bob", Show::Online)).await;
     alice.says(Body::Ping(Ping { nonce: 3 })).await;
     assert_eq!(hears(&mut alice).await, "pong 3", "nothing before it");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn presences_are_gathered_and_what_is_written_anyway_and_an_answer_bring_them_along() {
+    let world = world(|config| config.presence_interval_ms = 60_000).await;
+    let mut alice = world.client("alice", "phone").await;
+    alice.says(Body::ReadContacts(ReadContacts { request: 1, ..ReadContacts::default() })).await;
+    assert_eq!(hears(&mut alice).await, "contacts  of 0 true");
+    alice.says(show(2, Show::Online)).await;
+    assert_eq!(hears(&mut alice).await, "done 2");
+    world.signals("alice", presences("bob", Show::Online)).await;
+    assert_eq!(hears(&mut alice).await, "bob Online", "soon, after a quiet time");
+    for shown in [Show::Away, Show::Online, Show::ExtendedAway] {
+        world.signals("alice", presences("bob", shown)).await;
+        world.signals("alice", presences("carol", shown)).await;
+    }
+    alice.says(Body::Ping(Ping { nonce: 3 })).await;
+    assert_eq!(hears(&mut alice).await, "pong 3", "nothing before it");
+    world.signals("alice", presences("bob", Show::DoNotDisturb)).await;
+    world.signals("alice", news("dave", 8)).await;
+    assert_eq!(hears(&mut alice).await, "bob DoNotDisturb,carol ExtendedAway", "the latest of each");
+    assert_eq!(hears(&mut alice).await, "news 8 dave");
+    world.signals("alice", presences("bob", Show::Away)).await;
+    let told = Presence { user: "dave".to_owned(), show: Show::Online.into(), ..Presence::default() };
+    let answer = Presences { presences: vec![told], asked: true, ..Presences::default() };
+    world.signals("alice", Notice::Presences(answer)).await;
+    assert_eq!(hears(&mut alice).await, "bob Away,dave Online");
+    world.end().await;
+}
+
+/// Longer than what one frame holds.
+#[tokio::test]
+async fn many_presences_come_in_several_frames() {
+    let world = world(|_| {}).await;
+    let mut alice = world.client("alice", "phone").await;
+    alice.says(show(1, Show::Online)).await;
+    assert_eq!(hears(&mut alice).await, "done 1");
+    let status = "x".repeat(1000);
+    let told = (0..40).map(|n| Presence { user: format!("user{n}"), status: status.clone(), ..Presence::default() });
+    let answer = Presences { presences: told.collect(), asked: true, ..Presences::default() };
+    world.signals("alice", Notice::Presences(answer)).await;
+    let (mut heard, mut frames) = (Vec::new(), 0);
+    while heard.len() < 40 {
+        let server_frame::Body::Presences(told) = alice.hears().await else { panic!("something else") };
+        let bytes: usize = told.presences.iter().map(|told| told.status.len()).sum();
+        assert!(bytes <= 16 * 1024, "{bytes}");
+        heard.extend(told.presences.into_iter().map(|told| told.user));
+        frames += 1;
+    }
+    assert_eq!((heard, frames), ((0..40).map(|n| format!("user{n}")).collect(), 3));
     world.end().await;
 }

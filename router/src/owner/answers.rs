@@ -1,5 +1,7 @@
 //! What goes on when the store has answered.
 
+use std::sync::Arc;
+
 use carillon_proto::{
     GroupId, LeaseId, TimelineId, UserId,
     pb::{
@@ -19,6 +21,7 @@ use crate::{
     cursors::Moves,
     departures::Departure,
     group_messages::GroupMessage,
+    presence::audience::Audience,
     reply::{Answer, Failure, ReplySlot},
     send::Sending,
     store::{StoreAnswer, StoreFailure},
@@ -65,8 +68,8 @@ pub(super) enum Continuation {
     GroupChanged(u64),
     /// For a change of a group a membership was set.
     MembershipSet(u64, UserId, u64),
-    /// Contacts of a user who shows something.
-    Watchers(UserId, u64),
+    /// Contacts of a user who shows something, or whether they are still those who are named here.
+    Watchers(UserId, u64, Option<Arc<Audience>>),
     /// The store was told that a user was last there.
     Departed(Box<Departure>),
     /// When these contacts of a user were last there.
@@ -153,8 +156,8 @@ impl Owner {
             Continuation::MembershipSet(change, user, incarnation) => {
                 self.membership_set(change, user, incarnation, answer);
             }
-            Continuation::Watchers(user, incarnation) => {
-                self.watchers_read(&user, incarnation, answer, now, time_ms);
+            Continuation::Watchers(user, incarnation, known) => {
+                self.watchers_read(&user, (incarnation, known), answer, now, time_ms);
             }
             Continuation::Departed(departure) => self.departed(*departure, &answer, now),
             Continuation::LastSeen(from, of) => self.last_seen_read(&from, of, answer, now, time_ms),

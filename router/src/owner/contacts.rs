@@ -152,7 +152,14 @@ impl Owner {
         let RequestContext { user, slot, deadline, .. } = parts;
         self.read_contacts_of(
             &user,
-            ReadContacts { user: user.as_str().to_owned(), incarnation, after, limit, subscribed: false, known },
+            ReadContacts {
+                user: user.as_str().to_owned(),
+                incarnation,
+                after,
+                limit,
+                known,
+                ..ReadContacts::default()
+            },
             slot,
             deadline,
         );

@@ -1,6 +1,6 @@
 //! What sessions show, and what contacts are told of it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use carillon_proto::{
     LeaseId, Level, ShardId, UserId,
@@ -17,7 +17,9 @@ use tokio::time::Instant;
 use super::{Answer, Continuation, Effect, Owner, READ_USER};
 use crate::{
     departures::Departure,
-    presence::{Current, Shown, shown},
+    part::part_of,
+    partition::PARTITIONS,
+    presence::{Current, Shown, audience::Audience, shown},
     reply::Failure,
     said::Said,
     send::RequestContext,
@@ -78,15 +80,19 @@ impl Owner {
             if self.presences.look(&user, &current, now)
                 && let Some(incarnation) = self.presences.incarnation(&user)
             {
+                let known = self.audiences.get(&user, incarnation).filter(|_| !self.presences.needs_contacts(&user));
+                let versions = known.as_ref().map_or((0, 0), |known| (known.version, known.privacy_version));
                 let read = ReadContacts {
                     user: user.as_str().to_owned(),
                     incarnation,
                     subscribed: true,
+                    known: versions.0,
+                    known_privacy: versions.1,
                     ..ReadContacts::default()
                 };
                 let shard = self.topology.shards.directory_of(&user);
                 let op = store_request::Op::ReadContacts(read);
-                self.ask(shard, op, String::new(), now + READ_USER, Continuation::Watchers(user, incarnation));
+                self.ask(shard, op, String::new(), now + READ_USER, Continuation::Watchers(user, incarnation, known));
             }
         }
     }
@@ -131,12 +137,14 @@ impl Owner {
     pub(super) fn watchers_read(
         &mut self,
         user: &UserId,
-        incarnation: u64,
+        (incarnation, known): (u64, Option<Arc<Audience>>),
         answer: Result<StoreAnswer, StoreFailure>,
         now: Instant,
         time_ms: u64,
     ) {
         let read = match answer {
+            // Without versions in the question there is no such answer.
+            Ok(StoreAnswer::ContactsRead(read)) if read.unchanged && known.is_none() => None,
             Ok(StoreAnswer::ContactsRead(read)) => Some(read),
             // The account has ended: the store has told its contacts.
             Err(StoreFailure::Gone { .. }) => return self.presences.forget(user),
@@ -145,21 +153,27 @@ impl Owner {
         let current = self.current(user);
         let Some(telling) = self.presences.read(user, incarnation, read.as_ref(), &current, now) else { return };
         let read = read.unwrap_or_default();
-        let people = |which: fn(&carillon_proto::pb::store::Contact) -> bool| -> Vec<Person> {
-            let rows = read.contacts.iter().filter_map(|row| Some((&row.contact, row.row.as_ref()?)));
-            let which = rows.filter(|(_, row)| which(row));
-            which.map(|(user, row)| Person { user: user.clone(), incarnation: row.peer }).collect()
-        };
         if telling.tells {
-            let shown = current.shown.as_ref().filter(|_| !read.hidden);
+            let shown = current.shown.as_ref().filter(|_| !telling.hidden);
             let last_seen_ms =
                 telling.last_seen.map_or(0, |ago| last_seen(time_ms.saturating_sub(ago.as_millis() as u64)));
             let presence = Presence { last_seen_ms, ..self.presence(user.as_str(), shown, time_ms) };
-            self.tell(presence, people(|row| row.from));
+            let audience = known.filter(|_| read.unchanged).unwrap_or_else(|| {
+                let partition = |user: &str| part_of(user, PARTITIONS);
+                let audience = Arc::new(Audience::new(incarnation, &read, &self.topology, partition));
+                self.audiences.keep(user, &audience);
+                audience
+            });
+            if !audience.is_empty() {
+                self.effects.push(Effect::Update(presence, audience));
+            }
         }
         if telling.probes {
             let from = Some(Person { user: user.as_str().to_owned(), incarnation });
-            let of = people(|row| row.to);
+            let rows = read.contacts.iter().filter_map(|row| Some((&row.contact, row.row.as_ref()?)));
+            let rows = rows.filter(|(_, row)| row.to);
+            let of: Vec<Person> =
+                rows.map(|(user, row)| Person { user: user.clone(), incarnation: row.peer }).collect();
             if !of.is_empty() {
                 let last_seen = telling.probes_last_seen;
                 self.effects.push(Effect::Say(Said::Probe(Probe { from, of, last_seen })));
@@ -181,7 +195,7 @@ impl Owner {
 
     fn tell(&mut self, presence: Presence, to: Vec<Person>) {
         if !to.is_empty() {
-            self.effects.push(Effect::Say(Said::Presences(Presences { presences: vec![presence], to })));
+            self.effects.push(Effect::Say(Said::Presences(Presences { presences: vec![presence], to, asked: false })));
         }
     }
 
@@ -193,6 +207,7 @@ impl Owner {
     pub(crate) fn said(&mut self, said: Said, now: Instant, time_ms: u64) {
         match said {
             Said::Presences(presences) => self.presences_told(presences),
+            Said::Update(update) => self.presence_to_sessions(vec![update.presence], false, update.to.iter()),
             Said::Probe(probe) => self.probed(probe, now, time_ms),
             Said::News(news) => self.contact_news(*news, time_ms),
             Said::Scheduled(news) => self.scheduled_news(news),
@@ -216,36 +231,45 @@ impl Owner {
         self.presences.all_ask_again(|_| true, now);
     }
 
-    pub(super) fn presences_told(&mut self, Presences { presences, to }: Presences) {
+    pub(super) fn presences_told(&mut self, Presences { presences, to, asked }: Presences) {
+        self.presence_to_sessions(presences, asked, to.iter().map(|person| (&*person.user, person.incarnation)));
+    }
+
+    /// The sessions of these users are told, once for each gateway.
+    fn presence_to_sessions<'a>(
+        &mut self,
+        presences: Vec<Presence>,
+        asked: bool,
+        to: impl Iterator<Item = (&'a str, u64)>,
+    ) {
+        let says_last_seen = presences.iter().any(|presence| presence.last_seen_ms != 0);
         let mut gateways: BTreeMap<LeaseId, Vec<u64>> = BTreeMap::new();
-        for Person { user, incarnation } in &to {
-            let Ok(user) = UserId::new(user) else { continue };
-            let hears = |presence: &&Presence| !self.presences.blocks(&user, &presence.user);
-            let heard = presences.iter().filter(hears).count();
-            let says_last_seen = presences.iter().any(|presence| presence.last_seen_ms != 0);
-            let hides = says_last_seen && self.presences.hides_last_seen(&user);
-            if heard < presences.len() || hides {
-                let as_heard = |presence: &Presence| match hides {
-                    true => Presence { last_seen_ms: 0, ..presence.clone() },
-                    false => presence.clone(),
-                };
-                let presences: Vec<_> = presences.iter().filter(hears).map(as_heard).collect();
-                if !presences.is_empty() {
-                    let to = vec![Person { user: user.as_str().to_owned(), incarnation: *incarnation }];
-                    self.presences_told(Presences { presences, to });
-                }
+        let mut others = Vec::new();
+        for (user, incarnation) in to {
+            let blocks = |presence: &Presence| self.presences.blocks(user, &presence.user);
+            let hides = says_last_seen && self.presences.hides_last_seen(user);
+            if hides || presences.iter().any(blocks) {
+                let heard = presences.iter().filter(|presence| !blocks(presence)).cloned();
+                let heard = heard.map(|presence| match hides {
+                    true => Presence { last_seen_ms: 0, ..presence },
+                    false => presence,
+                });
+                let to = vec![Person { user: user.to_owned(), incarnation }];
+                others.push(Presences { presences: heard.collect(), to, asked });
                 continue;
             }
-            let sessions = self.register.sessions(&user, *incarnation).iter();
+            let sessions = self.register.sessions_of(user, incarnation).iter();
             for session in sessions.filter(|session| session.presence.is_some()) {
                 gateways.entry(session.lease).or_default().push(session.connection);
             }
         }
         for (gateway, connections) in gateways {
-            let what = Notice::Presences(Presences { presences: presences.clone(), to: Vec::new() });
+            let what = Notice::Presences(Presences { presences: presences.clone(), to: Vec::new(), asked });
             let signal = Signaled { connections, notice: Some(what), ..Signaled::default() };
             self.effects.push(Effect::Signal(gateway, signal));
         }
+        // Nothing is blocked or hidden of these any more.
+        others.into_iter().filter(|others| !others.presences.is_empty()).for_each(|others| self.presences_told(others));
     }
 
     fn probed(&mut self, Probe { from, of, last_seen }: Probe, now: Instant, time_ms: u64) {
@@ -286,12 +310,14 @@ impl Owner {
             part.push(presence);
             if part.len() >= PRESENCES || bytes >= PRESENCE_BYTES {
                 let presences = std::mem::take(&mut part);
-                self.effects.push(Effect::Say(Said::Presences(Presences { presences, to: vec![from.clone()] })));
+                let told = Presences { presences, to: vec![from.clone()], asked: true };
+                self.effects.push(Effect::Say(Said::Presences(told)));
                 bytes = 0;
             }
         }
         if !part.is_empty() {
-            self.effects.push(Effect::Say(Said::Presences(Presences { presences: part, to: vec![from.clone()] })));
+            let told = Presences { presences: part, to: vec![from.clone()], asked: true };
+            self.effects.push(Effect::Say(Said::Presences(told)));
         }
     }
 

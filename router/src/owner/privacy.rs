@@ -187,7 +187,7 @@ impl Owner {
             let era = self.topology.ring.version();
             let gone = Presence { show: Show::Unspecified.into(), ..self.presences.presence(name, None, era, time_ms) };
             let me = Person { user: user.as_str().to_owned(), incarnation };
-            self.presences_told(Presences { presences: vec![gone], to: vec![me] });
+            self.presences_told(Presences { presences: vec![gone], to: vec![me], asked: false });
         }
         self.presences.set_blocked(user, name, true);
     }

@@ -1,15 +1,24 @@
 //! Asks and tells of contacts and presence, from and to frames.
 
+use std::{convert::Infallible, sync::Arc};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
 use carillon_proto::pb::{
     client::{
-        Contact, ContactNews, ContactRequest, ContactSettings, Contacts, Done, Presences, ReadContacts, RemoveContact,
-        SayToContact, SetPresence, contact_request::Change, server_frame::Body,
+        Contact, ContactNews, ContactRequest, ContactSettings, Contacts, Done, Presence, Presences, ReadContacts,
+        RemoveContact, SayToContact, SetPresence, contact_request::Change, server_frame::Body,
     },
     link::{self, SessionPresence},
     store::{self, ContactsRead},
 };
+use prost::Message as _;
 
-use crate::conversation::{Ask, ContactAsk, ContactChange, ContactQuery, ContactTell};
+use super::{Outgoing, raw};
+use crate::{
+    conversation::{Ask, ContactAsk, ContactChange, ContactQuery, ContactTell},
+    feeds::Form,
+    presences::PresenceNews,
+};
 
 impl From<ContactRequest> for Ask {
     fn from(ContactRequest { request, contact, change }: ContactRequest) -> Self {
@@ -38,14 +47,51 @@ impl From<SetPresence> for Ask {
     }
 }
 
-impl From<ContactTell> for Body {
+impl From<ContactTell> for Outgoing {
     fn from(told: ContactTell) -> Self {
-        match told {
-            ContactTell::Done { request } => Self::Done(Done { request }),
-            ContactTell::Contacts { request, read } => Self::Contacts(told_contacts(request, read)),
-            ContactTell::News(news) => Self::ContactNews(Box::new(told_news(news))),
-            ContactTell::Presences(presences) => Self::Presences(Presences { presences }),
+        let body = match told {
+            ContactTell::Done { request } => Body::Done(Done { request }),
+            ContactTell::Contacts { request, read } => Body::Contacts(told_contacts(request, read)),
+            ContactTell::News(news) => Body::ContactNews(Box::new(told_news(news))),
+            ContactTell::Presences(news) => return Self::Presences(news),
+        };
+        body.into()
+    }
+}
+
+/// The frame of presences, decoded.
+pub(super) fn told_presences(news: &[Arc<PresenceNews>]) -> Body {
+    Body::Presences(Presences { presences: news.iter().map(|news| news.presence.clone()).collect() })
+}
+
+/// Appends the frame of presences as protobuf. Each of them is encoded once for all clients.
+pub(super) fn put_presences(news: &[Arc<PresenceNews>], out: &mut BytesMut) {
+    raw::presences(news.iter().map(|news| as_protobuf(news)), out);
+}
+
+/// The frame of presences as JSON. Each of them is encoded once for all clients.
+pub(super) fn presences_as_json(news: &[Arc<PresenceNews>]) -> Bytes {
+    let mut json = BytesMut::from(&b"{\"presences\":{"[..]);
+    let mut is_first = true;
+    for news in news {
+        let as_json = |presence: &Presence| serde_json::to_vec(presence).map(Bytes::from);
+        match news.rendered(Form::Json, as_json) {
+            Ok(rendered) => {
+                json.put_slice(if std::mem::take(&mut is_first) { b"\"presences\":[" } else { b"," });
+                json.put_slice(rendered);
+            }
+            // Of a later release. The others are told nevertheless.
+            Err(error) => tracing::error!(%error, "presence can't be shown as JSON"),
         }
+    }
+    json.put_slice(if is_first { b"}}" } else { b"]}}" });
+    json.freeze()
+}
+
+fn as_protobuf(news: &PresenceNews) -> &[u8] {
+    match news.rendered(Form::Protobuf, |presence| Ok::<_, Infallible>(presence.encode_to_vec().into())) {
+        Ok(rendered) => rendered,
+        Err(never) => match never {},
     }
 }
 

@@ -31,7 +31,10 @@ pub(crate) use client::Send;
 pub(crate) use raw::RawPage;
 use scheduled::{RawScheduledFrame, RawScheduledMessages};
 
-use crate::feeds::{self, Form};
+use crate::{
+    feeds::{self, Form},
+    presences::PresenceNews,
+};
 
 /// A frame of a client can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +62,7 @@ pub(crate) enum Outgoing {
     Entry(Arc<feeds::Entry>),
     Page(RawPage),
     Scheduled(RawScheduledMessages),
+    Presences(Vec<Arc<PresenceNews>>),
 }
 
 impl From<Body> for Outgoing {
@@ -81,6 +85,7 @@ impl Outgoing {
             },
             Self::Page(page) => append(&raw::page_frame(page), out),
             Self::Scheduled(list) => append(&RawScheduledFrame { scheduled: Some(list.clone()) }, out),
+            Self::Presences(news) => contacts::put_presences(news, out),
         }
     }
 
@@ -91,6 +96,7 @@ impl Outgoing {
             Self::Entry(entry) => entry.size(),
             Self::Page(page) => page.entries.iter().map(raw::RawEntry::size).sum::<usize>() + 64,
             Self::Scheduled(list) => list.size(),
+            Self::Presences(news) => news.iter().map(|news| news.size()).sum::<usize>() + 16,
         }
     }
 
@@ -101,6 +107,7 @@ impl Outgoing {
             Self::Scheduled(list) => {
                 return ServerFrame::decode(&*RawScheduledFrame { scheduled: Some(list) }.encode_to_vec());
             }
+            Self::Presences(news) => contacts::told_presences(&news),
             Self::Entry(entry) => Body::Deliver(Deliver {
                 timeline: Some(entry.timeline.id.to_client()),
                 position: Some(entry.position.into()),
@@ -125,7 +132,7 @@ impl Outgoing {
         Ok(ServerFrame { body: Some(body) })
     }
 
-    /// Encodes as protobuf, without a length prefix. An entry is encoded once for all clients of this format.
+    /// Encodes as protobuf, without a length prefix. An entry or a presence is encoded once for all clients of this format.
     pub(crate) fn to_protobuf(&self) -> Bytes {
         let encoded = || {
             let mut bytes = BytesMut::with_capacity(self.size());
@@ -137,14 +144,15 @@ impl Outgoing {
                 Ok(rendered) => rendered.clone(),
                 Err(never) => match never {},
             },
-            Self::Frame(_) | Self::Page(_) | Self::Scheduled(_) => encoded(),
+            Self::Frame(_) | Self::Page(_) | Self::Scheduled(_) | Self::Presences(_) => encoded(),
         }
     }
 
-    /// Protobuf's canonical JSON, which is UTF-8. An entry is encoded once for all clients of this format.
+    /// Protobuf's canonical JSON, which is UTF-8. An entry or a presence is encoded once for all clients of this format.
     pub(crate) fn into_json(self) -> Result<Bytes, String> {
         match &self {
             Self::Entry(entry) => entry.rendered(Form::Json, || self.clone().write_json()).cloned(),
+            Self::Presences(news) => Ok(contacts::presences_as_json(news)),
             Self::Frame(_) | Self::Page(_) | Self::Scheduled(_) => self.write_json(),
         }
     }
@@ -177,7 +185,7 @@ mod tests {
     use super::*;
     use carillon_proto::{
         Epoch, Position, TimelineId, UserId,
-        pb::client::{Content, Text, Timeline, content, timeline::Owner},
+        pb::client::{Content, Presence, Presences, Text, Timeline, content, timeline::Owner},
     };
     use proptest::prelude::*;
 
@@ -236,10 +244,41 @@ mod tests {
         }
 
         #[test]
+        fn presences_are_byte_for_byte_the_frame(
+            presences in proptest::collection::vec((any::<String>(), 0..5i32, any::<String>(), any::<[u64; 3]>()), 0..5)
+        ) {
+            let presence = |(user, show, status, [era, number, last_seen_ms]): (_, _, _, [u64; 3])| {
+                Presence { user, show, status, era, number, last_seen_ms }
+            };
+            let presences: Vec<Presence> = presences.into_iter().map(presence).collect();
+            let news = presences.iter().map(|presence| Arc::new(PresenceNews::new(presence.clone())));
+            let told = Outgoing::Presences(news.collect());
+            let frame = ServerFrame { body: Some(Body::Presences(Presences { presences })) };
+            for _ in 0..2 {
+                prop_assert_eq!(&encoded(&told)[..], &frame.encode_to_vec()[..]);
+                prop_assert_eq!(&told.to_protobuf()[..], &frame.encode_to_vec()[..]);
+                prop_assert_eq!(told.clone().into_frame().expect("decodes"), frame.clone());
+                let json = serde_json::to_vec(&frame).expect("encodes");
+                prop_assert_eq!(&told.clone().into_json().expect("encodes")[..], &json[..]);
+            }
+        }
+
+        #[test]
         fn no_bytes_panic(bytes: Vec<u8>, text in "[\\{\\}\\[\\]\":,a-z0-9_ ]{0,60}") {
             let _ = decode(&bytes[..]);
             let _ = decode_json(&text);
         }
+    }
+
+    #[test]
+    fn a_presence_of_a_later_release_costs_nobody_the_others() {
+        let presence = |user: &str, show| Presence { user: user.to_owned(), show, ..Presence::default() };
+        let told = [presence("alice", 99), presence("bob", 1), presence("carol", 99)];
+        let told = Outgoing::Presences(told.map(|told| Arc::new(PresenceNews::new(told))).to_vec());
+        let json = told.clone().into_json().expect("encodes");
+        let only = Body::Presences(Presences { presences: vec![presence("bob", 1)] });
+        assert_eq!(serde_json::from_slice::<ServerFrame>(&json).expect("decodes"), ServerFrame { body: Some(only) });
+        assert_eq!(ServerFrame::decode(told.to_protobuf()).expect("decodes"), told.into_frame().expect("decodes"));
     }
 
     #[test]

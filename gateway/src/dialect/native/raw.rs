@@ -76,6 +76,20 @@ pub(crate) fn deliver(timeline: &[u8], position: Position, envelope: &[u8], out:
     out.put_slice(envelope);
 }
 
+/// Appends a carillon.client.v1.ServerFrame with Presences; each of them is an encoded carillon.client.v1.Presence.
+pub(crate) fn presences<'a>(presences: impl Iterator<Item = &'a [u8]> + Clone, out: &mut BytesMut) {
+    const FRAME_PRESENCES: u32 = 32;
+    const PRESENCES: u32 = 1;
+    let field = |tag: u32, len: usize| key_len(tag) + encoded_len_varint(len as u64) + len;
+    let len = presences.clone().map(|presence| field(PRESENCES, presence.len())).sum();
+    out.reserve(field(FRAME_PRESENCES, len));
+    begin(FRAME_PRESENCES, len, out);
+    for presence in presences {
+        begin(PRESENCES, presence.len(), out);
+        out.put_slice(presence);
+    }
+}
+
 fn begin(tag: u32, len: usize, out: &mut BytesMut) {
     encode_key(tag, WireType::LengthDelimited, out);
     encode_varint(len as u64, out);

@@ -55,7 +55,7 @@ impl From<Tell> for Outgoing {
             Tell::ConversationsMoved { request, moved } => Body::Conversations(told_changes(request, *moved)),
             Tell::Marks { request, group, users, read } => Body::Marks(told_marks(request, group, users, read)),
             Tell::Marked(marked) => Body::Marks(told_marked(*marked)),
-            Tell::Contact(told) => (*told).into(),
+            Tell::Contact(told) => return (*told).into(),
             Tell::Privacy(told) => (*told).into(),
             Tell::ChatState(told) => (*told).into(),
             Tell::MediaSlot(slot) => Body::MediaSlot(told_slot(*slot)),

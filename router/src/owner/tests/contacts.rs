@@ -63,7 +63,7 @@ type Told = (Vec<(String, Show)>, Vec<Person>);
 /// `None`: nobody is told anything.
 fn told(effects: &[Did]) -> Option<Told> {
     effects.iter().find_map(|did| match did {
-        Did::Says(Said::Presences(Presences { presences, to })) => {
+        Did::Says(Said::Presences(Presences { presences, to, .. })) => {
             let shown = presences.iter().map(|presence| (presence.user.clone(), presence.show())).collect();
             Some((shown, to.clone()))
         }
@@ -104,6 +104,55 @@ fn a_flood_of_changes_comes_to_one_word_a_second_and_the_last_one_counts() {
     let effects = play.after(1_000);
     let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
     assert_eq!(told(&play.answer(token, read(vec![both("bob", 7)]))), is_told(Show::DoNotDisturb));
+}
+
+#[test]
+fn those_who_are_told_are_named_again_only_when_they_have_changed() {
+    let (mut play, _) = Play::with_alice();
+    let mut next = |shown: Show, answer: ContactsRead| {
+        play.request(show("alice", 1, shown));
+        let effects = play.after(1_000);
+        let [Did::ReadContacts(token, _, true, known)] = effects[..] else { panic!("{effects:?}") };
+        let told = told(&play.answer(token, StoreAnswer::ContactsRead(answer)));
+        (known, told.map(|(shown, to)| (shown[0].1, to)))
+    };
+    let unchanged = ContactsRead { version: 5, unchanged: true, ..ContactsRead::default() };
+    assert_eq!(next(Show::Away, unchanged.clone()), ((5, 0), Some((Show::Away, vec![person("bob", 7)]))));
+    assert_eq!(next(Show::Online, unchanged), ((5, 0), Some((Show::Online, vec![person("bob", 7)]))));
+    let contacts = vec![both("carol", 9), both("dave", 4)];
+    let changed = ContactsRead { version: 8, privacy_version: 2, contacts, ..ContactsRead::default() };
+    let (carol, dave) = (person("carol", 9), person("dave", 4));
+    assert_eq!(next(Show::Away, changed.clone()), ((5, 0), Some((Show::Away, vec![carol.clone(), dave.clone()]))));
+    // Only the settings have changed.
+    let contacts = vec![both("carol", 9)];
+    let blocks = ContactsRead { privacy_version: 3, blocked: vec!["dave".into()], contacts, ..changed.clone() };
+    assert_eq!(next(Show::Online, blocks), ((8, 2), Some((Show::Online, vec![carol.clone()]))));
+    let hides = ContactsRead { privacy_version: 4, hidden: true, ..changed };
+    assert_eq!(next(Show::Away, hides), ((8, 3), Some((Show::Unspecified, vec![carol, dave]))));
+    // The settings are remembered with the contacts.
+    let unchanged = ContactsRead { version: 8, privacy_version: 4, unchanged: true, ..ContactsRead::default() };
+    assert_eq!(next(Show::Online, unchanged), ((8, 4), None), "she is shown to nobody");
+}
+
+#[test]
+fn who_asks_again_while_only_versions_are_compared_has_its_answer() {
+    let (mut play, _) = Play::with_alice();
+    play.request(show("alice", 1, Show::Away));
+    let effects = play.after(1_000);
+    let [Did::ReadContacts(token, _, true, (5, 0))] = effects[..] else { panic!("{effects:?}") };
+    let presence = Some(SessionPresence { show: Show::Away.into(), ..SessionPresence::default() });
+    play.request(Op::SetPresence(SetPresence { user: "alice".into(), connection: 1, presence, again: true }));
+    let unchanged = ContactsRead { version: 5, unchanged: true, ..ContactsRead::default() };
+    let effects = play.answer(token, StoreAnswer::ContactsRead(unchanged));
+    assert_eq!(told(&effects), is_told(Show::Away));
+    let probes = |effects: &[Did]| effects.iter().any(|did| matches!(did, Did::Says(Said::Probe(_))));
+    assert!(!probes(&effects), "{effects:?}");
+    let effects = play.after(0);
+    let [Did::ReadContacts(token, _, true, (0, 0))] = effects[..] else { panic!("{effects:?}") };
+    let effects = play.answer(token, read(vec![both("bob", 7)]));
+    assert!(probes(&effects), "{effects:?}");
+    assert_eq!(told(&effects), None, "nothing new");
+    assert_eq!(play.after(60_000), [], "nothing more is due");
 }
 
 #[test]
@@ -251,10 +300,10 @@ fn presences_reach_only_sessions_that_show_something_and_of_the_right_owner_of_t
     let presences = vec![Presence { user: "bob".into(), ..Presence::default() }];
     let mut says = |incarnation| {
         let to = vec![person("alice", incarnation), person("stranger", 3)];
-        play.owner.said(Said::Presences(Presences { presences: presences.clone(), to }), play.now, 1_000);
+        play.owner.said(Said::Presences(Presences { presences: presences.clone(), to, asked: false }), play.now, 1_000);
         play.effects()
     };
-    let what = Notice::Presences(Presences { presences: presences.clone(), to: Vec::new() });
+    let what = Notice::Presences(Presences { presences: presences.clone(), to: Vec::new(), asked: false });
     assert_eq!(says(0), [Did::Notice(10, vec![1], what)]);
     assert_eq!(says(1), []);
 }
@@ -352,7 +401,7 @@ fn the_store_is_asked_when_contacts_who_are_offline_were_last_there_if_that_is_w
             .map(|user| Allowed { last_seen_ms: if user == "alice" { 120_000 } else { 0 }, ..Allowed::default() });
         let answer = StoreAnswer::AllowedRead(AllowedRead { allowed: allowed.collect() });
         for did in play.answer(token, answer) {
-            let Did::Says(Said::Presences(Presences { presences, to })) = did else { panic!("{did:?}") };
+            let Did::Says(Said::Presences(Presences { presences, to, .. })) = did else { panic!("{did:?}") };
             assert_eq!(to, std::slice::from_ref(&bob));
             told.extend(presences.into_iter().map(|told| (told.user.clone(), (told.show(), told.last_seen_ms))));
         }
@@ -396,7 +445,7 @@ fn who_does_not_show_when_it_was_last_there_is_not_told_it_of_others_either() {
     let (mut play, _) = Play::with_alice();
     let gone = Presence { user: "bob".into(), last_seen_ms: 60_000, ..Presence::default() };
     let hears = |play: &mut Play| {
-        let told = Presences { presences: vec![gone.clone()], to: vec![person("alice", 0)] };
+        let told = Presences { presences: vec![gone.clone()], to: vec![person("alice", 0)], asked: false };
         play.owner.said(Said::Presences(told), play.now, 1_000);
         let effects = play.effects();
         let [Did::Notice(10, _, Notice::Presences(told))] = &effects[..] else { panic!("{effects:?}") };
@@ -437,7 +486,7 @@ fn a_session_that_only_hears_is_told_of_others_and_nobody_of_it() {
     assert_eq!(play.after(60_000), [], "nothing more is due");
     let presences = vec![Presence { user: "bob".into(), ..Presence::default() }];
     let to = vec![person("alice", 0)];
-    play.owner.said(Said::Presences(Presences { presences, to }), play.now, 1_000);
+    play.owner.said(Said::Presences(Presences { presences, to, asked: false }), play.now, 1_000);
     assert!(matches!(play.effects()[..], [Did::Notice(10, _, Notice::Presences(_))]));
     // From showing something to hearing alone: offline at once for the others.
     play.request(show("alice", 1, Show::Online));

@@ -125,7 +125,9 @@ impl Play {
                     Did::ReadAllowed(token, read.by.map(|by| by.user).unwrap_or_default(), read.users)
                 }
                 store_request::Op::ReadPrivacy(read) => Did::ReadPrivacy(token, read.user),
-                store_request::Op::ReadContacts(read) => Did::ReadContacts(token, read.user, read.subscribed),
+                store_request::Op::ReadContacts(read) => {
+                    Did::ReadContacts(token, read.user, read.subscribed, (read.known, read.known_privacy))
+                }
                 store_request::Op::Directory(command) => match command.op.expect("set") {
                     directory_command::Op::PutSession(put) => Did::PutSession(token, put.session.expect("set")),
                     directory_command::Op::DeleteSession(delete) => {
@@ -202,6 +204,11 @@ impl Play {
             Effect::Behind(lease, behind) => Did::Behind(lease.0, behind.position.expect("set").seq),
             Effect::Evict { gateway, connection, .. } => Did::Evict(gateway.0, connection),
             Effect::Say(said) => Did::Says(said),
+            Effect::Update(presence, audience) => {
+                let mut to = audience.persons();
+                to.sort_by(|one, other| one.user.cmp(&other.user));
+                Did::Says(Said::Presences(link::Presences { presences: vec![presence], to, asked: false }))
+            }
             Effect::Tell(telling) => Did::Tell(telling.contact.as_str().to_owned(), telling.row),
             Effect::Deliver(delivery) => Did::Deliver(delivery),
             Effect::Watched(user, event) => Did::Watched(user.as_str().to_owned(), *event),
@@ -305,7 +312,8 @@ pub(super) enum Did {
     ReadMarks(u64, Vec<String>, store::ReadMarks),
     Says(crate::said::Said),
     Tell(String, store::Contact),
-    ReadContacts(u64, String, bool),
+    /// With the versions that are known.
+    ReadContacts(u64, String, bool, (u64, u64)),
     ChangeContact(u64, store::ChangeContact),
     ChangePrivacy(u64, store::ChangePrivacy),
     ReadPrivacy(u64, String),

@@ -391,7 +391,7 @@ fn contacts(names: &[&str]) -> ContactsRead {
 /// Who is told that alice shows what.
 fn told(effects: &[Did]) -> Vec<(Show, Vec<String>)> {
     let told = |did: &Did| match did {
-        Did::Says(Said::Presences(Presences { presences, to })) => {
+        Did::Says(Said::Presences(Presences { presences, to, .. })) => {
             Some((presences[0].show(), to.iter().map(|person| person.user.clone()).collect()))
         }
         _ => None,
@@ -402,7 +402,7 @@ fn told(effects: &[Did]) -> Vec<(Show, Vec<String>)> {
 fn of_bob(show: Show, number: u64) -> Said {
     let presence = Presence { user: "bob".into(), show: show.into(), era: 1, number, ..Presence::default() };
     let to = vec![Person { user: "alice".into(), incarnation: 0 }];
-    Said::Presences(Presences { presences: vec![presence], to })
+    Said::Presences(Presences { presences: vec![presence], to, asked: false })
 }
 
 fn seen(effects: &[Did]) -> Vec<(String, Show)> {

@@ -35,12 +35,13 @@ impl DirectoryReader {
         let list = self.shard.get(&keys::contact_list(&op.user, op.incarnation))?;
         let list: ContactList = list.map(|value| decode(&value, "contacts")).transpose()?.unwrap_or_default();
         let mut read = ContactsRead { version: list.shown, complete: true, ..ContactsRead::default() };
-        if op.known != 0 && op.known == list.shown {
-            return Ok(ContactsRead { unchanged: true, ..read });
-        }
+        let is_known = op.known != 0 && op.known == list.shown;
         if op.subscribed {
-            self.subscribed(op, &mut read)?;
+            self.subscribed(op, is_known, &mut read)?;
             return Ok(read);
+        }
+        if is_known {
+            return Ok(ContactsRead { unchanged: true, ..read });
         }
         let prefix = keys::contacts_of(&op.user, op.incarnation);
         let after = keys::contact(&op.user, op.incarnation, &op.after);
@@ -62,9 +63,15 @@ impl DirectoryReader {
         Ok(read)
     }
 
-    /// Contacts who see the user or are seen, and are not blocked.
-    fn subscribed(&self, op: &ReadContacts, read: &mut ContactsRead) -> io::Result<()> {
-        let Privacy { settings, blocked, .. } = self.privacy(&op.user, op.incarnation)?.unwrap_or_default();
+    /// Contacts who see the user or are seen, and are not blocked. `is_known`: the list is of the version that the reader knows. Every
+    /// change of a subscription is a change that devices see, and gives the list another version.
+    fn subscribed(&self, op: &ReadContacts, is_known: bool, read: &mut ContactsRead) -> io::Result<()> {
+        let Privacy { settings, blocked, version } = self.privacy(&op.user, op.incarnation)?.unwrap_or_default();
+        read.privacy_version = version;
+        if is_known && op.known_privacy == version {
+            read.unchanged = true;
+            return Ok(());
+        }
         read.hidden = settings.is_some_and(|settings| settings.presence() == Audience::Nobody);
         read.last_seen_hidden = settings.is_some_and(|settings| hides_last_seen(&settings));
         for row in self.shard.with_prefix(&keys::contacts_of(&op.user, op.incarnation)) {

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use carillon_proto::{
     Level,
     pb::store::{
-        Account, Allowed, Audience, BlockedUser, ChangeContact, ChangePrivacy, DeleteAccount, DeleteSession,
-        DirectoryCommand, HeardFromContact, Privacy, PrivacyChanged, PutAccount, PutSession, ReadAllowed, ReadContacts,
-        ReadPrivacy, RemoveContact, Said, SayToContact, Session, SetContact, SetLevel, SetPrivacy, Word,
-        change_contact, change_privacy::Change, directory_command::Op, put_account::Mode, rejected::Reason,
-        store_error::Why,
+        Account, Allowed, Audience, BlockedUser, ChangeContact, ChangePrivacy, ContactsRead, DeleteAccount,
+        DeleteSession, DirectoryCommand, HeardFromContact, Privacy, PrivacyChanged, PutAccount, PutSession,
+        ReadAllowed, ReadContacts, ReadPrivacy, RemoveContact, Said, SayToContact, Session, SetContact, SetLevel,
+        SetPrivacy, Word, change_contact, change_privacy::Change, directory_command::Op, put_account::Mode,
+        rejected::Reason, store_error::Why,
     },
 };
 use proptest::prelude::*;
@@ -219,6 +219,8 @@ impl Choices {
 #[derive(Default)]
 struct Model {
     of: BTreeMap<String, Choices>,
+    /// The subscriptions of each user as they were read last, with the incarnation.
+    known: BTreeMap<String, (Option<u64>, ContactsRead)>,
 }
 
 impl Model {
@@ -330,6 +332,19 @@ fn perform(world: &mut World, model: &mut Model, act: &Act) {
     }
 }
 
+/// What is read by who knows the versions of `known`.
+fn subscribed(world: &World, user: &str, known: &ContactsRead) -> ContactsRead {
+    let read = ReadContacts {
+        user: user.to_owned(),
+        incarnation: world.incarnation(user).expect("an account"),
+        subscribed: true,
+        known: known.version,
+        known_privacy: known.privacy_version,
+        ..ReadContacts::default()
+    };
+    world.shard.reader.contacts(&read).expect("reads")
+}
+
 fn check(world: &mut World, model: &mut Model) {
     for user in USERS {
         let said = model.of(user).clone();
@@ -344,9 +359,15 @@ fn check(world: &mut World, model: &mut Model) {
             }
             assert_eq!(world.asks(user, other), said.asking.contains(*other), "{other} asks {user}");
         }
-        let incarnation = world.incarnation(user).expect("an account");
-        let read = ReadContacts { user: user.into(), incarnation, subscribed: true, ..ReadContacts::default() };
-        let read = world.shard.reader.contacts(&read).expect("reads");
+        let read = subscribed(world, user, &ContactsRead::default());
+        let known = model.known.insert(user.to_owned(), (world.incarnation(user), read.clone()));
+        // Who knows the versions is told nothing if, and only if, all is still as it was.
+        if let Some((_, known)) = known.filter(|(incarnation, _)| *incarnation == world.incarnation(user)) {
+            let again = subscribed(world, user, &known);
+            assert!(!again.unchanged || read == known, "{user}: {known:?}, and now {read:?}");
+            assert!(again.unchanged || again == read, "{user}: {again:?}, and not {read:?}");
+            assert_eq!(again.unchanged, known.version != 0 && read == known, "{user}");
+        }
         assert_eq!(read.hidden, said.settings[3] == Audience::Nobody);
         assert_eq!(read.last_seen_hidden, said.settings[4] == Audience::Nobody);
         assert_eq!(read.blocked, said.blocked.into_keys().collect::<Vec<_>>());
