@@ -84,10 +84,10 @@ pub(crate) struct Follows {
 }
 
 impl Beginning {
-    /// True if the device says that it has all there is, and that is all the user may read.
+    /// True if the device says that it has all there is, the change by which the user is a member included.
     pub(super) fn has_all(&self, head: &Head) -> bool {
         let all = client::Position { epoch: head.epoch, seq: head.last };
-        all.epoch != 0 && self.given == Some(all) && self.since <= head.last + 1
+        all.epoch != 0 && self.given == Some(all) && self.since <= head.last
     }
 }
 

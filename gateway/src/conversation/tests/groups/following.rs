@@ -360,15 +360,17 @@ fn a_group_goes_on_where_it_was_when_nothing_has_happened_for_long() {
         play.hears_push(group_push("club", seq, envelope(seq)));
         play.hears_push(group_push("club", seq + 1, envelope(seq + 1)));
         assert_eq!(play.delivered(), [seq, seq + 1]);
+        assert!(!is_quiet(&play), "it is measured how long the client takes");
         for acked in [seq, seq + 1] {
             play.wait(Duration::from_secs(10));
             play.wrote.clear();
             play.says(ack(acked));
             let Op::Acknowledge(sent) = play.op() else { panic!("{:?}", play.asked) };
             assert_eq!(sent.position, Some(in_group(acked)));
+            assert!(!is_quiet(&play), "the answer is on its way");
             play.hears_answer(Ok(Reply::Done(Done {})));
             assert_eq!(progress(&play), (GROUP_EPOCH, seq + 1, seq + 1, acked));
-            assert_eq!(is_quiet(&play), acked == seq + 1);
+            assert!(is_quiet(&play), "nothing is left to be done for {acked}");
         }
         play.says(ack(seq + 1));
         play.says(ack(seq + 2));
@@ -378,7 +380,7 @@ fn a_group_goes_on_where_it_was_when_nothing_has_happened_for_long() {
         }));
         play.quiet();
     }
-    // Of its own life, which is over.
+    // The user is removed.
     play.hears_push(group_push("club", 16, changed("club", members(Kind::Removed, &["alice"]))));
     assert_eq!(play.delivered(), [16]);
     assert!(play.session.progress().iter().all(|progress| progress.timeline != Some(group("club"))));
@@ -406,4 +408,17 @@ fn a_group_in_which_nothing_happens_is_asked_about_when_its_feed_has_ended() {
     play.quiet();
     play.wait(Duration::from_millis(500));
     assert!(matches!(play.op(), Op::ReadGroup(_)), "{:?}", play.asked);
+}
+
+#[test]
+fn a_group_whose_feed_has_not_heard_of_the_membership_yet_tells_it_as_any_other_entry() {
+    let has = TimelinePosition { timeline: Some(group("club")), position: Some(in_group(9)) };
+    let mut play = Play::with_groups(|sign_in| sign_in.positions = vec![has]);
+    let _others = followed_by_others(&mut play, &["club"]);
+    play.hears_answer(Ok(memberships(vec![member_of("club", 10)], true)));
+    play.wrote.clear();
+    play.hears_push(group_push("club", 10, changed("club", members(Kind::Joined, &["alice"]))));
+    play.hears_push(group_push("club", 11, envelope(11)));
+    assert_eq!(play.delivered(), [10, 11]);
+    play.quiet();
 }
