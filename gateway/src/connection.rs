@@ -291,7 +291,7 @@ impl Connection {
                 let submit = Submit { connection: self.number, client, op, traceparent, read_at };
                 self.shared.links.submit(submit);
             }
-            Effect::Feed(ask) => return self.follows.ask(&ask).map(Input::from),
+            Effect::Feed(ask) => return self.follows.ask(ask).map(Input::from),
             Effect::Ping => transport.ping(),
             Effect::SignedIn => {
                 transport.set_max_frame(self.shared.rules.max_frame_bytes);

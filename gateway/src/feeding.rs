@@ -141,15 +141,15 @@ impl Feeding {
 
 impl ConnectionFeeds {
     /// `Some` in answer to `Join` and `Begin`.
-    pub(crate) fn ask(&mut self, ask: &FeedAsk) -> Option<FeedAnswer> {
-        let mut hand = Mailboxes(&self.feeding.connections);
-        let answer = self.follows.ask(&self.feeding.feeds, ask, now(), &mut hand);
-        self.feeding.tell_moved();
-        // After `Expect` comes `Begin` or `Join`, often for many groups at once.
+    pub(crate) fn ask(&mut self, ask: FeedAsk) -> Option<FeedAnswer> {
+        // After `Expect` comes `Join`.
         let of_group = matches!(
             ask,
             FeedAsk::Begin(_) | FeedAsk::Join(TimelineId::Group(_), _) | FeedAsk::Leave(TimelineId::Group(_))
         );
+        let mut hand = Mailboxes(&self.feeding.connections);
+        let answer = self.follows.ask(&self.feeding.feeds, ask, now(), &mut hand);
+        self.feeding.tell_moved();
         if of_group && self.feeding.feeds.has_changed() {
             self.feeding.groups_changed.notify_one();
         }

@@ -272,7 +272,7 @@ impl Driven {
                     }
                     Effect::Request { tag, .. } => self.asked.push(tag),
                     Effect::Feed(ask) => {
-                        let joined = self.follows.ask(&self.feeds, &ask, self.now.instant, &mut self.handed);
+                        let joined = self.follows.ask(&self.feeds, ask, self.now.instant, &mut self.handed);
                         inputs.extend(joined.map(Input::from));
                     }
                     Effect::SignedIn | Effect::Ping => {}

@@ -50,8 +50,8 @@ impl Live {
             if let Some((_, came)) = ack.measured.take_if(|(seq, _)| *seq <= position.seq) {
                 metrics::acknowledged(now.instant.saturating_duration_since(came));
             }
-            self.timelines.settle(which);
         }
+        self.timelines.settle(which);
     }
 
     pub(super) fn acked(&mut self, now: Now, timeline: &TimelineId, result: &Result<Reply, Refusal>) {
@@ -72,7 +72,7 @@ impl Live {
 
     /// The acknowledgements that were not sent, or were sent without a confirmed write.
     pub(super) fn last_acks(&self) -> impl Iterator<Item = (TimelineId, Acknowledge)> {
-        let waiting = self.timelines.all().filter(|timeline| timeline.ack.latest != 0);
+        let waiting = self.timelines.not_quiet().filter(|timeline| timeline.ack.latest != 0);
         waiting.map(|timeline| {
             let id = timeline.followed.timeline.id.clone();
             let ack = acknowledge(&self.who, self.incarnation, &id, timeline.latest());
@@ -81,7 +81,7 @@ impl Live {
     }
 
     pub(super) fn acks_on_their_way(&self) -> usize {
-        self.timelines.all().filter(|timeline| timeline.ack.sent != 0).count()
+        self.timelines.not_quiet().filter(|timeline| timeline.ack.sent != 0).count()
     }
 
     /// Sends those that are due.

@@ -7,11 +7,15 @@ use std::{
 };
 
 use carillon_proto::{
-    GroupId, KeyedMap, KeyedSet, Position,
-    pb::client::{self, Start},
+    GroupId, KeyedMap, KeyedSet, Position, TimelineId,
+    pb::{client::Start, link::TimelineProgress},
 };
 
-use crate::feeds::Followed;
+use super::{
+    positions::GivenPositions,
+    quiet::{Quiet, QuietGroups},
+};
+use crate::feeds::{Beginning, Followed, LiveGroup};
 
 /// Most groups of one session whose backlogs are read at the same time.
 const MAX_READS: usize = 4;
@@ -53,6 +57,8 @@ pub(super) enum Which<'a> {
 
 #[derive(Default)]
 pub(super) struct Groups {
+    quiet: QuietGroups,
+    /// All others.
     of: KeyedMap<GroupId, State>,
     /// When groups have something to do.
     due: BTreeSet<(Instant, GroupId)>,
@@ -77,7 +83,7 @@ pub(super) struct Groups {
 pub(super) struct Loading {
     pub(super) start: Start,
     /// How far the device has each group, as it says.
-    pub(super) positions: KeyedMap<GroupId, client::Position>,
+    pub(super) positions: GivenPositions,
     /// Groups that were checked since: that is more recent than what is read.
     pub(super) checked: KeyedSet<GroupId>,
     /// The last group that was read; empty: none.
@@ -97,16 +103,6 @@ pub(super) enum State {
     Lost(Position),
 }
 
-/// How delivery will begin.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Beginning {
-    /// The position of the change by which the user is a member.
-    pub(super) since: u64,
-    pub(super) given: Option<client::Position>,
-    pub(super) cursor: Option<client::Position>,
-    pub(super) start: Start,
-}
-
 pub(super) struct FollowedGroup {
     pub(super) timeline: Timeline,
     /// As in [`Beginning`]. That the user left before means nothing.
@@ -118,17 +114,25 @@ pub(super) struct FollowedGroup {
 }
 
 impl Timelines {
+    /// `settle` must follow.
     pub(super) fn get_mut(&mut self, which: Which<'_>) -> Option<&mut Timeline> {
         match which {
             Which::Inbox => self.inbox.as_mut(),
-            Which::Group(group) => match self.groups.as_mut()?.of.get_mut(group)? {
+            Which::Group(group) => match self.groups.as_mut()?.get_mut(group)? {
                 State::Following(followed) => Some(&mut followed.timeline),
                 State::Beginning(_) | State::Lost(_) => None,
             },
         }
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &Timeline> {
+    /// How far the client is in each.
+    pub(super) fn progress(&self) -> impl Iterator<Item = TimelineProgress> {
+        let quiet = self.groups.iter().flat_map(|groups| groups.quiet.iter());
+        self.not_quiet().map(Timeline::progress).chain(quiet.map(|quiet| Timeline::of(quiet).progress()))
+    }
+
+    /// All but those of which the client has everything, and has acknowledged what it wanted to.
+    pub(super) fn not_quiet(&self) -> impl Iterator<Item = &Timeline> {
         let groups = self.groups.iter().flat_map(|groups| groups.of.values()).filter_map(|state| match state {
             State::Following(followed) => Some(&followed.timeline),
             State::Beginning(_) | State::Lost(_) => None,
@@ -145,7 +149,13 @@ impl Timelines {
     }
 
     pub(super) fn groups_or_new(&mut self) -> &mut Groups {
-        self.groups.get_or_insert_default()
+        let is_paused = self.inbox.as_ref().is_some_and(|inbox| inbox.followed.is_paused());
+        self.groups.get_or_insert_with(|| Box::new(Groups { is_paused, ..Groups::default() }))
+    }
+
+    /// Keeps nothing of groups if there is none.
+    pub(super) fn forget_no_groups(&mut self) {
+        self.groups.take_if(|groups| groups.is_unused());
     }
 
     /// The position from which on entries of the group say whether the user has left.
@@ -179,12 +189,33 @@ impl Timelines {
 }
 
 impl Groups {
-    pub(super) fn get(&self, group: &str) -> Option<&State> {
-        self.of.get(group)
+    fn is_unused(&self) -> bool {
+        let has_none = self.of.is_empty() && self.quiet.is_empty();
+        let checks = !self.checks.is_empty() || !self.check_again.is_empty();
+        has_none && !checks && self.loading.is_none() && !self.is_paused
     }
 
+    pub(super) fn contains(&self, group: &str) -> bool {
+        self.of.contains_key(group) || self.quiet.contains(group)
+    }
+
+    /// The group, if it is not followed yet.
+    pub(super) fn beginning(&self, group: &str) -> Option<Beginning> {
+        match self.of.get(group)? {
+            State::Beginning(beginning) => Some(**beginning),
+            State::Following(_) | State::Lost(_) => None,
+        }
+    }
+
+    /// `settle` must follow.
     pub(super) fn get_mut(&mut self, group: &str) -> Option<&mut State> {
+        self.wake(group);
         self.of.get_mut(group)
+    }
+
+    /// Groups, unknown here, of which the client has everything, and whose feeds deliver what comes.
+    pub(super) fn are_live(&mut self, groups: Vec<LiveGroup>) {
+        self.quiet.extend(groups);
     }
 
     /// Replaces what was known of the group.
@@ -195,7 +226,7 @@ impl Groups {
 
     pub(super) fn follow(&mut self, group: GroupId, since: u64, followed: Followed) {
         let timeline = Timeline { followed, ack: Acks::default() };
-        self.set(group, State::Following(Box::new(FollowedGroup { timeline, since, scheduled: None, in_acks: false })));
+        self.set(group, State::Following(Box::new(FollowedGroup::new(timeline, since))));
     }
 
     /// True if a group that is followed from now on takes its first step at once; otherwise it is scheduled.
@@ -212,6 +243,8 @@ impl Groups {
     }
 
     pub(super) fn remove(&mut self, group: &str) -> Option<(GroupId, State)> {
+        self.wake(group);
+        self.quiet.forget(group);
         let (group, state) = self.of.remove_entry(group)?;
         if let State::Following(followed) = &state
             && let Some(at) = followed.scheduled
@@ -222,9 +255,12 @@ impl Groups {
         Some((group, state))
     }
 
-    /// Keeps in mind when the group has something to do, and whether it has something to acknowledge.
-    fn settle(&mut self, group: &str) {
+    /// Keeps in mind when the group has something to do, whether it has something to acknowledge, and whether it is quiet.
+    pub(super) fn settle(&mut self, group: &str) {
         let Some(State::Following(followed)) = self.of.get_mut(group) else { return };
+        if followed.is_quiet() {
+            return self.sleep(group);
+        }
         let (at, has_ack) = (followed.timeline.followed.wake_at(), followed.timeline.ack.is_due());
         // Nearly always.
         if (at, has_ack) == (followed.scheduled, followed.in_acks) {
@@ -243,6 +279,39 @@ impl Groups {
             true if !had_ack => _ = self.acks.insert(group),
             false if had_ack => _ = self.acks.remove(&group),
             _ => {}
+        }
+    }
+
+    /// The group may be about to have something to do.
+    fn wake(&mut self, group: &str) {
+        if let Some(quiet) = self.quiet.wake(group)
+            && let TimelineId::Group(group) = &quiet.timeline.id
+        {
+            let group = group.clone();
+            // All that comes is after the position of the membership.
+            let followed = FollowedGroup::new(Timeline::of(quiet), 0);
+            self.of.insert(group, State::Following(Box::new(followed)));
+        }
+    }
+
+    /// The group is quiet.
+    fn sleep(&mut self, group: &str) {
+        if let Some((group, State::Following(followed))) = self.of.remove_entry(group) {
+            let FollowedGroup { timeline: Timeline { followed, ack }, scheduled, in_acks, .. } = *followed;
+            if let Some(at) = scheduled {
+                self.due.remove(&(at, group.clone()));
+            }
+            if in_acks {
+                self.acks.remove(&group);
+            }
+            let given = followed.given();
+            self.quiet.put(Quiet { timeline: followed.timeline, given, acknowledged: ack.done });
+        }
+        // Many groups begin at once.
+        if self.of.is_empty() {
+            self.of = KeyedMap::default();
+        } else if self.of.capacity() > 16 * self.of.len() {
+            self.of.shrink_to(2 * self.of.len());
         }
     }
 
@@ -310,7 +379,41 @@ impl Groups {
     }
 }
 
+impl Timeline {
+    fn of(Quiet { timeline, given, acknowledged }: Quiet) -> Self {
+        let ack = Acks { done: acknowledged, ..Acks::default() };
+        Self { followed: Followed::live(timeline, given), ack }
+    }
+
+    fn progress(&self) -> TimelineProgress {
+        let Self { followed, ack } = self;
+        TimelineProgress {
+            timeline: Some(followed.timeline.id.to_client()),
+            epoch: followed.epoch().0,
+            pushed: followed.given(),
+            head: followed.head(),
+            acknowledged: ack.newest(),
+        }
+    }
+}
+
+impl FollowedGroup {
+    fn new(timeline: Timeline, since: u64) -> Self {
+        Self { timeline, since, scheduled: None, in_acks: false }
+    }
+
+    fn is_quiet(&self) -> bool {
+        let Timeline { followed, ack } = &self.timeline;
+        followed.is_quiet() && ack.is_done() && self.since <= followed.given()
+    }
+}
+
 impl Acks {
+    /// True if nothing is to be sent or answered.
+    fn is_done(&self) -> bool {
+        self.latest == 0 && self.sent == 0 && self.measured.is_none()
+    }
+
     pub(super) fn newest(&self) -> u64 {
         self.latest.max(self.sent).max(self.done)
     }

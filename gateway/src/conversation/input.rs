@@ -12,7 +12,7 @@ use carillon_proto::pb::{
 
 use super::{Ask, AskId, Tag};
 use crate::{
-    feeds::{Begun, Entry, FeedAnswer, FeedId, JoinedFeed, Left, TimelineName},
+    feeds::{Begun, Entry, FeedAnswer, FeedId, FoundGroups, JoinedFeed, Left, TimelineName},
     outcome::RequestOutcome,
     presences::PresenceNews,
 };
@@ -48,7 +48,9 @@ pub(crate) enum Input {
     Left(FeedId, Arc<TimelineName>, Left),
     /// The immediate answer to `FeedAsk::Join`.
     Joined(JoinedFeed),
-    /// How far groups reach, after `FeedAsk::Begin`.
+    /// The immediate answer to `FeedAsk::Begin`.
+    Found(FoundGroups),
+    /// How far groups reach of which that was not known at once.
     Begun(Vec<Begun>),
     /// The router has something to tell that not every session wants to know.
     Signal(Arc<Signaled>),
@@ -86,7 +88,7 @@ impl From<FeedAnswer> for Input {
     fn from(answer: FeedAnswer) -> Self {
         match answer {
             FeedAnswer::Joined(joined) => Self::Joined(joined),
-            FeedAnswer::Begun(begun) => Self::Begun(begun),
+            FeedAnswer::Found(found) => Self::Found(found),
         }
     }
 }

@@ -199,7 +199,9 @@ impl Live {
         out: &mut Vec<Effect>,
     ) -> Result<(), CloseReason> {
         let Some(which) = self.which((&timeline.id).into()) else { return Ok(()) };
-        if self.timelines.get_mut(which).is_none_or(|timeline| !timeline.followed.is_of(feed)) {
+        let is_of = self.timelines.get_mut(which).is_some_and(|timeline| timeline.followed.is_of(feed));
+        self.timelines.settle(which);
+        if !is_of {
             return Ok(());
         }
         self.ended(now, which, why, out)
@@ -255,19 +257,25 @@ impl Live {
             if head.epoch == 0 {
                 continue;
             }
-            let which = self.which(timeline);
-            let Some(Timeline { followed, .. }) = which.and_then(|which| self.timelines.get_mut(which)) else {
-                if let Some(awaited) = &mut self.awaited {
-                    awaited.heard(timeline, head)?;
-                }
-                continue;
-            };
             let position = Position { epoch: Epoch(head.epoch), seq: head.last };
-            followed.reaches(position).map_err(|OtherEpoch| RESTORED)?;
-            if followed.lacks() {
-                let timeline = followed.timeline.id.clone();
-                let incarnation = self.incarnation_of(&timeline);
-                out.push(Effect::Feed(FeedAsk::Reaches { timeline, incarnation, position }));
+            let which = self.which(timeline);
+            let reached = which.and_then(|which| self.timelines.get_mut(which)).map(|Timeline { followed, .. }| {
+                followed.reaches(position)?;
+                Ok(followed.lacks().then(|| followed.timeline.id.clone()))
+            });
+            which.into_iter().for_each(|which| self.timelines.settle(which));
+            match reached {
+                Some(Ok(None)) => {}
+                Some(Ok(Some(timeline))) => {
+                    let incarnation = self.incarnation_of(&timeline);
+                    out.push(Effect::Feed(FeedAsk::Reaches { timeline, incarnation, position }));
+                }
+                Some(Err(OtherEpoch)) => return Err(RESTORED),
+                None => {
+                    if let Some(awaited) = &mut self.awaited {
+                        awaited.heard(timeline, head)?;
+                    }
+                }
             }
         }
         Ok(())
@@ -386,13 +394,7 @@ impl Live {
     }
 
     pub(super) fn progress(&self) -> impl Iterator<Item = TimelineProgress> {
-        self.timelines.all().map(|Timeline { followed, ack }| TimelineProgress {
-            timeline: Some(followed.timeline.id.to_client()),
-            epoch: followed.epoch().0,
-            pushed: followed.given(),
-            head: followed.head(),
-            acknowledged: ack.newest(),
-        })
+        self.timelines.progress()
     }
 
     /// Answers with the heads known here. Routers report on their own what was missed.
@@ -404,7 +406,7 @@ impl Live {
             TimelineId::Inbox(_) => true,
             TimelineId::Group(_) => timeline.followed.lacks(),
         };
-        let heads = self.timelines.all().filter(is_told).take(1 + MAX_HEADS).map(head).collect();
+        let heads = self.timelines.not_quiet().filter(is_told).take(1 + MAX_HEADS).map(head).collect();
         out.push(Effect::Tell(Tell::Heads { nonce, heads }));
     }
 

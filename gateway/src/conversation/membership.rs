@@ -3,26 +3,26 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use carillon_proto::{
     GroupId, KeyedSet, Position, TimelineId,
     pb::{
         client::{
-            self, Code, GroupChange, Start, TimelinePosition, TimelineState, group_change::What, members_change::Kind,
-            recipient::To, timeline::Owner,
+            self, Code, GroupChange, Start, TimelineState, group_change::What, members_change::Kind, recipient::To,
         },
         link::{RawEnvelope, ReadGroup, Refusal, router_reply::Result as Reply, router_request::Op},
-        store::{self, Head, MembershipsRead, member::Standing, memberships_read},
+        store::{self, Head, MembershipsRead, member::Standing, memberships_read, timeline_key},
     },
 };
 use prost::Message as _;
 
 use super::{
     Effect, Now, Rules, Tag, Tell,
-    following::{Beginning, CHECK_AGAIN, Loading, State, Timeline, Which},
+    following::{CHECK_AGAIN, Loading, State, Timeline, Which},
     live::{Live, tell},
-    positions::DeliveryStart,
+    positions::{DeliveryStart, GivenPositions},
 };
-use crate::feeds::{Begun, Entry, FeedAsk, Followed, Next};
+use crate::feeds::{Beginning, Begun, Entry, FeedAsk, Followed, FoundGroups, Next};
 
 /// Most groups that are read at once.
 const PAGE: u32 = 1024;
@@ -134,19 +134,18 @@ impl Live {
     pub(super) fn load_groups(
         &mut self,
         rules: &Rules,
-        positions: &[TimelinePosition],
+        positions: GivenPositions,
         start: Start,
         out: &mut Vec<Effect>,
     ) {
-        let mut loading = Box::new(Loading {
+        let loading = Box::new(Loading {
             start,
-            positions: Default::default(),
+            positions,
             checked: KeyedSet::default(),
             after: String::new(),
             waits_for_level: !rules.has_groups(),
             again_at: None,
         });
-        loading.give(positions);
         let begins = !loading.waits_for_level;
         self.timelines.groups_or_new().loading = Some(loading);
         if begins {
@@ -174,38 +173,49 @@ impl Live {
             }
         };
         let last = memberships.last().and_then(|row| Some(row.group.as_ref()?.owner_str().ok()?.to_owned()));
-        let mut begin = Vec::new();
+        let mut begin = Vec::with_capacity(memberships.len());
         for row in memberships {
             let Some((group, beginning)) = loading.beginning(row) else { continue };
             // What is known of these is more recent.
-            if loading.checked.contains(group.as_str()) || groups.get(group.as_str()).is_some() {
-                continue;
+            let is_known = |name: &str| loading.checked.contains(name) || groups.contains(name);
+            if std::str::from_utf8(&group).is_ok_and(|name| !is_known(name)) {
+                begin.push((group, beginning));
             }
-            groups.set(group.clone(), State::Beginning(Box::new(beginning)));
-            out.push(Effect::Feed(FeedAsk::Expect(TimelineId::Group(group.clone()))));
-            begin.push(group);
         }
-        if !begin.is_empty() {
-            groups.begin_by = Some(now.instant + BEGIN_PATIENCE);
+        let has_any = !begin.is_empty();
+        if has_any {
             out.push(Effect::Feed(FeedAsk::Begin(begin)));
         }
         if let Some(last) = last.filter(|_| !complete) {
             loading.after = last;
             groups.loading = Some(loading);
             self.read_groups_page(out);
+        } else if !has_any {
+            self.timelines.forget_no_groups();
         }
+    }
+
+    /// What feeds know of the groups that were read.
+    pub(super) fn found(&mut self, now: Now, FoundGroups { live, others }: FoundGroups, out: &mut Vec<Effect>) {
+        let groups = self.timelines.groups_or_new();
+        groups.are_live(live);
+        let mut begun = Vec::new();
+        for (group, beginning, head) in others {
+            groups.set(group.clone(), State::Beginning(Box::new(beginning)));
+            match head {
+                Some(head) => begun.push((group, Some(head))),
+                None => groups.begin_by = Some(now.instant + BEGIN_PATIENCE),
+            }
+        }
+        self.begun(now, begun, out);
     }
 
     /// It is known how far these groups reach.
     pub(super) fn begun(&mut self, now: Now, begun: Vec<Begun>, out: &mut Vec<Effect>) {
         let (mut states, mut follows) = (Vec::new(), Vec::new());
         for (group, head) in begun {
-            let Some(State::Beginning(beginning)) =
-                self.timelines.groups().and_then(|groups| groups.get(group.as_str()))
-            else {
-                continue;
-            };
-            let beginning = **beginning;
+            let beginning = self.timelines.groups().and_then(|groups| groups.beginning(group.as_str()));
+            let Some(beginning) = beginning else { continue };
             match head.filter(|head| head.epoch != 0) {
                 Some(head) => {
                     follows.push(group.clone());
@@ -288,12 +298,13 @@ impl Live {
     }
 
     fn is_in(&mut self, now: Now, group: &GroupId, member: &store::Member, head: Head, out: &mut Vec<Effect>) {
-        let known = self.timelines.groups_mut().and_then(|groups| groups.get_mut(group.as_str()));
+        let groups = self.timelines.groups_or_new();
+        let known = groups.get_mut(group.as_str());
         let new = Beginning { since: member.since_seq, given: None, cursor: None, start: Start::Cursor };
         let beginning = match known {
             Some(State::Following(followed)) if [0, head.epoch].contains(&followed.timeline.followed.epoch().0) => {
                 followed.since = member.since_seq;
-                return;
+                return groups.settle(group.as_str());
             }
             // Of another epoch: a later group of the same name, or it was restored.
             Some(State::Following(_)) => {
@@ -348,23 +359,12 @@ impl Live {
 }
 
 impl Loading {
-    /// Further positions of the device.
-    pub(super) fn give(&mut self, positions: &[TimelinePosition]) {
-        for TimelinePosition { timeline, position } in positions {
-            if let Some(Owner::Group(group)) = timeline.as_ref().and_then(|timeline| timeline.owner.as_ref())
-                && let (Ok(group), Some(position)) = (GroupId::new(group), position)
-            {
-                self.positions.insert(group, *position);
-            }
-        }
-    }
-
-    /// Where delivery begins of a group that the user is in.
-    fn beginning(&self, row: memberships_read::Row) -> Option<(GroupId, Beginning)> {
+    /// Where delivery begins of a group that the user is in. The group's name is not checked.
+    fn beginning(&self, row: memberships_read::Row) -> Option<(Bytes, Beginning)> {
         let membership = row.membership.filter(|membership| membership.standing() == Standing::Member)?;
-        let Some(TimelineId::Group(group)) = TimelineId::from_key(&row.group?).ok()? else { return None };
+        let group = row.group.filter(|group| group.kind() == timeline_key::Kind::Group)?.owner;
         let cursor = row.epoch.map(|epoch| client::Position { epoch, seq: row.seq });
-        let given = self.positions.get(&group).copied();
+        let given = self.positions.of(&group);
         Some((group, Beginning { since: membership.seq, given, cursor, start: self.start }))
     }
 }

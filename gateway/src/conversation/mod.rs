@@ -21,6 +21,7 @@ mod pace;
 mod planted;
 mod positions;
 mod privacy;
+mod quiet;
 pub(crate) mod rate;
 mod references;
 mod renewal;
@@ -178,6 +179,10 @@ impl Session {
                 self.with_live(out, |live, _, out| live.left(now, feed, &timeline, why, out));
             }
             Input::Joined(joined) => self.with_live(out, |live, rules, out| live.joined(now, rules, joined, out)),
+            Input::Found(found) => self.with_live(out, |live, _, out| {
+                live.found(now, found, out);
+                Ok(())
+            }),
             Input::Begun(begun) => self.with_live(out, |live, _, out| {
                 live.begun(now, begun, out);
                 Ok(())
@@ -296,7 +301,7 @@ impl Session {
                     Ask::Heads { nonce } => live.pong(nonce, out),
                     Ask::Renew { request, token } => self.renew(now, request, &token, out),
                     Ask::SignOut => live.finish(LastWord::SignOut),
-                    Ask::Positions { positions, more } => self.positions(now, &positions, more, out),
+                    Ask::Positions { positions, more } => self.positions(now, positions, more, out),
                     Ask::SignIn(_) | Ask::Prove(_) | Ask::Unknown => {}
                 }
             }

@@ -4,9 +4,9 @@
 use std::time::Instant;
 
 use carillon_proto::{
-    TimelineId, limits,
+    KeyedMap, TimelineId, limits,
     pb::{
-        client::{self, Code, Position, Start, TimelinePosition, TimelineState},
+        client::{self, Code, Position, Start, TimelinePosition, TimelineState, timeline::Owner},
         link::TimelineHead,
         store::Head,
     },
@@ -31,9 +31,12 @@ pub(super) struct Awaited {
     start: Start,
     /// The head of the inbox, until its delivery begins.
     inbox: Option<Head>,
-    /// The positions in groups.
-    groups: Vec<TimelinePosition>,
+    groups: GivenPositions,
 }
+
+/// How far the device has each group, as it says. The names are not checked: they are compared with those of the user's groups.
+#[derive(Default)]
+pub(super) struct GivenPositions(KeyedMap<Vec<u8>, Position>);
 
 /// Where the delivery of a timeline starts.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,7 +50,7 @@ pub(super) struct DeliveryStart {
 
 impl Session {
     /// Further positions of the device.
-    pub(super) fn positions(&mut self, now: Now, positions: &[TimelinePosition], more: bool, out: &mut Vec<Effect>) {
+    pub(super) fn positions(&mut self, now: Now, positions: Vec<TimelinePosition>, more: bool, out: &mut Vec<Effect>) {
         let State::Live(live) = &mut self.state else { return };
         let Some(mut awaited) = live.awaited.take() else {
             let why = "positions follow a sign_in with more_positions only, and none follow the last ones";
@@ -62,13 +65,14 @@ impl Session {
         }
         let inbox = TimelineId::Inbox(live.who.user.clone());
         let timeline = inbox.to_client();
-        let given = given(&timeline, positions);
+        let given = given(&timeline, &positions);
         let begins = awaited.inbox.take_if(|_| given.is_some() || !more);
         let begin = begins.map(|head| DeliveryStart::new(head, given, awaited.start));
-        awaited.groups.extend(of_groups(positions));
+        awaited.groups.take(positions);
+        let start = awaited.start;
         match more {
             true => live.awaited = Some(awaited),
-            false => live.load_groups(&self.rules, &awaited.groups, awaited.start, out),
+            false => live.load_groups(&self.rules, awaited.groups, start, out),
         }
         let Some(begin) = begin else { return };
         live.follow(inbox.clone(), &begin, now);
@@ -85,8 +89,8 @@ impl Session {
 
 impl Awaited {
     /// `given`: the positions of the sign-in. `inbox`: its head, unless its delivery has begun.
-    pub(super) fn new(given: &[TimelinePosition], until: Instant, start: Start, inbox: Option<Head>) -> Self {
-        Self { given: given.len(), until, start, inbox, groups: of_groups(given).collect() }
+    pub(super) fn new(given: Vec<TimelinePosition>, until: Instant, start: Start, inbox: Option<Head>) -> Self {
+        Self { given: given.len(), until, start, inbox, groups: given.into() }
     }
 
     /// The routers told how far the inbox reaches, before its delivery has begun.
@@ -99,6 +103,30 @@ impl Awaited {
         }
         (known.epoch, known.last) = (head.epoch, known.last.max(head.last));
         Ok(())
+    }
+}
+
+impl GivenPositions {
+    /// Those in groups.
+    fn take(&mut self, positions: Vec<TimelinePosition>) {
+        self.0.reserve(positions.len());
+        let in_group = |TimelinePosition { timeline, position }: TimelinePosition| match timeline?.owner? {
+            Owner::Group(group) => Some((group.into_bytes(), position?)),
+            Owner::Inbox(_) => None,
+        };
+        self.0.extend(positions.into_iter().filter_map(in_group));
+    }
+
+    pub(super) fn of(&self, group: &[u8]) -> Option<Position> {
+        self.0.get(group).copied()
+    }
+}
+
+impl From<Vec<TimelinePosition>> for GivenPositions {
+    fn from(positions: Vec<TimelinePosition>) -> Self {
+        let mut given = Self::default();
+        given.take(positions);
+        given
     }
 }
 
@@ -138,13 +166,6 @@ impl DeliveryStart {
 /// The position that is given for this timeline.
 pub(super) fn given(timeline: &client::Timeline, positions: &[TimelinePosition]) -> Option<Position> {
     positions.iter().find(|named| named.timeline.as_ref() == Some(timeline))?.position
-}
-
-fn of_groups(positions: &[TimelinePosition]) -> impl Iterator<Item = TimelinePosition> {
-    let is_group = |named: &&TimelinePosition| {
-        matches!(named.timeline.as_ref().and_then(TimelineRef::of), Some(TimelineRef::Group(_)))
-    };
-    positions.iter().filter(is_group).cloned()
 }
 
 pub(super) fn head_of(timeline: &client::Timeline, heads: &[TimelineHead]) -> Head {

@@ -1,6 +1,7 @@
 //! From SignIn to SignedIn.
 
 use std::{
+    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -361,7 +362,7 @@ impl Session {
         let awaited = applicant.more_positions.then(|| {
             let until = now.instant + self.rules.sign_in_timeout;
             let inbox = begin.is_none().then_some(head);
-            Box::new(Awaited::new(&applicant.positions, until, applicant.start, inbox))
+            Box::new(Awaited::new(mem::take(&mut applicant.positions), until, applicant.start, inbox))
         });
         let inbox_known = head.last;
         let start = LiveStart { who, incarnation, generation, expires, share, awaited, inbox_known };
@@ -370,7 +371,7 @@ impl Session {
             live.follow(inbox.clone(), begin, now);
         }
         if !applicant.more_positions {
-            live.load_groups(&self.rules, &applicant.positions, applicant.start, out);
+            live.load_groups(&self.rules, applicant.positions.into(), applicant.start, out);
         }
         let beyond = beyond.map(|position| live.has_beyond(&inbox, position));
         self.state = State::Live(Box::new(live));

@@ -116,7 +116,7 @@ impl Play {
                     Effect::Tell(tell) => self.wrote.push(Outgoing::from(tell).into_frame().expect("decodes")),
                     Effect::Request { tag, op, .. } => self.asked.push((tag, op)),
                     Effect::Feed(ask) => {
-                        let joined = self.follows.ask(&self.feeds, &ask, self.now.instant, &mut self.mail);
+                        let joined = self.follows.ask(&self.feeds, ask, self.now.instant, &mut self.mail);
                         inputs.extend(joined.map(Input::from));
                     }
                     Effect::SignedIn => {}

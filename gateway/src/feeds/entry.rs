@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use carillon_proto::{EnvelopeMarks, Position, TimelineId, expired_envelope, pb::client::GroupChange};
+use carillon_proto::{EnvelopeMarks, Epoch, Position, TimelineId, expired_envelope, pb::client::GroupChange};
 use prost::Message as _;
 
 use super::{FeedId, Follower};
@@ -49,10 +49,12 @@ impl Form {
     pub(crate) const ALL: usize = 2;
 }
 
-/// A timeline and its name as protobuf, which precedes each of its entries.
+/// A timeline in one life of its feed, and its name as protobuf, which precedes each of its entries.
 #[derive(Debug)]
 pub(crate) struct TimelineName {
     pub(crate) id: TimelineId,
+    /// The life, and the epoch in which it began. Unset until somebody joins.
+    life: OnceLock<(FeedId, Epoch)>,
     as_protobuf: OnceLock<Bytes>,
 }
 
@@ -114,7 +116,20 @@ impl Entry {
 
 impl TimelineName {
     pub(crate) fn new(id: TimelineId) -> Self {
-        Self { id, as_protobuf: OnceLock::new() }
+        Self { id, life: OnceLock::new(), as_protobuf: OnceLock::new() }
+    }
+
+    /// A life of the feed begins.
+    pub(super) fn begin_life(this: &mut Arc<Self>, feed: FeedId, epoch: Epoch) {
+        // Those who followed it in the life before go on with that name.
+        if this.life.set((feed, epoch)).is_err() {
+            *this = Arc::new(Self { life: OnceLock::from((feed, epoch)), ..Self::new(this.id.clone()) });
+        }
+    }
+
+    /// The feed's life and its epoch; epoch 0: the timeline did not exist when the life began. `None` until somebody has joined.
+    pub(crate) fn life(&self) -> Option<(FeedId, Epoch)> {
+        self.life.get().copied()
     }
 
     /// The name as protobuf; `encode` makes it for the first follower that needs it.
@@ -125,7 +140,7 @@ impl TimelineName {
 
 #[cfg(test)]
 mod tests {
-    use carillon_proto::{Epoch, UserId};
+    use carillon_proto::UserId;
 
     use super::*;
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use carillon_proto::{Epoch, Position, TimelineId};
+use carillon_proto::{Epoch, Position, TimelineId, pb::store::Head};
 
 use super::{
     delivery::{Arrival, Delivery},
@@ -43,6 +43,13 @@ pub(crate) struct Join {
     pub(crate) next: u64,
     /// The highest position that it knows.
     pub(crate) head: u64,
+}
+
+impl Join {
+    /// Of a session that has everything of a group.
+    pub(super) fn with_all(head: &Head) -> Self {
+        Self { incarnation: 0, epoch: Epoch(head.epoch), next: head.last + 1, head: head.last }
+    }
 }
 
 /// The feed's answer to `Join`.
@@ -121,6 +128,10 @@ impl Feed {
             State::Expected(_) => 0,
             State::Following(this) => this.incarnation,
         }
+    }
+
+    pub(super) fn name(&self) -> &Arc<TimelineName> {
+        &self.timeline
     }
 
     /// How far the feed knows its timeline to reach, if it does.
@@ -252,6 +263,7 @@ impl Feed {
                     Expected { heard: None, doubt: true }
                 }
             };
+            TimelineName::begin_life(&mut self.timeline, self.id, ask.epoch);
             self.state = State::Following(Following::new(ask, expected, grace, now));
         }
         let State::Following(this) = &mut self.state else { unreachable!("it was made above") };

@@ -77,6 +77,30 @@ impl Followed {
         }
     }
 
+    /// The session is live in this life of the timeline's feed, and its client has everything up to `given`.
+    pub(crate) fn live(timeline: Arc<TimelineName>, given: u64) -> Self {
+        let (feed, epoch) = timeline.life().unwrap_or((FeedId(0), Epoch(0)));
+        Self {
+            feed,
+            epoch,
+            timeline,
+            next: given + 1,
+            head: given,
+            answered: 0,
+            stage: Stage::Live,
+            paused: false,
+            due: None,
+            held: None,
+        }
+    }
+
+    /// True if nothing is lost when only the timeline's name and [`given`](Self::given) are kept.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let is_of_its_life = self.timeline.life() == Some((self.feed, self.epoch));
+        let waits = self.paused || self.due.is_some() || self.held.is_some() || self.lacks();
+        self.stage == Stage::Live && is_of_its_life && !waits && self.answered <= self.given()
+    }
+
     pub(crate) fn epoch(&self) -> Epoch {
         self.epoch
     }
@@ -221,6 +245,10 @@ impl Followed {
     pub(crate) fn pause(&mut self, now: Instant) -> bool {
         self.paused = true;
         self.stage == Stage::Live && self.fall(now)
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
     }
 
     pub(crate) fn resume(&mut self) {

@@ -55,9 +55,9 @@ pub(super) struct Followers(Vec<Follower>);
 impl Followers {
     pub(super) fn add(&mut self, who: Follower) {
         if let Err(place) = self.0.binary_search(&who) {
-            // Most feeds have one follower, for which the default capacity of four is too much.
-            if self.0.capacity() == 0 {
-                self.0.reserve_exact(1);
+            // Most feeds have one follower, and many followers are more than a connection needs: room for some more, not twice as many.
+            if self.0.len() == self.0.capacity() {
+                self.0.reserve_exact(1 + self.0.len() / 8);
             }
             self.0.insert(place, who);
         }

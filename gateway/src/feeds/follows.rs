@@ -1,10 +1,18 @@
 //! The timelines that one connection follows, and its requests to their feeds.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{sync::Arc, time::Instant};
 
-use carillon_proto::{GroupId, Position, TimelineId, pb::store::Head};
+use bytes::Bytes;
+use carillon_proto::{
+    GroupId, Position, TimelineId,
+    pb::{
+        client::{self, Start},
+        store::Head,
+    },
+};
 
 use super::{
+    entry::TimelineName,
     feed::{Join, JoinedFeed, Own},
     follower::{Follower, Hand},
     table::Feeds,
@@ -16,8 +24,9 @@ pub(crate) enum FeedAsk {
     /// The session is about to follow the timeline: pushes are remembered from now on. Precedes every other request for
     /// it.
     Expect(TimelineId),
-    /// The session asks how far these groups reach. Those that are known are answered at once by `Input::Begun`, the others later.
-    Begin(Vec<GroupId>),
+    /// The session is about to follow these groups, which it does not follow yet, and asks how far they reach. Names as the store tells
+    /// them. Answered at once by `Input::Found`, and later by `Input::Begun` for groups of which nothing is known yet.
+    Begin(Vec<(Bytes, Beginning)>),
     /// The session no longer follows the timeline.
     Leave(TimelineId),
     /// The session asks for entries. Answered at once by `Input::Joined`.
@@ -34,7 +43,34 @@ pub(crate) enum FeedAsk {
 #[derive(Debug)]
 pub(crate) enum FeedAnswer {
     Joined(JoinedFeed),
-    Begun(Vec<Begun>),
+    Found(FoundGroups),
+}
+
+/// How delivery of a group will begin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Beginning {
+    /// The position of the change by which the user is a member.
+    pub(crate) since: u64,
+    /// How far the device has the group, if it says so.
+    pub(crate) given: Option<client::Position>,
+    pub(crate) cursor: Option<client::Position>,
+    pub(crate) start: Start,
+}
+
+/// What is known at once of groups that a session begins to follow.
+#[derive(Debug, Default)]
+pub(crate) struct FoundGroups {
+    /// The device has all of these, and the session gets what comes.
+    pub(crate) live: Vec<LiveGroup>,
+    /// The others, and how far they reach. `None`: that is told later.
+    pub(crate) others: Vec<(GroupId, Beginning, Option<Head>)>,
+}
+
+/// A group of which the device has everything up to this position.
+#[derive(Debug)]
+pub(crate) struct LiveGroup {
+    pub(crate) timeline: Arc<TimelineName>,
+    pub(crate) given: u64,
 }
 
 /// A group, and how far it reaches. `None`: there is no such group.
@@ -44,37 +80,45 @@ pub(crate) type Begun = (GroupId, Option<Head>);
 pub(crate) struct Follows {
     who: Follower,
     timelines: Vec<TimelineId>,
-    groups: BTreeSet<GroupId>,
+    groups: Vec<Arc<TimelineName>>,
+}
+
+impl Beginning {
+    /// True if the device says that it has all there is, the change by which the user is a member included.
+    pub(super) fn has_all(&self, head: &Head) -> bool {
+        let all = client::Position { epoch: head.epoch, seq: head.last };
+        all.epoch != 0 && self.given == Some(all) && self.since <= head.last
+    }
 }
 
 impl Follows {
     pub(crate) fn new(who: Follower) -> Self {
-        Self { who, timelines: Vec::new(), groups: BTreeSet::new() }
+        Self { who, timelines: Vec::new(), groups: Vec::new() }
     }
 
     /// `Some` in answer to `Join` and `Begin`.
     pub(crate) fn ask(
         &mut self,
         feeds: &Feeds,
-        ask: &FeedAsk,
+        ask: FeedAsk,
         now: Instant,
         hand: &mut impl Hand,
     ) -> Option<FeedAnswer> {
         let who = self.who;
         match ask {
-            FeedAsk::Expect(timeline) => self.expect(feeds, timeline),
+            FeedAsk::Expect(timeline) => self.expect(feeds, &timeline),
             FeedAsk::Begin(groups) => {
-                let known = feeds.begin(groups, who);
-                return (!known.is_empty()).then_some(FeedAnswer::Begun(known));
+                self.groups.reserve_exact(groups.len());
+                return Some(FeedAnswer::Found(feeds.begin(groups, who, &mut self.groups, now, hand)));
             }
-            FeedAsk::Leave(timeline) => self.leave_one(feeds, timeline),
+            FeedAsk::Leave(timeline) => self.leave_one(feeds, &timeline),
             FeedAsk::Join(timeline, join) => {
-                return feeds.join(timeline, who, join, now, hand).map(FeedAnswer::Joined);
+                return feeds.join(&timeline, who, &join, now, hand).map(FeedAnswer::Joined);
             }
-            FeedAsk::Fall(timeline) => feeds.fall(timeline, who),
-            FeedAsk::Own(timeline, own) => feeds.own(timeline, who, own, now, hand),
+            FeedAsk::Fall(timeline) => feeds.fall(&timeline, who),
+            FeedAsk::Own(timeline, own) => feeds.own(&timeline, who, &own, now, hand),
             FeedAsk::Reaches { timeline, incarnation, position } => {
-                feeds.reaches(timeline.into(), *incarnation, *position, now);
+                feeds.reaches((&timeline).into(), incarnation, position, now);
             }
         }
         None
@@ -85,13 +129,16 @@ impl Follows {
             feeds.leave(&timeline, self.who);
         }
         for group in std::mem::take(&mut self.groups) {
-            feeds.leave(&TimelineId::Group(group), self.who);
+            feeds.leave(&group.id, self.who);
         }
     }
 
     fn leave_one(&mut self, feeds: &Feeds, timeline: &TimelineId) {
         let followed = match timeline {
-            TimelineId::Group(group) => self.groups.remove(group),
+            TimelineId::Group(_) => {
+                let place = self.groups.iter().position(|known| known.id == *timeline);
+                place.map(|place| self.groups.swap_remove(place)).is_some()
+            }
             TimelineId::Inbox(_) => {
                 let place = self.timelines.iter().position(|known| known == timeline);
                 place.map(|place| self.timelines.swap_remove(place)).is_some()
@@ -103,8 +150,8 @@ impl Follows {
     }
 
     fn expect(&mut self, feeds: &Feeds, timeline: &TimelineId) {
-        if let TimelineId::Group(group) = timeline {
-            if !self.groups.contains(group) {
+        if let TimelineId::Group(_) = timeline {
+            if !self.groups.iter().any(|known| known.id == *timeline) {
                 self.groups.extend(feeds.expect(timeline));
             }
             return;
@@ -125,13 +172,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_who_follow_a_group_share_its_id() {
+    fn all_who_follow_a_group_share_its_name() {
         let feeds = Feeds::new(Duration::ZERO);
         let ids = [1, 2].map(|number| {
             let mut follows = Follows::new(Follower(number));
             follows.expect(&feeds, &TimelineId::Group(GroupId::new("club").expect("valid")));
-            follows.groups.pop_first().expect("followed")
+            follows.groups.pop().expect("followed")
         });
-        assert!(std::ptr::eq(ids[0].as_str(), ids[1].as_str()));
+        assert!(Arc::ptr_eq(&ids[0], &ids[1]));
     }
 }

@@ -24,7 +24,7 @@ pub(crate) use entry::{Came, Entry, Form, TimelineName};
 pub(crate) use feed::{FeedId, Join, Joined, JoinedFeed, Own};
 pub(crate) use followed::{Followed, Next, OtherEpoch};
 pub(crate) use follower::{Ending, Follower, Hand, Left};
-pub(crate) use follows::{Begun, FeedAnswer, FeedAsk, Follows};
+pub(crate) use follows::{Beginning, Begun, FeedAnswer, FeedAsk, Follows, FoundGroups, LiveGroup};
 pub(crate) use read_page::{ReadFailed, ReadPage};
 pub(crate) use table::{FeedRead, Feeds, TimelineRef};
 

@@ -3,10 +3,14 @@
 use std::{
     collections::BTreeSet,
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use carillon_proto::{
     Epoch, GroupId, KeyedMap, Position, TimelineId, UserId,
     pb::{
@@ -19,9 +23,9 @@ use parking_lot::Mutex;
 
 use super::{
     entry::TimelineName,
-    feed::{Feed, FeedId, Join, JoinedFeed, Own, Push},
+    feed::{Feed, FeedId, Join, Joined, JoinedFeed, Own, Push},
     follower::{Follower, Hand, NOBODY},
-    follows::Begun,
+    follows::{Beginning, FoundGroups, LiveGroup},
     read_page::{ReadFailed, ReadPage},
 };
 
@@ -58,6 +62,14 @@ struct GroupFeed {
     waiting: Vec<Follower>,
 }
 
+/// When a feed was to be visited, and when it is now.
+struct Rescheduled {
+    before: Option<Instant>,
+    wake_at: Option<Instant>,
+    /// Nobody needs it any more.
+    is_over: bool,
+}
+
 /// A timeline's name as received, not validated. It is only looked up, never stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TimelineRef<'a> {
@@ -81,48 +93,73 @@ impl Feeds {
         Self { shards, grace, last_id, moved, changed: Mutex::default() }
     }
 
-    /// A session is about to follow the timeline. Pushes from now on are not lost for it. `leave` must follow. Returns the group's id in
-    /// the place where all who follow it share it.
-    pub(super) fn expect(&self, timeline: &TimelineId) -> Option<GroupId> {
+    /// A session is about to follow the timeline. Pushes from now on are not lost for it. `leave` must follow. Returns the group's name,
+    /// which all who follow it share.
+    pub(super) fn expect(&self, timeline: &TimelineId) -> Option<Arc<TimelineName>> {
         let mut shard = self.shard(timeline.into()).lock();
-        let new = || Feed::new(self.new_id(), TimelineName::new(timeline.clone()));
         match timeline {
             TimelineId::Inbox(user) => {
-                shard.inboxes.entry(user.clone()).or_insert_with(|| Box::new(new())).attached += 1;
+                let new = || Box::new(Feed::new(self.new_id(), TimelineName::new(timeline.clone())));
+                shard.inboxes.entry(user.clone()).or_insert_with(new).attached += 1;
                 None
             }
             TimelineId::Group(group) => {
-                let new = || Box::new(GroupFeed { feed: new(), head: None, waiting: Vec::new() });
-                let place = shard.groups.entry(group.clone());
-                let group = place.key().clone();
-                let known = place.or_insert_with(new);
+                let new = || Box::new(GroupFeed::new(self.new_id(), group));
+                let known = shard.groups.entry(group.clone()).or_insert_with(new);
                 known.feed.attached += 1;
-                let is_first = known.feed.attached == 1;
+                let (name, is_first) = (Arc::clone(known.feed.name()), known.feed.attached == 1);
                 drop(shard);
                 if is_first {
                     self.changed.lock().insert(group.clone());
                 }
-                Some(group)
+                Some(name)
             }
         }
     }
 
-    /// How far these groups, which the session expects, reach, as far as this is known, with their shared ids. The others are told once
-    /// it is.
-    pub(super) fn begin(&self, groups: &[GroupId], who: Follower) -> Vec<Begun> {
-        let mut known = Vec::new();
-        for group in groups {
-            let mut shard = self.shard(TimelineRef::Group(group.as_str())).lock();
-            let Some((shared, feed)) = shard.groups.get_key_value(group) else { continue };
-            match feed.known() {
-                Some(head) => known.push((shared.clone(), Some(head))),
-                None => {
-                    let waiting = shard.groups.get_mut(group).map(|feed| &mut feed.waiting);
-                    waiting.into_iter().for_each(|waiting| waiting.push(who));
+    /// As `expect` for each of these groups; their names are put into `names`. A group of which the session's device has everything is
+    /// joined at once. How far the others reach is told in the answer, or later if nobody knows it yet.
+    pub(super) fn begin(
+        &self,
+        groups: Vec<(Bytes, Beginning)>,
+        who: Follower,
+        names: &mut Vec<Arc<TimelineName>>,
+        now: Instant,
+        hand: &mut impl Hand,
+    ) -> FoundGroups {
+        let mut found = FoundGroups { live: Vec::with_capacity(groups.len()), others: Vec::new() };
+        for (name, beginning) in groups {
+            let Ok(name) = std::str::from_utf8(&name) else { continue };
+            let mut shard = self.shard(TimelineRef::Group(name)).lock();
+            let mut begin = |known: &mut GroupFeed| {
+                known.feed.attached += 1;
+                names.push(Arc::clone(known.feed.name()));
+                let head = known.known();
+                if let Some(head) = head.filter(|head| beginning.has_all(head)) {
+                    let ask = Join::with_all(&head);
+                    let joined = known.feed.join(who, &ask, self.grace, now, || self.new_id(), hand);
+                    if let Joined::Live = joined.how {
+                        return found.live.push(LiveGroup { timeline: joined.timeline, given: head.last });
+                    }
                 }
+                if head.is_none() {
+                    known.waiting.push(who);
+                }
+                found.others.extend(known.group().map(|group| (group, beginning, head)));
+            };
+            let mut begun = shard.with_group(name, &mut begin);
+            if begun.is_none() {
+                let Ok(group) = GroupId::new(name) else { continue };
+                shard.groups.insert(group.clone(), Box::new(GroupFeed::new(self.new_id(), &group)));
+                self.changed.lock().insert(group);
+                begun = shard.with_group(name, begin);
+            }
+            drop(shard);
+            if let Some(((), true)) = begun {
+                self.moved.store(true, Ordering::Release);
             }
         }
-        known
+        found
     }
 
     /// The routers have told how far these groups reach; those that `heads` does not name do not exist.
@@ -183,19 +220,21 @@ impl Feeds {
     }
 
     pub(super) fn leave(&self, timeline: &TimelineId, who: Follower) {
-        self.with(timeline.into(), |feed| {
+        let leave = |feed: &mut Feed| {
             feed.fall(who);
             feed.attached -= 1;
+            feed.attached == 0
+        };
+        let TimelineId::Group(group) = timeline else {
+            self.with(timeline.into(), leave);
+            return;
+        };
+        let left = self.shard(timeline.into()).lock().with_group(group.as_str(), |known| {
+            known.waiting.retain(|waiting| *waiting != who);
+            leave(&mut known.feed)
         });
-        if let TimelineId::Group(group) = timeline {
-            let mut shard = self.shard(timeline.into()).lock();
-            match shard.groups.get_mut(group) {
-                Some(feed) => feed.waiting.retain(|waiting| *waiting != who),
-                None => {
-                    drop(shard);
-                    self.changed.lock().insert(group.clone());
-                }
-            }
+        if left.is_some_and(|(is_last, _)| is_last) {
+            self.changed.lock().insert(group.clone());
         }
     }
 
@@ -328,18 +367,31 @@ impl Shard {
     /// Applies `work` to the feed, then schedules its next visit, or removes it if nobody needs it. Also returns
     /// whether the visit is sooner than before.
     fn with<T>(&mut self, timeline: TimelineRef<'_>, work: impl FnOnce(&mut Feed) -> T) -> Option<(T, bool)> {
-        let feed = match timeline {
-            TimelineRef::Inbox(user) => &mut **self.inboxes.get_mut(user)?,
-            TimelineRef::Group(group) => &mut self.groups.get_mut(group)?.feed,
-        };
-        let result = work(feed);
-        let is_over = feed.attached == 0;
-        let wake_at = feed.wake_at().filter(|_| !is_over);
-        let before = std::mem::replace(&mut feed.scheduled, wake_at);
+        match timeline {
+            TimelineRef::Inbox(user) => {
+                let feed = self.inboxes.get_mut(user)?;
+                let result = work(feed);
+                let times = feed.reschedule();
+                Some((result, self.settle(timeline, times)))
+            }
+            TimelineRef::Group(group) => self.with_group(group, |known| work(&mut known.feed)),
+        }
+    }
+
+    /// As `with`.
+    fn with_group<T>(&mut self, group: &str, work: impl FnOnce(&mut GroupFeed) -> T) -> Option<(T, bool)> {
+        let known = self.groups.get_mut(group)?;
+        let result = work(known);
+        let times = known.feed.reschedule();
+        Some((result, self.settle(TimelineRef::Group(group), times)))
+    }
+
+    /// Whether the next visit is sooner than before.
+    fn settle(&mut self, timeline: TimelineRef<'_>, Rescheduled { before, wake_at, is_over }: Rescheduled) -> bool {
         if before != wake_at || is_over {
             self.schedule(timeline, before, wake_at, is_over);
         }
-        Some((result, wake_at.is_some_and(|at| before.is_none_or(|before| at < before))))
+        wake_at.is_some_and(|at| before.is_none_or(|before| at < before))
     }
 
     fn schedule(
@@ -371,7 +423,29 @@ impl Shard {
     }
 }
 
+impl Feed {
+    fn reschedule(&mut self) -> Rescheduled {
+        let is_over = self.attached == 0;
+        let wake_at = self.wake_at().filter(|_| !is_over);
+        let before = std::mem::replace(&mut self.scheduled, wake_at);
+        Rescheduled { before, wake_at, is_over }
+    }
+}
+
 impl GroupFeed {
+    fn new(id: FeedId, group: &GroupId) -> Self {
+        let name = TimelineName::new(TimelineId::Group(group.clone()));
+        Self { feed: Feed::new(id, name), head: None, waiting: Vec::new() }
+    }
+
+    /// The group's id, in the place where all who follow it share it.
+    fn group(&self) -> Option<GroupId> {
+        match &self.feed.name().id {
+            TimelineId::Group(group) => Some(group.clone()),
+            TimelineId::Inbox(_) => None,
+        }
+    }
+
     /// How far the group reaches, by what its feed has seen or the routers have told.
     fn known(&self) -> Option<Head> {
         match (self.feed.head(), self.head) {

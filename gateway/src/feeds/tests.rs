@@ -3,9 +3,19 @@
 mod client;
 mod world;
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use carillon_proto::{Epoch, Position};
+use carillon_proto::{
+    Epoch, GroupId, Position, TimelineId,
+    pb::{
+        client::{self as wire, Start},
+        link::{self, TimelineHead},
+        store::Head,
+    },
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -31,6 +41,8 @@ enum Act {
     FeedPage(Read),
     Pause(u64),
     Resume(u64),
+    /// Only what is kept of a quiet timeline is kept.
+    Sleep(u64),
     Leave(u64),
     Trim(u64),
     /// The timeline is put back from a copy.
@@ -72,6 +84,7 @@ fn act() -> impl Strategy<Value = Act> {
         3 => read.prop_map(Act::FeedPage),
         1 => who.clone().prop_map(Act::Pause),
         2 => who.clone().prop_map(Act::Resume),
+        3 => who.clone().prop_map(Act::Sleep),
         1 => who.prop_map(Act::Leave),
         1 => (0..4u64).prop_map(Act::Trim),
         1 => Just(Act::Restore),
@@ -196,4 +209,85 @@ fn an_entry_of_before_a_restore_is_not_told_as_one_of_after_it() {
     world.settle();
     let Some(Client::In(session)) = world.clients.get(&2) else { panic!("it has left") };
     assert_eq!((session.epoch, session.next), (Some(world.store.epoch), world.store.last + 1));
+}
+
+/// What feeds hand to connections.
+#[derive(Default)]
+struct Handed {
+    entries: Vec<(Follower, u64)>,
+    begun: Vec<(Follower, GroupId, Option<Head>)>,
+}
+
+impl Hand for Handed {
+    fn entries(&mut self, to: Follower, entries: &[Arc<Entry>]) -> bool {
+        self.entries.extend(entries.iter().map(|entry| (to, entry.position.seq)));
+        true
+    }
+
+    fn left(&mut self, _: Follower, feed: FeedId, _: &Arc<TimelineName>, _: Left) {
+        unreachable!("{feed:?} goes on");
+    }
+
+    fn begun(&mut self, to: Follower, group: &GroupId, head: Option<Head>) {
+        self.begun.push((to, group.clone(), head));
+    }
+}
+
+#[test]
+fn of_groups_that_begin_those_are_live_at_once_of_which_the_device_has_all() {
+    let (feeds, now, mut handed) = (Feeds::new(Duration::ZERO), Instant::now(), Handed::default());
+    let group = |name: &str| GroupId::new(name).expect("valid");
+    let head = Head { epoch: 9, first: 1, last: 4, ..Head::default() };
+    let has = |seq| Some(wire::Position { epoch: 9, seq });
+    let begin = |follows: &mut Follows, asked: &[(&str, u64, Option<wire::Position>)], handed: &mut Handed| {
+        let asked = asked.iter().map(|(name, since, given)| {
+            let name = bytes::Bytes::copy_from_slice(name.as_bytes());
+            (name, Beginning { since: *since, given: *given, cursor: None, start: Start::Cursor })
+        });
+        match follows.ask(&feeds, FeedAsk::Begin(asked.collect()), now, handed) {
+            Some(FeedAnswer::Found(FoundGroups { live, others })) => {
+                let live =
+                    live.iter().map(|live| (live.timeline.id.owner().to_owned(), live.given)).collect::<Vec<_>>();
+                let others = others.into_iter().map(|(group, _, head)| (group.to_string(), head.map(|head| head.last)));
+                (live, others.collect::<Vec<_>>())
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let (mut one, mut two) = (Follows::new(Follower(1)), Follows::new(Follower(2)));
+    let found = begin(&mut one, &[("all", 1, has(4)), ("none", 1, None), ("not valid", 1, None)], &mut handed);
+    assert_eq!(found, (vec![], vec![("all".to_owned(), None), ("none".to_owned(), None)]), "nobody knows");
+    assert_eq!(feeds.take_changed(), [(group("all"), true), (group("none"), true)]);
+    let told = TimelineHead { timeline: Some(TimelineId::Group(group("all")).to_client()), head: Some(head) };
+    feeds.told(&[group("all"), group("none")], &[told], now, &mut handed);
+    assert_eq!(
+        std::mem::take(&mut handed.begun),
+        [(Follower(1), group("all"), Some(head)), (Follower(1), group("none"), None)]
+    );
+    let asked = [("all", 4, has(4)), ("none", 1, has(4))];
+    assert_eq!(begin(&mut two, &asked, &mut handed).0, [("all".to_owned(), 4)]);
+    assert!(feeds.take_changed().is_empty(), "both are followed already");
+    for (number, given, since) in [(3, has(3), 1), (4, has(5), 1), (5, None, 1), (6, has(4), 5)] {
+        let mut other = Follows::new(Follower(number));
+        let found = begin(&mut other, &[("all", since, given)], &mut handed);
+        assert_eq!(found, (vec![], vec![("all".to_owned(), Some(4))]), "{given:?} since {since}");
+        other.leave(&feeds);
+    }
+    let push = |seq| link::Push {
+        timeline: Some(TimelineId::Group(group("all")).to_client()),
+        position: Some(wire::Position { epoch: 9, seq }),
+        ..Default::default()
+    };
+    feeds.pushed(push(5), now, &mut handed);
+    assert_eq!(std::mem::take(&mut handed.entries), [(Follower(2), 5)], "who has joined");
+    // What the feed has seen counts, not what was told when it began.
+    let mut late = Follows::new(Follower(7));
+    assert_eq!(begin(&mut late, &[("all", 1, has(4))], &mut handed).1, [("all".to_owned(), Some(5))]);
+    assert_eq!(begin(&mut Follows::new(Follower(8)), &[("all", 1, has(5))], &mut handed).0, [("all".to_owned(), 5)]);
+    for follows in [&mut one, &mut two, &mut late] {
+        follows.leave(&feeds);
+    }
+    assert!(feeds.is_followed(&group("all")), "by 8");
+    assert!(!feeds.is_followed(&group("none")));
+    assert_eq!(feeds.take_changed(), [(group("none"), false)]);
 }

@@ -141,6 +141,13 @@ impl World {
                     false
                 });
             }
+            Act::Sleep(who) => {
+                if let Some(Client::In(Session { followed, .. })) = self.clients.get_mut(&who)
+                    && followed.is_quiet()
+                {
+                    *followed = Followed::live(Arc::clone(&followed.timeline), followed.given());
+                }
+            }
             Act::Leave(who) => self.leave(who),
             Act::Trim(more) => self.store.first = (self.store.first + more).min(self.store.last + 1),
             Act::Restore => {

@@ -1,5 +1,10 @@
 //! Reads of groups, for their members, and of the groups of a user.
 
+use std::{
+    io,
+    iter::{self, Peekable},
+};
+
 use carillon_proto::pb::store::{
     Group, GroupRead, Head, Member, MembersRead, Membership, MembershipsRead, Person, ReadGroup, ReadMembers,
     ReadMemberships, Rejected, TimelineKey, member::Standing, members_read, memberships_read, rejected::Reason,
@@ -8,7 +13,7 @@ use prost::Message;
 
 use super::{Refused, no_group, rules};
 use crate::{
-    engine::fjall::TimelineView,
+    engine::fjall::{TimelineView, Value},
     machine::{
         TimelineReader, TimelineState, Unread, broken,
         keys::{self, GroupCursor},
@@ -135,6 +140,7 @@ impl TimelineReader {
         let (begin, end) = keys::memberships_of(state.number).into_inner();
         let begin = op.after.as_ref().map_or(begin, |after| keys::after(&keys::membership(state.number, after)));
         let limit = limit(op.limit);
+        let mut cursors = GroupCursors::after(&view, state.number, op);
         for row in view.range(begin..=end) {
             let (key, value) = row?;
             let membership = decode::<Membership>(&value)?;
@@ -146,11 +152,7 @@ impl TimelineReader {
                 break;
             }
             let (_, group) = keys::membership_of(&key)?;
-            let cursor = match op.device.is_empty() {
-                true => None,
-                false => view.get(&keys::group_cursor(state.number, &op.device, &group))?,
-            };
-            let cursor = cursor.map(|value| GroupCursor::decode(&value)).transpose()?;
+            let cursor = cursors.of(keys::name_of_membership(&key)?)?;
             read.memberships.push(memberships_read::Row {
                 group: Some(group),
                 membership: Some(membership),
@@ -159,6 +161,45 @@ impl TimelineReader {
             });
         }
         Ok(read)
+    }
+}
+
+/// The cursors of a device in groups, which are in the order of the memberships.
+struct GroupCursors<I: Iterator> {
+    rows: Peekable<I>,
+    device: String,
+}
+
+impl<'a> GroupCursors<Box<dyn Iterator<Item = io::Result<(Value, Value)>> + 'a>> {
+    /// Those of the device that the read names, in the groups of its page.
+    fn after(view: &'a TimelineView<'_>, number: u64, op: &ReadMemberships) -> Self {
+        let device = op.device.clone();
+        if device.is_empty() {
+            let none: Box<dyn Iterator<Item = _>> = Box::new(iter::empty());
+            return Self { rows: none.peekable(), device };
+        }
+        let (first, last) = keys::group_cursors_of(number, &device).into_inner();
+        let first = op.after.as_ref().map_or(first, |after| keys::after(&keys::group_cursor(number, &device, after)));
+        let rows: Box<dyn Iterator<Item = _>> = Box::new(view.range(first..=last));
+        Self { rows: rows.peekable(), device }
+    }
+
+    /// The cursor in this group. `name`: kind and owner, as they stand in keys. Each group is after the one before.
+    fn of(&mut self, name: &[u8]) -> io::Result<Option<GroupCursor>> {
+        let device = self.device.as_str();
+        let is_before = |row: &io::Result<(Value, Value)>| match row {
+            Ok((key, _)) => keys::name_of_group_cursor(key, device).is_some_and(|known| known < name),
+            Err(_) => false,
+        };
+        while self.rows.next_if(is_before).is_some() {}
+        let is_here = |row: &io::Result<(Value, Value)>| match row {
+            Ok((key, _)) => keys::name_of_group_cursor(key, device) == Some(name),
+            Err(_) => true,
+        };
+        match self.rows.next_if(is_here).transpose()? {
+            Some((_, value)) => GroupCursor::decode(&value).map(Some),
+            None => Ok(None),
+        }
     }
 }
 

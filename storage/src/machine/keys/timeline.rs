@@ -194,6 +194,14 @@ pub(crate) fn membership_of(key: &[u8]) -> io::Result<(u64, TimelineKey)> {
     Ok((number, named(name)?))
 }
 
+/// Kind and owner of the group.
+pub(crate) fn name_of_membership(key: &[u8]) -> io::Result<&[u8]> {
+    match key {
+        [MEMBERSHIP, rest @ ..] if rest.len() > 8 => Ok(&rest[8..]),
+        _ => Err(broken("key of a membership")),
+    }
+}
+
 /// The range of the memberships of all inboxes.
 pub(crate) fn all_memberships() -> std::ops::RangeInclusive<RowBytes> {
     key(MEMBERSHIP, &[])..=key(MEMBERSHIP + 1, &[])
@@ -338,6 +346,11 @@ pub(crate) fn group_cursor(number: u64, device: &str, group: &TimelineKey) -> Ro
 pub(crate) fn group_cursors_of(number: u64, device: &str) -> std::ops::RangeInclusive<RowBytes> {
     let bound = |end: u8| key(GROUP_CURSOR, &[&number.to_be_bytes(), device.as_bytes(), &[end]]);
     bound(0)..=bound(1)
+}
+
+/// Kind and owner of the group of a cursor of this device, as in the key of a membership.
+pub(crate) fn name_of_group_cursor<'a>(key: &'a [u8], device: &str) -> Option<&'a [u8]> {
+    key.get(1 + 8 + device.len() + 1..)
 }
 
 /// The prefix of all cursors in groups.

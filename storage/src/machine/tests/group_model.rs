@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use carillon_proto::{
     ShardId, ShardKind,
     pb::store::{
-        AdvanceClock, Append, GroupRead, Head, Membership, MembershipsRead, ReadGroup, ReadHead, ReadMembers,
-        ReadMemberships, ReadTimeline, Role, SetMembership, StoreError, SweepMemberships, TimelineCommand,
-        member::Standing, rejected::Reason, store_error::Why, sweep_memberships::Seen, timeline_command::Op,
+        AdvanceClock, Append, GroupRead, Head, Membership, MembershipsRead, MoveCursors, ReadGroup, ReadHead,
+        ReadMembers, ReadMemberships, ReadTimeline, Role, SetMembership, StoreError, SweepMemberships, TimelineCommand,
+        member::Standing, move_cursors::Moved, rejected::Reason, store_error::Why, sweep_memberships::Seen,
+        timeline_command::Op,
     },
 };
 use proptest::prelude::*;
@@ -241,4 +242,59 @@ fn what_was_left_a_day_ago_is_found_and_forgotten() {
     let groups: Vec<_> = left.into_iter().filter_map(|row| row.group).collect();
     assert_eq!(groups, [key(GROUPS[1])]);
     check_counts(&mut shard.machine);
+}
+
+#[test]
+fn memberships_are_read_with_the_cursors_of_one_device() {
+    let mut shard = OpenShard::new(|engines| engines.timeline(SHARD).expect("shard"), &set_level());
+    let names = ["b", "ba", "bb", "c"];
+    let set = |(number, name): (usize, &&str)| {
+        let append = Append {
+            timeline: Some(inbox("a")),
+            duplicate_key: vec![number as u8; 16].into(),
+            envelope: b"e".as_slice().into(),
+            new_epoch: 7,
+            ..Append::default()
+        };
+        let membership = Membership { seq: 1, standing: Standing::Member.into(), ..Membership::default() };
+        let op = SetMembership { append: Some(append), group: Some(key(name)), membership: Some(membership) };
+        TimelineCommand { op: Some(Op::SetMembership(op)) }
+    };
+    // The device is in some of the groups, and has been in others.
+    let of_devices = [
+        ("p", vec![("b", 10)]),
+        ("ph", vec![("a", 20), ("ba", 21), ("baa", 22), ("c", 23), ("d", 24)]),
+        ("phb", vec![("bb", 30)]),
+    ];
+    let moves = |(device, cursors): &(&str, Vec<(&str, u64)>)| {
+        let moved = cursors.iter().map(|(name, seq)| Moved { timeline: Some(key(name)), epoch: 5, seq: *seq });
+        let (timeline, device) = (Some(inbox("a")), (*device).to_owned());
+        TimelineCommand {
+            op: Some(Op::MoveCursors(MoveCursors { timeline, device, moved: moved.collect(), incarnation: 0 })),
+        }
+    };
+    let commands: Vec<_> = names.iter().enumerate().map(set).chain(of_devices.iter().map(moves)).collect();
+    shard.machine.apply(&[entry(1, &commands)], &1u64.to_be_bytes()).expect("applies");
+    for limit in 1..=5 {
+        for device in ["", "p", "ph", "phb", "phone"] {
+            let (mut found, mut after) = (Vec::new(), None);
+            loop {
+                let device = device.to_owned();
+                let op =
+                    ReadMemberships { timeline: Some(inbox("a")), device, after, limit, ..ReadMemberships::default() };
+                let page = shard.reader.memberships(&op).expect("reads");
+                after = page.memberships.last().and_then(|row| row.group.clone());
+                found.extend(page.memberships.into_iter().map(|row| row.epoch.map(|epoch| (epoch, row.seq))));
+                if page.complete {
+                    break;
+                }
+            }
+            let of_device = of_devices.iter().find(|(name, _)| *name == device).map(|(_, cursors)| cursors);
+            let cursor = |name: &&str| {
+                let (_, seq) = of_device?.iter().find(|(group, _)| group == name)?;
+                Some((5, *seq))
+            };
+            assert_eq!(found, names.iter().map(cursor).collect::<Vec<_>>(), "{device:?} by {limit}");
+        }
+    }
 }

@@ -1,6 +1,9 @@
 //! Which groups a session follows, and from where on.
 
+use bytes::Bytes;
+
 use super::*;
+use crate::feeds::{Beginning, FeedAsk};
 
 #[test]
 fn a_device_gets_what_was_written_since_the_user_joined_and_it_has_not() {
@@ -292,4 +295,130 @@ fn groups_are_read_when_the_level_of_the_cluster_has_risen() {
     play.wrote.clear();
     play.says(Body::Ping(Ping { nonce: 2 }));
     assert!(play.asked.is_empty(), "{:?}", play.asked);
+}
+
+/// Another session of this gateway follows these groups, which reach to 9.
+fn followed_by_others(play: &mut Play, names: &[&str]) -> Follows {
+    let mut others = Follows::new(Follower(7));
+    let asked = names.iter().map(|name| {
+        let beginning = Beginning { since: 1, given: None, cursor: None, start: Start::Head };
+        (Bytes::copy_from_slice(name.as_bytes()), beginning)
+    });
+    others.ask(&play.feeds, FeedAsk::Begin(asked.collect()), play.now.instant, &mut play.mail);
+    play.followed(&names.iter().map(|name| (*name, Some(9))).collect::<Vec<_>>());
+    others
+}
+
+/// The device has all of its group, which another session follows, too.
+fn in_quiet_group() -> (Play, Follows) {
+    let has = TimelinePosition { timeline: Some(group("club")), position: Some(in_group(9)) };
+    let mut play = Play::with_groups(|sign_in| sign_in.positions = vec![has]);
+    let others = followed_by_others(&mut play, &["club"]);
+    play.hears_answer(Ok(memberships(vec![member_of("club", 4)], true)));
+    play.quiet();
+    (play, others)
+}
+
+#[test]
+fn groups_of_which_the_device_has_all_are_live_at_once_if_others_follow_them() {
+    let has = |name: &str, seq| TimelinePosition { timeline: Some(group(name)), position: Some(in_group(seq)) };
+    let mut play = Play::with_groups(|sign_in| sign_in.positions = vec![has("a", 9), has("b", 8), has("c", 9)]);
+    let _others = followed_by_others(&mut play, &["a", "b"]);
+    play.quiet_but_for_requests();
+    let rows = ["a", "b", "c"].map(|name| member_of(name, 1)).to_vec();
+    play.hears_answer(Ok(memberships(rows, true)));
+    let told: Vec<_> = play.timelines().into_iter().map(|state| (state.timeline, state.delivered_from)).collect();
+    assert_eq!(told, [(Some(group("b")), 8)], "it lacks something, and of c nothing is known yet");
+    play.hears_answer(Ok(group_page(9, 9..=9)));
+    assert_eq!(play.delivered(), [9]);
+    play.quiet();
+    play.followed(&[("c", Some(9))]);
+    play.quiet();
+    for name in ["a", "b", "c"] {
+        play.hears_push(group_push(name, 10, envelope(10)));
+        assert_eq!(play.delivered(), [10], "{name}");
+    }
+}
+
+#[test]
+fn a_group_goes_on_where_it_was_when_nothing_has_happened_for_long() {
+    let (mut play, _others) = in_quiet_group();
+    let progress = |play: &Play| {
+        let of_group = play.session.progress().into_iter().find(|progress| progress.timeline == Some(group("club")));
+        let TimelineProgress { epoch, pushed, head, acknowledged, .. } = of_group.expect("followed");
+        (epoch, pushed, head, acknowledged)
+    };
+    let ack = |seq| Body::Ack(Ack { timeline: Some(group("club")), position: Some(in_group(seq)) });
+    assert_eq!(progress(&play), (GROUP_EPOCH, 9, 9, 0));
+    let is_quiet = |play: &Play| match &play.session.state {
+        State::Live(live) => live.timelines.not_quiet().all(|timeline| timeline.followed.timeline.id.owner() != "club"),
+        _ => panic!("it has left"),
+    };
+    assert!(is_quiet(&play), "it begins so");
+    for round in 0..3 {
+        let seq = 10 + 2 * round;
+        play.hears_push(group_push("club", seq, envelope(seq)));
+        play.hears_push(group_push("club", seq + 1, envelope(seq + 1)));
+        assert_eq!(play.delivered(), [seq, seq + 1]);
+        assert!(!is_quiet(&play), "it is measured how long the client takes");
+        for acked in [seq, seq + 1] {
+            play.wait(Duration::from_secs(10));
+            play.wrote.clear();
+            play.says(ack(acked));
+            let Op::Acknowledge(sent) = play.op() else { panic!("{:?}", play.asked) };
+            assert_eq!(sent.position, Some(in_group(acked)));
+            assert!(!is_quiet(&play), "the answer is on its way");
+            play.hears_answer(Ok(Reply::Done(Done {})));
+            assert_eq!(progress(&play), (GROUP_EPOCH, seq + 1, seq + 1, acked));
+            assert!(is_quiet(&play), "nothing is left to be done for {acked}");
+        }
+        play.says(ack(seq + 1));
+        play.says(ack(seq + 2));
+        play.says(Body::Ack(Ack {
+            position: Some(Position { epoch: 1, seq: seq + 2 }),
+            timeline: Some(group("club")),
+        }));
+        play.quiet();
+    }
+    // The user is removed.
+    play.hears_push(group_push("club", 16, changed("club", members(Kind::Removed, &["alice"]))));
+    assert_eq!(play.delivered(), [16]);
+    assert!(play.session.progress().iter().all(|progress| progress.timeline != Some(group("club"))));
+    play.hears_push(group_push("club", 17, envelope(17)));
+    play.quiet();
+}
+
+#[test]
+fn a_lost_push_of_a_group_in_which_nothing_happens_is_read() {
+    let (mut play, _others) = in_quiet_group();
+    let behind = link::Behind { timeline: Some(group("club")), position: Some(in_group(11)), ..Default::default() };
+    play.feeds.behind(&behind, play.now.instant);
+    play.feeds_run();
+    assert!(matches!(play.op(), Op::Read(_)), "{:?}", play.asked);
+    play.hears_answer(Ok(group_page(11, 10..=11)));
+    assert_eq!(play.delivered(), [10, 11]);
+}
+
+#[test]
+fn a_group_in_which_nothing_happens_is_asked_about_when_its_feed_has_ended() {
+    let (mut play, _others) = in_quiet_group();
+    play.hears_push(Push { position: Some(Position { epoch: 77, seq: 1 }), ..group_push("club", 1, envelope(1)) });
+    let head = Head { epoch: 77, first: 1, last: 1, ..Head::default() };
+    play.hears_answer(Ok(Reply::TimelineRead(TimelineRead { head: Some(head), entries: vec![], complete: true })));
+    play.quiet();
+    play.wait(Duration::from_millis(500));
+    assert!(matches!(play.op(), Op::ReadGroup(_)), "{:?}", play.asked);
+}
+
+#[test]
+fn a_group_whose_feed_has_not_heard_of_the_membership_yet_tells_it_as_any_other_entry() {
+    let has = TimelinePosition { timeline: Some(group("club")), position: Some(in_group(9)) };
+    let mut play = Play::with_groups(|sign_in| sign_in.positions = vec![has]);
+    let _others = followed_by_others(&mut play, &["club"]);
+    play.hears_answer(Ok(memberships(vec![member_of("club", 10)], true)));
+    play.wrote.clear();
+    play.hears_push(group_push("club", 10, changed("club", members(Kind::Joined, &["alice"]))));
+    play.hears_push(group_push("club", 11, envelope(11)));
+    assert_eq!(play.delivered(), [10, 11]);
+    play.quiet();
 }
