@@ -150,11 +150,20 @@ impl Owner {
             let which = rows.filter(|(_, row)| which(row));
             which.map(|(user, row)| Person { user: user.clone(), incarnation: row.peer }).collect()
         };
+        #[cfg(feature = "planted-bugs")]
+        let telling = match crate::planted::keeps_offline() && !current.has_sessions {
+            true => crate::presence::Telling { tells: false, ..telling },
+            false => telling,
+        };
         if telling.tells {
             let shown = current.shown.as_ref().filter(|_| !read.hidden);
             let last_seen_ms =
                 telling.last_seen.map_or(0, |ago| last_seen(time_ms.saturating_sub(ago.as_millis() as u64)));
             let presence = Presence { last_seen_ms, ..self.presence(user.as_str(), shown, time_ms) };
+            #[cfg(feature = "planted-bugs")]
+            if crate::planted::shows_to_all() {
+                self.tell(presence.clone(), people(|row| !row.from));
+            }
             self.tell(presence, people(|row| row.from));
         }
         if telling.probes {

@@ -1,15 +1,18 @@
 mod commands;
 mod model;
 
-use std::{collections::HashSet, ops::Range};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Range,
+};
 
 use bytes::Bytes;
 use carillon_proto::{
-    ShardId, ShardKind,
+    Level, ShardId, ShardKind,
     limits::MOVED_CURSORS,
     pb::client::Envelope,
     pb::store::{
-        Head, ReadHead, ReadTimeline, SenderErasure, StoreError, TimelineCommand, TimelineKey, Trim, rejected,
+        Head, ReadHead, ReadTimeline, SenderErasure, SetLevel, StoreError, TimelineCommand, TimelineKey, Trim, rejected,
         store_error::Why, sweep_cursors::Seen, timeline_command::Op, timeline_key::Kind,
     },
 };
@@ -17,7 +20,7 @@ use proptest::prelude::*;
 
 use self::{commands::*, model::*};
 use super::*;
-use crate::machine::{Outcome, Retention, TimelineMachine, TimelineReader, Unread, timeline::cursors::GROUP_CURSORS};
+use crate::machine::{Outcome, Retention, TimelineMachine, TimelineReader, Unread, keys, timeline::cursors};
 
 const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
 const INCARNATIONS: u64 = 4;
@@ -87,6 +90,28 @@ fn check_reads(reader: &TimelineReader, model: &Model) {
     }
 }
 
+/// Each device has a row that says how many cursors in groups it has, if it has any. Of an inbox that has ended, the rows go one after another.
+fn check_counts(machine: &mut TimelineMachine) {
+    let (mut rows, mut counts, mut ended) = (BTreeMap::<(u64, String), u64>::new(), BTreeMap::new(), HashSet::new());
+    for (key, value) in records(machine) {
+        match key[0] {
+            0x19 => {
+                let (number, device, _) = keys::group_cursor_of(&key).expect("a cursor");
+                *rows.entry((number, device.to_owned())).or_default() += 1;
+            }
+            0x40 => {
+                let (number, device) = keys::group_cursor_count_of(&key).expect("a number");
+                counts.insert((number, device.to_owned()), keys::number_of(&value).expect("a number"));
+            }
+            0x16 => _ = ended.insert(keys::garbage_of(&key).expect("a number")),
+            _ => {}
+        }
+    }
+    counts.retain(|(number, _), _| !ended.contains(number));
+    rows.retain(|(number, _), _| !ended.contains(number));
+    assert_eq!(counts, rows);
+}
+
 /// All cursors of the device in groups, one at a time: owner of the group, epoch and position.
 fn in_groups(reader: &TimelineReader, inbox: &TimelineKey, device: &str, incarnation: u64) -> Vec<(Bytes, u64, u64)> {
     let read = ReadHead { timeline: Some(inbox.clone()), device: device.to_owned(), incarnation, unread_of: None };
@@ -120,6 +145,7 @@ proptest! {
             }
             prop_assert_eq!(applied(&shard.machine), index);
             check_reads(&shard.reader, &model);
+            check_counts(&mut shard.machine);
         }
     }
 
@@ -370,11 +396,34 @@ fn cursors_in_groups_that_have_not_moved_for_twice_the_time_are_swept() {
     assert_eq!(gone(), [in_inbox(), in_group(0, 5, 71), in_group(1, 6, 81)]);
     apply(&[sweep(1, 0, 1), sweep_in_group(1, 0, group_key(0), 5, 71), sweep_in_group(1, 0, group_key(1), 6, 81)]);
     assert_eq!((gone(), left()), (vec![], vec![]));
+    check_counts(&mut machine);
+}
+
+#[test]
+fn cursors_from_before_the_level_of_groups_are_counted_with_the_first_new_one() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (machine, _) = machine_of_before(dir.path());
+    let of_cursors = TimelineCommand { op: Some(Op::SetLevel(SetLevel { level: Level::CURSORS.0 })) };
+    let mut machine = at_level(machine, &of_cursors);
+    let mut index = 0;
+    let mut apply = |machine: &mut TimelineMachine, commands: &[TimelineCommand]| {
+        index += 1;
+        machine.apply(&[entry(index, commands)], &[0; 8]).expect("applies");
+    };
+    let moves = |groups: &[u8]| move_cursors(0, 0, groups.iter().map(|group| (group_key(*group), 5, 7)));
+    apply(&mut machine, &[append(0, 1, 1, 5, 7), moves(&[0, 1])]);
+    let count = |machine: &mut TimelineMachine| records(machine).into_iter().filter(|(key, _)| key[0] == 0x40).count();
+    assert_eq!(count(&mut machine), 0);
+    apply(&mut machine, &[set_level(), sweep_in_group(1, 0, group_key(0), 5, 7)]);
+    assert_eq!(count(&mut machine), 0);
+    apply(&mut machine, &[moves(&[2, 3])]);
+    check_counts(&mut machine);
 }
 
 #[test]
 fn a_device_has_cursors_in_a_bounded_number_of_groups_however_the_log_is_cut() {
     let group = |number: usize| TimelineKey { kind: Kind::Group.into(), owner: format!("group{number}").into() };
+    const GROUP_CURSORS: usize = cursors::GROUP_CURSORS as usize;
     let moves =
         |device, groups: Range<usize>, seq| move_cursors(0, device, groups.map(|number| (group(number), 1, seq)));
     let commands = [append(0, 1, 1, 5, 7)]
@@ -403,6 +452,7 @@ fn a_device_has_cursors_in_a_bounded_number_of_groups_however_the_log_is_cut() {
         assert!(first.starts_with("10 of 15 cursors") && second.starts_with("1 of 2 cursors"), "{refused:?}");
         let of_phone = in_groups(&reader, &key(0), DEVICES[0], 0);
         assert_eq!(of_phone.len(), GROUP_CURSORS);
+        check_counts(&mut machine);
         let at = |seq| of_phone.iter().filter(|(.., at)| *at == seq).count();
         assert_eq!((at(1), at(2), at(4)), (GROUP_CURSORS - 6, 5, 1), "those that were there have moved");
         assert_eq!(in_groups(&reader, &key(0), DEVICES[1], 0).len(), MOVED_CURSORS, "another device has its own");
