@@ -102,6 +102,15 @@ pub(crate) struct Telling {
     pub(crate) probes_last_seen: bool,
     /// Who has asked for the user meanwhile.
     pub(crate) asking: Vec<Person>,
+    /// Who may see the user since the contacts were read before, as hashes.
+    pub(crate) new: BTreeSet<u64>,
+}
+
+impl Telling {
+    /// True if the contact was told nothing when the others were.
+    pub(crate) fn is_new(&self, contact: &Person) -> bool {
+        self.new.contains(&hash(&contact.user, contact.incarnation))
+    }
 }
 
 impl Presences {
@@ -143,6 +152,8 @@ impl Presences {
                 return;
             }
             self.forget(user);
+            // Who has asked this owner before the session came was told that the user is offline.
+            let moved = moved && !current.all_announced;
             let told = current.shown.clone().filter(|_| moved);
             let present = Present {
                 incarnation,
@@ -268,8 +279,13 @@ impl Presences {
         present.blocked = contacts.blocked.iter().map(|name| privacy::hash(name)).collect();
         let watchers = contacts.contacts.iter().filter(|row| row.row.as_ref().is_some_and(|row| row.from));
         let watchers = watchers.filter(|_| !contacts.hidden);
-        present.watchers =
-            Some(watchers.map(|row| hash(&row.contact, row.row.as_ref().map_or(0, |row| row.peer))).collect());
+        let watchers = watchers.map(|row| hash(&row.contact, row.row.as_ref().map_or(0, |row| row.peer)));
+        let watchers: BTreeSet<u64> = watchers.collect();
+        let new = match &present.watchers {
+            Some(before) => watchers.difference(before).copied().collect(),
+            None => BTreeSet::new(),
+        };
+        present.watchers = Some(watchers);
         let asking = std::mem::take(&mut present.asking);
         let is_offline = current.shown.is_none();
         let shown = current.shown.as_ref().filter(|_| !contacts.hidden);
@@ -281,7 +297,7 @@ impl Presences {
         let last_seen = present.gone_at.filter(|_| tells && is_offline && !hides).map(|at| now - at);
         let probes_last_seen = std::mem::take(&mut present.probes_last_seen) && !contacts.last_seen_hidden;
         let probes = std::mem::take(&mut present.probes) && (!is_offline || current.hears);
-        let telling = Telling { tells, last_seen, probes, probes_last_seen, asking };
+        let telling = Telling { tells, last_seen, probes, probes_last_seen, asking, new };
         if tells {
             present.told = shown.cloned();
             present.told_at = Some(now);

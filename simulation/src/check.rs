@@ -48,8 +48,11 @@ impl World<'_> {
             (pending > 0).then(|| format!("gateway {gateway} waits for {pending} answers"))
         });
         let members = self.unsettled();
-        let groups =
-            self.talkers_wait().chain(self.outboxes()).chain(self.to_be_sent()).chain(self.model.waiting_for_groups(&gone));
+        let groups = self
+            .talkers_wait()
+            .chain(self.outboxes())
+            .chain(self.to_be_sent())
+            .chain(self.model.waiting_for_groups(&gone));
         let messages = self.model.waiting(&gone).chain(self.presences_wait());
         away.chain(pending).chain(members).chain(groups).chain(messages).collect::<Vec<_>>().join(", ")
     }

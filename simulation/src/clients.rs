@@ -74,10 +74,18 @@ pub(crate) enum ClientEvent {
     Connects,
     GivesUp(WireId),
     Wakes,
-    Sends { to: usize, count: u64 },
+    Sends {
+        to: usize,
+        count: u64,
+    },
     /// See [`crate::presence::People`], as of the next one.
-    Shows { show: Show, hears: bool },
-    Leaves { with_gateway: bool },
+    Shows {
+        show: Show,
+        hears: bool,
+    },
+    Leaves {
+        with_gateway: bool,
+    },
     /// What the application shows was refused.
     ShowsAgain,
 }

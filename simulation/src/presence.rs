@@ -12,8 +12,8 @@ use carillon_proto::{
             router_request::Op,
         },
         store::{
-            Audience, Contact, ContactsRead, DirectoryCommand, ReadContacts, ReadUntold, SayToContact, SetPrivacy, Word,
-            directory_command, store_reply::Result as Outcome, store_request::Op as StoreOp,
+            Audience, Contact, ContactsRead, DirectoryCommand, ReadContacts, ReadUntold, SayToContact, SetPrivacy,
+            Word, directory_command, store_reply::Result as Outcome, store_request::Op as StoreOp,
         },
     },
 };
@@ -119,9 +119,7 @@ pub(crate) fn asks(user: usize, incarnation: u64, what: What) -> Option<Op> {
             let presence = if hides { Audience::Nobody } else { Audience::Contacts };
             OfPrivacy::Set(SetPrivacy { presence: Some(presence.into()), ..SetPrivacy::default() })
         }
-        What::Lets(audience) => {
-            OfPrivacy::Set(SetPrivacy { write: Some(audience.into()), ..SetPrivacy::default() })
-        }
+        What::Lets(audience) => OfPrivacy::Set(SetPrivacy { write: Some(audience.into()), ..SetPrivacy::default() }),
         What::Blocks(whom) => OfPrivacy::Block(user_name(whom)),
         What::Unblocks(whom) => OfPrivacy::Unblock(user_name(whom)),
         _ => return None,

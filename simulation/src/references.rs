@@ -9,9 +9,7 @@ use carillon_proto::{
             Content, Edit, Envelope, MessageRef, MessageState, Pin, Poll, PollTally, Reaction, ReactionCount, Recall,
             Text, Vote, content::Body,
         },
-        store::{
-            Person, ReadTimeline, StoredEntry, TimelineRead, store_reply::Result as Outcome, store_request::Op,
-        },
+        store::{Person, ReadTimeline, StoredEntry, TimelineRead, store_reply::Result as Outcome, store_request::Op},
     },
 };
 use prost::Message as _;
@@ -279,8 +277,7 @@ impl World<'_> {
                 let reader = Some(Person { user: user.clone(), incarnation });
                 let read = ReadTimeline { reader, ..reads_states(&timeline) };
                 let expected = states_in(group, &(user.clone(), incarnation));
-                self.report.annotated_in_groups +=
-                    check_states(&user, &self.history(&timeline, read)?, &expected)?;
+                self.report.annotated_in_groups += check_states(&user, &self.history(&timeline, read)?, &expected)?;
             }
         }
         Ok(())

@@ -165,6 +165,9 @@ impl Owner {
                 self.tell(presence.clone(), people(|row| !row.from));
             }
             self.tell(presence, people(|row| row.from));
+        } else if let Some(shown) = self.presences.told(user, incarnation).cloned() {
+            let new = people(|row| row.from).into_iter().filter(|contact| telling.is_new(contact)).collect();
+            self.tell_presence(user, Some(&shown), new, time_ms);
         }
         if telling.probes {
             let from = Some(Person { user: user.as_str().to_owned(), incarnation });
@@ -346,7 +349,7 @@ impl Owner {
     }
 
     /// A row of the user's list has changed: the user's sessions are told, and the contact, if it sees the user from now on or no
-    /// longer.
+    /// longer. Without a new version it has changed before, and this owner may not know it.
     pub(super) fn contact_news(&mut self, news: ContactNews, time_ms: u64) {
         let Some(Person { user, incarnation }) = news.user.clone() else { return };
         let Ok(user) = UserId::new(&user) else { return };
@@ -357,7 +360,9 @@ impl Owner {
                 self.tell_presence(&user, shown.as_ref(), vec![contact], time_ms);
             }
         }
-        self.signal_to(&user, incarnation, Notice::ContactNews(Box::new(news)));
+        if news.before != news.version {
+            self.signal_to(&user, incarnation, Notice::ContactNews(Box::new(news)));
+        }
     }
 
     /// To all sessions of the user; each gateway knows which of them want to know.

@@ -472,7 +472,8 @@ fn who_blocks_a_contact_and_the_contact_are_offline_for_each_other_until_the_blo
     let did = play.request(asks("alice", Asked::Unblock("bob".into())));
     let [Did::ChangePrivacy(token, _)] = did[..] else { panic!("{did:?}") };
     let changed = PrivacyChanged { before: 1, version: 2, contact: Some(contact), ..PrivacyChanged::default() };
-    play.answer(token, StoreAnswer::PrivacyChanged(changed));
+    let did = play.answer(token, StoreAnswer::PrivacyChanged(changed));
+    assert_eq!(told(&did), [(Show::Online, vec!["bob".to_owned()])], "it may not ask by itself");
     let did = play.due();
     let [Did::ReadContacts(token, ..)] = did[..] else { panic!("{did:?}") };
     let did = play.answer(token, StoreAnswer::ContactsRead(contacts(&["bob", "carol"])));

@@ -16,14 +16,14 @@ use super::{
     ACCOUNT, ANNOTATION, AnnotationKey, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CONTACT, CONTACT_LIST, CONTACTS_END,
     CONVERSATION, CONVERSATION_CHANGE, CURSOR, ContactsEnd, ConversationNumbers, Cursor, DEAD_LETTER, DUE, DUPLICATE,
     ENDED_SENDER, ENDING, ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE, EXPIRING, Erasure, GARBAGE, GROUP,
-    GROUP_CURSOR, GROUP_CURSOR_COUNT, GroupCursor, LEASE, LEVEL, Lease, MEDIA, MEDIA_HOLD, MEDIA_RELEASED, MEDIA_SUM, MEMBER, MEMBERSHIP,
-    MEMBERSHIP_COUNT, NEXT_NUMBER, OUTBOX, PLACEMENT, PRIVACY, RECORD, REGISTRY, REPORT, RING_SLOT, ReportKey,
-    SCHEDULED, SESSION, STORAGE_NODE, Stored, TIMELINE, UNTOLD, annotation_of, broken, changed_conversation_of,
-    contact_of, conversation_change_of, conversation_of, cursor_of, due_of, ended_sender_of, erased_sender_of,
-    expiring_in_of, expiring_of, garbage_of, group_cursor_count_of, group_cursor_of, group_of, lease_of, level_of, media_hold_of, media_of,
-    media_released_of, media_sum_of, member_of, membership_count_of, membership_of, number_of, numbers_of, outbox_of,
-    placement_of, privacy_of, report_of, ring_slot_of, scheduled_of, seq_of, storage_node_of, timeline_numbers,
-    timeline_of, user_of,
+    GROUP_CURSOR, GROUP_CURSOR_COUNT, GroupCursor, LEASE, LEVEL, Lease, MEDIA, MEDIA_HOLD, MEDIA_RELEASED, MEDIA_SUM,
+    MEMBER, MEMBERSHIP, MEMBERSHIP_COUNT, NEXT_NUMBER, OUTBOX, PLACEMENT, PRIVACY, RECORD, REGISTRY, REPORT, RING_SLOT,
+    ReportKey, SCHEDULED, SESSION, STORAGE_NODE, Stored, TIMELINE, UNTOLD, annotation_of, broken,
+    changed_conversation_of, contact_of, conversation_change_of, conversation_of, cursor_of, due_of, ended_sender_of,
+    erased_sender_of, expiring_in_of, expiring_of, garbage_of, group_cursor_count_of, group_cursor_of, group_of,
+    lease_of, level_of, media_hold_of, media_of, media_released_of, media_sum_of, member_of, membership_count_of,
+    membership_of, number_of, numbers_of, outbox_of, placement_of, privacy_of, report_of, ring_slot_of, scheduled_of,
+    seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -153,10 +153,11 @@ mod tests {
     use crate::machine::keys::{
         account, annotated, changed_conversation, contact, contact_list, contacts_end, conversation,
         conversation_change, conversations_version, cursor, dead_letter, due, duplicate, ended_sender, ending,
-        erased_sender, erasing_sender, erasure, expiring, expiring_in, garbage, group, group_cursor_count, lease, media, media_hold,
-        media_released, media_sum, member, membership, membership_count, mentioned, number_value, numbers_value,
-        outbox, pins, placement, privacy, reactions, record, report, report_evidence, report_sum, reports_of,
-        ring_slot, scheduled, scheduled_list, session, storage_node, timeline, timeline_value, untold, votes,
+        erased_sender, erasing_sender, erasure, expiring, expiring_in, garbage, group, group_cursor_count, lease,
+        media, media_hold, media_released, media_sum, member, membership, membership_count, mentioned, number_value,
+        numbers_value, outbox, pins, placement, privacy, reactions, record, report, report_evidence, report_sum,
+        reports_of, ring_slot, scheduled, scheduled_list, session, storage_node, timeline, timeline_value, untold,
+        votes,
     };
 
     #[test]

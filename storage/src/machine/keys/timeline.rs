@@ -11,9 +11,9 @@ use prost::Message as _;
 
 use super::{
     ANNOTATION, CONVERSATION, CONVERSATION_CHANGE, CURSOR, DEAD_LETTER, DUPLICATE, DUPLICATE_1, ENDED_SENDER,
-    ERASED_SENDER, ERASING_SENDER, GARBAGE, GROUP, GROUP_CURSOR, GROUP_CURSOR_COUNT, MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP,
-    MEMBERSHIP_COUNT, OUTBOX, RECORD, RECORD_1, RowBytes, TIMELINE, broken, key, number_of, numbers_of, numbers_value,
-    scheduled_list,
+    ERASED_SENDER, ERASING_SENDER, GARBAGE, GROUP, GROUP_CURSOR, GROUP_CURSOR_COUNT, MEDIA, MEDIA_SUM, MEMBER,
+    MEMBERSHIP, MEMBERSHIP_COUNT, OUTBOX, RECORD, RECORD_1, RowBytes, TIMELINE, broken, key, number_of, numbers_of,
+    numbers_value, scheduled_list,
 };
 
 /// A clock value from here on is a time since 1970: as such it is 2004 or later, and as a shard's clock it would be 34

@@ -69,13 +69,7 @@ impl Batch<'_> {
     }
 
     /// False if the device has as many group cursors as it may have, and none for this group.
-    fn move_in_group(
-        &mut self,
-        number: u64,
-        device: &str,
-        moved: &Moved,
-        count: &mut Option<u64>,
-    ) -> io::Result<bool> {
+    fn move_in_group(&mut self, number: u64, device: &str, moved: &Moved, count: &mut Option<u64>) -> io::Result<bool> {
         let group = moved.timeline.as_ref().ok_or_else(|| broken("timeline of a cursor"))?;
         let key = keys::group_cursor(number, device, group);
         match self.get(&key, GroupCursor::decode)? {
