@@ -51,6 +51,8 @@ struct Present {
     /// Of the account.
     incarnation: u64,
     told: Option<Shown>,
+    /// Some contacts may not know it.
+    again: bool,
     told_at: Option<Instant>,
     /// Since when nothing is shown.
     gone_at: Option<Instant>,
@@ -152,11 +154,11 @@ impl Presences {
                 return;
             }
             self.forget(user);
-            // Who has asked this owner before the session came was told that the user is offline.
-            let moved = moved && !current.all_announced;
             let told = current.shown.clone().filter(|_| moved);
             let present = Present {
                 incarnation,
+                // Who has asked this owner before the session came was told that the user is offline.
+                again: told.is_some() && current.all_announced,
                 told,
                 told_at: None,
                 gone_at: None,
@@ -247,7 +249,7 @@ impl Presences {
             }
             Some(shown) => {
                 (present.gone_at, present.turn) = (None, None);
-                let news = present.told.as_ref() != Some(shown);
+                let news = present.again || present.told.as_ref() != Some(shown);
                 let pause = present.told_at.map_or(now, |at| at + PAUSE);
                 let reads = present.probes || present.watchers.is_none();
                 if news && now < pause && !reads { (Some(pause), false) } else { (None, news || reads) }
@@ -292,7 +294,8 @@ impl Presences {
         // It may have come to an end only meanwhile.
         let waits = is_offline && present.turn.is_none();
         let pause = present.told_at.map_or(now, |at| at + PAUSE);
-        let tells = !waits && present.told.as_ref() != shown && (shown.is_none() || now >= pause);
+        let is_known = !present.again && present.told.as_ref() == shown;
+        let tells = !waits && !is_known && (shown.is_none() || now >= pause);
         let hides = contacts.hidden || contacts.last_seen_hidden;
         let last_seen = present.gone_at.filter(|_| tells && is_offline && !hides).map(|at| now - at);
         let probes_last_seen = std::mem::take(&mut present.probes_last_seen) && !contacts.last_seen_hidden;
@@ -301,10 +304,11 @@ impl Presences {
         if tells {
             present.told = shown.cloned();
             present.told_at = Some(now);
+            present.again = false;
         }
         if tells && is_offline && !current.hears {
             self.forget(user);
-        } else if present.told.as_ref() != shown {
+        } else if present.again || present.told.as_ref() != shown {
             self.look_at(user, pause.max(now));
         }
         Some(telling)

@@ -287,7 +287,7 @@ impl World<'_> {
         let lists = self.lists();
         let mut pairs = BTreeSet::new();
         for (account, read) in &lists {
-            let blocks = |other: &Account| lists.get(other).is_none_or(|theirs| theirs.blocked.contains(&account.0));
+            let blocks = |other: &Account| lists.get(other).is_some_and(|theirs| theirs.blocked.contains(&account.0));
             pairs.extend(seers(account, read).filter(|(_, seer)| !blocks(seer)));
             let blocked = read.blocked.iter().map(|other| (account.0.clone(), other.clone()));
             self.model.presence.blocks.extend(blocked);

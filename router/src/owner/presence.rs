@@ -356,7 +356,9 @@ impl Owner {
         if let Some(row) = &news.row {
             let contact = Person { user: news.contact.clone(), incarnation: row.peer };
             if self.presences.set_watcher(&user, incarnation, &contact, row.from) {
-                let shown = shown(self.register.sessions(&user, incarnation)).filter(|_| row.from);
+                // Who has gone just now is shown as before, as to those who ask.
+                let shown = shown(self.register.sessions(&user, incarnation));
+                let shown = shown.or_else(|| self.presences.told(&user, incarnation).cloned()).filter(|_| row.from);
                 self.tell_presence(&user, shown.as_ref(), vec![contact], time_ms);
             }
         }
