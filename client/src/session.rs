@@ -86,11 +86,16 @@ impl Driver {
     /// Sends the requests that the client makes by itself: at the beginning of a connection, and again when one was refused for now. Otherwise
     /// nobody would show the user again.
     fn ask_own(&mut self, session: &mut Session) {
+        self.own(session.features).into_iter().for_each(|frame| session.writer.push(frame));
+    }
+
+    /// `features`: the service has contacts, and privacy.
+    fn own(&mut self, features: (bool, bool)) -> Vec<Body> {
         self.own_again = None;
-        let (contacts, privacy) = session.features;
+        let (contacts, privacy) = features;
         let contacts = contacts.then(|| self.contacts.begin()).into_iter().flatten();
         let privacy = privacy.then(|| self.privacy.begin()).flatten();
-        contacts.chain(privacy).for_each(|frame| session.writer.push(frame));
+        contacts.chain(privacy).collect()
     }
 
     fn begin(&mut self, signed_in: &SignedIn) -> Result<(), End> {
@@ -443,7 +448,6 @@ impl Session {
         let (outgoing, incoming) = connection.split();
         let now = Instant::now();
         let heartbeat = Duration::from_millis(u64::from(signed_in.heartbeat_ms.max(100))).mul_f64(HEARTBEAT_PART);
-        let has = |name: &str| signed_in.features.iter().any(|feature| feature == name);
         Self {
             incoming,
             writer: Writer { outgoing, waiting: VecDeque::new(), dirty: false },
@@ -453,7 +457,7 @@ impl Session {
             next_ping: now + heartbeat,
             next_acks: None,
             next_tick: now + TICK,
-            features: (has(features::CONTACTS), has(features::PRIVACY)),
+            features: own_features(signed_in),
         }
     }
 
@@ -466,6 +470,12 @@ impl Session {
             None => unheard_ping,
         }
     }
+}
+
+/// The service has contacts, and privacy.
+fn own_features(signed_in: &SignedIn) -> (bool, bool) {
+    let has = |name: &str| signed_in.features.iter().any(|feature| feature == name);
+    (has(features::CONTACTS), has(features::PRIVACY))
 }
 
 /// Outgoing frames. Bounded: sends by the window, the others by what caused them.

@@ -2,7 +2,10 @@
 
 mod support;
 
-use std::{process::Command, time::Duration};
+use std::{
+    process::Command,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use carillon_client::{Client, ClientConfig, Credential, Event, Events, FetchError, SendError, Target};
 use carillon_proto::{
@@ -14,7 +17,10 @@ use carillon_proto::{
     tasks::Tasks,
 };
 use support::cluster::Cluster;
-use tokio::{runtime::Runtime, time::timeout};
+use tokio::{
+    runtime::Runtime,
+    time::{sleep, timeout},
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -105,6 +111,59 @@ fn code(error: SendError) -> Code {
         SendError::Refused(refusal) => refusal.code,
         other => panic!("{other}"),
     }
+}
+
+/// Whatever the blocked user makes of messages is answered as always, and the other one sees nothing of it.
+#[test]
+fn what_who_is_blocked_makes_of_messages_is_answered_as_always_and_seen_by_nobody_else() {
+    let cluster = Cluster::start();
+    let runtime = Runtime::new().expect("runtime");
+    runtime.block_on(async {
+        let mut alice = Person::enter(&cluster, 0, "alice").await;
+        let mut bob = Person::enter(&cluster, 1, "bob").await;
+        let text = |of: &Envelope| match of.content.as_ref().and_then(|content| content.body.as_ref()) {
+            Some(Body::Text(text)) => text.body.clone(),
+            other => panic!("{other:?}"),
+        };
+        alice.client.send(Client::user("bob"), Client::text("of alice")).await.expect("accepted");
+        let (of_alice, _) = bob.hears(|_| true).await;
+        let sent = bob.client.send(Client::user("alice"), Client::text("of bob")).await.expect("accepted");
+        let (_, heard) = alice.hears(|_| true).await;
+        let Entry { envelope, .. } = bob.sees(&bob.inbox, &sent.message_id).await;
+        let of_bob = Target::of(&bob.inbox, 0, &envelope.expect("it has one")).expect("a message");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        let at_ms = (now + Duration::from_secs(5)).as_millis() as u64;
+        bob.client.schedule(Client::user("alice"), Client::text("later"), at_ms).await.expect("kept");
+        alice.client.block(&UserId::new("bob").expect("valid")).await.expect("blocked");
+
+        bob.client.edit(&of_bob, Client::text("edited")).await.expect("accepted as always");
+        bob.client.react(&of_alice, &["x"]).await.expect("accepted as always");
+        bob.client.pin(&of_alice).await.expect("accepted as always");
+        let not_his = bob.client.edit(&of_alice, Client::text("not his")).await.expect_err("refused as always");
+        assert_eq!(code(not_his), Code::Forbidden);
+        let not_his = bob.client.recall(&of_alice, false).await.expect_err("refused as always");
+        assert_eq!(code(not_his), Code::Forbidden);
+        assert_eq!(code(bob.client.vote(&of_alice, &[0]).await.expect_err("it is no poll")), Code::Invalid);
+        bob.client.recall(&of_bob, false).await.expect("accepted as always");
+        let recalled = bob.client.edit(&of_bob, Client::text("late")).await.expect_err("refused as always");
+        assert_eq!(code(recalled), Code::NotFound);
+        let is_sent = async {
+            while !bob.client.scheduled().await.expect("read").messages.is_empty() {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(PATIENCE, is_sent).await.expect("what was scheduled is sent");
+        let own = bob.state(&bob.inbox, &sent.message_id).await;
+        assert!(own.recall.is_some(), "{own:?}");
+
+        alice.client.unblock(&UserId::new("bob").expect("valid")).await.expect("unblocked");
+        bob.client.send(Client::user("alice"), Client::text("after")).await.expect("accepted");
+        let (_, next) = alice.hears(|_| true).await;
+        assert_eq!([text(&heard), text(&next)], ["of bob", "after"], "nothing between them");
+        let page = alice.client.fetch(&alice.inbox, Direction::Backward, 0, 0).await.expect("fetched");
+        let states: Vec<_> = page.entries.iter().filter_map(|entry| entry.state.as_deref()).collect();
+        assert!(states.iter().all(|state| **state == MessageState::default()), "{states:?}");
+    });
 }
 
 #[test]

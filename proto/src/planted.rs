@@ -22,6 +22,14 @@ pub enum PlantedBug {
     ReorderBatch,
     /// A router pushes nothing to the user whom the file of [`WHOM`] names, as long as there is such a file.
     WithholdPushes,
+    /// Contacts are not told that a user is offline whose sessions have ended without a word.
+    UntoldOffline,
+    /// A user's presence is told to contacts who may not see it.
+    PresenceToAll,
+    /// A mark in a conversation with a user goes back to an earlier message.
+    MarksGoBack,
+    /// Marks are kept for another user than the one who reads.
+    MarksOfOthers,
 }
 
 /// The environment variable that names a file with a user's name.
@@ -32,7 +40,7 @@ pub const WHOM: &str = "CARILLON_PLANTED_WHOM";
 pub struct UnknownBug(String);
 
 impl PlantedBug {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::AckBeforeCommit,
         Self::ForgetDuplicates,
         Self::DropPush,
@@ -40,6 +48,10 @@ impl PlantedBug {
         Self::AnybodyWrites,
         Self::ReorderBatch,
         Self::WithholdPushes,
+        Self::UntoldOffline,
+        Self::PresenceToAll,
+        Self::MarksGoBack,
+        Self::MarksOfOthers,
     ];
 
     pub fn name(self) -> &'static str {
@@ -51,6 +63,10 @@ impl PlantedBug {
             Self::AnybodyWrites => "anybody-writes",
             Self::ReorderBatch => "reorder-batch",
             Self::WithholdPushes => "withhold-pushes",
+            Self::UntoldOffline => "untold-offline",
+            Self::PresenceToAll => "presence-to-all",
+            Self::MarksGoBack => "marks-go-back",
+            Self::MarksOfOthers => "marks-of-others",
         }
     }
 

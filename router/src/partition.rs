@@ -59,6 +59,8 @@ pub(crate) enum Input {
     Signal(Signal),
     Marked(Marked),
     Said(Said),
+    /// It could not be said just now.
+    SayLater(Said),
     /// Deliveries to any user may have been lost.
     Doubt,
     Watch(Watcher),
@@ -86,6 +88,7 @@ impl Input {
             Self::Signal(signal) => owner.signal(signal),
             Self::Marked(marked) => owner.marked(&marked),
             Self::Said(said) => owner.said(said, now, time_ms),
+            Self::SayLater(said) => owner.unsaid(said, now),
             Self::Doubt => {
                 owner.doubt();
                 owner.presences_in_doubt(now);
@@ -154,6 +157,14 @@ impl Partitions {
         let mailbox = &self.0[part_of(&marked.user, self.0.len())];
         if mailbox.inputs.try_send(Input::Marked(marked)).is_err() {
             metrics::signal(false);
+        }
+    }
+
+    /// Says it again in a while, to whoever owns the users then.
+    pub(crate) async fn say_later(&self, said: Said) {
+        if let Some(mailbox) = self.0.first() {
+            // A router that stops says nothing more.
+            let _ = mailbox.inputs.send(Input::SayLater(said)).await;
         }
     }
 

@@ -10,3 +10,13 @@ pub(crate) fn withholds(push: &Push) -> bool {
     let owner = push.timeline.as_ref().and_then(|timeline| timeline.owner.as_ref());
     matches!(owner, Some(Owner::Inbox(user)) if PlantedBug::WithholdPushes.concerns(user))
 }
+
+/// True if nobody is told that a user without sessions is offline.
+pub(crate) fn keeps_offline() -> bool {
+    PlantedBug::UntoldOffline.is_planted()
+}
+
+/// True if all contacts are told of a user, whomever it has accepted.
+pub(crate) fn shows_to_all() -> bool {
+    PlantedBug::PresenceToAll.is_planted()
+}

@@ -55,6 +55,8 @@ struct Present {
     /// Of the account.
     incarnation: u64,
     told: Option<Shown>,
+    /// Some contacts may not know it.
+    again: bool,
     told_at: Option<Instant>,
     /// Since when nothing is shown.
     gone_at: Option<Instant>,
@@ -106,6 +108,15 @@ pub(crate) struct Telling {
     pub(crate) probes_last_seen: bool,
     /// Who has asked for the user meanwhile.
     pub(crate) asking: Vec<Person>,
+    /// Who may see the user since the contacts were read before, as hashes, in order.
+    pub(crate) new: Vec<u64>,
+}
+
+impl Telling {
+    /// True if the contact was told nothing when the others were.
+    pub(crate) fn is_new(&self, contact: &Person) -> bool {
+        self.new.binary_search(&hash(&contact.user, contact.incarnation)).is_ok()
+    }
 }
 
 impl Presences {
@@ -150,6 +161,8 @@ impl Presences {
             let told = current.shown.clone().filter(|_| moved);
             let present = Present {
                 incarnation,
+                // Who has asked this owner before the session came was told that the user is offline.
+                again: told.is_some() && current.all_announced,
                 told,
                 told_at: None,
                 gone_at: None,
@@ -240,7 +253,7 @@ impl Presences {
             }
             Some(shown) => {
                 (present.gone_at, present.turn) = (None, None);
-                let news = present.told.as_ref() != Some(shown);
+                let news = present.again || present.told.as_ref() != Some(shown);
                 let pause = present.told_at.map_or(now, |at| at + PAUSE);
                 let reads = present.probes || present.watchers.is_none();
                 if news && now < pause && !reads { (Some(pause), false) } else { (None, news || reads) }
@@ -273,6 +286,7 @@ impl Presences {
             self.look_at(user, now + AGAIN);
             return None;
         };
+        let mut new = Vec::new();
         if !contacts.unchanged {
             (present.hidden, present.hides_last_seen) = (contacts.hidden, contacts.last_seen_hidden);
             let watchers = contacts.contacts.iter().filter(|row| row.row.as_ref().is_some_and(|row| row.from));
@@ -280,6 +294,9 @@ impl Presences {
             let watchers = watchers.map(|row| hash(&row.contact, row.row.as_ref().map_or(0, |row| row.peer)));
             let mut watchers: Vec<u64> = watchers.collect();
             watchers.sort_unstable();
+            if let Some(before) = &present.watchers {
+                new = watchers.iter().filter(|watcher| before.binary_search(watcher).is_err()).copied().collect();
+            }
             present.watchers = Some(watchers);
             match contacts.blocked.is_empty() {
                 true => drop(self.blocked.remove(user)),
@@ -296,7 +313,8 @@ impl Presences {
         // It may have come to an end only meanwhile.
         let waits = is_offline && present.turn.is_none();
         let pause = present.told_at.map_or(now, |at| at + PAUSE);
-        let tells = !waits && present.told.as_ref() != shown && (shown.is_none() || now >= pause);
+        let is_known = !present.again && present.told.as_ref() == shown;
+        let tells = !waits && !is_known && (shown.is_none() || now >= pause);
         let hides = hidden || hides_last_seen;
         let last_seen = present.gone_at.filter(|_| tells && is_offline && !hides).map(|at| now - at);
         let (mut probes, mut probes_last_seen) = (false, false);
@@ -305,18 +323,19 @@ impl Presences {
             probes_last_seen = std::mem::take(&mut present.probes_last_seen) && !hides_last_seen;
             probes = std::mem::take(&mut present.probes) && (!is_offline || current.hears);
         }
-        let telling = Telling { tells, hidden, last_seen, probes, probes_last_seen, asking };
+        let telling = Telling { tells, hidden, last_seen, probes, probes_last_seen, asking, new };
         if tells {
             present.told = shown.cloned();
             present.told_at = Some(now);
+            present.again = false;
         }
         let still_probes = present.probes;
-        let differs = present.told.as_ref() != shown;
+        let (again, differs) = (present.again, present.told.as_ref() != shown);
         if tells && is_offline && !current.hears {
             self.forget(user);
         } else if still_probes {
             self.look_at(user, now);
-        } else if differs {
+        } else if again || differs {
             self.look_at(user, pause.max(now));
         }
         Some(telling)

@@ -226,9 +226,14 @@ impl Sending {
         Self::command(shards, append, &self.recipient)
     }
 
-    /// The append to the sender's own inbox.
+    /// The append to the sender's own inbox. If the message was withheld from the recipient's, this one decides what may be made of another
+    /// message: a sender who is blocked is refused what it would be refused otherwise.
     pub(crate) fn append_second(&self, shards: ShardMap) -> (ShardId, Op) {
-        Self::command(shards, self.append_to_sender(), &self.sender)
+        let mut append = self.append_to_sender();
+        if self.withheld {
+            (append.sender, append.sender_generation) = (self.bytes.sender.clone(), self.generation);
+        }
+        Self::command(shards, append, &self.sender)
     }
 
     /// Asks whether the message is in the sender's own inbox already.

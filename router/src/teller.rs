@@ -119,12 +119,12 @@ impl TellingContext {
                 outcome = outcome.and(Err(failure));
             }
             if let Some((of, theirs)) = theirs {
-                self.news(&contact, of, &user, &theirs);
+                self.news(&contact, of, &user, &theirs).await;
                 let row = theirs.contact.filter(|row| !row.untold.is_empty());
                 waiting.extend(row.map(|row| (contact.clone(), of, user.clone(), row)));
             }
             let noted = self.change(&user, incarnation, &contact, Change::Told(told)).await?;
-            self.news(&user, incarnation, &contact, &noted);
+            self.news(&user, incarnation, &contact, &noted).await;
             let row = noted.contact.filter(|row| !row.untold.is_empty());
             waiting.extend(row.map(|row| (user, incarnation, contact, row)));
         }
@@ -179,21 +179,24 @@ impl TellingContext {
         }
     }
 
-    /// Tells the owner of the user, if the user's devices see a change.
-    fn news(&self, user: &UserId, incarnation: u64, contact: &UserId, changed: &ContactChanged) {
-        if !changed.changed {
+    /// Tells the owner of the user what the row is now. It may have been changed by an attempt whose word was lost.
+    async fn news(&self, user: &UserId, incarnation: u64, contact: &UserId, changed: &ContactChanged) {
+        if !changed.changed && changed.contact.is_none() {
             return;
         }
         let news = Said::News(Box::new(ContactNews {
             user: Some(Person { user: user.as_str().to_owned(), incarnation }),
             contact: contact.as_str().to_owned(),
             row: changed.contact.clone(),
-            before: changed.before,
+            before: if changed.changed { changed.before } else { changed.version },
             version: changed.version,
         }));
-        match self.topology.borrow().elsewhere(user.as_str()) {
-            Some(address) => drop(self.peers.say(address, news)),
-            None => drop(self.partitions.say(news)),
+        let unsaid: Vec<Said> = match self.topology.borrow().elsewhere(user.as_str()) {
+            Some(address) => self.peers.say(address, news).into_iter().collect(),
+            None => self.partitions.say(news),
+        };
+        for said in unsaid {
+            self.partitions.say_later(said).await;
         }
     }
 

@@ -110,6 +110,7 @@ impl World<'_> {
         let user = UserId::new(&user_name(user)).expect("valid");
         let command = DirectoryCommand { op: Some(op) };
         let outcomes = self.cluster.apply(MAP.directory_of(&user), vec![command.encode_to_vec().into()]);
+        self.sight_changed();
         match &outcomes[..] {
             [Outcome::AccountChanged(changed)] => changed.account.as_ref().expect("an account").incarnation,
             other => panic!("the account was not changed: {other:?}"),

@@ -86,8 +86,9 @@ impl Model {
     }
 
     /// What devices have not been shown yet of groups that their users are in.
-    pub(crate) fn waiting_for_groups(&self) -> impl Iterator<Item = String> {
-        self.devices.iter().flat_map(|device| {
+    pub(crate) fn waiting_for_groups(&self, away: &BTreeSet<usize>) -> impl Iterator<Item = String> {
+        let there = self.devices.iter().enumerate().filter(|(number, _)| !away.contains(number));
+        there.flat_map(|(_, device)| {
             let account = (device.user.clone(), device.incarnation);
             self.groups.0.iter().filter_map(move |(name, group)| {
                 let head = group.entries.len() as u64;

@@ -20,29 +20,41 @@ use crate::{
 impl World<'_> {
     /// All devices are signed in, have all answers, and were shown everything.
     pub(crate) fn is_quiet(&self) -> bool {
-        (0..self.clients.len()).all(|client| self.is_live(client))
+        let away = self.away();
+        (0..self.clients.len()).all(|client| self.is_live(client) || away.contains(&client))
             && self.gateways.iter().all(|node| node.up.as_ref().is_some_and(|up| up.pending() == 0))
-            && self.model.waiting().next().is_none()
-            && self.model.waiting_for_groups().next().is_none()
+            && self.model.waiting(&away).next().is_none()
+            && self.model.waiting_for_groups(&away).next().is_none()
             && self.unsettled().is_none()
             && self.model.endings == 0
             && self.talkers_wait().next().is_none()
             && self.outboxes().is_none()
             && self.to_be_sent().is_none()
             && (0..self.scenario.users).all(|user| self.model.owner(&user_name(user)).is_some())
+            && self.presences_wait().is_none()
+    }
+
+    /// Devices that come back when all else is quiet.
+    fn away(&self) -> BTreeSet<usize> {
+        (0..self.clients.len()).filter(|client| self.clients[*client].is_away).collect()
     }
 
     pub(crate) fn unquiet(&self) -> String {
-        let away = (0..self.clients.len()).filter(|client| !self.is_live(*client));
+        let gone = self.away();
+        let away = (0..self.clients.len()).filter(|client| !self.is_live(*client) && !gone.contains(client));
         let away = away.map(|client| format!("device {client} is not signed in"));
         let pending = self.gateways.iter().enumerate().filter_map(|(gateway, node)| {
             let pending = node.up.as_ref().map_or(0, |up| up.pending());
             (pending > 0).then(|| format!("gateway {gateway} waits for {pending} answers"))
         });
         let members = self.unsettled();
-        let groups =
-            self.talkers_wait().chain(self.outboxes()).chain(self.to_be_sent()).chain(self.model.waiting_for_groups());
-        away.chain(pending).chain(members).chain(groups).chain(self.model.waiting()).collect::<Vec<_>>().join(", ")
+        let groups = self
+            .talkers_wait()
+            .chain(self.outboxes())
+            .chain(self.to_be_sent())
+            .chain(self.model.waiting_for_groups(&gone));
+        let messages = self.model.waiting(&gone).chain(self.presences_wait());
+        away.chain(pending).chain(members).chain(groups).chain(messages).collect::<Vec<_>>().join(", ")
     }
 
     pub(crate) fn check_end(&mut self) -> Result<(), String> {
@@ -61,6 +73,7 @@ impl World<'_> {
         self.check_conversations()?;
         self.check_references()?;
         self.check_scheduled()?;
+        self.check_contacts()?;
         self.model.check_order(!self.is_without(Guard::Names))?;
         self.model.check_sends()?;
         self.model.check_sends_to_groups(!self.is_without(Guard::Names))?;
@@ -104,8 +117,9 @@ impl Inbox {
 
 impl Model {
     /// What has not come yet.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = String> {
-        self.devices.iter().flat_map(|device| {
+    pub(crate) fn waiting(&self, away: &BTreeSet<usize>) -> impl Iterator<Item = String> {
+        let there = self.devices.iter().enumerate().filter(|(number, _)| !away.contains(number));
+        there.flat_map(|(_, device)| {
             let (_, head) = self.head(&device.user, device.incarnation);
             let behind = (device.next != head + 1).then(|| {
                 format!("{}/{} has {} of {head} positions", device.user, device.name, device.next.saturating_sub(1))
@@ -165,7 +179,8 @@ impl Model {
                     Some(Ended::Accepted(accepted)) => {
                         let told = accepted.position.map(|position| position.seq);
                         let is_there = told.is_some_and(|told| places(&device.user).contains(&told));
-                        if !is_there || places(&to).is_empty() {
+                        let has_come = !places(&to).is_empty() || self.was_withheld(&to, &accepted.message_id);
+                        if !is_there || !has_come {
                             return Err(format!("{name} was accepted but is not where it should be"));
                         }
                     }

@@ -7,15 +7,15 @@ use carillon_client::{Event as Told, SendError};
 use carillon_proto::{
     Position, TimelineId, UserId,
     pb::client::{
-        ClientFrame, Code, Ping, Recipient, Refused, Send, ServerFrame, SignedIn, client_frame::Body, recipient::To,
-        refused::What, server_frame,
+        ClientFrame, Code, Ping, Recipient, Refused, Send, ServerFrame, SetPresence, Show, SignedIn,
+        client_frame::Body, recipient::To, refused::What, server_frame,
     },
 };
 
 use crate::{
     groups::group_name,
     model::Ended,
-    references::{Known, text},
+    references::Known,
     schedule::{MS, SECOND, Time},
     wires::{Side, WireId},
     world::{Event, Message, World},
@@ -25,6 +25,7 @@ pub(crate) const TOKEN_SECRET: &str = "0123456789abcdef0123456789abcdef";
 const SIGN_IN_TIMEOUT: Time = 3 * SECOND;
 const TICK: Time = 250 * MS;
 const ACK_PAUSE: Time = 200 * MS;
+const SHOWS_AGAIN: Time = 200 * MS;
 /// Before and after each failure to connect, doubled.
 const BACKOFF: (Time, Time) = (50 * MS, 1000 * MS);
 
@@ -33,7 +34,7 @@ pub(crate) struct ClientNode {
     pub(crate) wire: Option<WireId>,
     name: String,
     /// The running client.
-    device: Device,
+    pub(crate) device: Device,
     /// How many have run; the instance of the running one.
     starts: u64,
     token: String,
@@ -42,6 +43,13 @@ pub(crate) struct ClientNode {
     may_be_replaced: bool,
     /// Its account has ended, and the name has no other owner yet.
     pub(crate) is_out: bool,
+    /// It is not there until all else is quiet.
+    pub(crate) is_away: bool,
+    /// What the application shows, and how often it has changed that.
+    pub(crate) shown: Option<SetPresence>,
+    pub(crate) shown_times: u64,
+    /// What the application was told of each contact.
+    pub(crate) picture: BTreeMap<String, (Show, String)>,
     /// The time from which its token is valid.
     begins_at: Time,
     /// It has begun without knowing its positions.
@@ -66,7 +74,20 @@ pub(crate) enum ClientEvent {
     Connects,
     GivesUp(WireId),
     Wakes,
-    Sends { to: usize, count: u64 },
+    Sends {
+        to: usize,
+        count: u64,
+    },
+    /// See [`crate::presence::People`], as of the next one.
+    Shows {
+        show: Show,
+        hears: bool,
+    },
+    Leaves {
+        with_gateway: bool,
+    },
+    /// What the application shows was refused.
+    ShowsAgain,
 }
 
 pub(crate) fn user_name(user: usize) -> String {
@@ -98,6 +119,10 @@ impl ClientNode {
             is_live: false,
             may_be_replaced: false,
             is_out: false,
+            is_away: false,
+            shown: None,
+            shown_times: 0,
+            picture: BTreeMap::new(),
             begins_at: 0,
             is_fresh: true,
             turn: number,
@@ -145,6 +170,9 @@ impl World<'_> {
                 let label = to.to_string();
                 (0..count).for_each(|_| self.client_sends(client, &label, To::User(user_name(to))));
             }
+            ClientEvent::Shows { show, hears } => self.client_shows(client, show, hears),
+            ClientEvent::Leaves { with_gateway } => self.client_leaves(client, with_gateway),
+            ClientEvent::ShowsAgain => self.client_shows_again(client),
         }
         self.after_client(client);
     }
@@ -158,18 +186,17 @@ impl World<'_> {
     }
 
     fn client_sends(&mut self, client: usize, label: &str, to: To) {
-        if self.clients[client].is_out {
+        if self.is_out_or_away(client) {
             return;
         }
         let number = self.clients[client].numbers.entry(label.to_owned()).or_default();
         *number += 1;
         let client_id = format!("{label}-{number}");
+        let node = &mut self.clients[client];
+        let own = user_name(node.user);
         let content = match &to {
-            To::User(user) => {
-                let node = &mut self.clients[client];
-                node.known.says(&user_name(node.user), user, &client_id, &mut self.words)
-            }
-            To::Group(_) => text(&client_id),
+            To::User(user) => node.known.says(&own, user, &client_id, &mut self.words),
+            To::Group(group) => node.known.says_in_group(&own, group, &client_id, &mut self.words),
         };
         let send = Send {
             client_id: client_id.clone(),
@@ -185,7 +212,7 @@ impl World<'_> {
 
     fn client_connects(&mut self, client: usize) {
         let node = &self.clients[client];
-        if node.wire.is_some() || node.is_out || self.schedule.now() < node.begins_at {
+        if node.wire.is_some() || self.is_out_or_away(client) || self.schedule.now() < node.begins_at {
             return;
         }
         let gateway = self.clients[client].turn % self.gateways.len();
@@ -252,6 +279,8 @@ impl World<'_> {
         if let Err(lost) = began {
             self.model.breaks(format!("the sign-in can't be read: {}", lost.why));
         }
+        let own = self.clients[client].device.own();
+        own.into_iter().for_each(|body| self.client_says(client, body));
     }
 
     /// The connection is over.
@@ -314,6 +343,8 @@ impl World<'_> {
         (node.is_out, node.is_fresh) = (false, true);
         node.known = Known::default();
         node.done.clear();
+        node.picture.clear();
+        node.shown = None;
         let wait = (issued_s * 1000 - now_ms) * MS;
         node.begins_at = self.schedule.now() + wait;
         let after = wait + self.random.below(100 * MS);
@@ -322,7 +353,7 @@ impl World<'_> {
 
     /// It forgets all but, perhaps, what its application has stored; the sends under way have no answer.
     pub(crate) fn client_restarts(&mut self, client: usize) {
-        if self.clients[client].is_out {
+        if self.is_out_or_away(client) {
             return;
         }
         self.client_told(client);
@@ -345,6 +376,8 @@ impl World<'_> {
         }
         node.is_live = false;
         node.starts(node.done.clone().into_iter().collect());
+        node.picture.clear();
+        self.client_shows_again(client);
         let after = self.random.below(300 * MS);
         self.at_client(client, after, ClientEvent::Connects);
     }
@@ -360,16 +393,14 @@ impl World<'_> {
             let (timeline, position) = match told {
                 Told::Delivered { timeline, position, envelope } => {
                     self.model.delivered(client, &timeline, position, &envelope);
-                    if matches!(timeline, TimelineId::Inbox(_)) {
-                        let node = &mut self.clients[client];
-                        node.known.shown(&user_name(node.user), &envelope);
-                    }
+                    let node = &mut self.clients[client];
+                    node.known.shown(&user_name(node.user), &timeline, position, &envelope);
                     (timeline, position)
                 }
                 Told::Sent { timeline, position, client_id, message_id, .. } => {
                     self.model.sent(client, &timeline, position, &client_id, &message_id);
                     let node = &mut self.clients[client];
-                    node.known.sent(&user_name(node.user), &node.name, &client_id, &message_id);
+                    node.known.sent(&user_name(node.user), &node.name, position, &client_id, &message_id);
                     (timeline, position)
                 }
                 // The user has left it and come back.
@@ -378,12 +409,15 @@ impl World<'_> {
                     self.model.breaks("told of a trimmed timeline, but nothing is trimmed here".to_owned());
                     continue;
                 }
+                Told::Presence(presence) => {
+                    self.client_sees(client, presence);
+                    continue;
+                }
                 Told::State(_)
                 | Told::Conversations(_)
                 | Told::Marks(_)
                 | Told::Contact(_)
                 | Told::ContactsMissed
-                | Told::Presence(_)
                 | Told::Privacy(_)
                 | Told::PrivacyMissed
                 | Told::ChatState(_)
@@ -407,6 +441,9 @@ impl World<'_> {
                 Err(_) => Ended::Unknown,
             };
             self.model.ends(client, &client_id, ended);
+        }
+        if self.clients[client].device.take_shown() == Some(false) {
+            self.at_client(client, SHOWS_AGAIN, ClientEvent::ShowsAgain);
         }
     }
 
@@ -451,15 +488,15 @@ impl World<'_> {
         self.client_told(client);
         let (now, instant) = (self.schedule.now(), self.schedule.instant());
         if self.clients[client].is_live {
-            for send in self.clients[client].device.ready(instant) {
-                self.client_says(client, Body::Send(send));
+            for body in self.clients[client].device.ready(instant) {
+                self.client_says(client, body);
             }
         }
         let heartbeat = Time::from(self.scenario.heartbeat_ms) * MS * 9 / 10;
         let waits = self.model.waits_for_answers(client);
         let node = &self.clients[client];
         let mut wakes = Vec::new();
-        if waits {
+        if waits || node.device.asks() {
             wakes.push(node.next_tick);
         }
         if node.is_live {
@@ -476,5 +513,10 @@ impl World<'_> {
 
     pub(crate) fn is_live(&self, client: usize) -> bool {
         self.clients[client].is_live
+    }
+
+    /// It does nothing, for now or as long as there is no account for it.
+    pub(crate) fn is_out_or_away(&self, client: usize) -> bool {
+        self.clients[client].is_out || self.clients[client].is_away
     }
 }

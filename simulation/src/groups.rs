@@ -11,7 +11,7 @@ use carillon_proto::{
             change_group::Change, router_reply, router_request::Op, send_to,
         },
         store::{
-            ChangeMembers, CreateGroup, DeleteGroup, GroupSettings, NodeKind, Person, TimelineKey,
+            Audience, ChangeMembers, CreateGroup, DeleteGroup, GroupSettings, NodeKind, Person, TimelineKey, Word,
             change_members::Change as OfMembers, move_marks::Mark, timeline_key::Kind,
         },
     },
@@ -20,7 +20,7 @@ use prost::Message as _;
 
 use crate::{
     clients::user_name,
-    expiring,
+    expiring, presence,
     random::Random,
     routers::router_of,
     schedule::{MS, SECOND, Time},
@@ -89,6 +89,19 @@ pub(crate) enum What {
     Read {
         with: usize,
     },
+    /// The same in the group.
+    ReadGroup,
+    /// To say this to a contact.
+    Contact {
+        with: usize,
+        word: Word,
+    },
+    /// To show its presence to nobody, or to its contacts again.
+    Hides(bool),
+    /// To let these write.
+    Lets(Audience),
+    Blocks(usize),
+    Unblocks(usize),
 }
 
 #[derive(Debug)]
@@ -130,7 +143,8 @@ pub(crate) fn wants(seed: u64, users: usize, from: Time, until: Time) -> Vec<(us
             let admin = if random.in_thousand(800) { founder } else { user };
             let (user, what) = match random.below(100) {
                 0..10 => (user, What::Send),
-                10..45 => (user, What::Says),
+                10..40 => (user, What::Says),
+                40..45 => (user, What::ReadGroup),
                 45..60 => (user, What::Change(OfMembers::Join, user)),
                 60..70 => (user, What::Change(OfMembers::Leave, user)),
                 70..80 => (admin, What::Change(OfMembers::Add, other)),
@@ -178,6 +192,7 @@ impl World<'_> {
             self.talkers[user].number += 1;
             let asked = match want.what {
                 What::Read { with } => self.reads(user, incarnation, with).map(|op| (user_name(user), op)),
+                What::ReadGroup => self.reads_group(user, incarnation, want.group).map(|op| (user_name(user), op)),
                 What::Schedule { to, after_ms } => {
                     let (number, at_ms) = (self.talkers[user].number, self.schedule.unix_ms() + after_ms);
                     Some((user_name(user), self.model.schedules(user, incarnation, number, to, at_ms)))
@@ -189,6 +204,9 @@ impl World<'_> {
                 What::TakeBack | What::SendNow => {
                     let op = self.model.changes_scheduled(user, incarnation, want.what, self.schedule.unix_ms());
                     op.map(|op| (user_name(user), op))
+                }
+                What::Contact { .. } | What::Hides(_) | What::Lets(_) | What::Blocks(_) | What::Unblocks(_) => {
+                    presence::asks(user, incarnation, want.what).map(|op| (user_name(user), op))
                 }
                 _ => asks(user, incarnation, self.talkers[user].number, want).map(|op| (group_name(want.group), op)),
             };
@@ -210,6 +228,16 @@ impl World<'_> {
         let (epoch, _) = self.model.head(&owner, incarnation);
         let conversation = Some(TimelineKey { kind: Kind::Inbox.into(), owner: other.into() });
         let marks = vec![Mark { conversation, epoch, seq }];
+        Some(Op::MoveMarks(MoveMarks { user: owner, incarnation, marks }))
+    }
+
+    /// Up to some entry; `None`: the user is in no such group.
+    fn reads_group(&self, user: usize, incarnation: u64, group: usize) -> Option<Op> {
+        let (owner, name) = (user_name(user), group_name(group));
+        let group = self.model.groups.0.get(&name).filter(|group| group.is_member(&owner))?;
+        let seq = 1 + self.talkers[user].number * 7 % group.entries.len() as u64;
+        let conversation = Some(TimelineKey { kind: Kind::Group.into(), owner: name.into() });
+        let marks = vec![Mark { conversation, epoch: group.epoch, seq }];
         Some(Op::MoveMarks(MoveMarks { user: owner, incarnation, marks }))
     }
 
@@ -249,7 +277,7 @@ impl World<'_> {
         }
         let Some(reply) = said.replies.iter().find(|reply| reply.id == talker.attempts) else { return };
         match &reply.result {
-            Some(router_reply::Result::Accepted(_)) => self.talker_is_done(user),
+            Some(router_reply::Result::Accepted(_) | router_reply::Result::Done(_)) => self.talker_is_done(user),
             Some(router_reply::Result::ConversationsMoved(moved)) => {
                 if let Some(Asked { op: Op::MoveMarks(moves), .. }) = &talker.asked {
                     let marks = moves.marks.clone();
@@ -324,8 +352,14 @@ fn asks(user: usize, incarnation: u64, number: u64, want: Want) -> Option<Op> {
         // Asked of no group's router.
         What::Says
         | What::Read { .. }
+        | What::ReadGroup
         | What::Schedule { .. }
         | What::Passing { .. }
+        | What::Contact { .. }
+        | What::Hides(_)
+        | What::Lets(_)
+        | What::Blocks(_)
+        | What::Unblocks(_)
         | What::TakeBack
         | What::SendNow => return None,
         What::Change(kind, whom) => Change::Members(ChangeMembers {

@@ -15,6 +15,7 @@ mod marks;
 mod membership;
 mod model;
 mod order;
+mod presence;
 mod random;
 mod references;
 mod report;

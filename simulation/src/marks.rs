@@ -7,8 +7,8 @@ use carillon_proto::{
     pb::{
         client::Envelope,
         store::{
-            ConversationRow, ConversationsMoved, ConversationsRead, MoveMarks, ReadConversations, move_marks::Mark,
-            store_reply::Result as Outcome, store_request::Op, timeline_key::Kind,
+            ConversationRow, ConversationsMoved, ConversationsRead, MoveMarks, ReadConversations, SetMembership,
+            move_marks::Mark, store_reply::Result as Outcome, store_request::Op, timeline_key::Kind,
         },
     },
 };
@@ -27,6 +27,8 @@ pub(crate) struct Marks {
     pub(crate) are_partial: bool,
     /// The highest marks that were answered: of the user, its incarnation, and the other user.
     highest: BTreeMap<(String, u64, String), u64>,
+    /// The same in groups, with their epochs.
+    in_groups: BTreeMap<(String, u64, String), (u64, u64)>,
 }
 
 /// Positions of messages between the owner of an inbox and another user, and whether they count for the owner: the other one has sent them,
@@ -59,6 +61,10 @@ impl Model {
         for mark in &op.marks {
             let with = mark.conversation.clone().unwrap_or_default();
             let other = with.owner_str().unwrap_or_default().to_owned();
+            if with.kind() == Kind::Group {
+                self.marked_in_group((owner.clone(), op.incarnation, other), mark, moved)?;
+                continue;
+            }
             let row = moved.rows.iter().find(|row| row.conversation.as_ref() == Some(&with));
             let row = row.ok_or_else(|| format!("{owner} has no conversation with {other} to mark"))?;
             self.is_counted(&owner, op.incarnation, &other, row)?;
@@ -72,12 +78,41 @@ impl Model {
         Ok(())
     }
 
+    /// A mark in a group. There is no row as long as the inbox does not know that its user is a member.
+    fn marked_in_group(
+        &mut self,
+        whose: (String, u64, String),
+        mark: &Mark,
+        moved: &ConversationsMoved,
+    ) -> Result<(), String> {
+        let row = moved.rows.iter().find(|row| row.conversation == mark.conversation).and_then(|row| row.row.as_ref());
+        let Some(row) = row else { return Ok(()) };
+        let (read, known) = ((row.read_epoch, row.read_seq), self.marks.in_groups.get(&whose).copied());
+        let is_kept = known.is_none_or(|(epoch, seq)| epoch != read.0 || seq <= read.1);
+        if read.0 != mark.epoch || read.1 < mark.seq || !is_kept {
+            let (owner, _, group) = whose;
+            return Err(format!("{owner} has read {group} up to {read:?}, and marked {} and {known:?}", mark.seq));
+        }
+        self.marks.in_groups.insert(whose, read);
+        Ok(())
+    }
+
+    /// The user has come into a group, or left it: marks of before are gone.
+    pub(crate) fn membership_set(&mut self, set: &SetMembership) {
+        let group = set.group.as_ref().and_then(|group| group.owner_str().ok()).unwrap_or_default();
+        let owner = owner_of(set.append.as_ref().and_then(|append| append.timeline.as_ref()));
+        self.marks.in_groups.retain(|(of, _, known), _| of != owner || known != group);
+    }
+
     /// A user hears up to where it has read.
     pub(crate) fn marks_answered(&mut self, owner: &str, marks: &[Mark], moved: &ConversationsMoved) {
         if self.marks.are_partial {
             return;
         }
         for mark in marks {
+            if mark.conversation.as_ref().is_some_and(|with| with.kind() == Kind::Group) {
+                continue;
+            }
             let row = moved.rows.iter().find(|row| row.conversation == mark.conversation);
             let read = row.and_then(|row| row.row.as_ref()).map_or(0, |row| row.read_seq);
             if read < mark.seq {
@@ -106,6 +141,22 @@ impl Model {
 }
 
 impl World<'_> {
+    fn check_marks_in_groups(&self, owner: &str, incarnation: u64, found: &[ConversationRow]) -> Result<(), String> {
+        let own = self.model.marks.in_groups.iter().filter(|((of, by, _), _)| of == owner && *by == incarnation);
+        for ((.., group), marked) in own {
+            let is_with = |row: &&ConversationRow| {
+                let with = row.conversation.as_ref();
+                with.is_some_and(|with| with.kind() == Kind::Group && with.owner_str() == Ok(group.as_str()))
+            };
+            let row = found.iter().find(is_with).and_then(|row| row.row.as_ref());
+            let read = row.map(|row| (row.read_epoch, row.read_seq));
+            if read != Some(*marked) {
+                return Err(format!("{owner} has read {group} up to {read:?}, and marked {marked:?}"));
+            }
+        }
+        Ok(())
+    }
+
     /// All conversations of all users are counted, and no mark is lost.
     pub(crate) fn check_conversations(&self) -> Result<(), String> {
         if self.model.marks.are_partial {
@@ -138,6 +189,7 @@ impl World<'_> {
                     return Err(format!("{owner} has read from {other} up to {read}, and marked {marked:?}"));
                 }
             }
+            self.check_marks_in_groups(&owner, incarnation, &found)?;
         }
         Ok(())
     }

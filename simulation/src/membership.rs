@@ -45,7 +45,16 @@ impl Group {
         Some(Person { user: user.clone(), incarnation: row.1 })
     }
 
-    fn is_member(&self, user: &str) -> bool {
+    /// True if the user may be an admin when this entry comes: it has made the group, or who has done so has left meanwhile and passed it on.
+    pub(crate) fn may_lead(&self, seq: u64, user: &str) -> bool {
+        let Some(founder) = self.entries.first().map(|entry| (entry.envelope.sender.clone(), entry.by)) else {
+            return false;
+        };
+        let stays = self.members_after[..seq as usize - 1].iter().all(|members| members.contains(&founder));
+        !stays || founder.0 == user
+    }
+
+    pub(crate) fn is_member(&self, user: &str) -> bool {
         !self.is_deleted && self.people.get(user).is_some_and(|row| row.0 == Standing::Member)
     }
 
@@ -76,7 +85,8 @@ impl Group {
         if self.entries.iter().any(|entry| is_double(entry) && entry.envelope.id == envelope.id) {
             return Err(format!("{} of {} is in {name} twice", envelope.client_id, envelope.sender));
         }
-        self.entries.push(Entry { envelope, bytes: append.envelope.clone(), is_gone: false });
+        let by = append.sender_incarnation;
+        self.entries.push(Entry { envelope, bytes: append.envelope.clone(), by, is_gone: false });
         let members = self.members_after.last().cloned().unwrap_or_default();
         self.members_after.push(members);
         Ok(true)

@@ -21,6 +21,7 @@ use crate::{
     clients::{device_name, user_name},
     marks::Marks,
     membership::Groups,
+    presence::Presence,
     scheduled::Scheduled,
 };
 
@@ -37,6 +38,8 @@ pub(crate) struct Model {
     pub(crate) groups: Groups,
     pub(crate) marks: Marks,
     pub(crate) scheduled: Scheduled,
+    pub(crate) presence: Presence,
+    withheld: Withheld,
     /// Inboxes of deleted users that a router has still to find.
     pub(crate) endings: u64,
     /// The first thing that went wrong.
@@ -56,10 +59,21 @@ pub(crate) struct Inbox {
     by_key: BTreeMap<Bytes, u64>,
 }
 
+/// Messages that did not enter the inbox of a user who had blocked the sender.
+#[derive(Default)]
+struct Withheld {
+    /// Owner of the inbox, and id of the message.
+    ids: BTreeSet<(String, String)>,
+    /// Owner of the inbox, sender, and the client's id.
+    names: BTreeSet<(String, String, String)>,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Entry {
     pub(crate) envelope: Envelope,
     pub(crate) bytes: Bytes,
+    /// In a group: the incarnation of the sender's account.
+    pub(crate) by: u64,
     /// The store has removed the content, as its time was over.
     pub(crate) is_gone: bool,
 }
@@ -115,6 +129,8 @@ impl Model {
             groups: Groups::default(),
             marks: Marks::default(),
             scheduled: Scheduled::default(),
+            presence: Presence::default(),
+            withheld: Withheld::default(),
             endings: 0,
             broken: None,
         }
@@ -181,6 +197,7 @@ impl Model {
     pub(crate) fn applied(&mut self, command: &Bytes, outcome: &Outcome) {
         let command = TimelineCommand::decode(command.clone()).expect("it was applied");
         let followed = match (command.op, outcome) {
+            (Some(Op::Append(append)), Outcome::Appended(appended)) if appended.withheld => self.withholds(&append),
             (Some(Op::Append(append)), Outcome::Appended(appended)) if is_of_group(&append) => {
                 self.groups.message(&append, appended)
             }
@@ -189,6 +206,7 @@ impl Model {
             }
             (Some(Op::ChangeGroup(op)), Outcome::Appended(appended)) => self.groups.change(&op, appended),
             (Some(Op::SetMembership(set)), Outcome::Appended(appended)) => {
+                self.membership_set(&set);
                 let append = set.append.unwrap_or_default();
                 self.appended(append, appended.epoch, appended.seq, &appended.first_envelope)
             }
@@ -199,6 +217,26 @@ impl Model {
         if let Err(what) = followed {
             self.breaks(what);
         }
+    }
+
+    fn withholds(&mut self, append: &Append) -> Result<(), String> {
+        let owner = owner_of(append.timeline.as_ref()).to_owned();
+        let envelope = Envelope::decode(append.envelope.clone()).map_err(|error| error.to_string())?;
+        let Envelope { id, sender, client_id, .. } = envelope;
+        if !self.presence.has_blocked(&owner, &sender) {
+            return Err(format!("{client_id} of {sender} was withheld from {owner}, who has not blocked it"));
+        }
+        self.withheld.ids.insert((owner.clone(), id));
+        self.withheld.names.insert((owner, sender, client_id));
+        Ok(())
+    }
+
+    pub(crate) fn was_withheld(&self, owner: &str, id: &str) -> bool {
+        self.withheld.ids.contains(&(owner.to_owned(), id.to_owned()))
+    }
+
+    pub(crate) fn was_withheld_by_name(&self, owner: &str, sender: &str, client_id: &str) -> bool {
+        self.withheld.names.contains(&(owner.to_owned(), sender.to_owned(), client_id.to_owned()))
     }
 
     fn appended(&mut self, append: Append, epoch: u64, seq: u64, first: &Bytes) -> Result<(), String> {
@@ -236,7 +274,7 @@ impl Model {
             }
             None if on_time.is_err() => on_time,
             None => {
-                inbox.entries.push(Entry { envelope, bytes: append.envelope, is_gone: false });
+                inbox.entries.push(Entry { envelope, bytes: append.envelope, by: 0, is_gone: false });
                 inbox.known.insert(key, seq);
                 inbox.by_key.insert(append.duplicate_key, seq);
                 Ok(())
@@ -277,6 +315,9 @@ impl Model {
             false => inbox.known.get(&key).copied(),
         };
         let mut there = self.inboxes_of(&recipient).filter_map(|inbox| inbox.at(of_name(inbox)?)).peekable();
+        if there.peek().is_none() && self.was_withheld(&recipient, id) {
+            return Ok(());
+        }
         if there.peek().is_none() {
             return Err(format!("{key:?} is not in the inbox of {recipient}"));
         }
@@ -399,7 +440,7 @@ pub(crate) fn recipient_of(envelope: &Envelope) -> String {
     }
 }
 
-fn is_of_group(append: &Append) -> bool {
+pub(crate) fn is_of_group(append: &Append) -> bool {
     append.timeline.as_ref().is_some_and(|timeline| timeline.kind() == Kind::Group)
 }
 

@@ -32,6 +32,10 @@ pub struct Report {
     pub out_of_order: u64,
     /// Messages about which there is something.
     pub annotated: u64,
+    /// The same in groups, once for each member.
+    pub annotated_in_groups: u64,
+    /// What devices were told of what contacts show.
+    pub presences: u64,
     /// Refusals of sends that clients were told of.
     pub refused: u64,
     /// Rows swept out: cursors and sessions.
@@ -93,6 +97,8 @@ impl AddAssign for Report {
         self.out_of_order += other.out_of_order;
         self.refused += other.refused;
         self.annotated += other.annotated;
+        self.annotated_in_groups += other.annotated_in_groups;
+        self.presences += other.presences;
         self.swept += other.swept;
         self.moves += other.moves;
         self.members += other.members;

@@ -198,6 +198,7 @@ impl World<'_> {
     }
 
     pub(crate) fn router_hears_store(&mut self, router: usize, wire: WireId, reply: StoreReply) {
+        self.model.presence.router_hears(wire, reply.id, self.schedule.now());
         let node = &mut self.routers[router];
         if let (Some(stream), Some(up)) = (number_of(&node.streams, wire), &mut node.up) {
             up.store_says(stream, reply);

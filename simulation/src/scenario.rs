@@ -3,6 +3,7 @@
 use crate::{
     expiring::passing,
     groups::{Want, reads, wants},
+    presence::{People, people},
     random::Random,
     schedule::{MS, SECOND, Time},
     scheduled::schedules,
@@ -66,6 +67,8 @@ pub(crate) struct Scenario {
     pub(crate) changes: Vec<(Change, Time)>,
     /// Who wants what of groups, conversations, scheduled and expiring messages, and when.
     pub(crate) groups: Vec<(usize, Time, Want)>,
+    /// What users do with contacts and presence. Nothing where the level rises, and nobody has contacts before.
+    pub(crate) people: People,
     /// In thousand deliveries after which the application acknowledges.
     pub(crate) acknowledged: u64,
 }
@@ -148,7 +151,9 @@ impl Scenario {
         }
         let stands = stands(seed, BEGINS, heals_at);
         let heals_at = stands.map_or(heals_at, |(_, until)| heals_at.max(until));
-        Self {
+        let people = people(seed, users, devices.len(), BEGINS, heals_at);
+        let scenario = Self {
+            people,
             stands,
             gateways_stand: None,
             changes: changes(seed, BEGINS, heals_at),
@@ -179,6 +184,10 @@ impl Scenario {
             cursor_age_ms: if random.in_thousand(500) { random.between(100, 1500) } else { 0 },
             acknowledged: random.between(0, 1000),
             level_rises: random.in_thousand(500).then(|| random.between(0, heals_at)),
+        };
+        match scenario.level_rises {
+            Some(_) => Self { people: People::default(), ..scenario },
+            None => scenario,
         }
     }
 }
@@ -191,6 +200,7 @@ impl Scenario {
         self.faults = vec![(Fault::GatewayPauses, 1000 * MS), (Fault::ClientWire, 300 * MS)];
         self.heals_at += 8 * SECOND;
         self.deletions.clear();
+        self.people = People::default();
     }
 }
 

@@ -183,7 +183,8 @@ impl World<'_> {
             let Some(id) = planned.id.filter(|_| self.model.owner(user) == Some(planned.incarnation)) else { continue };
             let has_failed = self.scheduled_of(user).iter().any(|(of, _)| *of == id);
             let is_there = |owner: &str| self.model.is_in_inbox_of(owner, user, client_id);
-            if !(planned.is_cancelled || has_failed || is_there(user) && is_there(&planned.to)) {
+            let has_come = is_there(&planned.to) || self.model.was_withheld_by_name(&planned.to, user, client_id);
+            if !(planned.is_cancelled || has_failed || is_there(user) && has_come) {
                 // The cancellation may have been carried out, and its answer lost.
                 if planned.may_be_cancelled {
                     continue;

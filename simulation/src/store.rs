@@ -29,6 +29,7 @@ use prost::Message as _;
 
 use crate::{
     Guard, Plant,
+    presence::changes_sight,
     routers::RouterEvent,
     schedule::{MS, Time},
     wires::{Side, WireId},
@@ -234,7 +235,7 @@ impl World<'_> {
             self.found_members();
         }
         self.schedule.after(CLOCK, Event::Store(StoreEvent::Clock));
-        if self.scenario.cursor_age_ms > 0 {
+        if self.scenario.cursor_age_ms > 0 || !self.scenario.people.shows.is_empty() {
             self.schedule.after(SWEEP, Event::Store(StoreEvent::Sweeps));
         }
     }
@@ -263,6 +264,9 @@ impl World<'_> {
                     true => self.read(shard, &op),
                     false => error(Why::Unknown(Unknown { why: "led no more".to_owned() })),
                 };
+                if let Op::ReadContacts(read) = &op {
+                    self.model.presence.answered(wire, id, read, &outcome);
+                }
                 self.reply(wire, id, outcome);
             }
             StoreEvent::Elected { shard, term } => {
@@ -399,8 +403,12 @@ impl World<'_> {
     fn commits(&mut self, shard: ShardId, writes: Vec<Write>, answers: bool) {
         let commands: Vec<Bytes> = writes.iter().map(|write| write.command.clone()).collect();
         let before = self.cluster.view().version;
+        let changes_sight = shard.kind == ShardKind::Directory && commands.iter().any(changes_sight);
         let outcomes = self.cluster.apply(shard, commands);
         self.cluster.shard(shard).committed += 1;
+        if changes_sight {
+            self.sight_changed();
+        }
         for (write, outcome) in writes.into_iter().zip(outcomes) {
             if shard.kind == ShardKind::Timeline {
                 self.model.applied(&write.command, &outcome);
@@ -480,6 +488,7 @@ impl World<'_> {
                 self.cluster.apply(shard, vec![command]);
             }
         }
+        self.sight_changed();
         self.contents_were_removed();
         self.schedule.after(SWEEP, Event::Store(StoreEvent::Sweeps));
     }

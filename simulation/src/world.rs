@@ -170,6 +170,10 @@ impl<'m> World<'m> {
                 return Err(self.failure(what));
             }
             if looks && self.is_quiet() {
+                if self.clients_return() {
+                    self.scenario.heals_at = self.schedule.now();
+                    continue;
+                }
                 return match self.check_end() {
                     Ok(()) => Ok(self.report),
                     Err(what) => Err(self.failure(what)),
@@ -220,6 +224,16 @@ impl<'m> World<'m> {
         }
         for (user, at, want) in self.scenario.groups.clone() {
             self.schedule.at(at, Event::Group { user, what: GroupEvent::Wants(want) });
+        }
+        let people = self.scenario.people.clone();
+        for (user, at, want) in people.wants {
+            self.schedule.at(at, Event::Group { user, what: GroupEvent::Wants(want) });
+        }
+        for (client, at, show, hears) in people.shows {
+            self.schedule.at(at, Event::Client { client, what: ClientEvent::Shows { show, hears } });
+        }
+        for (client, at, with_gateway) in people.leaves {
+            self.schedule.at(at, Event::Client { client, what: ClientEvent::Leaves { with_gateway } });
         }
         for (user, at) in self.scenario.deletions.clone() {
             self.schedule.at(at, Event::Account(AccountEvent::Deletes(user)));

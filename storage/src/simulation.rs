@@ -175,8 +175,8 @@ impl Machines {
     }
 
     /// Commands by which the leader of this shard sweeps: cursors of devices that have been gone for this long by the
-    /// shard's clock, and rows of sessions whose gateways have ended; and contents of messages whose time is over. `slack_ms`: the time
-    /// between two ticks of the clock.
+    /// shard's clock, rows of sessions whose gateways have ended, contents of messages whose time is over, and what contacts of ended
+    /// accounts are to be told. `slack_ms`: the time between two ticks of the clock.
     pub fn due_sweeps(&self, shard: ShardId, cursor_age_ms: u64, slack_ms: u64) -> io::Result<Vec<Bytes>> {
         let place = usize::from(shard.index);
         match shard.kind {
@@ -194,8 +194,11 @@ impl Machines {
                 let registry = self.directories[usize::from(ShardId::REGISTRY.index)].1.registry().borrow().clone();
                 let has_ended = |lease| registry.has_ended(lease);
                 let (rows, _) = self.directories[place].1.of_ended(b"", has_ended, SWEEP_CURSORS)?;
-                let command = |row| DirectoryCommand { op: Some(directory_command::Op::DeleteSession(row)) };
-                Ok(rows.into_iter().map(|row| command(row).encode_to_vec().into()).collect())
+                let ended = self.directories[place].1.ended_contacts(SWEEP_CURSORS)?;
+                let sessions = rows.into_iter().map(directory_command::Op::DeleteSession);
+                let contacts = ended.into_iter().map(directory_command::Op::ChangeContact);
+                let command = |op| DirectoryCommand { op: Some(op) }.encode_to_vec().into();
+                Ok(sessions.chain(contacts).map(command).collect())
             }
         }
     }

@@ -8,16 +8,18 @@ use std::{
 
 use carillon_proto::{
     Position, TimelineId,
-    pb::client::{Accepted, Ack, Send, SignIn, SignedIn, server_frame::Body, sign_in},
+    pb::client::{Accepted, Ack, Send, SetPresence, SignIn, SignedIn, client_frame, server_frame::Body, sign_in},
 };
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use super::own_features;
 use crate::{
-    ClientConfig, Credential, Event, SendError, State,
+    ClientConfig, Credential, Event, FetchError, SendError, State,
     acks::Acks,
     attempts::Attempts,
     command::{Command, ReplyTo},
     driver::{Driver, End},
+    fetches::{Found, Query},
     outbox::Request,
 };
 
@@ -28,6 +30,10 @@ pub struct Device {
     /// Permits: each unanswered send holds one.
     permits: Arc<Semaphore>,
     answers: BTreeMap<String, oneshot::Receiver<Result<Accepted, SendError>>>,
+    /// What the application shows is not answered yet.
+    shows: Option<oneshot::Receiver<Result<Found, FetchError>>>,
+    /// As the service said at the sign-in.
+    features: (bool, bool),
     token: String,
     _commands: mpsc::Sender<Command>,
     _events: mpsc::Receiver<Event>,
@@ -60,6 +66,8 @@ impl Device {
             acks,
             permits: Arc::new(Semaphore::new(1 << 20)),
             answers: BTreeMap::new(),
+            shows: None,
+            features: (false, false),
             token: token.to_owned(),
             _commands: to_commands,
             _events: events,
@@ -71,7 +79,13 @@ impl Device {
     }
 
     pub fn signed_in(&mut self, signed_in: &SignedIn) -> Result<(), Lost> {
+        self.features = own_features(signed_in);
         self.driver.begin(signed_in).map_err(Lost::from)
+    }
+
+    /// What the client asks by itself at the beginning of a connection.
+    pub fn own(&mut self) -> Vec<client_frame::Body> {
+        self.driver.own(self.features)
     }
 
     pub fn disconnected(&mut self) {
@@ -86,24 +100,52 @@ impl Device {
         self.driver.outbox.push(Request::Send(send), deadline, ReplyTo::new(sender, permit));
     }
 
+    /// The application shows this from now on, or nothing.
+    pub fn show(&mut self, set: SetPresence, deadline: Instant) {
+        let (sender, answer) = oneshot::channel();
+        let fetch = Command::Fetch { query: Box::new(Query::Presence(set)), deadline, answer: sender };
+        if self.driver.take(Some(fetch)).is_ok() {
+            self.shows = Some(answer);
+        }
+    }
+
+    /// `Some` when the last `show` has ended: whether it was carried out.
+    pub fn take_shown(&mut self) -> Option<bool> {
+        let ended = match self.shows.as_mut()?.try_recv() {
+            Err(oneshot::error::TryRecvError::Empty) => return None,
+            ended => matches!(ended, Ok(Ok(Found::Done))),
+        };
+        self.shows = None;
+        Some(ended)
+    }
+
     /// A frame after the sign-in.
     pub fn hears(&mut self, body: Body, now: Instant) -> Result<(), Lost> {
         self.driver.handle(body, now).map_err(Lost::from)
     }
 
-    /// The sends that may go out now, in order.
-    pub fn ready(&mut self, now: Instant) -> Vec<Send> {
+    /// What may go out now, in order.
+    pub fn ready(&mut self, now: Instant) -> Vec<client_frame::Body> {
         let mut ready = Vec::new();
         self.driver.outbox.take_ready(now, |request| match request {
-            Request::Send(send) => ready.push(send),
+            Request::Send(send) => ready.push(client_frame::Body::Send(send)),
             Request::Group(_) => {}
         });
+        self.driver.fetches.take_ready(|body| ready.push(body));
+        if self.driver.own_again.is_some_and(|due| due <= now) {
+            ready.extend(self.own());
+        }
         ready
     }
 
     /// When `ready` may return more although nothing else has happened.
     pub fn next_release(&self) -> Option<Instant> {
-        self.driver.outbox.next_release()
+        self.driver.outbox.next_release().into_iter().chain(self.driver.own_again).min()
+    }
+
+    /// True while something that was asked may expire.
+    pub fn asks(&self) -> bool {
+        self.shows.is_some()
     }
 
     pub fn expire(&mut self, now: Instant) {

@@ -128,7 +128,7 @@ impl Owner {
         }
     }
 
-    /// Tells the user's sessions, if there is something new for them.
+    /// Tells the user's sessions, if there is something new for them. What was changed by an earlier attempt counts for the contact all the same.
     pub(super) fn contact_news_of(
         &mut self,
         user: &UserId,
@@ -138,7 +138,8 @@ impl Owner {
         time_ms: u64,
     ) {
         let ContactChanged { contact: row, version, before, changed, .. } = changed;
-        if changed {
+        if changed || row.is_some() {
+            let before = if changed { before } else { version };
             let user = Some(Person { user: user.as_str().to_owned(), incarnation });
             self.contact_news(ContactNews { user, contact: contact.to_owned(), row, before, version }, time_ms);
         }

@@ -210,6 +210,8 @@ impl Owner {
             Err((sending, failure @ Failure::Store(StoreFailure::Gone { .. }))) => {
                 return self.refuse_send(*sending, &failure);
             }
+            // Nothing was done.
+            Err((sending, failure)) if sending.withheld => return self.refuse_send(*sending, &failure),
             Err((sending, failure)) => {
                 tracing::debug!(%failure, "a message stands in one of its two inboxes");
                 return self.refuse_send(*sending, &failure.halfway());

@@ -153,11 +153,25 @@ impl Owner {
         let current = self.current(user);
         let Some(telling) = self.presences.read(user, incarnation, read.as_ref(), &current, now) else { return };
         let read = read.unwrap_or_default();
+        let people = |which: fn(&carillon_proto::pb::store::Contact) -> bool| -> Vec<Person> {
+            let rows = read.contacts.iter().filter_map(|row| Some((&row.contact, row.row.as_ref()?)));
+            let which = rows.filter(|(_, row)| which(row));
+            which.map(|(user, row)| Person { user: user.clone(), incarnation: row.peer }).collect()
+        };
+        #[cfg(feature = "planted-bugs")]
+        let telling = match crate::planted::keeps_offline() && !current.has_sessions {
+            true => crate::presence::Telling { tells: false, ..telling },
+            false => telling,
+        };
         if telling.tells {
             let shown = current.shown.as_ref().filter(|_| !telling.hidden);
             let last_seen_ms =
                 telling.last_seen.map_or(0, |ago| last_seen(time_ms.saturating_sub(ago.as_millis() as u64)));
             let presence = Presence { last_seen_ms, ..self.presence(user.as_str(), shown, time_ms) };
+            #[cfg(feature = "planted-bugs")]
+            if crate::planted::shows_to_all() {
+                self.tell(presence.clone(), people(|row| !row.from));
+            }
             let audience = known.filter(|_| read.unchanged).unwrap_or_else(|| {
                 let partition = |user: &str| part_of(user, PARTITIONS);
                 let audience = Arc::new(Audience::new(incarnation, &read, &self.topology, partition));
@@ -167,13 +181,15 @@ impl Owner {
             if !audience.is_empty() {
                 self.effects.push(Effect::Update(presence, audience));
             }
+        } else if !telling.new.is_empty()
+            && let Some(shown) = self.presences.told(user, incarnation).cloned()
+        {
+            let new = people(|row| row.from).into_iter().filter(|contact| telling.is_new(contact)).collect();
+            self.tell_presence(user, Some(&shown), new, time_ms);
         }
         if telling.probes {
             let from = Some(Person { user: user.as_str().to_owned(), incarnation });
-            let rows = read.contacts.iter().filter_map(|row| Some((&row.contact, row.row.as_ref()?)));
-            let rows = rows.filter(|(_, row)| row.to);
-            let of: Vec<Person> =
-                rows.map(|(user, row)| Person { user: user.clone(), incarnation: row.peer }).collect();
+            let of = people(|row| row.to);
             if !of.is_empty() {
                 let last_seen = telling.probes_last_seen;
                 self.effects.push(Effect::Say(Said::Probe(Probe { from, of, last_seen })));
@@ -363,18 +379,22 @@ impl Owner {
     }
 
     /// A row of the user's list has changed: the user's sessions are told, and the contact, if it sees the user from now on or no
-    /// longer.
+    /// longer. Without a new version it has changed before, and this owner may not know it.
     pub(super) fn contact_news(&mut self, news: ContactNews, time_ms: u64) {
         let Some(Person { user, incarnation }) = news.user.clone() else { return };
         let Ok(user) = UserId::new(&user) else { return };
         if let Some(row) = &news.row {
             let contact = Person { user: news.contact.clone(), incarnation: row.peer };
             if self.presences.set_watcher(&user, incarnation, &contact, row.from) {
-                let shown = shown(self.register.sessions(&user, incarnation)).filter(|_| row.from);
+                // Who has gone just now is shown as before, as to those who ask.
+                let shown = shown(self.register.sessions(&user, incarnation));
+                let shown = shown.or_else(|| self.presences.told(&user, incarnation).cloned()).filter(|_| row.from);
                 self.tell_presence(&user, shown.as_ref(), vec![contact], time_ms);
             }
         }
-        self.signal_to(&user, incarnation, Notice::ContactNews(Box::new(news)));
+        if news.before != news.version {
+            self.signal_to(&user, incarnation, Notice::ContactNews(Box::new(news)));
+        }
     }
 
     /// To all sessions of the user; each gateway knows which of them want to know.

@@ -1,5 +1,10 @@
-use carillon_proto::LeaseId;
-use carillon_proto::pb::link::SessionPresence;
+use carillon_proto::{
+    LeaseId,
+    pb::{
+        link::SessionPresence,
+        store::{Contact, contacts_read},
+    },
+};
 
 use super::*;
 
@@ -47,4 +52,45 @@ fn what_could_not_be_said_is_said_again_up_to_a_bound() {
     assert!(presences.take_due(now).1.is_empty());
     assert_eq!(presences.take_due(now + AGAIN).1.len(), UNSAID);
     assert_eq!(presences.due(), None);
+}
+
+fn row(contact: &str, from: bool) -> contacts_read::Row {
+    let row = Some(Contact { from, to: true, peer: 7, ..Contact::default() });
+    contacts_read::Row { contact: contact.to_owned(), row }
+}
+
+fn online(all_announced: bool) -> Current {
+    let shown = Some(Shown { show: Show::Online.into(), status: String::new() });
+    Current { shown, hears: true, has_sessions: true, all_announced }
+}
+
+#[test]
+fn who_may_see_the_user_since_the_last_read_is_told_although_the_others_know_it() {
+    let (mut presences, now, alice) = (Presences::default(), Instant::now(), UserId::new("alice").expect("valid"));
+    let mut reads = |contacts: Vec<contacts_read::Row>| {
+        presences.asks_again(&alice, now);
+        presences.touch(&alice, 1, &online(true), false, now);
+        assert!(presences.look(&alice, &online(true), now));
+        let read = ContactsRead { contacts, ..ContactsRead::default() };
+        let telling = presences.read(&alice, 1, Some(&read), &online(true), now).expect("it is read");
+        let is_new = |user: &str| telling.is_new(&Person { user: user.to_owned(), incarnation: 7 });
+        (telling.tells, is_new("bob"), is_new("carol"))
+    };
+    assert_eq!(reads(vec![row("bob", true)]), (true, false, false), "all are told");
+    assert_eq!(reads(vec![row("bob", true), row("carol", false)]), (false, false, false));
+    assert_eq!(reads(vec![row("bob", true), row("carol", true)]), (false, false, true));
+    assert_eq!(reads(vec![row("bob", true), row("carol", true)]), (false, false, false), "once");
+}
+
+/// Its contacts have asked this owner meanwhile, and were told that the user is offline.
+#[test]
+fn a_session_that_is_announced_after_all_others_is_told() {
+    for (all_announced, tells) in [(false, false), (true, true)] {
+        let (mut presences, now, alice) = (Presences::default(), Instant::now(), UserId::new("alice").expect("valid"));
+        presences.touch(&alice, 1, &online(all_announced), true, now);
+        assert!(presences.look(&alice, &online(true), now + AFTER_A_RING));
+        let read = ContactsRead { contacts: vec![row("bob", true)], ..ContactsRead::default() };
+        let telling = presences.read(&alice, 1, Some(&read), &online(true), now + AFTER_A_RING).expect("it is read");
+        assert_eq!(telling.tells, tells);
+    }
 }

@@ -11,7 +11,11 @@ use carillon_proto::{
 use prost::Message as _;
 
 use super::Write;
-use crate::{Guard, Plant, model::owner_of, world::World};
+use crate::{
+    Guard, Plant,
+    model::{is_of_group, owner_of},
+    world::World,
+};
 
 impl World<'_> {
     /// Bugs that the checks have to find.
@@ -69,7 +73,7 @@ impl World<'_> {
                     append.sender = std::mem::take(&mut append.peer);
                     append.sender_generation = u64::MAX;
                 }
-                (Plant::OthersEdit, Some(timeline_command::Op::Append(append))) => {
+                (Plant::OthersEdit, Some(timeline_command::Op::Append(append))) if !is_of_group(append) => {
                     let is_edit = |header: &Header| header.kind() == header::Kind::Edit;
                     let edit = append.header.as_deref().filter(|header| is_edit(header));
                     // As the copy in an own inbox, whose message was allowed before.

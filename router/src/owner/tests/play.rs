@@ -23,6 +23,8 @@ pub(super) struct Play {
     pub(super) next_id: u64,
     /// Of all appends, in order.
     pub(super) headers: Vec<Option<Box<store::Header>>>,
+    /// The sender that the last append names; empty in the copy of what the recipient's inbox has decided.
+    pub(super) appends_as: Bytes,
     /// Sessions of which the store was told that they have ended.
     pub(super) deleted: Vec<store::DeleteSession>,
 }
@@ -52,6 +54,7 @@ impl Play {
             now,
             next_id: 0,
             headers: vec![],
+            appends_as: Bytes::new(),
             deleted: vec![],
         }
     }
@@ -146,6 +149,7 @@ impl Play {
                         let is_group = append.timeline.as_ref().is_some_and(|key| key.kind() == Kind::Group);
                         let owner = owner(append.timeline);
                         self.headers.push(append.header);
+                        self.appends_as = append.sender.clone();
                         if append.only_repeat {
                             return Did::LookFor(token, owner);
                         }

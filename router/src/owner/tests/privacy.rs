@@ -8,9 +8,9 @@ use carillon_proto::pb::{
     },
     store::{
         Allowed, AllowedRead, Audience, BlockedUser, ChangeMembers, Contact, ContactChanged, ContactsRead,
-        Conversation, ConversationRow, ConversationsMoved, MarksRead, MessageRequest, Person, Privacy, PrivacyChanged,
-        PrivacySettings, RequestAnswer, SetPrivacy, TimelineKey, append::Admission, change_group::Change as Changed,
-        change_members, change_privacy::Change, contacts_read, marks_read,
+        Conversation, ConversationRow, ConversationsMoved, Header, MarksRead, MessageRequest, Person, Privacy,
+        PrivacyChanged, PrivacySettings, Reference, RequestAnswer, SetPrivacy, TimelineKey, append::Admission,
+        change_group::Change as Changed, change_members, change_privacy::Change, contacts_read, header, marks_read,
     },
 };
 
@@ -55,6 +55,30 @@ fn a_message_of_who_is_blocked_is_accepted_and_reaches_nobody() {
     let accepted = effects.iter().any(|did| matches!(did, Did::Answer(1, Answer::Accepted(_))));
     assert!(accepted && !effects.iter().any(|did| matches!(did, Did::Push(20, _))), "{effects:?}");
     assert!(play.owner.undelivered.take(&UserId::new("bob").expect("valid"), Position { epoch: 7, seq: 9 }).is_empty());
+}
+
+/// As its own inbox has everything that it has sent: who is blocked is answered as everybody else is.
+#[test]
+fn what_who_is_blocked_makes_of_other_messages_is_decided_in_its_own_inbox() {
+    let mut play = play();
+    play.knows_privacy("bob", blocking("alice"));
+    let mut sends = |number: &str| {
+        let Op::Send(plain) = send("bob", number) else { unreachable!("a send") };
+        let refers_to = Some(Reference { id: "id".into(), key: vec![7; 16].into(), ..Reference::default() });
+        let header = Header { kind: header::Kind::Edit.into(), refers_to, ..Header::default() };
+        let effects = play.request(Op::Send(Send { header: Some(Box::new(header)), ..plain }));
+        let [Did::AppendIf(token, _, Admission::Withheld)] = effects[..] else { panic!("{effects:?}") };
+        let withheld = Appended { epoch: 7, withheld: true, ..Appended::default() };
+        let Appending { token, owner, .. } = one_append(play.answer(token, StoreAnswer::Appended(withheld)));
+        assert_eq!((&*owner, &*play.appends_as), ("alice", &b"alice"[..]));
+        token
+    };
+    let (allowed, refused) = (sends("1"), sends("2"));
+    let effects = play.answer(allowed, appended(9, &Bytes::new()));
+    assert!(matches!(&effects[..], [Did::Answer(1, Answer::Accepted(_))]), "{effects:?}");
+    let effects = play.fails(refused, StoreFailure::Forbidden { detail: "only its author edits a message".into() });
+    let refusal = refusal(&effects[0]);
+    assert_eq!((refusal.code(), refusal.retry), (client::Code::Forbidden, false));
 }
 
 #[test]
@@ -448,7 +472,8 @@ fn who_blocks_a_contact_and_the_contact_are_offline_for_each_other_until_the_blo
     let did = play.request(asks("alice", Asked::Unblock("bob".into())));
     let [Did::ChangePrivacy(token, _)] = did[..] else { panic!("{did:?}") };
     let changed = PrivacyChanged { before: 1, version: 2, contact: Some(contact), ..PrivacyChanged::default() };
-    play.answer(token, StoreAnswer::PrivacyChanged(changed));
+    let did = play.answer(token, StoreAnswer::PrivacyChanged(changed));
+    assert_eq!(told(&did), [(Show::Online, vec!["bob".to_owned()])], "it may not ask by itself");
     let did = play.due();
     let [Did::ReadContacts(token, ..)] = did[..] else { panic!("{did:?}") };
     let did = play.answer(token, StoreAnswer::ContactsRead(contacts(&["bob", "carol"])));

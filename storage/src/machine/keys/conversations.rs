@@ -52,23 +52,31 @@ pub(crate) struct ConversationNumbers {
     pub(crate) version: u64,
     /// Open requests.
     pub(crate) requests: u64,
+    /// Conversations that have a version: those with marks or settings.
+    pub(crate) changed: u64,
 }
 
 impl ConversationNumbers {
     pub(crate) fn encode(self) -> RowBytes {
-        match self.requests {
-            0 => number_value(self.version),
-            requests => numbers_value([self.version, requests]),
+        match (self.requests, self.changed) {
+            (0, 0) => number_value(self.version),
+            (requests, 0) => numbers_value([self.version, requests]),
+            (requests, changed) => numbers_value([self.version, requests, changed]),
         }
     }
 
     pub(crate) fn decode(value: &[u8]) -> io::Result<Self> {
-        if value.len() == 8 {
-            return Ok(Self { version: number_of(value)?, requests: 0 });
-        }
-        match numbers_of(value)? {
-            [_, 0] => Err(broken("numbers of conversations")),
-            [version, requests] => Ok(Self { version, requests }),
+        let [version, requests, changed] = match value.len() {
+            8 => return Ok(Self { version: number_of(value)?, ..Self::default() }),
+            16 => {
+                let [version, requests] = numbers_of(value)?;
+                [version, requests, 0]
+            }
+            _ => numbers_of(value)?,
+        };
+        match *value {
+            [.., 0, 0, 0, 0, 0, 0, 0, 0] => Err(broken("numbers of conversations")),
+            _ => Ok(Self { version, requests, changed }),
         }
     }
 }
@@ -106,8 +114,10 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn numbers_of_conversations_are_read_back(version in any::<u64>(), requests in prop_oneof![Just(0), any::<u64>()]) {
-            let numbers = ConversationNumbers { version, requests };
+        fn numbers_of_conversations_are_read_back(
+            version in any::<u64>(), requests in prop_oneof![Just(0), any::<u64>()], changed in prop_oneof![Just(0), any::<u64>()],
+        ) {
+            let numbers = ConversationNumbers { version, requests, changed };
             let value = numbers.encode();
             prop_assert_eq!(ConversationNumbers::decode(&value).expect("decodes"), numbers);
             prop_assert!(ConversationNumbers::decode(&value[1..]).is_err());
@@ -117,5 +127,6 @@ mod tests {
     #[test]
     fn numbers_without_requests_have_one_layout() {
         assert!(ConversationNumbers::decode(&numbers_value([7, 0])).is_err());
+        assert!(ConversationNumbers::decode(&numbers_value([7, 1, 0])).is_err());
     }
 }

@@ -32,7 +32,7 @@
 //! | | | 4, ms since 1970 u64, id u64 | encoded `ReportEvidence`: these messages |
 //! | | | 5, user | encoded `ReportsOfUser` |
 //! | 0x19 `GROUP_CURSOR` | timeline | number of the inbox u64, device, 0x00, kind u8, owner | of the device in this group's timeline: epoch u64, seq u64, the shard's clock when it moved there u64 |
-//! | 0x1a `CONVERSATION_CHANGE` | timeline | number of the inbox u64 | the newest version of its conversations u64; then how many of them are open requests u64, if there are any |
+//! | 0x1a `CONVERSATION_CHANGE` | timeline | number of the inbox u64 | the newest version of its conversations u64; then how many of them are open requests u64, and how many have a version u64, without zeros at the end |
 //! | 0x1a `CONVERSATION_CHANGE` | timeline | number of the inbox u64, version u64 | kind u8, owner: the conversation that has this version |
 //! | 0x1b `CONVERSATION` | timeline | number of the inbox u64, kind u8, owner | encoded `Conversation`: with the user who owns this inbox, or in this group |
 //! | 0x1c `MEMBERSHIP` | timeline | number of the inbox u64, kind u8, owner | encoded `Membership`: a group that the user is in, or was |
@@ -56,6 +56,7 @@
 //! | 0x3d `DUE` | timeline | ms since 1970 u64, number of the inbox u64, id u64 | nothing: the scheduled message waits until then |
 //! | 0x3e `EXPIRING` | timeline | when its content is to be removed, by the shard's clock u64, number u64, seq u64 of a message | kind u8, owner: the timeline |
 //! | 0x3f `MEMBERSHIP_COUNT` | timeline | number of the inbox u64 | how many rows `MEMBERSHIP` it has, u64 |
+//! | 0x40 `GROUP_CURSOR_COUNT` | timeline | number of the inbox u64, device | how many rows `GROUP_CURSOR` the device has, u64. None if it has none, or those of before level 7 alone |
 //! | 0x20 to 0x27 `RECORD` | timeline | number in 1 to 8 bytes, seq u64 | the shard's clock u64, duplicate key 16 bytes, envelope. With a header the first byte is 1, and before the envelope stand the length of the header (varint) and the encoded `RecordHeader` |
 //! | 0x28 to 0x2f `DUPLICATE` | timeline | number in 1 to 8 bytes, duplicate key 16 bytes | seq u64 |
 //!
@@ -84,7 +85,7 @@
 //! `LEVEL`, `STORAGE_NODE`, `PLACEMENT`, `CLUSTER_LEVEL` and `ENDED_SENDER` came without a new format. Folders whose shards are
 //! at level 0 have none of them, those whose shards are below level 2 have no `GROUP_CURSOR`, and those below level 4 no
 //! `CLUSTER_GROWTH`, and those below level 5 no `ERASURE`, `ERASING_SENDER`, `ERASED_SENDER` and `ERASED`, and those below level 6
-//! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `MEMBERSHIP_COUNT`, `OUTBOX`,
+//! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `MEMBERSHIP_COUNT`, `GROUP_CURSOR_COUNT`, `OUTBOX`,
 //! `DEAD_LETTER`, `ANNOTATION`, `CONVERSATION`, `CONVERSATION_CHANGE`, `CONTACT`, `CONTACT_LIST`, `UNTOLD`, `CONTACTS_END`, `PRIVACY`, `MEDIA`, `MEDIA_SUM`,
 //! `MEDIA_RELEASED`, `MEDIA_HOLD`, `SCHEDULED`, `DUE`, `EXPIRING` and `REPORT`, and no
 //! records with a header.
@@ -158,6 +159,7 @@ const CONVERSATION_CHANGE: u8 = 0x1a;
 const CONVERSATION: u8 = 0x1b;
 const MEMBERSHIP: u8 = 0x1c;
 const MEMBERSHIP_COUNT: u8 = 0x3f;
+const GROUP_CURSOR_COUNT: u8 = 0x40;
 const ERASURE: u8 = 0x1e;
 const ERASING_SENDER: u8 = 0x1f;
 const ERASED_SENDER: u8 = 0x38;
@@ -257,7 +259,7 @@ mod tests {
             prop_assert_eq!(garbage_of(&garbage(a)).expect("decodes"), a);
             prop_assert_eq!(user_of(&account(&text)).expect("decodes"), text.clone());
             prop_assert_eq!(user_of(&ending(&text)).expect("decodes"), text.clone());
-            let [records, duplicates, its_cursors, in_groups, memberships, members, its_group, conversations, changes, annotations, later, count] =
+            let [records, duplicates, its_cursors, in_groups, memberships, members, its_group, conversations, changes, annotations, later, count, cursor_counts] =
                 all_of(a);
             prop_assert!(record(a, b).starts_with(&records) && !record(b, a).starts_with(&records) || a == b);
             prop_assert!(duplicate(a, &sixteen).starts_with(&duplicates) && cursor(a, &text).starts_with(&its_cursors));
@@ -267,6 +269,9 @@ mod tests {
             prop_assert_eq!(group_of(&its_group).expect("decodes"), a);
             let in_group = TimelineKey { kind: 2, owner: text.clone().into() };
             prop_assert_eq!(membership_count_of(&count).expect("decodes"), a);
+            let count = group_cursor_count(a, &text);
+            prop_assert!(count.starts_with(&cursor_counts));
+            prop_assert_eq!(group_cursor_count_of(&count).expect("decodes"), (a, &*text));
             let row = membership(a, &in_group);
             prop_assert!(row.starts_with(&memberships) && memberships_of(a).contains(&row));
             prop_assert_eq!(membership_of(&row).expect("decodes"), (a, in_group));
@@ -394,7 +399,7 @@ mod tests {
             let _ = (numbers_of::<4>(&bytes), Lease::decode(&bytes), Stored::decode(&bytes).is_ok());
             let _ = (timeline_numbers(&bytes), outbox_of(&bytes), conversation_of(&bytes), conversation_change_of(&bytes));
             let _ = (annotation_of(&bytes).is_ok(), media_hold_of(&bytes), media_released_of(&bytes));
-            let _ = (expiring_of(&bytes), expiring_in_of(&bytes));
+            let _ = (expiring_of(&bytes), expiring_in_of(&bytes), group_cursor_count_of(&bytes).is_ok());
         }
     }
 
@@ -420,7 +425,7 @@ mod tests {
             .chain(rows)
             .chain([GARBAGE, ENDED_SENDER, GROUP_CURSOR, ERASURE, ERASING_SENDER, ERASED_SENDER, RING_SLOT])
             .chain([GROUP, MEMBER, MEMBERSHIP, ANNOTATION, OUTBOX, DEAD_LETTER, CONVERSATION, CONVERSATION_CHANGE])
-            .chain([MEMBERSHIP_COUNT, EXPIRING])
+            .chain([MEMBERSHIP_COUNT, GROUP_CURSOR_COUNT, EXPIRING])
             .chain([SCHEDULED, DUE, MEDIA, MEDIA_SUM, MEDIA_RELEASED, MEDIA_HOLD])
             .chain([CONTACT, CONTACT_LIST, UNTOLD, CONTACTS_END, PRIVACY])
             .chain(RECORD..=DUPLICATE + 7)

@@ -16,14 +16,14 @@ use super::{
     ACCOUNT, ANNOTATION, AnnotationKey, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CONTACT, CONTACT_LIST, CONTACTS_END,
     CONVERSATION, CONVERSATION_CHANGE, CURSOR, ContactsEnd, ConversationNumbers, Cursor, DEAD_LETTER, DUE, DUPLICATE,
     ENDED_SENDER, ENDING, ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE, EXPIRING, Erasure, GARBAGE, GROUP,
-    GROUP_CURSOR, GroupCursor, LEASE, LEVEL, Lease, MEDIA, MEDIA_HOLD, MEDIA_RELEASED, MEDIA_SUM, MEMBER, MEMBERSHIP,
-    MEMBERSHIP_COUNT, NEXT_NUMBER, OUTBOX, PLACEMENT, PRIVACY, RECORD, REGISTRY, REPORT, RING_SLOT, ReportKey,
-    SCHEDULED, SESSION, STORAGE_NODE, Stored, TIMELINE, UNTOLD, annotation_of, broken, changed_conversation_of,
-    contact_of, conversation_change_of, conversation_of, cursor_of, due_of, ended_sender_of, erased_sender_of,
-    expiring_in_of, expiring_of, garbage_of, group_cursor_of, group_of, lease_of, level_of, media_hold_of, media_of,
-    media_released_of, media_sum_of, member_of, membership_count_of, membership_of, number_of, numbers_of, outbox_of,
-    placement_of, privacy_of, report_of, ring_slot_of, scheduled_of, seq_of, storage_node_of, timeline_numbers,
-    timeline_of, user_of,
+    GROUP_CURSOR, GROUP_CURSOR_COUNT, GroupCursor, LEASE, LEVEL, Lease, MEDIA, MEDIA_HOLD, MEDIA_RELEASED, MEDIA_SUM,
+    MEMBER, MEMBERSHIP, MEMBERSHIP_COUNT, NEXT_NUMBER, OUTBOX, PLACEMENT, PRIVACY, RECORD, REGISTRY, REPORT, RING_SLOT,
+    ReportKey, SCHEDULED, SESSION, STORAGE_NODE, Stored, TIMELINE, UNTOLD, annotation_of, broken,
+    changed_conversation_of, contact_of, conversation_change_of, conversation_of, cursor_of, due_of, ended_sender_of,
+    erased_sender_of, expiring_in_of, expiring_of, garbage_of, group_cursor_count_of, group_cursor_of, group_of,
+    lease_of, level_of, media_hold_of, media_of, media_released_of, media_sum_of, member_of, membership_count_of,
+    membership_of, number_of, numbers_of, outbox_of, placement_of, privacy_of, report_of, ring_slot_of, scheduled_of,
+    seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -88,6 +88,7 @@ fn check_timeline(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
         MEMBER => member_of(key).and_then(|_| message::<Member>(value)),
         MEMBERSHIP => membership_of(key).and_then(|_| message::<Membership>(value)),
         MEMBERSHIP_COUNT => membership_count_of(key).and_then(|_| number_of(value).map(drop)),
+        GROUP_CURSOR_COUNT => group_cursor_count_of(key).and_then(|_| number_of(value).map(drop)),
         ANNOTATION => match annotation_of(key)? {
             AnnotationKey::OfMessage { .. } => message::<Annotated>(value),
             AnnotationKey::Reactions { .. } | AnnotationKey::Votes { .. } => message::<UserAnnotation>(value),
@@ -152,10 +153,11 @@ mod tests {
     use crate::machine::keys::{
         account, annotated, changed_conversation, contact, contact_list, contacts_end, conversation,
         conversation_change, conversations_version, cursor, dead_letter, due, duplicate, ended_sender, ending,
-        erased_sender, erasing_sender, erasure, expiring, expiring_in, garbage, group, lease, media, media_hold,
-        media_released, media_sum, member, membership, membership_count, mentioned, number_value, numbers_value,
-        outbox, pins, placement, privacy, reactions, record, report, report_evidence, report_sum, reports_of,
-        ring_slot, scheduled, scheduled_list, session, storage_node, timeline, timeline_value, untold, votes,
+        erased_sender, erasing_sender, erasure, expiring, expiring_in, garbage, group, group_cursor_count, lease,
+        media, media_hold, media_released, media_sum, member, membership, membership_count, mentioned, number_value,
+        numbers_value, outbox, pins, placement, privacy, reactions, record, report, report_evidence, report_sum,
+        reports_of, ring_slot, scheduled, scheduled_list, session, storage_node, timeline, timeline_value, untold,
+        votes,
     };
 
     #[test]
@@ -204,6 +206,7 @@ mod tests {
             (dead_letter(3, 1).to_vec(), OutboxRow::default().encode_to_vec()),
             (media(&MediaId::new(3, [1; 14])).to_vec(), MediaRow::default().encode_to_vec()),
             (membership_count(3).to_vec(), number.clone()),
+            (group_cursor_count(3, "phone").to_vec(), number.clone()),
             (media_sum(b"alice").to_vec(), MediaSum::default().encode_to_vec()),
             (media_hold(&MediaId::new(3, [1; 14])).to_vec(), MediaHold::default().encode_to_vec()),
             (media_released(5, &MediaId::new(3, [1; 14])).to_vec(), Vec::new()),

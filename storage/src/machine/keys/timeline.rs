@@ -11,9 +11,9 @@ use prost::Message as _;
 
 use super::{
     ANNOTATION, CONVERSATION, CONVERSATION_CHANGE, CURSOR, DEAD_LETTER, DUPLICATE, DUPLICATE_1, ENDED_SENDER,
-    ERASED_SENDER, ERASING_SENDER, GARBAGE, GROUP, GROUP_CURSOR, MEDIA, MEDIA_SUM, MEMBER, MEMBERSHIP,
-    MEMBERSHIP_COUNT, OUTBOX, RECORD, RECORD_1, RowBytes, TIMELINE, broken, key, number_of, numbers_of, numbers_value,
-    scheduled_list,
+    ERASED_SENDER, ERASING_SENDER, GARBAGE, GROUP, GROUP_CURSOR, GROUP_CURSOR_COUNT, MEDIA, MEDIA_SUM, MEMBER,
+    MEMBERSHIP, MEMBERSHIP_COUNT, OUTBOX, RECORD, RECORD_1, RowBytes, TIMELINE, broken, key, number_of, numbers_of,
+    numbers_value, scheduled_list,
 };
 
 /// A clock value from here on is a time since 1970: as such it is 2004 or later, and as a shard's clock it would be 34
@@ -113,7 +113,7 @@ pub(crate) fn outdated() -> std::ops::RangeInclusive<RowBytes> {
 
 /// The prefixes of everything that a timeline has: records, duplicate keys and cursors, of an inbox its devices' cursors in
 /// groups, its user's memberships, conversations and scheduled messages, of a group its members and its own row; and what messages have made of others.
-pub(crate) fn all_of(number: u64) -> [RowBytes; 12] {
+pub(crate) fn all_of(number: u64) -> [RowBytes; 13] {
     let [in_groups, memberships, conversations, changes, annotations] =
         [GROUP_CURSOR, MEMBERSHIP, CONVERSATION, CONVERSATION_CHANGE, ANNOTATION]
             .map(|first| key(first, &[&number.to_be_bytes()]));
@@ -133,6 +133,7 @@ pub(crate) fn all_of(number: u64) -> [RowBytes; 12] {
         annotations,
         scheduled,
         membership_count(number),
+        group_cursor_count(number, ""),
     ]
 }
 
@@ -351,6 +352,21 @@ pub(crate) fn group_cursors_of(number: u64, device: &str) -> std::ops::RangeIncl
 /// Kind and owner of the group of a cursor of this device, as in the key of a membership.
 pub(crate) fn name_of_group_cursor<'a>(key: &'a [u8], device: &str) -> Option<&'a [u8]> {
     key.get(1 + 8 + device.len() + 1..)
+}
+
+/// How many cursors in groups the device has.
+pub(crate) fn group_cursor_count(number: u64, device: &str) -> RowBytes {
+    key(GROUP_CURSOR_COUNT, &[&number.to_be_bytes(), device.as_bytes()])
+}
+
+/// Number of the inbox, and device.
+pub(crate) fn group_cursor_count_of(key: &[u8]) -> io::Result<(u64, &str)> {
+    let parse = || {
+        let [GROUP_CURSOR_COUNT, rest @ ..] = key else { return None };
+        let (number, device) = rest.split_first_chunk()?;
+        Some((u64::from_be_bytes(*number), str::from_utf8(device).ok()?))
+    };
+    parse().ok_or_else(|| broken("key of a number of cursors in groups"))
 }
 
 /// The prefix of all cursors in groups.

@@ -20,7 +20,7 @@ use carillon_proto::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::machine::{Outcome, TimelineMachine, TimelineReader};
+use crate::machine::{Outcome, TimelineMachine, TimelineReader, keys};
 
 const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
 const OWNER: &str = "ann";
@@ -427,8 +427,28 @@ proptest! {
                 Step::SnapshotAndRestore => shard = shard.restored_from_its_snapshot(),
             }
             check(&shard.reader, &model);
+            check_counts(&mut shard.machine);
         }
     }
+}
+
+/// Each inbox says how many of its conversations have a version. Of one that has ended, the rows go one after another.
+fn check_counts(machine: &mut TimelineMachine) {
+    let (mut rows, mut counts, mut ended) = (BTreeMap::<Vec<u8>, u64>::new(), BTreeMap::new(), Vec::new());
+    for (key, value) in records(machine) {
+        match (key[0], key.len()) {
+            (0x1a, 9) => {
+                let numbers = keys::ConversationNumbers::decode(&value).expect("decodes");
+                counts.insert(key[1..].to_vec(), numbers.changed);
+            }
+            (0x1a, _) => *rows.entry(key[1..9].to_vec()).or_default() += 1,
+            (0x16, _) => ended.push(key[1..].to_vec()),
+            _ => {}
+        }
+    }
+    counts.retain(|number, count| *count != 0 && !ended.contains(number));
+    rows.retain(|number, _| !ended.contains(number));
+    assert_eq!(counts, rows);
 }
 
 fn apply(shard: &mut OpenShard<TimelineMachine, TimelineReader>, index: &mut u64, commands: Vec<Vec<TimelineCommand>>) {

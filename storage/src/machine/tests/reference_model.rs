@@ -63,6 +63,23 @@ fn what_is_made_of_a_message_is_bounded() {
 }
 
 #[test]
+fn the_own_inbox_decides_what_a_blocked_sender_may_make_of_a_message() {
+    use carillon_proto::pb::store::{header::Kind, rejected::Reason};
+    let mut play = Play::new();
+    let (own, other) = (play.says("a", "b"), play.says("b", "a"));
+    assert_eq!(play.refers_withheld("a", "b", own, Kind::Edit), None);
+    assert_eq!(play.refers_withheld("a", "b", other, Kind::Edit), Some(Reason::Forbidden));
+    assert_eq!(play.refers_withheld("a", "b", other, Kind::Recall), Some(Reason::Forbidden));
+    assert_eq!(play.refers_withheld("a", "b", other, Kind::Reaction), None);
+    assert_eq!(play.refers_withheld("a", "b", other, Kind::Vote), Some(Reason::Invalid), "it is no poll");
+    assert_eq!(play.refers_withheld("a", "b", other, Kind::Pin), None);
+    assert_eq!(play.refers_withheld("a", "b", own, Kind::Recall), None);
+    assert_eq!(play.refers_withheld("a", "b", own, Kind::Edit), Some(Reason::NotFound), "it was recalled");
+    let elsewhere = play.says("b", "c");
+    assert_eq!(play.refers_withheld("a", "b", elsewhere, Kind::Reaction), Some(Reason::NotFound));
+}
+
+#[test]
 fn what_is_about_another_message_is_not_unread() {
     use carillon_proto::pb::store::header::Kind;
     let mut play = Play::new();

@@ -25,7 +25,7 @@ use crate::machine::{
 
 /// Most conversations of a user that have marks or settings, when one without any message is to get settings. Replicas with different
 /// numbers would diverge: a change needs a new level.
-pub(in crate::machine) const WITHOUT_MESSAGES: usize = 8192;
+pub(in crate::machine) const WITHOUT_MESSAGES: u64 = 8192;
 /// Longer rows, which have a draft, are not kept in memory.
 const KEPT_BYTES: usize = 256;
 
@@ -148,7 +148,10 @@ impl Batch<'_> {
             Ok(None) => return Ok(rejected(Reason::NotFound, "the user has no inbox yet")),
             Err(refused) => return Ok(refused),
         };
-        let mut versions = self.versions(inbox.number)?;
+        let number = inbox.number;
+        #[cfg(feature = "planted-bugs")]
+        let number = super::planted::number_of_marks(number);
+        let mut versions = self.versions(number)?;
         let mut rows: Vec<ConversationRow> = Vec::with_capacity(op.marks.len());
         for mark in &op.marks {
             let with = mark.conversation.as_ref().ok_or_else(|| broken("mark without a conversation"))?;
@@ -180,7 +183,7 @@ impl Batch<'_> {
                 return Ok(not_in_group());
             }
             None if answer != RequestAnswer::Unspecified => return Ok(no_conversation()),
-            None if self.changed_conversations(inbox.number)? >= WITHOUT_MESSAGES => {
+            None if self.versions(inbox.number)?.now.changed >= WITHOUT_MESSAGES => {
                 let detail = format!(
                     "the user has settings of {WITHOUT_MESSAGES} conversations, which is the most for one without messages"
                 );
@@ -213,14 +216,13 @@ impl Batch<'_> {
     pub(super) fn drop_conversation(&mut self, number: u64, with: &TimelineKey) -> io::Result<()> {
         let key = keys::conversation(number, with);
         let Some(row) = self.conversation(&key)? else { return Ok(()) };
+        let mut versions = self.versions(number)?;
         if row.version != 0 {
             self.changes.delete(keys::conversation_change(number, row.version));
+            versions.now.changed = versions.now.changed.saturating_sub(1);
         }
-        if row.request() == MessageRequest::Open {
-            let mut versions = self.versions(number)?;
-            versions.count(MessageRequest::Open, MessageRequest::Unspecified);
-            self.put_versions(&versions);
-        }
+        versions.count(row.request(), MessageRequest::Unspecified);
+        self.put_versions(&versions);
         self.changes.delete(key.clone());
         self.touched_conversations.insert(key, None);
         Ok(())
@@ -295,7 +297,10 @@ impl Batch<'_> {
             seq => self.counted_at(inbox, owner, with, seq)?.map(|counted| (seq, counted)),
         };
         let Some((seq, counted)) = read else { return Ok(row) };
-        if row.read_seq < seq {
+        let is_later = row.read_seq < seq;
+        #[cfg(feature = "planted-bugs")]
+        let is_later = is_later || super::planted::marks_go_back();
+        if is_later {
             (row.read_seq, row.read_counted) = (seq, counted);
         }
         Ok(seen(row))
@@ -354,27 +359,15 @@ impl Batch<'_> {
     /// Writes the changed row, with the next version.
     fn change(&mut self, versions: &mut Versions, with: &TimelineKey, mut row: Conversation) -> Conversation {
         let number = versions.number;
-        if row.version != 0 {
-            self.changes.delete(keys::conversation_change(number, row.version));
+        match row.version {
+            0 => versions.now.changed += 1,
+            before => self.changes.delete(keys::conversation_change(number, before)),
         }
         versions.now.version += 1;
         row.version = versions.now.version;
         self.changes.put(keys::conversation_change(number, row.version), keys::changed_conversation(with));
         self.put_conversation(keys::conversation(number, with), row.clone());
         row
-    }
-
-    /// The number of the inbox's conversations that have marks or settings.
-    fn changed_conversations(&self, number: u64) -> io::Result<usize> {
-        let (all, rows) = (keys::conversations_version(number), keys::changes_after(number, 0));
-        let mut count = 0;
-        for (key, value) in self.changes.with_prefix(&all) {
-            count += usize::from(value.is_some() && keys::conversation_change_of(key)?.is_some());
-        }
-        for row in self.shard.view().range(rows) {
-            count += usize::from(self.changes.get(&row?.0).is_none());
-        }
-        Ok(count)
     }
 
     pub(super) fn conversation(&mut self, key: &RowBytes) -> io::Result<Option<Conversation>> {

@@ -2,7 +2,10 @@
 
 use std::io;
 
-use carillon_proto::pb::store::{MoveCursors, SetCursor, SweepCursors, move_cursors::Moved, rejected::Reason};
+use carillon_proto::{
+    Level,
+    pb::store::{MoveCursors, SetCursor, SweepCursors, move_cursors::Moved, rejected::Reason},
+};
 
 use super::{Batch, CachedTimeline, Outcome, TimelineState, done, rejected, timeline_key};
 use crate::machine::{
@@ -12,7 +15,7 @@ use crate::machine::{
 
 /// Most groups in which a device has a cursor. Replicas with different numbers would diverge: a change needs a new
 /// level.
-pub(in crate::machine) const GROUP_CURSORS: usize = 4096;
+pub(in crate::machine) const GROUP_CURSORS: u64 = 4096;
 
 impl Batch<'_> {
     pub(super) fn set_cursor(&mut self, op: &SetCursor) -> io::Result<Outcome> {
@@ -32,7 +35,7 @@ impl Batch<'_> {
             Some(CachedTimeline { state, .. }) if state.number != 0 && state.incarnation == op.incarnation => state,
             Some(_) | None => return Ok(rejected(Reason::NotFound, "the user has no inbox yet")),
         };
-        // Counted when the first new cursor comes.
+        // Known when the first new cursor comes.
         let mut count = None;
         let mut left_out = 0;
         for moved in &op.moved {
@@ -41,6 +44,9 @@ impl Batch<'_> {
             } else if !self.move_in_group(state.number, &op.device, moved, &mut count)? {
                 left_out += 1;
             }
+        }
+        if let Some(count) = count.filter(|_| self.reading.level >= Level::GROUPS) {
+            self.changes.put(keys::group_cursor_count(state.number, &op.device), keys::number_value(count));
         }
         if left_out == 0 {
             return Ok(done());
@@ -63,13 +69,7 @@ impl Batch<'_> {
     }
 
     /// False if the device has as many group cursors as it may have, and none for this group.
-    fn move_in_group(
-        &mut self,
-        number: u64,
-        device: &str,
-        moved: &Moved,
-        count: &mut Option<usize>,
-    ) -> io::Result<bool> {
+    fn move_in_group(&mut self, number: u64, device: &str, moved: &Moved, count: &mut Option<u64>) -> io::Result<bool> {
         let group = moved.timeline.as_ref().ok_or_else(|| broken("timeline of a cursor"))?;
         let key = keys::group_cursor(number, device, group);
         match self.get(&key, GroupCursor::decode)? {
@@ -92,14 +92,29 @@ impl Batch<'_> {
         Ok(true)
     }
 
-    /// The number of the device's cursors in groups.
-    fn group_cursors(&self, number: u64, device: &str) -> io::Result<usize> {
+    /// The number of the device's cursors in groups. There is a row that says it when one has come since the shard is at the level of groups;
+    /// otherwise they are counted.
+    fn group_cursors(&self, number: u64, device: &str) -> io::Result<u64> {
+        if let Some(count) = self.get(&keys::group_cursor_count(number, device), keys::number_of)? {
+            return Ok(count);
+        }
         let rows = keys::group_cursors_of(number, device);
-        let mut count = self.changes.with_prefix(rows.start()).filter(|(_, value)| value.is_some()).count();
+        let mut count = self.changes.with_prefix(rows.start()).filter(|(_, value)| value.is_some()).count() as u64;
         for row in self.shard.view().range(rows) {
-            count += usize::from(self.changes.get(&row?.0).is_none());
+            count += u64::from(self.changes.get(&row?.0).is_none());
         }
         Ok(count)
+    }
+
+    /// A cursor of the device in a group has gone. Without any, no row says so.
+    fn count_down(&mut self, number: u64, device: &str) -> io::Result<()> {
+        let key = keys::group_cursor_count(number, device);
+        match self.get(&key, keys::number_of)? {
+            None => {}
+            Some(0 | 1) => self.changes.delete(key),
+            Some(count) => self.changes.put(key, keys::number_value(count - 1)),
+        }
+        Ok(())
     }
 
     pub(super) fn sweep_cursors(&mut self, op: &SweepCursors) -> io::Result<Outcome> {
@@ -119,6 +134,9 @@ impl Batch<'_> {
             };
             if stands {
                 self.changes.delete(key);
+                if seen.group.is_some() {
+                    self.count_down(seen.number, &seen.device)?;
+                }
             }
         }
         Ok(done())

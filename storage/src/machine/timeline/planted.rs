@@ -18,6 +18,16 @@ pub(super) fn anybody_writes() -> bool {
     PlantedBug::AnybodyWrites.is_planted()
 }
 
+/// Takes a mark for a later one.
+pub(super) fn marks_go_back() -> bool {
+    PlantedBug::MarksGoBack.is_planted()
+}
+
+/// The number of the inbox beside which the marks of this one are kept: that of the shard's first one.
+pub(super) fn number_of_marks(number: u64) -> u64 {
+    if PlantedBug::MarksOfOthers.is_planted() { 1 } else { number }
+}
+
 /// The outcomes that these commands would have if they were applied now.
 pub(crate) fn foresee(shard: &TimelineShard, commands: impl Iterator<Item = Bytes>) -> io::Result<Vec<Outcome>> {
     let (states, conversations, changes) = (&mut RecentMap::new(0), &mut RecentMap::new(0), Changes::default());

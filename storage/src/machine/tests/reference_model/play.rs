@@ -234,6 +234,40 @@ impl Play {
         self.send(who, 1, to, Some(header), Some((reference, id_time_ms)), false, 0)
     }
 
+    /// The same of somebody whom the other user has blocked: nothing enters that user's inbox, and the own one decides. The model does not
+    /// know of it.
+    pub(super) fn refers_withheld(&mut self, who: &str, to: &str, message: usize, kind: Kind) -> Option<Reason> {
+        self.act(Act::CopiesArrive);
+        self.sent += 1;
+        let client_id = self.sent.to_string();
+        let (reference, _) = self.reference(who, 1, to, message, 255);
+        let edit_window_ms = if kind == Kind::Edit { u64::MAX } else { 0 };
+        let header = Header { kind: kind.into(), refers_to: Some(reference), edit_window_ms, ..Header::default() };
+        let duplicate = duplicate(who, &client_id, 0);
+        let envelope = Envelope {
+            id: MessageId::of(self.now_ms, duplicate.to(&user(to))).to_string(),
+            sender: who.to_owned(),
+            sender_device: "phone".into(),
+            to: Some(Recipient { to: Some(To::User(to.into())) }),
+            client_id,
+            time_ms: self.now_ms,
+            ..Envelope::default()
+        };
+        let append = Append {
+            timeline: Some(key(who)),
+            duplicate_key: duplicate.0.to_vec().into(),
+            time_ms: self.now_ms,
+            envelope: envelope.encode_to_vec().into(),
+            new_epoch: EPOCH,
+            sender: who.to_owned().into(),
+            sender_generation: 1,
+            peer: to.to_owned().into(),
+            header: Some(Box::new(header)),
+            ..Append::default()
+        };
+        reason(&self.apply(Op::Append(append)))
+    }
+
     #[expect(clippy::too_many_arguments, reason = "as in the act")]
     fn refer(&mut self, who: &str, incarnation: u64, message: usize, kind: Kind, choice: u8, lie: u8, skew_ms: u64) {
         let said = &self.said[message];
