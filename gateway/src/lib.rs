@@ -8,6 +8,7 @@
 //! | `connection`, `connections`, `mailbox` | the task around a session and how others reach it |
 //! | `feeds`, `feeding` | one feed for each timeline that is followed: its order, who hears it, and what is read for it |
 //! | `links`, `outcome` | what is asked of the routers and told by them |
+//! | `reading` | single frames, for programs that check clients |
 
 mod census;
 mod cluster_level;
@@ -31,6 +32,8 @@ mod media;
 pub mod metrics;
 mod network;
 mod outcome;
+#[doc(hidden)]
+pub mod reading;
 mod rebalance;
 #[doc(hidden)]
 pub mod simulation;
