@@ -17,8 +17,8 @@ use std::{
 
 use bytes::Bytes;
 use carillon_client::{
-    Acknowledge, Address, Client, ClientConfig, ConversationList, Credential, Event, FetchError, ListVersion, SendError,
-    State,
+    Acknowledge, Address, Client, ClientConfig, ConversationList, Credential, Event, FetchError, ListVersion,
+    SendError, State,
 };
 use carillon_proto::{
     Epoch, Position, TimelineId, UserId, now_ms,
@@ -65,7 +65,7 @@ async fn main() {
 }
 
 /// Drives a client until the user stops it, or nobody is left who says what the user does. `carrier`: tcp, ws, or json on a WebSocket.
-pub async fn drive(input: Input, output: Output, carrier: &str) -> io::Result<()> {
+pub(crate) async fn drive(input: Input, output: Output, carrier: &str) -> io::Result<()> {
     let mut lines = BufReader::new(input).lines();
     let Some(start) = lines.next_line().await? else { return Ok(()) };
     let start: Start = serde_json::from_str(&start)?;
@@ -282,7 +282,8 @@ impl Driver {
             Do::Send { to, text, label } => {
                 self.kept.written += 1;
                 let client_id = format!("m{}", self.kept.written);
-                let unsent = Unsent { client_id: client_id.clone(), to: to.clone(), text: text.clone(), label: label.clone() };
+                let unsent =
+                    Unsent { client_id: client_id.clone(), to: to.clone(), text: text.clone(), label: label.clone() };
                 self.kept.unsent.push(unsent);
                 self.kept.write(&self.folder)?;
                 self.submit(client_id, &to, &text, label).await;
@@ -330,7 +331,8 @@ impl Driver {
             Do::Download { id } => {
                 let mut messages = self.kept.messages.iter();
                 let Some((seq, message)) = messages.find(|(_, message)| message.id == id) else { return Ok(()) };
-                let (seq, file, inbox) = (*seq, Bytes::from(message.file.clone().unwrap_or_default()), self.inbox.clone());
+                let (seq, file, inbox) =
+                    (*seq, Bytes::from(message.file.clone().unwrap_or_default()), self.inbox.clone());
                 self.later(async move {
                     let mut bytes = Vec::new();
                     match client.download(&file, Some((&inbox, seq)), 0, &mut bytes).await {
@@ -531,7 +533,8 @@ impl Driver {
             self.show(json!({"shown": "gone", "id": message.id})).await?;
         }
         let now = Instant::now();
-        let silent: Vec<_> = self.typing.iter().filter(|(_, until)| **until <= now).map(|(who, _)| who.clone()).collect();
+        let silent: Vec<_> =
+            self.typing.iter().filter(|(_, until)| **until <= now).map(|(who, _)| who.clone()).collect();
         for who in silent {
             self.no_longer_typing(&who).await?;
         }

@@ -103,11 +103,8 @@ impl Carrier {
             }
             Self::WebSocket { socket, json } => {
                 for frame in frames {
-                    let message = if *json {
-                        Message::text(frame.json.clone())
-                    } else {
-                        Message::binary(frame.protobuf.clone())
-                    };
+                    let message =
+                        if *json { Message::text(frame.json.clone()) } else { Message::binary(frame.protobuf.clone()) };
                     socket.feed(message).await.map_err(io::Error::other)?;
                 }
                 socket.flush().await.map_err(io::Error::other)
@@ -141,16 +138,16 @@ impl Carrier {
                 Self::Tcp { stream, .. } => stream.shutdown().await.map_err(drop),
                 Self::WebSocket { socket, .. } => {
                     let code = CloseCode::from(reading::close_code(bye));
-                    socket.close(Some(CloseFrame { code, reason: reason.into() })).await.map_err(drop)
+                    let frame = CloseFrame { code, reason: reason.into() };
+                    socket.send(Message::Close(Some(frame))).await.map_err(drop)
                 }
             }
         })
         .await;
         // Until the client has closed its side, so that what it has sent does not take the Bye away from it.
-        let _ = tokio::time::timeout(Duration::from_secs(1), async {
-            while !matches!(self.next().await, Heard::End) {}
-        })
-        .await;
+        let _ =
+            tokio::time::timeout(Duration::from_secs(1), async { while !matches!(self.next().await, Heard::End) {} })
+                .await;
     }
 }
 

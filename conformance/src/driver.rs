@@ -1,13 +1,6 @@
 //! The client under test: a driver that is told what the user does, and tells what the user sees, one JSON object a line.
 
-use std::{
-    any::Any,
-    future::Future,
-    io,
-    pin::Pin,
-    process::Stdio,
-    thread,
-};
+use std::{any::Any, future::Future, io, pin::Pin, process::Stdio, thread};
 
 use serde_json::Value;
 use tokio::{

@@ -41,13 +41,13 @@ pub fn build(given: &Value, with_later_fields: bool) -> Result<Outgoing, String>
 /// Fails with the first name that is none of the protocol. `canonical` is the same message written anew.
 pub(crate) fn unknown_name(given: &Value, canonical: &Value) -> Result<(), String> {
     match (given, canonical) {
-        (Value::Object(given), Value::Object(known)) => given.iter().try_for_each(|(name, value)| {
-            match known.get(name).or_else(|| known.get(&lower_camel(name))) {
+        (Value::Object(given), Value::Object(known)) => {
+            given.iter().try_for_each(|(name, value)| match known.get(name).or_else(|| known.get(&lower_camel(name))) {
                 Some(known) => unknown_name(value, known).map_err(|error| format!("{name}: {error}")),
                 None if is_default(value) => Ok(()),
                 None => Err(format!("the protocol has no field {name:?} here")),
-            }
-        }),
+            })
+        }
         (Value::Array(given), Value::Array(known)) => {
             given.iter().zip(known).try_for_each(|(given, known)| unknown_name(given, known))
         }

@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn an_unknown_value_is_a_name_in_json_and_a_number_in_protobuf() {
-        let given = json!({"presences": {"presences": [{"user": "a"}, {"user": "b", "show": "SHOW_OF_A_LATER_RELEASE"}]}});
+        let given =
+            json!({"presences": {"presences": [{"user": "a"}, {"user": "b", "show": "SHOW_OF_A_LATER_RELEASE"}]}});
         let made = build(&given, false).expect("made");
         assert_eq!(serde_json::from_str::<Value>(&made.json).expect("JSON"), given);
         match ServerFrame::decode(&*made.protobuf).expect("decodes").body {

@@ -66,11 +66,11 @@ impl Names {
                 let absent = default_of(wanted);
                 self.matches(wanted, fields.get(key).unwrap_or(&absent)).map_err(|error| format!("{key}: {error}"))
             }),
-            (Value::Array(wanted), Value::Array(items)) if wanted.len() == items.len() => wanted
-                .iter()
-                .zip(items)
-                .enumerate()
-                .try_for_each(|(at, (wanted, item))| self.matches(wanted, item).map_err(|error| format!("{at}: {error}"))),
+            (Value::Array(wanted), Value::Array(items)) if wanted.len() == items.len() => {
+                wanted.iter().zip(items).enumerate().try_for_each(|(at, (wanted, item))| {
+                    self.matches(wanted, item).map_err(|error| format!("{at}: {error}"))
+                })
+            }
             _ if pattern == value => Ok(()),
             (_, Value::Null) => Err(format!("expected {pattern}, but it is missing")),
             _ => Err(format!("expected {pattern}, got {value}")),

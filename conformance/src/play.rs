@@ -40,9 +40,14 @@ pub struct Played {
 pub enum Verdict {
     Passed,
     /// At this line of the scene; 0: at no certain one.
-    Failed { line: usize, why: String },
+    Failed {
+        line: usize,
+        why: String,
+    },
     /// The driver can't do this.
-    Skipped { lacks: String },
+    Skipped {
+        lacks: String,
+    },
 }
 
 impl fmt::Display for Verdict {
@@ -317,14 +322,19 @@ impl Player {
             while let Some(frame) = self.frames.pop_front() {
                 if self.counts(&frame) {
                     let pattern = self.names.fill_known(pattern, now_ms())?;
-                    return self.names.matches(&pattern, &frame).map_err(|why| format!("{why}, in the client's {frame}"));
+                    return self
+                        .names
+                        .matches(&pattern, &frame)
+                        .map_err(|why| format!("{why}, in the client's {frame}"));
                 }
             }
             if self.closed || self.on.is_none() {
                 return Err(format!("the client ends its connection, but {wanted} was to come: {pattern}"));
             }
             match self.news(deadline, false).await? {
-                News::Time => return Err(format!("the client does not send {wanted} within {:?}: {pattern}", self.patience)),
+                News::Time => {
+                    return Err(format!("the client does not send {wanted} within {:?}: {pattern}", self.patience));
+                }
                 news => self.take(news)?,
             }
             self.answer_by_the_way().await?;
@@ -378,18 +388,17 @@ impl Player {
 
     /// Answers what the scene leaves to the service.
     async fn answer_by_the_way(&mut self) -> Result<(), String> {
-        let kinds: Vec<String> = self.frames.iter().filter_map(kind_of).collect();
-        for kind in kinds.iter().filter(|kind| !self.frame_kinds.contains(*kind)) {
+        let named = &self.frame_kinds;
+        let passed_over = |kind: &String| BY_THE_WAY.contains(&kind.as_str()) && !named.contains(kind);
+        let kinds: Vec<String> = self.frames.iter().filter_map(kind_of).filter(passed_over).collect();
+        self.frames.retain(|frame| kind_of(frame).is_none_or(|kind| !passed_over(&kind)));
+        for kind in kinds {
             match kind.as_str() {
                 "ping" => self.send(&[json!({"pong": {}})], false).await?,
                 "fetch" => self.send(&[json!({"page": {"complete": true}})], false).await?,
                 _ => {}
             }
         }
-        let named = self.frame_kinds.clone();
-        self.frames.retain(|frame| {
-            kind_of(frame).is_none_or(|kind| named.contains(&kind) || !BY_THE_WAY.contains(&kind.as_str()))
-        });
         Ok(())
     }
 

@@ -44,7 +44,9 @@ enum Stage {
     /// Nothing was heard on this connection.
     New,
     /// A SignIn waits for its answer.
-    SigningIn { with_ticket: bool },
+    SigningIn {
+        with_ticket: bool,
+    },
     TicketRefused,
     SignedIn,
     SignedOut,
@@ -158,13 +160,15 @@ impl Rules {
                 let (epoch, seq) = self.delivered.get(&timeline).copied().unwrap_or_default();
                 if position.epoch != epoch || position.seq > seq {
                     let acknowledged = format!("{} of epoch {}", position.seq, position.epoch);
-                    let why = format!("an Ack of {acknowledged} in {timeline}, which has delivered {seq} of epoch {epoch}");
+                    let why =
+                        format!("an Ack of {acknowledged} in {timeline}, which has delivered {seq} of epoch {epoch}");
                     return broken("Timelines and positions", why);
                 }
             }
             Body::Fetch(fetch) => {
                 if !self.fetches.insert(fetch.request) {
-                    let why = format!("request {} is used while another one of that number has no answer", fetch.request);
+                    let why =
+                        format!("request {} is used while another one of that number has no answer", fetch.request);
                     return broken("Timelines and positions", why);
                 }
                 if self.fetches.len() > FETCHES {
@@ -201,7 +205,10 @@ impl Rules {
             (instance, attempt, Some((before, last))) if instance == before => {
                 let again = self.stage == Stage::TicketRefused && attempt == last;
                 if attempt <= last && !again {
-                    return broken(SECTION, format!("attempt {attempt} comes after attempt {last} of the same instance"));
+                    return broken(
+                        SECTION,
+                        format!("attempt {attempt} comes after attempt {last} of the same instance"),
+                    );
                 }
             }
             (_, attempt, _) if attempt != 1 => {
@@ -235,9 +242,8 @@ impl Rules {
         }
         if let Some(before) = self.messages.get(id) {
             // What a message follows may change.
-            let same = before.to == to
-                && before.content == send.content
-                && before.expires_after_ms == send.expires_after_ms;
+            let same =
+                before.to == to && before.content == send.content && before.expires_after_ms == send.expires_after_ms;
             if !same {
                 return broken("Sending", format!("the client id {id} stood for another message before"));
             }
@@ -282,8 +288,7 @@ impl Rules {
 
     /// A frame is for services that name its feature.
     fn has_feature(&self, body: &Body) -> Result<(), Broken> {
-        let group =
-            |to: &Option<Recipient>| matches!(to.as_ref().and_then(|to| to.to.as_ref()), Some(To::Group(_)));
+        let group = |to: &Option<Recipient>| matches!(to.as_ref().and_then(|to| to.to.as_ref()), Some(To::Group(_)));
         let needed: &[&str] = match body {
             Body::SignIn(_) | Body::ScramFinal(_) | Body::SignOut(_) | Body::Ack(_) | Body::Ping(_) => &[],
             Body::Fetch(_) | Body::Renew(_) => &[],
@@ -312,9 +317,10 @@ impl Rules {
             Body::Report(_) => &[features::REPORTS],
         };
         match needed.iter().find(|needed| !self.features.iter().any(|feature| feature == **needed)) {
-            Some(missing) => {
-                broken("What ends in what", format!("a frame that needs the feature {missing}, which the service does not name"))
-            }
+            Some(missing) => broken(
+                "What ends in what",
+                format!("a frame that needs the feature {missing}, which the service does not name"),
+            ),
             None => Ok(()),
         }
     }
@@ -490,7 +496,11 @@ mod tests {
         Scene::new().breaks(send("1", "hi"), "What ends in what", "first frame");
         Scene::new().breaks(json!({"signIn": {"token": "t"}}), "Names", "device");
         Scene::new().breaks(json!({"signIn": {"device": "d"}}), "Signing in", "credential");
-        Scene::new().breaks(json!({"signIn": {"device": "d", "token": "t", "attempt": 1}}), "Signing in", "only one of");
+        Scene::new().breaks(
+            json!({"signIn": {"device": "d", "token": "t", "attempt": 1}}),
+            "Signing in",
+            "only one of",
+        );
         Scene::new().breaks(sign_in(2), "Signing in", "not 1");
         Scene::signed_in().breaks(sign_in(2), "What ends in what", "second SignIn");
         let mut scene = Scene::signed_in();
@@ -504,9 +514,7 @@ mod tests {
 
     #[test]
     fn nothing_follows_a_ticket_before_its_answer() {
-        let ticket = |attempt: u32| {
-            json!({"signIn": {"device": "phone", "ticket": "AAAA", "instance": "5", "attempt": attempt}})
-        };
+        let ticket = |attempt: u32| json!({"signIn": {"device": "phone", "ticket": "AAAA", "instance": "5", "attempt": attempt}});
         let mut scene = Scene::new();
         scene.says(ticket(1)).expect("signs in");
         scene.breaks(send("1", "hi"), "Signing in", "follows a SignIn with a ticket");
@@ -534,7 +542,8 @@ mod tests {
         scene.says(send("1", "hi")).expect("the same");
         scene.hears(refused("1", false, 0));
         scene.breaks(send("1", "hi"), "Sending again", "refused for good");
-        let after = json!({"send": {"clientId": "2", "to": {"user": "bob"}, "content": {"text": {"body": "x"}}, "after": "1"}});
+        let after =
+            json!({"send": {"clientId": "2", "to": {"user": "bob"}, "content": {"text": {"body": "x"}}, "after": "1"}});
         scene.breaks(after, "Sending again", "refused for good");
         scene.breaks(send("", "x"), "Names", "client_id");
         scene.breaks(send("3", ""), "Contents", "is empty");

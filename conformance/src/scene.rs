@@ -115,7 +115,7 @@ pub fn read(path: &Path) -> Result<Vec<Scene>, InvalidScene> {
             files.push(file);
         }
     }
-    files.sort();
+    files.sort_by(|one, other| one.file_stem().cmp(&other.file_stem()));
     files.iter().map(|file| read_file(file)).collect()
 }
 
@@ -147,7 +147,8 @@ fn parse(name: &str, text: &str) -> Result<Scene, Wrong> {
     let mut lines: Vec<(usize, String)> = Vec::new();
     for (line, written) in play.get_ref().lines().enumerate().map(|(number, line)| (start + number, line)) {
         if written.starts_with("  ") {
-            let before = lines.last_mut().ok_or_else(|| Wrong::Line(line, "there is no line to continue".to_owned()))?;
+            let before =
+                lines.last_mut().ok_or_else(|| Wrong::Line(line, "there is no line to continue".to_owned()))?;
             before.1.push(' ');
             before.1.push_str(written.trim());
         } else if !written.trim().is_empty() && !written.starts_with('#') {
@@ -180,7 +181,11 @@ fn parse_act(written: &str) -> Result<Act, String> {
             }
             if let Some(more) = what.strip_prefix("signs in") {
                 let more = more.trim();
-                return Ok(Act::SignsIn(if more.is_empty() { Value::Object(Default::default()) } else { object(more)? }));
+                return Ok(Act::SignsIn(if more.is_empty() {
+                    Value::Object(Default::default())
+                } else {
+                    object(more)?
+                }));
             }
             if let Some(time) = what.strip_prefix("sends nothing for ") {
                 return Ok(Act::SaysNothing(milliseconds(time)?));

@@ -144,4 +144,3 @@ impl HttpAsk {
         self.stream.shutdown().await
     }
 }
-

@@ -57,13 +57,13 @@ impl World {
         match &frame.body {
             Some(Body::SignIn(sign_in)) => {
                 let inbox = Some(Owner::Inbox(self.user.clone()));
-                let of_inbox = |timeline: &Option<Timeline>| {
-                    timeline.as_ref().is_some_and(|timeline| timeline.owner == inbox)
-                };
+                let of_inbox =
+                    |timeline: &Option<Timeline>| timeline.as_ref().is_some_and(|timeline| timeline.owner == inbox);
                 let given = sign_in.positions.iter().find(|given| of_inbox(&given.timeline));
                 if let Some(Credential::ScramFirst(first)) = &sign_in.credential {
                     let first = String::from_utf8_lossy(first);
-                    self.scram_nonce = first.split(',').find_map(|part| part.strip_prefix("r=")).unwrap_or_default().to_owned();
+                    self.scram_nonce =
+                        first.split(',').find_map(|part| part.strip_prefix("r=")).unwrap_or_default().to_owned();
                 }
                 self.position = given.and_then(|given| given.position).map(|position| (position.epoch, position.seq));
             }
@@ -124,11 +124,8 @@ impl World {
         let of_inbox = |state: &&Value| state.get("timeline").is_none_or(|timeline| *timeline == self.inbox());
         if let Some(state) = given.filter(of_inbox) {
             if let Some(epoch) = number(state, "epoch").filter(|epoch| *epoch != 0) {
-                (self.epoch, self.last, self.cursor) = if epoch == self.epoch {
-                    (epoch, self.last, self.cursor)
-                } else {
-                    (epoch, 0, 0)
-                };
+                (self.epoch, self.last, self.cursor) =
+                    if epoch == self.epoch { (epoch, self.last, self.cursor) } else { (epoch, 0, 0) };
             }
             self.last = number(state, "last").unwrap_or(self.last);
         }
