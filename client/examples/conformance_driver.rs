@@ -80,6 +80,7 @@ pub(crate) async fn drive(input: Input, output: Output, carrier: &str) -> io::Re
         output,
         folder,
         kept,
+        was_connected: false,
         features: Vec::new(),
         answers: FuturesUnordered::new(),
         typing: HashMap::new(),
@@ -89,10 +90,20 @@ pub(crate) async fn drive(input: Input, output: Output, carrier: &str) -> io::Re
     for Unsent { client_id, to, text, label } in driver.kept.unsent.clone() {
         driver.submit(client_id, &to, &text, label).await;
     }
+    let mut ended = false;
     loop {
         let wake = driver.next_wake();
+        // Events first: they tell what came before an answer.
         tokio::select! {
-            line = lines.next_line() => {
+            biased;
+            event = events.next(), if !ended => match event {
+                Some(event) => driver.event(event).await?,
+                // The user may still look at what is there.
+                None => ended = true,
+            },
+            Some(answer) = driver.answers.next() => driver.answered(answer).await?,
+            // The user waits for the first connection.
+            line = lines.next_line(), if ended || driver.was_connected => {
                 let Some(line) = line? else { return Ok(()) };
                 let line: Do = serde_json::from_str(&line)?;
                 if matches!(line, Do::Stop) {
@@ -101,12 +112,6 @@ pub(crate) async fn drive(input: Input, output: Output, carrier: &str) -> io::Re
                 }
                 driver.act(line).await?;
             }
-            event = events.next() => match event {
-                Some(event) => driver.event(event).await?,
-                // It has ended, and the user may still look at what is there.
-                None => std::future::pending().await,
-            },
-            Some(answer) = driver.answers.next() => driver.answered(answer).await?,
             () = sleep_until(wake) => driver.time_passes().await?,
         }
     }
@@ -254,6 +259,7 @@ struct Driver {
     output: Output,
     folder: PathBuf,
     kept: Kept,
+    was_connected: bool,
     features: Vec<String>,
     answers: FuturesUnordered<Pin<Box<dyn Future<Output = Answer> + Send>>>,
     /// Who is writing, and until when that counts.
@@ -408,6 +414,7 @@ impl Driver {
     async fn event(&mut self, event: Event) -> io::Result<()> {
         match event {
             Event::State(State::Connected { signed_in, .. }) => {
+                self.was_connected = true;
                 self.features.clone_from(&signed_in.features);
                 if let Some(known) = self.conversations {
                     self.read_conversations(known);
@@ -469,7 +476,7 @@ impl Driver {
                 // Of two edits the later one counts, and none after a recall.
                 of.filter(|message| !message.recalled && message.edit < this).map(|message| {
                     message.edit = this;
-                    message.text = edit.content.as_ref().map(text_of).unwrap_or_default();
+                    message.text = edit.content.as_deref().map(text_of).unwrap_or_default();
                     json!({"shown": "changed", "id": id, "text": message.text})
                 })
             }
@@ -482,6 +489,8 @@ impl Driver {
                 })
             }
             _ if is_about(&envelope) => None,
+            // History has shown it.
+            _ if self.kept.messages.contains_key(&position.seq) => None,
             _ => {
                 let message = Message::of(&envelope);
                 let (id, text) = (message.id.clone(), message.text.clone());

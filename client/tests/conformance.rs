@@ -30,8 +30,8 @@ fn on(carrier: &'static str, input: Input, output: Output) -> Pin<Box<dyn Future
 
 async fn plays_all(start: fn(Input, Output) -> Pin<Box<dyn Future<Output = ()>>>) {
     let scenes = own().expect("scenes");
-    let client = Client::Inside(start);
-    let played = scenes.iter().map(|scene| async { (scene, play(scene, &client, PATIENCE).await) });
+    let client = &Client::Inside(start);
+    let played = scenes.iter().map(|scene| async move { (scene, play(scene, client, PATIENCE).await) });
     let mut played = futures_util::stream::iter(played).buffered(8);
     let mut wrong = String::new();
     while let Some((scene, played)) = played.next().await {

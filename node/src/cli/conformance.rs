@@ -42,12 +42,8 @@ impl Conformance {
             }
             return Ok(ExitCode::SUCCESS);
         };
-        let client = Client::Command(client);
-        let patience = self.patience;
-        let played = scenes.iter().map(|scene| async {
-            let played = play(scene, &client, patience).await;
-            (scene, played)
-        });
+        let (client, patience) = (&Client::Command(client), self.patience);
+        let played = scenes.iter().map(|scene| async move { (scene, play(scene, client, patience).await) });
         let mut played = futures_util::stream::iter(played).buffered(usize::from(self.jobs));
         let (mut passed, mut failed, mut skipped) = (0, 0, 0);
         while let Some((scene, Played { verdict, told })) = played.next().await {
