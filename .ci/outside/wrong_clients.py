@@ -172,7 +172,7 @@ class NamesTheRefused(Driver):
 
     def send_message(self, message, after):
         super().send_message(message, self.first)
-        self.first = message["id"]
+        self.first = self.first or message["id"]
 
 
 @fails("window")

@@ -22,7 +22,7 @@ use carillon_client::{
 };
 use carillon_proto::{
     Epoch, Position, TimelineId, UserId, now_ms,
-    pb::client::{ChatState, Content, Direction, Envelope, Page, Show, content::Body},
+    pb::client::{ChatState, Content, Conversations, Direction, Envelope, Page, Show, content::Body},
     tasks::Tasks,
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -85,6 +85,7 @@ pub(crate) async fn drive(input: Input, output: Output, carrier: &str) -> io::Re
         answers: FuturesUnordered::new(),
         typing: HashMap::new(),
         conversations: None,
+        meanwhile: None,
     };
     driver.show(json!({"shown": "ready", "driver": "carillon-client", "can": CAN})).await?;
     for Unsent { client_id, to, text, label } in driver.kept.unsent.clone() {
@@ -266,6 +267,8 @@ struct Driver {
     typing: HashMap<String, Instant>,
     /// As of which version the conversations are known; `None`: nobody has asked for them.
     conversations: Option<Option<ListVersion>>,
+    /// While the conversations are read: what was told of changes meanwhile.
+    meanwhile: Option<Vec<Conversations>>,
 }
 
 impl Driver {
@@ -367,8 +370,21 @@ impl Driver {
 
     fn read_conversations(&mut self, since: Option<ListVersion>) {
         self.conversations.get_or_insert(None);
+        self.meanwhile.get_or_insert_default();
         let client = self.client.clone();
         self.later(async move { Answer::Conversations(client.read_conversations(since).await) });
+    }
+
+    fn conversations_changed(&mut self, news: Conversations) {
+        match (self.conversations.flatten(), &mut self.meanwhile) {
+            // The answer may be on its way, which has it already.
+            (_, Some(meanwhile)) => meanwhile.push(news),
+            (Some(known), None) if known.is_followed_by(&news) => {
+                let version = known.version.max(news.version);
+                self.conversations = Some(Some(ListVersion { epoch: news.epoch, version }));
+            }
+            (known, None) => self.read_conversations(known),
+        }
     }
 
     async fn answered(&mut self, answer: Answer) -> io::Result<()> {
@@ -404,6 +420,7 @@ impl Driver {
             }
             Answer::Conversations(Ok(list)) => {
                 self.conversations = Some(Some(list.version));
+                self.meanwhile.take().into_iter().flatten().for_each(|news| self.conversations_changed(news));
                 Ok(())
             }
             Answer::Shown(line) => self.show(line).await,
@@ -438,12 +455,7 @@ impl Driver {
                 }
                 self.kept.write(&self.folder)?;
             }
-            Event::Conversations(news) => match self.conversations.flatten() {
-                Some(known) if known.is_followed_by(&news) => {
-                    self.conversations = Some(Some(ListVersion { epoch: news.epoch, version: news.version }));
-                }
-                known => self.read_conversations(known),
-            },
+            Event::Conversations(news) => self.conversations_changed(news),
             Event::ContactsMissed => self.act(Do::Contacts).await?,
             Event::PrivacyMissed => self.act(Do::Privacy).await?,
             Event::Presence(presence) => {

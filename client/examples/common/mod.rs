@@ -19,6 +19,7 @@ pub(crate) struct User {
     pub(crate) events: Events,
 }
 
+#[allow(dead_code, reason = "each example uses a part")]
 impl User {
     pub(crate) async fn sign_in(address: &Address, name: &str, token: &str) -> Result<Self> {
         let config = ClientConfig::new(vec![address.clone()], name, "example", Credential::Token(token.to_owned()));

@@ -100,6 +100,9 @@ class Driver:
     def __init__(self):
         self.socket = None
         self.signed_in = False
+        # What the user does waits for the first connection.
+        self.waiting = []
+        self.was_signed_in = False
         self.ended = False
         self.features = []
         self.window = 1
@@ -121,6 +124,8 @@ class Driver:
         self.presences = {}
         self.scheduled = {}
         self.new_token = None
+        self.start = None
+        self.stopped = False
 
     # ---- The user -------------------------------------------------------------------------------------------
 
@@ -178,7 +183,7 @@ class Driver:
             self.show(shown="echo", number=line["number"])
         elif what == "stop":
             self.send({"signOut": {}})
-            self.ended = True
+            self.ended = self.stopped = True
 
     def new_id(self):
         return f"{self.start['device']}-{self.kept['written']}"
@@ -239,7 +244,7 @@ class Driver:
             final = base64.b64decode(signed_in.get("scramServerFinal", "")).decode()
             if not self.trusts(final):
                 return self.end("the service does not know the password")
-        self.signed_in = True
+        self.signed_in = self.was_signed_in = True
         self.failures = 0
         self.ticket = signed_in.get("ticket")
         self.features = signed_in.get("features", [])
@@ -371,7 +376,8 @@ class Driver:
         """The device has everything up to this position; it says so when that is on its disk."""
         self.kept.update(epoch=position["epoch"], seq=int(position["seq"]))
         self.save()
-        self.send({"ack": {"timeline": self.inbox(), "position": position}})
+        acknowledged = {"epoch": position["epoch"], "seq": position["seq"]}
+        self.send({"ack": {"timeline": self.inbox(), "position": acknowledged}})
 
     def keep(self, seq, envelope):
         content = envelope.get("content", {})
@@ -554,9 +560,9 @@ class Driver:
     def run(self):
         lines = b""
         while True:
-            if self.ended and self.socket is None and hasattr(self, "stopped"):
+            if self.stopped and self.socket is None:
                 return
-            if hasattr(self, "start") and self.socket is None and not self.ended and time.monotonic() >= self.connect_at:
+            if self.start is not None and self.socket is None and not self.ended and time.monotonic() >= self.connect_at:
                 self.connect()
             readable = [sys.stdin] + ([self.socket.socket] if self.socket is not None else [])
             readable, _, _ = select.select(readable, [], [], 0.02)
@@ -566,17 +572,15 @@ class Driver:
                     if not more:
                         return
                     *whole, lines = (lines + more).split(b"\n")
-                    for line in whole:
-                        line = json.loads(line)
-                        if line["do"] == "stop":
-                            self.stopped = True
-                        self.do(line)
+                    self.waiting += [json.loads(line) for line in whole]
                 if self.socket is not None and self.socket.socket in readable:
                     for message in self.socket.messages():
                         self.take(json.loads(message))
                         if self.socket is None:
                             break
-                if hasattr(self, "start"):
+                while self.waiting and (self.was_signed_in or self.ended or self.waiting[0]["do"] == "start"):
+                    self.do(self.waiting.pop(0))
+                if self.start is not None:
                     self.time_passes()
             except Lost:
                 self.lost()
