@@ -9,6 +9,7 @@
 //! | `feeds`, `feeding` | one feed for each timeline that is followed: its order, who hears it, and what is read for it |
 //! | `presences` | what contacts show, gathered for each connection |
 //! | `links`, `outcome` | what is asked of the routers and told by them |
+//! | `reading` | single frames, for programs that check clients |
 
 mod census;
 mod cluster_level;
@@ -33,6 +34,8 @@ pub mod metrics;
 mod network;
 mod outcome;
 mod presences;
+#[doc(hidden)]
+pub mod reading;
 mod rebalance;
 #[doc(hidden)]
 pub mod simulation;

@@ -2,6 +2,7 @@
 
 mod codec;
 mod grpc;
+mod json;
 mod stream;
 mod websocket;
 

@@ -16,7 +16,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{Connection, ConnectionError, MAX_SERVER_FRAME_BYTES, stream::Bytes};
+use super::{Connection, ConnectionError, MAX_SERVER_FRAME_BYTES, json, stream::Bytes};
 use crate::{Address, Format};
 
 pub(super) async fn handshake(
@@ -69,9 +69,7 @@ fn decode(message: Message) -> Result<Option<ServerFrame>, ConnectionError> {
         Message::Binary(bytes) => {
             ServerFrame::decode(bytes).map(Some).map_err(|error| ConnectionError::Frame(error.to_string()))
         }
-        Message::Text(text) => {
-            serde_json::from_str(&text).map(Some).map_err(|error| ConnectionError::Frame(error.to_string()))
-        }
+        Message::Text(text) => json::read(&text).map(Some).map_err(|error| ConnectionError::Frame(error.to_string())),
         Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => Ok(None),
     }
 }

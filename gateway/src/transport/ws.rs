@@ -17,7 +17,8 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::{Event, Transport};
 use crate::dialect::native::{self, Outgoing};
-use close::{CloseCode, close_code};
+use close::CloseCode;
+pub(crate) use close::close_code;
 pub(crate) use socket::{MessageSocket, SocketEvent};
 
 /// The format that the client chose by its subprotocol.

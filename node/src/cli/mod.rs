@@ -6,6 +6,7 @@ mod backup;
 mod callees;
 mod chat;
 mod cluster;
+mod conformance;
 mod connect;
 mod contact;
 mod conversation;
@@ -140,6 +141,8 @@ enum Command {
     /// clocks. Changes nothing. Exits with 0 if all was checked and is well, 1 if something could not be checked, 2 for wrong
     /// arguments, 3 for warnings, 4 for faults.
     Doctor(doctor::Doctor),
+    /// Plays scenes to a client of the native protocol, and says which rules it breaks: for authors of clients.
+    Conformance(conformance::Conformance),
     /// For reports of problems.
     #[command(subcommand)]
     Debug(debug::Debug),
@@ -212,6 +215,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let done = match cli.command {
         Some(Command::Doctor(doctor)) => return small(doctor.run(&options)),
         Some(Command::Debug(debug)) => return small(debug.run(&options)),
+        Some(Command::Conformance(conformance)) => return small(conformance.run()),
         None => serve::run(Role::ALL, &options, cli.serve),
         Some(Command::All(serve)) => serve::run(Role::ALL, &options, serve),
         Some(Command::Gateway(serve)) => serve::run(&[Role::Gateway], &options, serve),

@@ -171,6 +171,11 @@ pub(crate) fn decode_json(frame: &str) -> Result<ClientFrame, DecodeError> {
     Ok(json::decode(frame)?.into())
 }
 
+/// The frame with its content decoded.
+pub(crate) fn read_json(frame: &str) -> Result<carillon_proto::pb::client::ClientFrame, DecodeError> {
+    Ok(json::decode(frame)?)
+}
+
 #[cfg(any(test, fuzzing))]
 pub(crate) use json::decode_by_schema as decode_json_by_schema;
 

@@ -2,13 +2,13 @@
 
 use carillon_proto::pb::client::Code;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
-pub(super) use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+pub(crate) use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 /// A control frame has at most 125 bytes, two of which are the code.
 const REASON: usize = 123;
 
 /// The close code for a Bye. The transport itself reports invalid bytes (1002, 1003, 1007).
-pub(super) fn close_code(bye: Code) -> CloseCode {
+pub(crate) fn close_code(bye: Code) -> CloseCode {
     match bye {
         Code::SignedOut => CloseCode::Normal,
         Code::ShuttingDown => CloseCode::Away,

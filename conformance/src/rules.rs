@@ -1,0 +1,620 @@
+//! The rules that a client keeps in every scene. Pure; time is a parameter.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::{Duration, Instant},
+};
+
+use carillon_gateway::reading;
+use carillon_proto::{
+    ClientId, DeviceId, TimelineId, features, limits,
+    pb::client::{
+        ClientFrame, Content, Limits, Position, Recipient, Send, ServerFrame, SignIn, Timeline, TimelineState,
+        client_frame::Body, content, recipient::To, refused::What, server_frame::Body as Told, sign_in::Credential,
+    },
+};
+
+/// Timers may fire so much early.
+const EARLY: Duration = Duration::from_millis(2);
+/// Fetches without an answer.
+const FETCHES: usize = 4;
+
+/// What a client has done against a rule of docs/protocol.md.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{why} (docs/protocol.md, {section:?})")]
+pub(crate) struct Broken {
+    pub(crate) section: &'static str,
+    pub(crate) why: String,
+}
+
+fn broken<T>(section: &'static str, why: impl Into<String>) -> Result<T, Broken> {
+    Err(Broken { section, why: why.into() })
+}
+
+/// Whether the client may connect again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    AtOnce,
+    From(Instant),
+    Never,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing was heard on this connection.
+    New,
+    /// A SignIn waits for its answer.
+    SigningIn {
+        with_ticket: bool,
+    },
+    TicketRefused,
+    SignedIn,
+    SignedOut,
+}
+
+/// What a client has said and was told.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    stage: Stage,
+    again: Again,
+    /// Instance and attempt of the last sign-in.
+    number: Option<(u64, u32)>,
+    limits: Limits,
+    features: Vec<String>,
+    more_positions: bool,
+    unanswered: BTreeSet<String>,
+    fetches: BTreeSet<u32>,
+    /// Each message that was sent: to whom it was, and what it said.
+    messages: HashMap<String, Send>,
+    /// The earliest time of the next attempt of messages that were refused for now.
+    not_before: HashMap<String, Instant>,
+    /// Refused for good.
+    refused: BTreeSet<String>,
+    /// How far each timeline was delivered, over all connections.
+    delivered: HashMap<TimelineId, (u64, u64)>,
+}
+
+impl Rules {
+    pub(crate) fn new() -> Self {
+        Self {
+            stage: Stage::New,
+            again: Again::AtOnce,
+            number: None,
+            limits: Limits::default(),
+            features: Vec::new(),
+            more_positions: false,
+            unanswered: BTreeSet::new(),
+            fetches: BTreeSet::new(),
+            messages: HashMap::new(),
+            not_before: HashMap::new(),
+            refused: BTreeSet::new(),
+            delivered: HashMap::new(),
+        }
+    }
+
+    /// The client was started again by its user: whatever it was told about connecting, it may do so.
+    pub(crate) fn started(&mut self) {
+        self.again = Again::AtOnce;
+        self.refused.clear();
+    }
+
+    /// The client has opened a connection.
+    pub(crate) fn connected(&mut self, now: Instant) -> Result<(), Broken> {
+        match self.again {
+            Again::Never => {
+                return broken("Keeping and ending", "the client connects again after a Bye without `reconnect`");
+            }
+            Again::From(time) if now + EARLY < time => {
+                let early = (time - now).as_millis();
+                return broken("Keeping and ending", format!("the client connects again {early} ms too early"));
+            }
+            Again::From(_) | Again::AtOnce => {}
+        }
+        self.again = Again::AtOnce;
+        self.stage = Stage::New;
+        self.features.clear();
+        self.more_positions = false;
+        self.unanswered.clear();
+        self.fetches.clear();
+        // A place in the rate is one connection's.
+        self.not_before.clear();
+        Ok(())
+    }
+
+    /// The client has sent a frame of so many bytes.
+    pub(crate) fn heard(&mut self, frame: &ClientFrame, bytes: usize, now: Instant) -> Result<(), Broken> {
+        let Some(body) = &frame.body else {
+            return broken("What ends in what", "a frame has no body that the protocol knows");
+        };
+        let max = match self.stage {
+            Stage::SignedIn | Stage::SignedOut => self.limits.max_frame_bytes as usize,
+            _ => limits::MAX_FRAME_BYTES_BEFORE_SIGN_IN,
+        };
+        if bytes > max {
+            return broken("Signing in", format!("a frame has {bytes} bytes, but at most {max} are allowed here"));
+        }
+        if let Body::SignIn(sign_in) = body {
+            return self.signs_in(sign_in);
+        }
+        match self.stage {
+            Stage::New => return broken("What ends in what", "the first frame of a connection is no SignIn"),
+            Stage::SigningIn { with_ticket: true } => {
+                return broken("Signing in", "a frame follows a SignIn with a ticket before its answer");
+            }
+            Stage::SignedOut => return broken("Keeping and ending", "a frame follows SignOut"),
+            Stage::SigningIn { with_ticket: false } | Stage::TicketRefused | Stage::SignedIn => {}
+        }
+        if self.more_positions && !matches!(body, Body::Positions(_) | Body::Ping(_) | Body::SignOut(_)) {
+            return broken("Timelines and positions", "a frame comes before the last Positions");
+        }
+        self.has_feature(body)?;
+        match body {
+            Body::SignOut(_) => self.stage = Stage::SignedOut,
+            Body::Positions(positions) => self.more_positions = positions.more,
+            Body::Send(send) => self.sends(send, now)?,
+            Body::Ack(ack) => {
+                let timeline = ack.timeline.as_ref().and_then(|given| TimelineId::from_client(given).ok().flatten());
+                let (Some(timeline), Some(position)) = (timeline, ack.position) else {
+                    return broken("Timelines and positions", "an Ack has no valid timeline or no position");
+                };
+                let (epoch, seq) = self.delivered.get(&timeline).copied().unwrap_or_default();
+                if position.epoch != epoch || position.seq > seq {
+                    let acknowledged = format!("{} of epoch {}", position.seq, position.epoch);
+                    let why =
+                        format!("an Ack of {acknowledged} in {timeline}, which has delivered {seq} of epoch {epoch}");
+                    return broken("Timelines and positions", why);
+                }
+            }
+            Body::Fetch(fetch) => {
+                if !self.fetches.insert(fetch.request) {
+                    let why =
+                        format!("request {} is used while another one of that number has no answer", fetch.request);
+                    return broken("Timelines and positions", why);
+                }
+                if self.fetches.len() > FETCHES {
+                    return broken("Timelines and positions", "more than four fetches have no answer");
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn signs_in(&mut self, sign_in: &SignIn) -> Result<(), Broken> {
+        const SECTION: &str = "Signing in";
+        if !matches!(self.stage, Stage::New | Stage::TicketRefused) {
+            return broken("What ends in what", "a second SignIn on one connection");
+        }
+        if let Err(why) = DeviceId::new(&sign_in.device) {
+            return broken("Names", format!("SignIn.device: {why}"));
+        }
+        let with_ticket = match sign_in.credential {
+            None => return broken(SECTION, "a SignIn without a credential"),
+            Some(Credential::Ticket(_)) if self.stage == Stage::TicketRefused => {
+                return broken(SECTION, "a second ticket on one connection, after one that was refused");
+            }
+            Some(Credential::Ticket(_)) => true,
+            Some(Credential::Token(_) | Credential::ScramFirst(_)) => false,
+        };
+        if sign_in.positions.len() > limits::POSITIONS_IN_SIGN_IN {
+            return broken("Timelines and positions", "more than 256 positions in SignIn");
+        }
+        match (sign_in.instance, sign_in.attempt, self.number) {
+            (0, 0, _) => {}
+            (0, ..) | (_, 0, _) => return broken(SECTION, "a SignIn with only one of `instance` and `attempt`"),
+            (instance, attempt, Some((before, last))) if instance == before => {
+                let again = self.stage == Stage::TicketRefused && attempt == last;
+                if attempt <= last && !again {
+                    return broken(
+                        SECTION,
+                        format!("attempt {attempt} comes after attempt {last} of the same instance"),
+                    );
+                }
+            }
+            (_, attempt, _) if attempt != 1 => {
+                return broken(SECTION, format!("the first attempt of an instance has the number {attempt}, not 1"));
+            }
+            _ => {}
+        }
+        if sign_in.instance != 0 {
+            self.number = Some((sign_in.instance, sign_in.attempt));
+        }
+        self.more_positions = sign_in.more_positions;
+        self.stage = Stage::SigningIn { with_ticket };
+        Ok(())
+    }
+
+    fn sends(&mut self, send: &Send, now: Instant) -> Result<(), Broken> {
+        let id = &send.client_id;
+        if let Err(why) = ClientId::new(id) {
+            return broken("Names", format!("Send.client_id: {why}"));
+        }
+        let to = match send.to.as_ref().and_then(|to| to.to.as_ref()) {
+            Some(_) => send.to.clone(),
+            None => return broken("Sending", format!("message {id} is for nobody")),
+        };
+        let max = if self.limits.max_content_bytes == 0 { usize::MAX } else { self.limits.max_content_bytes as usize };
+        let Some(content) = &send.content else {
+            return broken("Contents", format!("message {id} has no content"));
+        };
+        if let Err(why) = reading::check_content(content, max) {
+            return broken("Contents", format!("message {id}: {why}"));
+        }
+        if let Some(before) = self.messages.get(id) {
+            // What a message follows may change.
+            let same =
+                before.to == to && before.content == send.content && before.expires_after_ms == send.expires_after_ms;
+            if !same {
+                return broken("Sending", format!("the client id {id} stood for another message before"));
+            }
+            if self.refused.contains(id) {
+                return broken("Sending again", format!("message {id} is sent again after it was refused for good"));
+            }
+        }
+        if let Some(time) = self.not_before.remove(id)
+            && now + EARLY < time
+        {
+            let early = (time - now).as_millis();
+            return broken("Sending again", format!("message {id} is sent again {early} ms before its time"));
+        }
+        if !send.after.is_empty() {
+            self.follows(send, &to)?;
+        }
+        self.messages.insert(id.clone(), send.clone());
+        if !self.unanswered.insert(id.clone()) {
+            return broken("Sending again", format!("message {id} is sent again while it waits for its answer"));
+        }
+        let max = self.limits.max_pending_sends as usize;
+        if self.stage == Stage::SignedIn && self.unanswered.len() > max {
+            let why = format!("{} messages wait for their answers, but at most {max} may", self.unanswered.len());
+            return broken("Sending again", why);
+        }
+        Ok(())
+    }
+
+    fn follows(&self, send: &Send, to: &Option<Recipient>) -> Result<(), Broken> {
+        let (id, after) = (&send.client_id, &send.after);
+        match self.messages.get(after) {
+            None => broken("Sending", format!("message {id} names {after:?} in `after`, which was never sent")),
+            Some(before) if before.to != *to => {
+                broken("Sending", format!("message {id} names {after:?} in `after`, which is to another recipient"))
+            }
+            Some(_) if self.refused.contains(after) => {
+                broken("Sending again", format!("message {id} names {after:?} in `after`, which was refused for good"))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// A frame is for services that name its feature.
+    fn has_feature(&self, body: &Body) -> Result<(), Broken> {
+        let group = |to: &Option<Recipient>| matches!(to.as_ref().and_then(|to| to.to.as_ref()), Some(To::Group(_)));
+        let needed: &[&str] = match body {
+            Body::SignIn(_) | Body::ScramFinal(_) | Body::SignOut(_) | Body::Ack(_) | Body::Ping(_) => &[],
+            Body::Fetch(_) | Body::Renew(_) => &[],
+            Body::Send(send) => {
+                let about = send.content.as_ref().is_some_and(is_about_another);
+                if send.expires_after_ms != 0 {
+                    &[features::EXPIRING]
+                } else if about {
+                    &[features::REFERENCES]
+                } else if group(&send.to) {
+                    &[features::GROUPS]
+                } else {
+                    &[]
+                }
+            }
+            Body::Positions(_) => &[features::MORE_POSITIONS],
+            Body::Group(_) | Body::ReadGroup(_) | Body::ReadMembers(_) | Body::ReadGroups(_) => &[features::GROUPS],
+            Body::ReadConversations(_) | Body::MoveMarks(_) | Body::SetConversation(_) | Body::ReadMarks(_) => {
+                &[features::CONVERSATIONS]
+            }
+            Body::Contact(_) | Body::ReadContacts(_) | Body::SetPresence(_) => &[features::CONTACTS],
+            Body::RequestMediaSlot(_) | Body::RequestMediaUrl(_) => &[features::MEDIA],
+            Body::Privacy(_) | Body::ReadPrivacy(_) => &[features::PRIVACY],
+            Body::SetChatState(_) => &[features::CHAT_STATES],
+            Body::Schedule(_) | Body::ChangeScheduled(_) | Body::ReadScheduled(_) => &[features::SCHEDULED],
+            Body::Report(_) => &[features::REPORTS],
+        };
+        match needed.iter().find(|needed| !self.features.iter().any(|feature| feature == **needed)) {
+            Some(missing) => broken(
+                "What ends in what",
+                format!("a frame that needs the feature {missing}, which the service does not name"),
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// The gateway is about to send a frame.
+    pub(crate) fn told(&mut self, frame: &ServerFrame, now: Instant) {
+        match &frame.body {
+            Some(Told::SignedIn(signed_in)) => {
+                self.stage = Stage::SignedIn;
+                self.limits = signed_in.limits.unwrap_or_default();
+                self.features.clone_from(&signed_in.features);
+                self.begins(&signed_in.timelines);
+            }
+            Some(Told::Timelines(timelines)) => self.begins(&timelines.timelines),
+            Some(Told::Accepted(accepted)) => {
+                self.unanswered.remove(&accepted.client_id);
+                self.has(&accepted.timeline, accepted.position);
+            }
+            Some(Told::Deliver(deliver)) => self.has(&deliver.timeline, deliver.position),
+            Some(Told::Trimmed(trimmed)) => {
+                if let Some(first) = trimmed.first {
+                    self.skip(&trimmed.timeline, Position { seq: first.seq.saturating_sub(1), ..first });
+                }
+            }
+            Some(Told::Page(page)) => {
+                self.fetches.remove(&page.request);
+            }
+            Some(Told::Refused(refused)) => match &refused.what {
+                Some(What::ClientId(id)) => {
+                    self.unanswered.remove(id);
+                    if refused.retry {
+                        let after = Duration::from_millis(refused.retry_after_ms.into());
+                        self.not_before.insert(id.clone(), now + after);
+                    } else {
+                        self.refused.insert(id.clone());
+                    }
+                }
+                Some(What::Request(request)) => {
+                    self.fetches.remove(request);
+                }
+                None => self.stage = Stage::TicketRefused,
+            },
+            Some(Told::Bye(bye)) => {
+                let after = Duration::from_millis(bye.reconnect_after_ms.into());
+                // The answer to SignOut is for a client that has ended by itself.
+                let out = self.stage == Stage::SignedOut;
+                // Not the credential was refused, which is tried at once.
+                let ticket = matches!(self.stage, Stage::SigningIn { with_ticket: true });
+                self.again = match (bye.reconnect || out, ticket) {
+                    (true, _) => Again::From(now + after),
+                    (false, true) => Again::AtOnce,
+                    (false, false) => Again::Never,
+                };
+            }
+            _ => {}
+        }
+    }
+
+    fn begins(&mut self, timelines: &[TimelineState]) {
+        for state in timelines {
+            let timeline = state.timeline.as_ref().and_then(|given| TimelineId::from_client(given).ok().flatten());
+            let Some(timeline) = timeline.filter(|_| state.epoch != 0) else { continue };
+            let has = self.delivered.entry(timeline).or_default();
+            let from = (state.epoch, state.delivered_from);
+            *has = if has.0 == state.epoch { (*has).max(from) } else { from };
+        }
+    }
+
+    fn has(&mut self, timeline: &Option<Timeline>, position: Option<Position>) {
+        let timeline = timeline.as_ref().and_then(|given| TimelineId::from_client(given).ok().flatten());
+        let (Some(timeline), Some(position)) = (timeline, position) else { return };
+        let has = self.delivered.entry(timeline).or_default();
+        // What comes behind a gap does not count. An empty timeline gets its epoch with the first position.
+        if (position.epoch == has.0 || has.1 == 0) && position.seq == has.1 + 1 {
+            *has = (position.epoch, position.seq);
+        }
+    }
+
+    /// Positions up to this one are no longer kept, and count as delivered.
+    fn skip(&mut self, timeline: &Option<Timeline>, before: Position) {
+        let timeline = timeline.as_ref().and_then(|given| TimelineId::from_client(given).ok().flatten());
+        let Some(timeline) = timeline else { return };
+        let has = self.delivered.entry(timeline).or_default();
+        if has.0 != before.epoch || has.1 < before.seq {
+            *has = (before.epoch, before.seq);
+        }
+    }
+}
+
+fn is_about_another(content: &Content) -> bool {
+    use content::Body as Said;
+    let about = matches!(
+        content.body,
+        Some(Said::Edit(_) | Said::Recall(_) | Said::Reaction(_) | Said::Pin(_) | Said::Poll(_) | Said::Vote(_))
+    );
+    about
+        || content.reply_to.is_some()
+        || content.thread.is_some()
+        || content.forwarded_from.is_some()
+        || content.mentions.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{World, build};
+    use carillon_proto::pb::client::{Bye, Code};
+    use serde_json::{Value, json};
+
+    /// A scene in which time passes only where the test says so.
+    struct Scene {
+        rules: Rules,
+        world: World,
+        now: Instant,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            Self { rules: Rules::new(), world: World::new("alice", "phone"), now: Instant::now() }
+        }
+
+        fn signed_in() -> Self {
+            let mut scene = Self::new();
+            scene.signs_in(1, json!({}));
+            scene
+        }
+
+        fn signs_in(&mut self, attempt: u32, more: Value) {
+            self.rules.connected(self.now).expect("may connect");
+            self.says(sign_in(attempt)).expect("signs in");
+            self.hears(json!({"signedIn": more}));
+        }
+
+        fn says(&mut self, frame: Value) -> Result<(), Broken> {
+            let frame: ClientFrame = serde_json::from_value(frame).expect("a frame");
+            self.world.heard(&frame);
+            self.rules.heard(&frame, 100, self.now)
+        }
+
+        fn hears(&mut self, mut frame: Value) {
+            self.world.complete(&mut frame, 0);
+            self.rules.told(&build(&frame, false).expect("a frame").frame, self.now);
+        }
+
+        fn breaks(&mut self, frame: Value, section: &str, why: &str) {
+            let broken = self.says(frame).expect_err(why);
+            assert!(broken.section == section && broken.why.contains(why), "{broken}");
+        }
+    }
+
+    fn sign_in(attempt: u32) -> Value {
+        json!({"signIn": {"device": "phone", "token": "t", "instance": "5", "attempt": attempt}})
+    }
+
+    fn send(id: &str, body: &str) -> Value {
+        json!({"send": {"clientId": id, "to": {"user": "bob"}, "content": {"text": {"body": body}}}})
+    }
+
+    fn ack(epoch: &str, seq: &str) -> Value {
+        json!({"ack": {"timeline": {"inbox": "alice"}, "position": {"epoch": epoch, "seq": seq}}})
+    }
+
+    fn refused(id: &str, retry: bool, after: u32) -> Value {
+        json!({"refused": {"clientId": id, "code": "CODE_UNAVAILABLE", "retry": retry, "retryAfterMs": after}})
+    }
+
+    fn deliver(seq: &str) -> Value {
+        json!({"deliver": {"position": {"seq": seq}, "envelope": {"content": {"text": {"body": "hi"}}}}})
+    }
+
+    #[test]
+    fn a_connection_begins_with_one_sign_in() {
+        Scene::new().breaks(send("1", "hi"), "What ends in what", "first frame");
+        Scene::new().breaks(json!({"signIn": {"token": "t"}}), "Names", "device");
+        Scene::new().breaks(json!({"signIn": {"device": "d"}}), "Signing in", "credential");
+        Scene::new().breaks(
+            json!({"signIn": {"device": "d", "token": "t", "attempt": 1}}),
+            "Signing in",
+            "only one of",
+        );
+        Scene::new().breaks(sign_in(2), "Signing in", "not 1");
+        Scene::signed_in().breaks(sign_in(2), "What ends in what", "second SignIn");
+        let mut scene = Scene::signed_in();
+        scene.rules.connected(scene.now).expect("again");
+        scene.breaks(sign_in(1), "Signing in", "comes after attempt 1");
+        let frame = ClientFrame::default();
+        Scene::new().rules.heard(&frame, 1, Instant::now()).expect_err("no body");
+        let long: ClientFrame = serde_json::from_value(sign_in(1)).expect("a frame");
+        Scene::new().rules.heard(&long, 8193, Instant::now()).expect_err("too long");
+    }
+
+    #[test]
+    fn nothing_follows_a_ticket_before_its_answer() {
+        let ticket = |attempt: u32| json!({"signIn": {"device": "phone", "ticket": "AAAA", "instance": "5", "attempt": attempt}});
+        let mut scene = Scene::new();
+        scene.says(ticket(1)).expect("signs in");
+        scene.breaks(send("1", "hi"), "Signing in", "follows a SignIn with a ticket");
+        let mut scene = Scene::new();
+        scene.says(ticket(1)).expect("signs in");
+        scene.hears(json!({"refused": {"code": "CODE_UNAUTHENTICATED"}}));
+        scene.breaks(ticket(2), "Signing in", "second ticket");
+        scene.says(sign_in(1)).expect("with the same number");
+        scene.says(send("1", "hi")).expect("waits for the answer at the gateway");
+    }
+
+    #[test]
+    fn a_message_is_sent_again_as_it_was_at_its_time_and_only_then() {
+        let mut scene = Scene::signed_in();
+        scene.says(send("1", "hi")).expect("sent");
+        scene.breaks(send("1", "hi"), "Sending again", "waits for its answer");
+        scene.hears(refused("1", true, 100));
+        scene.now += Duration::from_millis(97);
+        scene.breaks(send("1", "hi"), "Sending again", "3 ms before its time");
+        let mut scene = Scene::signed_in();
+        scene.says(send("1", "hi")).expect("sent");
+        scene.hears(refused("1", true, 100));
+        scene.now += Duration::from_millis(100);
+        scene.breaks(send("1", "hello"), "Sending", "another message");
+        scene.says(send("1", "hi")).expect("the same");
+        scene.hears(refused("1", false, 0));
+        scene.breaks(send("1", "hi"), "Sending again", "refused for good");
+        let after =
+            json!({"send": {"clientId": "2", "to": {"user": "bob"}, "content": {"text": {"body": "x"}}, "after": "1"}});
+        scene.breaks(after, "Sending again", "refused for good");
+        scene.breaks(send("", "x"), "Names", "client_id");
+        scene.breaks(send("3", ""), "Contents", "is empty");
+    }
+
+    #[test]
+    fn no_more_messages_wait_than_may() {
+        let mut scene = Scene::new();
+        scene.signs_in(1, json!({"limits": {"maxPendingSends": 2}}));
+        scene.says(send("1", "a")).expect("sent");
+        scene.says(send("2", "b")).expect("sent");
+        scene.breaks(send("3", "c"), "Sending again", "3 messages wait");
+        scene.signs_in(2, json!({}));
+        scene.says(send("1", "a")).expect("nothing waits on a new connection");
+    }
+
+    #[test]
+    fn only_what_was_delivered_is_acknowledged() {
+        let mut scene = Scene::signed_in();
+        scene.breaks(ack("7", "1"), "Timelines and positions", "has delivered 0");
+        scene.hears(deliver("1"));
+        scene.hears(deliver("3"));
+        scene.says(ack("7", "1")).expect("has it");
+        scene.breaks(ack("7", "3"), "Timelines and positions", "has delivered 1");
+        scene.breaks(ack("8", "1"), "Timelines and positions", "epoch 7");
+        scene.hears(json!({"trimmed": {"first": {"seq": "6"}}}));
+        scene.says(ack("7", "5")).expect("counts as delivered");
+        scene.hears(json!({"accepted": {"clientId": "1", "position": {"seq": "6"}}}));
+        scene.says(ack("7", "6")).expect("its own message");
+    }
+
+    #[test]
+    fn a_bye_says_whether_and_when_the_client_connects_again() {
+        let bye = |reconnect, reconnect_after_ms| {
+            let code = Code::ShuttingDown.into();
+            let bye = Bye { code, reconnect, reconnect_after_ms, ..Bye::default() };
+            ServerFrame { body: Some(Told::Bye(bye)) }
+        };
+        let mut scene = Scene::signed_in();
+        scene.rules.told(&bye(true, 50), scene.now);
+        scene.rules.connected(scene.now).expect_err("too early");
+        scene.rules.connected(scene.now + Duration::from_millis(50)).expect("in time");
+        scene.rules.told(&bye(false, 0), scene.now);
+        scene.rules.connected(scene.now + Duration::from_secs(9)).expect_err("never");
+        scene.rules.started();
+        scene.rules.connected(scene.now).expect("the user wants it");
+        let mut scene = Scene::signed_in();
+        scene.says(json!({"signOut": {}})).expect("ends");
+        scene.breaks(json!({"ping": {}}), "Keeping and ending", "follows SignOut");
+    }
+
+    #[test]
+    fn a_frame_needs_its_feature() {
+        let typing = json!({"setChatState": {"request": 1, "to": "bob", "state": "CHAT_STATE_COMPOSING"}});
+        Scene::signed_in().breaks(typing.clone(), "What ends in what", "chat-states");
+        let mut scene = Scene::new();
+        scene.signs_in(1, json!({"features": ["chat-states"]}));
+        scene.says(typing).expect("is offered");
+        let group = json!({"send": {"clientId": "1", "to": {"group": "club"}, "content": {"text": {"body": "x"}}}});
+        scene.breaks(group, "What ends in what", "groups");
+        let recall = json!({"send": {"clientId": "1", "to": {"user": "bob"}, "content": {"recall": {}}}});
+        scene.breaks(recall, "What ends in what", "references");
+    }
+
+    #[test]
+    fn fetches_have_numbers_of_their_own_and_a_bound() {
+        let fetch = |request: u32| json!({"fetch": {"request": request, "timeline": {"inbox": "alice"}}});
+        let mut scene = Scene::signed_in();
+        scene.says(fetch(1)).expect("asked");
+        scene.breaks(fetch(1), "Timelines and positions", "of that number");
+        (2..=4).for_each(|request| scene.says(fetch(request)).expect("asked"));
+        scene.breaks(fetch(5), "Timelines and positions", "more than four");
+    }
+}
