@@ -3,7 +3,8 @@
 use std::{io, os::fd::OwnedFd, sync::Arc};
 
 use rustix::{
-    io::{Errno, ioctl_fionread},
+    io::Errno,
+    net::{RecvFlags, recv},
     pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice},
 };
 use tokio::{io::Interest, net::TcpStream};
@@ -41,7 +42,7 @@ impl Pipe {
         let take = || match splice(socket, None, &*write, None, most, SpliceFlags::MOVE | SpliceFlags::NONBLOCK) {
             Ok(0) => Ok(Filled::End),
             Ok(count) => Ok(Filled::Bytes(count)),
-            Err(Errno::AGAIN) if *holds > 0 && ioctl_fionread(socket)? > 0 => Ok(Filled::Full),
+            Err(Errno::AGAIN) if *holds > 0 && has_more(socket) => Ok(Filled::Full),
             Err(error) => Err(error.into()),
         };
         let filled = socket.async_io(Interest::READABLE, take).await?;
@@ -63,6 +64,12 @@ impl Pipe {
     pub(super) fn end(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.read)
     }
+}
+
+/// True if bytes are there, or the end: what has ended is ready for ever.
+fn has_more(socket: &TcpStream) -> bool {
+    let peeked = recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    !matches!(peeked, Err(Errno::AGAIN))
 }
 
 #[cfg(test)]
