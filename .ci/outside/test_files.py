@@ -189,11 +189,83 @@ def test_an_upload_goes_on_at_the_other_gateway_and_the_place_may_be_away(cluste
     assert (status, got) == (206, BYTES[CHUNK - 3 : CHUNK + 3]), headers
 
     storage.close()
-    with pytest.raises((http.client.HTTPException, OSError)):
-        # The head of the answer needs no storage; its bytes do.
-        ask(cluster, 0, "GET", url)
+    status, headers, why = ask(cluster, 0, "GET", url)
+    assert status == 503 and int(headers["Retry-After"]) > 0 and why.startswith(b"files can't be read now"), (status, why)
     storage.open = True
     until("what was accepted to be there again", lambda: again(cluster, url))
+
+
+class Uploads(threading.Thread):
+    """Files that go up at a gateway, one after another. Each goes on where it was when it breaks."""
+
+    def __init__(self, cluster, me, at):
+        super().__init__()
+        self.cluster, self.me, self.at = cluster, me, at
+        self.goes_on, self.whole, self.statuses, self.failed = True, [], set(), None
+
+    def run(self):
+        try:
+            while self.goes_on:
+                self.upload(slot(self.me, SIZE))
+        except Exception as why:
+            self.failed = why
+
+    def upload(self, place):
+        kept = 0
+        while True:
+            range_of = {"Content_Range": f"bytes {kept}-{SIZE - 1}/{SIZE}"} if kept < SIZE else {"Content_Range": f"bytes */{SIZE}"}
+            try:
+                status, _, _ = ask(self.cluster, self.at, "PUT", place["url"], BYTES[kept:], **range_of)
+                self.statuses.add(status)
+                if status == 201:
+                    self.whole.append(place["id"])
+                    return
+                status, headers, _ = ask(self.cluster, self.at, "HEAD", place["url"])
+                self.statuses.add(status)
+            except (http.client.HTTPException, OSError):
+                continue
+            if status == 200:
+                now = int(headers["Upload-Offset"])
+                assert now >= kept, f"{kept} bytes were kept, and now {now}"
+                kept = now
+
+
+def test_under_load_the_place_may_be_away(cluster, storage):
+    alice, bob = signed_in(cluster, "alice", 0), signed_in(cluster, "bob", 1)
+    uploads = [Uploads(cluster, signed_in(cluster, name, at), at) for at, name in enumerate(("carol", "dave"))]
+    sent = 0
+
+    def message():
+        nonlocal sent
+        sent += 1
+        alice.send({"send": {"clientId": f"m{sent}", "to": {"user": "bob"}, "content": {"text": {"body": str(sent)}}}})
+        answer(alice, "accepted")
+        assert answer(bob, "deliver")["position"]["seq"] == str(sent)
+
+    for one in uploads:
+        one.start()
+    try:
+        until("files to be uploaded", lambda: message() or all(len(one.whole) >= 2 for one in uploads))
+        storage.close()
+        until("uploads to be told so", lambda: message() or all(503 in one.statuses for one in uploads))
+        assert all(not {500, 502, 504} & one.statuses for one in uploads), [one.statuses for one in uploads]
+        before = [len(one.whole) for one in uploads]
+        storage.open = True
+        until(
+            "uploads to go on", lambda: message() or all(len(one.whole) >= was + 2 for one, was in zip(uploads, before))
+        )
+    finally:
+        storage.open = True
+        for one in uploads:
+            one.goes_on = False
+        for one in uploads:
+            one.join()
+    for one in uploads:
+        assert one.failed is None, one.failed
+        for number, file in enumerate(one.whole):
+            one.me.send({"requestMediaUrl": {"request": 2, "id": file}})
+            url = answer(one.me, "mediaUrl")["url"]
+            assert ask(cluster, 1 - one.at, "GET", url)[2] == BYTES, f"file {number}"
 
 
 def whole(answered):

@@ -20,7 +20,7 @@ use crate::{
     Client, FetchError,
     fetches::{Found, Query},
 };
-use http::{Http, Transfer};
+use http::{Broken, Http, Transfer};
 
 /// Attempts in a row that move nothing, before a transfer is given up.
 const ATTEMPTS: u32 = 5;
@@ -167,12 +167,12 @@ struct Tries(u32);
 
 impl Tries {
     /// Waits for the next attempt, if there is one.
-    async fn broken(&mut self, moved: bool, why: String) -> Result<(), MediaError> {
+    async fn broken(&mut self, moved: bool, Broken { why, after }: Broken) -> Result<(), MediaError> {
         self.0 = if moved { 1 } else { self.0 + 1 };
         if self.0 >= ATTEMPTS {
             return Err(MediaError::Broken(why));
         }
-        tokio::time::sleep(PAUSE * 2_u32.pow(self.0 - 1)).await;
+        tokio::time::sleep(after.max(PAUSE * 2_u32.pow(self.0 - 1))).await;
         Ok(())
     }
 }

@@ -29,7 +29,7 @@ pub struct MediaConfig {
     /// What all files of one user may come to.
     pub max_user_bytes: u64,
     pub max_user_files: u32,
-    /// Most uploads at once, of each gateway: each takes up to 5 MiB of memory.
+    /// Most uploads at once, of each gateway: each takes up to 5 MiB of memory, or three open files without TLS and with a folder.
     pub max_uploads: usize,
     /// Most downloads at once, of each gateway: each takes up to 1 MiB of memory.
     pub max_downloads: usize,
@@ -39,7 +39,8 @@ pub struct MediaConfig {
     pub download_url_s: u32,
     /// A transfer in which nothing moves for this long ends, and so does one that is slower than 1 KiB a second.
     pub idle_timeout_ms: u64,
-    /// Largest picture that is stripped of what it tells of its place, and of which a preview is made; 0: none is.
+    /// Largest picture that is stripped of what it tells of its place, and of which a preview is made, and largest index of a film from which its
+    /// place is removed; 0: none is.
     pub max_picture_bytes: u64,
     /// Most pictures at once that are stripped, of each gateway: each takes up to twice `max_picture_bytes` of memory.
     pub max_pictures: usize,
@@ -48,7 +49,7 @@ pub struct MediaConfig {
     /// Memory and time of a process that makes a preview. A picture that would need more has no preview.
     pub preview_memory_bytes: u64,
     pub preview_timeout_ms: u64,
-    /// Whether a picture that says where it was made, and can't be stripped, is refused or kept.
+    /// Whether a picture or film that says where it was made, which can't be removed, is refused or kept.
     pub told_place: ToldPlace,
 }
 

@@ -3,10 +3,8 @@
 //! were uploaded are `SHARD/ID/HASH-NUMBER`.
 
 use std::{
-    fmt,
-    fs::DirBuilder,
+    fmt, io,
     ops::Range,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path as FilePath, PathBuf},
     sync::Arc,
     time::Duration,
@@ -16,17 +14,19 @@ use bytes::Bytes;
 use carillon_proto::MediaId;
 use futures_util::TryStreamExt as _;
 use object_store::{
-    Error, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, aws::AmazonS3Builder,
-    local::LocalFileSystem, path::Path,
+    Error, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, RetryConfig,
+    aws::AmazonS3Builder, path::Path,
 };
 use tokio::time::timeout;
 
-use crate::{Connector, ConnectorError};
+use crate::{Connector, ConnectorError, Folder};
 
 /// Of each chunk but the last one. What is kept depends on it, so it never changes.
 pub const CHUNK_BYTES: u64 = 4 << 20;
 /// Deadline of one operation with its repetitions.
-const OPERATION: Duration = Duration::from_secs(60);
+pub(crate) const OPERATION: Duration = Duration::from_secs(60);
+/// After this time storage that answers with errors, or not at all, is not asked once more: whoever waits is told so.
+const REPETITIONS: Duration = Duration::from_secs(10);
 
 /// Which bytes of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,17 @@ pub struct Kept {
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Files {
+pub struct Files(Place);
+
+#[derive(Clone)]
+enum Place {
+    Folder(Folder),
+    Bucket(Bucket),
+}
+
+/// Storage that speaks S3.
+#[derive(Clone)]
+struct Bucket {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
 }
@@ -82,8 +92,13 @@ pub enum FilesError {
     NotFound,
     #[error("it took longer than {} s", OPERATION.as_secs())]
     Late,
+    /// Nothing is removed from it and nothing is put there.
+    #[error("the folder for them is away")]
+    Away,
     #[error(transparent)]
     Store(Error),
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }
 
 impl From<Error> for FilesError {
@@ -97,18 +112,20 @@ impl From<Error> for FilesError {
 
 impl fmt::Debug for Files {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Files in {}", self.store)
+        match &self.0 {
+            Place::Folder(folder) => write!(f, "Files in {folder:?}"),
+            Place::Bucket(Bucket { store, .. }) => write!(f, "Files in {store}"),
+        }
     }
 }
 
 impl Files {
     /// A missing folder is made, for its owner alone.
     pub fn in_folder(folder: &FilePath) -> Result<Self, FilesError> {
-        let wrong = |why: &dyn ToString| FilesError::Folder(folder.to_owned(), why.to_string());
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| wrong(&error))?;
-        let store = LocalFileSystem::new_with_prefix(folder).map_err(|error| wrong(&error))?;
-        let store = store.with_fsync(true).with_automatic_cleanup(true);
-        Ok(Self { store: Arc::new(store), prefix: Path::default() })
+        let opened = Folder::new(folder);
+        opened
+            .map(|folder| Self(Place::Folder(folder)))
+            .map_err(|error| FilesError::Folder(folder.to_owned(), error.to_string()))
     }
 
     /// `place`: s3://BUCKET/PREFIX. What is empty or `None` is taken from the environment. `credentials`: id and secret of the key.
@@ -124,7 +141,9 @@ impl Files {
         if endpoint.starts_with("http://") && !connector.allows_http {
             return Err(FilesError::Plain);
         }
-        let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_http_connector(connector);
+        let retry = RetryConfig { retry_timeout: REPETITIONS, ..RetryConfig::default() };
+        let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
+        let mut builder = builder.with_http_connector(connector);
         if !endpoint.is_empty() {
             builder = builder.with_endpoint(endpoint);
         }
@@ -135,20 +154,32 @@ impl Files {
             builder = builder.with_access_key_id(id).with_secret_access_key(secret);
         }
         let prefix = Path::parse(prefix.trim_end_matches('/')).map_err(|error| FilesError::Store(error.into()))?;
-        Ok(Self { store: Arc::new(builder.build()?), prefix })
+        Ok(Self(Place::Bucket(Bucket { store: Arc::new(builder.build()?), prefix })))
+    }
+
+    /// `None`: they are kept elsewhere.
+    pub fn folder(&self) -> Option<&Folder> {
+        match &self.0 {
+            Place::Folder(folder) => Some(folder),
+            Place::Bucket(_) => None,
+        }
     }
 
     /// How many bytes of a file are kept.
     pub async fn kept(&self, id: &MediaId) -> Result<Kept, FilesError> {
-        let list = self.store.list(Some(&self.folder(id)));
-        let objects = in_time(list.try_collect::<Vec<_>>()).await?;
-        let named = |object: &ObjectMeta| Some((parsed(object.location.filename()?)?, object.size));
-        let mut chunks: Vec<_> = objects.iter().filter_map(named).collect();
+        let listed = match &self.0 {
+            Place::Folder(folder) => folder.list(*id).await?,
+            Place::Bucket(bucket) => {
+                let objects = bucket.list(id).await?.into_iter();
+                objects.filter_map(|object| Some((object.location.filename()?.to_owned(), object.size))).collect()
+            }
+        };
+        let mut chunks: Vec<_> = listed.iter().filter_map(|(name, size)| Some((parsed(name)?, size))).collect();
         chunks.sort_unstable();
         let mut kept = Kept::default();
         for of in chunks.chunk_by(|((one, _), _), ((other, _), _)| one == other) {
             let whole = of.iter().zip(0..).take_while(|(((_, number), _), expected)| number == expected);
-            let bytes = whole.map(|((_, size), _)| size).sum();
+            let bytes = whole.map(|((_, size), _)| *size).sum();
             match of[0].0.0 {
                 None => kept.uploaded_bytes = bytes,
                 Some(hash) => kept.other = Some((hash, bytes)),
@@ -159,6 +190,61 @@ impl Files {
 
     /// Writes a chunk, unless it is there. When this returns, it is where nothing is lost.
     pub async fn put_chunk(&self, id: &MediaId, version: Version, number: u64, bytes: Bytes) -> Result<(), FilesError> {
+        match &self.0 {
+            Place::Folder(folder) => folder.put_chunk(*id, version, number, bytes).await,
+            Place::Bucket(bucket) => bucket.put_chunk(id, version, number, bytes).await,
+        }
+    }
+
+    /// Puts other bytes of the same length there instead of a chunk, of a file that is not whole for anybody yet.
+    pub async fn replace_chunk(&self, id: &MediaId, number: u64, bytes: Bytes) -> Result<(), FilesError> {
+        match &self.0 {
+            Place::Folder(folder) => folder.replace_chunk(*id, number, bytes).await,
+            Place::Bucket(bucket) => {
+                let path = bucket.chunk(id, Version::Uploaded, number);
+                bucket.is_as_large(&path, bytes.len() as u64).await?;
+                in_time(bucket.store.put(&path, PutPayload::from_bytes(bytes))).await.map(drop)
+            }
+        }
+    }
+
+    /// Reads from this position on: the whole range, or up to the end of the position's chunk.
+    pub async fn read(&self, id: &MediaId, version: Version, range: Range<u64>) -> Result<Bytes, FilesError> {
+        match &self.0 {
+            Place::Folder(folder) => folder.read(*id, version, range).await,
+            Place::Bucket(bucket) => {
+                let number = range.start / CHUNK_BYTES;
+                let begin = number * CHUNK_BYTES;
+                let within = range.start - begin..(range.end - begin).min(CHUNK_BYTES);
+                in_time(bucket.store.get_range(&bucket.chunk(id, version, number), within)).await
+            }
+        }
+    }
+
+    /// Removes all of it. What is not there is removed, too.
+    pub async fn remove(&self, id: &MediaId) -> Result<(), FilesError> {
+        self.remove_chunks(id, |_| true).await
+    }
+
+    /// Removes what was uploaded of a file that is other bytes by now.
+    pub async fn remove_uploaded(&self, id: &MediaId) -> Result<(), FilesError> {
+        self.remove_chunks(id, |name| matches!(parsed(name), Some((None, _)))).await
+    }
+
+    async fn remove_chunks(&self, id: &MediaId, which: fn(&str) -> bool) -> Result<(), FilesError> {
+        match &self.0 {
+            Place::Folder(folder) => folder.remove(*id, which).await,
+            Place::Bucket(bucket) => bucket.remove(id, which).await,
+        }
+    }
+}
+
+impl Bucket {
+    async fn list(&self, id: &MediaId) -> Result<Vec<ObjectMeta>, FilesError> {
+        in_time(self.store.list(Some(&self.of_file(id))).try_collect()).await
+    }
+
+    async fn put_chunk(&self, id: &MediaId, version: Version, number: u64, bytes: Bytes) -> Result<(), FilesError> {
         let (path, size) = (self.chunk(id, version, number), bytes.len() as u64);
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match in_time(self.store.put_opts(&path, PutPayload::from_bytes(bytes.clone()), options)).await {
@@ -182,27 +268,9 @@ impl Files {
         if there.size == size { Ok(()) } else { Err(FilesError::Other) }
     }
 
-    /// Reads from this position on: the whole range, or up to the end of the position's chunk.
-    pub async fn read(&self, id: &MediaId, version: Version, range: Range<u64>) -> Result<Bytes, FilesError> {
-        let number = range.start / CHUNK_BYTES;
-        let begin = number * CHUNK_BYTES;
-        let within = range.start - begin..(range.end - begin).min(CHUNK_BYTES);
-        in_time(self.store.get_range(&self.chunk(id, version, number), within)).await
-    }
-
-    /// Removes all of it. What is not there is removed, too.
-    pub async fn remove(&self, id: &MediaId) -> Result<(), FilesError> {
-        self.remove_chunks(id, |_| true).await
-    }
-
-    /// Removes what was uploaded of a file that is other bytes by now.
-    pub async fn remove_uploaded(&self, id: &MediaId) -> Result<(), FilesError> {
-        self.remove_chunks(id, |name| matches!(parsed(name), Some((None, _)))).await
-    }
-
-    async fn remove_chunks(&self, id: &MediaId, which: impl Fn(&str) -> bool) -> Result<(), FilesError> {
-        let chunks: Vec<_> = in_time(self.store.list(Some(&self.folder(id))).try_collect()).await?;
-        for chunk in chunks.into_iter().filter(|chunk: &ObjectMeta| chunk.location.filename().is_some_and(&which)) {
+    async fn remove(&self, id: &MediaId, which: fn(&str) -> bool) -> Result<(), FilesError> {
+        let chunks = self.list(id).await?.into_iter();
+        for chunk in chunks.filter(|chunk| chunk.location.filename().is_some_and(which)) {
             match in_time(self.store.delete(&chunk.location)).await {
                 Ok(()) | Err(FilesError::NotFound) => {}
                 Err(error) => return Err(error),
@@ -211,17 +279,26 @@ impl Files {
         Ok(())
     }
 
-    fn folder(&self, id: &MediaId) -> Path {
-        let name = id.to_string();
-        let (shard, _) = name.split_at(4);
-        self.prefix.clone().join(shard).join(&*name)
+    fn of_file(&self, id: &MediaId) -> Path {
+        folder_names(id).into_iter().fold(self.prefix.clone(), |path, name| path.join(name))
     }
 
     fn chunk(&self, id: &MediaId, version: Version, number: u64) -> Path {
-        self.folder(id).join(match version {
-            Version::Uploaded => format!("{number:06}"),
-            Version::Other(hash) => format!("{:016x}-{number:06}", u64::from_be_bytes(hash)),
-        })
+        self.of_file(id).join(chunk_name(version, number))
+    }
+}
+
+/// The folders, one within the other, in which a file's chunks are.
+pub(crate) fn folder_names(id: &MediaId) -> [String; 2] {
+    let name = id.to_string();
+    let (shard, _) = name.split_at(4);
+    [shard.to_owned(), name]
+}
+
+pub(crate) fn chunk_name(version: Version, number: u64) -> String {
+    match version {
+        Version::Uploaded => format!("{number:06}"),
+        Version::Other(hash) => format!("{:016x}-{number:06}", u64::from_be_bytes(hash)),
     }
 }
 
@@ -275,6 +352,90 @@ mod tests {
         files.put_chunk(&id(1), Version::Uploaded, 0, bytes(1, 4)).await.expect("writes");
         files.put_chunk(&id(1), Version::Uploaded, 0, bytes(2, 4)).await.expect("a repeat");
         assert!(matches!(files.put_chunk(&id(1), Version::Uploaded, 0, bytes(2, 5)).await, Err(FilesError::Other)));
+        assert_eq!(files.read(&id(1), Version::Uploaded, 0..4).await.expect("reads"), bytes(1, 4));
+        files.replace_chunk(&id(1), 0, bytes(3, 5)).await.expect_err("another length");
+        files.replace_chunk(&id(1), 1, bytes(3, 4)).await.expect_err("none is there");
+        files.replace_chunk(&id(1), 0, bytes(3, 4)).await.expect("but by whoever may");
+        assert_eq!(files.read(&id(1), Version::Uploaded, 0..4).await.expect("reads"), bytes(3, 4));
+        assert_eq!(files.kept(&id(1)).await.expect("lists").uploaded_bytes, 4);
+    }
+
+    #[tokio::test]
+    async fn a_chunk_that_is_not_whole_is_seen_by_nobody_and_leaves_nothing() {
+        let place = tempfile::tempdir().expect("folder");
+        let files = Files::in_folder(place.path()).expect("opens");
+        let folder = files.folder().expect("a folder");
+        let names = || {
+            let shard = std::fs::read_dir(place.path().join("0003").join(id(1).to_string())).expect("reads");
+            shard.map(|entry| entry.expect("reads").file_name().into_string().expect("text")).collect::<Vec<_>>()
+        };
+        let half = folder.new_chunk(id(1), 0, 10).await.expect("begins").write(bytes(1, 4)).await.expect("writes");
+        assert_eq!((half.missing_bytes(), names()), (6, vec!["000000#1".to_owned()]));
+        assert_eq!(files.kept(&id(1)).await.expect("lists"), Kept::default());
+        assert!(matches!(files.read(&id(1), Version::Uploaded, 0..4).await, Err(FilesError::NotFound)));
+        // Another attempt of the same upload overtakes it.
+        let other = folder.new_chunk(id(1), 0, 10).await.expect("begins").write(bytes(2, 10)).await.expect("writes");
+        other.finish().await.expect("is whole");
+        let late = half.write(bytes(1, 6)).await.expect("writes");
+        late.finish().await.expect("a repeat");
+        assert_eq!(names(), ["000000"]);
+        assert_eq!(files.read(&id(1), Version::Uploaded, 0..10).await.expect("reads"), bytes(2, 10));
+        let half = folder.new_chunk(id(1), 1, 10).await.expect("begins");
+        half.finish().await.expect_err("not whole");
+        assert_eq!(names(), ["000000"]);
+    }
+
+    #[tokio::test]
+    async fn what_a_process_has_left_goes_with_its_file() {
+        let place = tempfile::tempdir().expect("folder");
+        let files = Files::in_folder(place.path()).expect("opens");
+        files.put_chunk(&id(1), Version::Uploaded, 0, bytes(1, 4)).await.expect("writes");
+        let shard = place.path().join("0003");
+        std::fs::write(shard.join(id(1).to_string()).join("000001#1"), b"half").expect("writes");
+        files.remove(&id(1)).await.expect("removes");
+        assert!(!shard.exists());
+    }
+
+    #[tokio::test]
+    async fn a_pipe_fills_a_chunk() {
+        let place = tempfile::tempdir().expect("folder");
+        let files = Files::in_folder(place.path()).expect("opens");
+        let folder = files.folder().expect("a folder");
+        let (from, mut to) = std::io::pipe().expect("a pipe");
+        let from = Arc::new(std::os::fd::OwnedFd::from(from));
+        let chunk = folder.new_chunk(id(1), 0, 9).await.expect("begins").write(bytes(1, 2)).await.expect("writes");
+        std::io::Write::write_all(&mut to, b"seven b").expect("writes");
+        let chunk = chunk.write_from(from, 7).await.expect("moves");
+        assert_eq!(chunk.missing_bytes(), 0);
+        chunk.finish().await.expect("is whole");
+        assert_eq!(files.read(&id(1), Version::Uploaded, 0..9).await.expect("reads"), &b"\x01\x01seven b"[..]);
+        let open = folder.open_chunk(id(1), Version::Uploaded, 2..100).await.expect("opens");
+        assert_eq!(open.range, 2..9);
+        assert!(matches!(folder.open_chunk(id(1), Version::Uploaded, 9..10).await, Err(FilesError::NotFound)));
+    }
+
+    /// As while a share is not mounted.
+    #[tokio::test]
+    async fn a_folder_that_is_away_takes_nothing_and_forgets_nothing() {
+        let place = tempfile::tempdir().expect("folder");
+        let (mounted, away) = (place.path().join("files"), place.path().join("away"));
+        let files = Files::in_folder(&mounted).expect("opens");
+        files.put_chunk(&id(1), Version::Uploaded, 0, bytes(1, 4)).await.expect("writes");
+        std::fs::rename(&mounted, &away).expect("renames");
+        for is_there in [false, true] {
+            if is_there {
+                std::fs::create_dir(&mounted).expect("makes");
+            }
+            assert!(matches!(files.kept(&id(1)).await, Err(FilesError::Away)));
+            let put = files.put_chunk(&id(1), Version::Uploaded, 1, bytes(1, 4)).await;
+            assert!(matches!(put, Err(FilesError::Away)));
+            assert!(matches!(files.read(&id(1), Version::Uploaded, 0..4).await, Err(FilesError::Away)));
+            assert!(matches!(files.remove(&id(1)).await, Err(FilesError::Away)));
+            let open = files.folder().expect("a folder").open_chunk(id(1), Version::Uploaded, 0..4).await;
+            assert!(matches!(open, Err(FilesError::Away)));
+        }
+        std::fs::remove_dir(&mounted).expect("nothing was put there");
+        std::fs::rename(&away, &mounted).expect("renames");
         assert_eq!(files.read(&id(1), Version::Uploaded, 0..4).await.expect("reads"), bytes(1, 4));
     }
 

@@ -5,10 +5,12 @@ use std::ffi::OsString;
 
 mod config;
 mod files;
+mod folder;
 mod http;
 
 pub use config::{MediaConfig, PlaceError, ToldPlace};
 pub use files::{CHUNK_BYTES, Files, FilesError, Kept, Version};
+pub use folder::{Folder, NewChunk, OpenChunk};
 pub use http::{Connector, ConnectorError};
 
 /// What a gateway has for files.

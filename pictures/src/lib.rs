@@ -4,6 +4,7 @@
 //! Stripping copies pieces of the file and decodes nothing. A preview needs the pixels, of which a small file may have many: that is for a
 //! process of its own, [`preview::child`].
 
+pub mod film;
 pub mod preview;
 mod strip;
 mod tiff;

@@ -5,7 +5,7 @@ use std::{future::Future, io, pin::pin, time::Duration};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Either, Empty, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
-    Method, Request, Response, StatusCode, Uri,
+    HeaderMap, Method, Request, Response, StatusCode, Uri,
     body::{Frame, Incoming},
     client::conn::http1,
     header,
@@ -48,7 +48,20 @@ pub(super) enum Transfer {
         why: String,
     },
     Local(io::Error),
-    Broken(String),
+    Broken(Broken),
+}
+
+/// Another attempt may come further.
+pub(super) struct Broken {
+    pub(super) why: String,
+    /// The service said when.
+    pub(super) after: Duration,
+}
+
+impl From<String> for Broken {
+    fn from(why: String) -> Self {
+        Self { why, after: Duration::ZERO }
+    }
 }
 
 type Body = Either<Empty<Bytes>, UnsyncBoxBody<Bytes, io::Error>>;
@@ -93,13 +106,13 @@ impl Http {
         let asking = self.ask(self.request(Method::PUT, Either::Right(body), &headers));
         let answer = tokio::select! {
             answer = asking => answer,
-            () = feeding => return Transfer::Broken("never".to_owned()),
+            () = feeding => return Transfer::Broken("never".to_owned().into()),
         };
         match (local, answer) {
             (Some(error), _) => Transfer::Local(error),
             (None, Ok((answer, told))) if answer.status() == StatusCode::CREATED => Transfer::Done(told),
-            (None, Ok((answer, why))) => failed(answer.status(), why),
-            (None, Err(error)) => Transfer::Broken(error),
+            (None, Ok((answer, why))) => failed(answer.status(), answer.headers(), why),
+            (None, Err(error)) => Transfer::Broken(error.into()),
         }
     }
 
@@ -110,18 +123,18 @@ impl Http {
         let expected = if *at > 0 { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
         let taking = async |answer: Response<Incoming>| {
             if answer.status() != expected {
-                let status = answer.status();
-                return failed(status, reason(answer).await);
+                let (status, headers) = (answer.status(), answer.headers().clone());
+                return failed(status, &headers, reason(answer).await);
             }
             let mut body = answer.into_body();
             loop {
                 let data = match timeout(PATIENCE, body.frame()).await {
                     Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
-                    Ok(Some(Err(error))) => return Transfer::Broken(error.to_string()),
+                    Ok(Some(Err(error))) => return Transfer::Broken(error.to_string().into()),
                     Ok(None) => {
                         return into.flush().await.map_or_else(Transfer::Local, |()| Transfer::Done(String::new()));
                     }
-                    Err(late) => return Transfer::Broken(late.to_string()),
+                    Err(late) => return Transfer::Broken(late.to_string().into()),
                 };
                 if let Err(error) = into.write_all(&data).await {
                     return Transfer::Local(error);
@@ -131,7 +144,7 @@ impl Http {
         };
         match self.connected(request, taking).await {
             Ok(transfer) => transfer,
-            Err(why) => Transfer::Broken(why),
+            Err(why) => Transfer::Broken(why.into()),
         }
     }
 
@@ -214,7 +227,7 @@ async fn reason(answer: Response<Incoming>) -> String {
     String::from_utf8_lossy(&bytes).trim().to_owned()
 }
 
-fn failed(status: StatusCode, why: String) -> Transfer {
+fn failed(status: StatusCode, headers: &HeaderMap, why: String) -> Transfer {
     // An upload whose place is another one than the client believed asks again.
     let again = status.is_server_error()
         || matches!(
@@ -222,7 +235,11 @@ fn failed(status: StatusCode, why: String) -> Transfer {
             StatusCode::CONFLICT | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::ACCEPTED
         );
     match again {
-        true => Transfer::Broken(format!("{status}: {why}")),
+        true => {
+            let after = headers.get(header::RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
+            let after = after.map_or(Duration::ZERO, Duration::from_secs).min(PATIENCE);
+            Transfer::Broken(Broken { why: format!("{status}: {why}"), after })
+        }
         false => Transfer::Refused { status: status.as_u16(), why },
     }
 }

@@ -5,6 +5,7 @@ use std::{
     convert::Infallible,
     future::{pending, poll_fn, ready},
     pin::pin,
+    task::Poll,
     time::Duration,
 };
 
@@ -16,12 +17,18 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
     time::{Instant, sleep_until, timeout},
 };
+use tokio_rustls::server::TlsStream;
 
-use super::{muffled::Muffled, refusal::Refusal, site::Site};
+use super::{
+    muffled::{Answers, Muffled},
+    refusal::Refusal,
+    site::Site,
+};
 use crate::{
-    media::{MediaBody, Transfers},
+    media::{Direct, MediaBody, Transfers},
     transport::{LINGER, ws::Format},
 };
 
@@ -40,34 +47,115 @@ pub(super) struct Upgraded<S> {
     pub(super) format: Format,
 }
 
+/// A stream that may be nothing but a socket.
+pub(super) trait Socket {
+    /// `None` with TLS.
+    fn socket(&mut self) -> Option<&mut TcpStream>;
+}
+
+impl Socket for TcpStream {
+    fn socket(&mut self) -> Option<&mut TcpStream> {
+        Some(self)
+    }
+}
+
+impl Socket for TlsStream<TcpStream> {
+    fn socket(&mut self) -> Option<&mut TcpStream> {
+        None
+    }
+}
+
 /// Answers requests until one of them makes the connection a WebSocket, or until the deadline. `None` if none did.
 /// `admit` checks each request's headers before it is answered.
 pub(super) async fn serve_until_upgrade<S>(
-    stream: S,
+    mut stream: S,
     site: &Site,
     deadline: Instant,
     admit: impl FnMut(&HeaderMap) -> Result<(), Refusal> + Send,
 ) -> Option<Upgraded<S>>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
+    S: AsyncRead + AsyncWrite + Socket + Unpin + Send,
 {
-    let state = Mutex::new((admit, Outcome::default()));
-    let stream = Muffled::new(stream);
-    let answers = stream.answers();
+    let answers = Answers::default();
     let idle = site.media.as_ref().map_or(Duration::ZERO, |media| media.idle);
     let transfers = Transfers::new(deadline.saturating_duration_since(Instant::now()), idle, answers.clone());
+    let state = Mutex::new(State { admit, answered: false, format: None, direct: None });
+    let mut early = Bytes::new();
+    loop {
+        let is_socket = stream.socket().is_some();
+        let ended = serve_by_library(Muffled::new(stream, early, answers.clone()), site, &transfers, &state, is_socket);
+        (stream, early) = match ended.await {
+            (stream, early, Ended::Upgraded(format)) => return Some(Upgraded { stream, early, format }),
+            (mut stream, early, Ended::Direct(direct)) => {
+                let socket = stream.socket()?;
+                let served = in_time(&transfers, Box::pin(direct.serve(socket, early))).await.flatten();
+                answers.end();
+                match served {
+                    Some(early) => (stream, early),
+                    None => return close(stream, None).await,
+                }
+            }
+            (stream, _, Ended::Closed(last_words)) => return close(stream, last_words).await,
+        };
+    }
+}
+
+/// What is known of a connection.
+struct State<A> {
+    admit: A,
+    answered: bool,
+    format: Option<Format>,
+    direct: Option<Box<Direct>>,
+}
+
+/// What the connection is when the library is done with it.
+enum Ended {
+    Upgraded(Format),
+    /// A request was read that is carried out on the socket.
+    Direct(Box<Direct>),
+    Closed(Option<Vec<u8>>),
+}
+
+/// Returns the stream as well, and what was read from it and not used.
+async fn serve_by_library<S, A>(
+    stream: Muffled<S>,
+    site: &Site,
+    transfers: &Transfers,
+    state: &Mutex<State<A>>,
+    is_socket: bool,
+) -> (S, Bytes, Ended)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    A: FnMut(&HeaderMap) -> Result<(), Refusal> + Send,
+{
+    let answers = transfers.answers();
     let service = service_fn(|request: Request<Incoming>| {
-        let (admit, outcome) = &mut *state.lock();
+        let State { admit, answered, format, direct } = &mut *state.lock();
         let place = admit(request.headers());
-        outcome.answered = true;
+        *answered = true;
         if let Some(media) = site.media_of(&request).filter(|_| place.is_ok()) {
-            let answer = media.answer(request, transfers.begin());
+            let (transfer, pass) = (transfers.begin(), media.open(&request));
+            let answer = match pass {
+                Ok(pass) if is_socket => match Direct::new(media, request, pass, transfer) {
+                    Ok(new) => {
+                        *direct = Some(Box::new(new));
+                        // Answers to the requests before.
+                        answers.await_flush();
+                        return Either::Left(pending().boxed());
+                    }
+                    Err(other) => {
+                        let (media, request, pass, transfer) = *other;
+                        media.answer(request, Ok(pass), transfer)
+                    }
+                },
+                pass => media.answer(request, pass, transfer),
+            };
             return Either::Left(async move { Ok::<_, Infallible>(answer.await) }.boxed());
         }
-        let (response, format) = site.answer(&request, place);
+        let response = site.answer(&request, place);
         answers.expect();
-        outcome.format = format;
-        Either::Right(ready(Ok(response.map(MediaBody::Left))))
+        *format = response.1;
+        Either::Right(ready(Ok(response.0.map(MediaBody::Left))))
     });
     let mut connection = http1::Builder::new()
         .half_close(true)
@@ -76,19 +164,33 @@ where
         // The deadline covers everything.
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(stream), service);
-    let ended = in_time(&transfers, poll_fn(|cx| connection.poll_without_shutdown(cx))).await;
+    let ended = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
+        Poll::Ready(ended) => Poll::Ready(Some(ended)),
+        Poll::Pending if answers.is_flushed() && state.lock().direct.is_some() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    });
+    let ended = in_time(transfers, ended).await;
     let parts = connection.into_parts();
-    let (mut stream, early) = (parts.io.into_inner().into_inner(), parts.read_buf);
-    let Outcome { answered, format } = state.lock().1;
-    let last_words = match (ended, format) {
-        (Some(Ok(())), Some(format)) => return Some(Upgraded { stream, early, format }),
-        (Some(Err(error)), _) => no_request(&error, &early),
-        // Half a request. A connection without a request, or with all requests answered, is closed without a message.
-        (None, _) if !answered && !early.is_empty() => {
-            Some(plain("408 Request Timeout", "the request did not come to its end"))
-        }
-        _ => None,
+    let (stream, unread) = parts.io.into_inner().into_inner();
+    let early = if unread.is_empty() { parts.read_buf } else { [&*parts.read_buf, &unread].concat().into() };
+    let (answered, format, direct) = {
+        let mut state = state.lock();
+        (state.answered, state.format, state.direct.take())
     };
+    let ended = match (ended, format, direct) {
+        (Some(Some(Ok(()))), Some(format), _) => Ended::Upgraded(format),
+        (Some(None), _, Some(direct)) => Ended::Direct(direct),
+        (Some(Some(Err(error))), ..) => Ended::Closed(no_request(&error, &early)),
+        // Half a request. A connection without a request, or with all requests answered, is closed without a message.
+        (None, ..) if !answered && !early.is_empty() => {
+            Ended::Closed(Some(plain("408 Request Timeout", "the request did not come to its end")))
+        }
+        _ => Ended::Closed(None),
+    };
+    (stream, early, ended)
+}
+
+async fn close<S: AsyncRead + AsyncWrite + Unpin, T>(mut stream: S, last_words: Option<Vec<u8>>) -> Option<T> {
     let close = async {
         if let Some(words) = last_words {
             stream.write_all(&words).await?;
@@ -122,12 +224,6 @@ async fn in_time<T>(transfers: &Transfers, work: impl Future<Output = T>) -> Opt
             },
         }
     }
-}
-
-#[derive(Default, Clone, Copy)]
-struct Outcome {
-    answered: bool,
-    format: Option<Format>,
 }
 
 /// The answer to bytes that are no request; `None` if the connection broke.

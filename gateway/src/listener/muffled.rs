@@ -10,11 +10,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Drops written bytes, unless `Answers::expect` has let one answer of the service pass, until it is flushed.
 pub(super) struct Muffled<S> {
     stream: S,
+    /// Read from the stream already.
+    early: Bytes,
     answers: Answers,
     /// Something was written since the last flush.
     wrote: bool,
@@ -30,6 +33,8 @@ struct Passing {
     once: AtomicBool,
     /// Everything, until it is false again.
     all: AtomicBool,
+    /// Nothing that was written before the last call of `await_flush` is on its way.
+    flushed: AtomicBool,
 }
 
 impl Answers {
@@ -44,28 +49,45 @@ impl Answers {
         self.expect();
     }
 
+    /// No answer is expected any more.
+    pub(super) fn end(&self) {
+        self.0.all.store(false, Ordering::Relaxed);
+        self.0.once.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn await_flush(&self) {
+        self.0.flushed.store(false, Ordering::Relaxed);
+    }
+
+    /// True when the library has written all that it had, since it was awaited.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.0.flushed.load(Ordering::Relaxed)
+    }
+
     fn is_expected(&self) -> bool {
         self.0.once.load(Ordering::Relaxed) || self.0.all.load(Ordering::Relaxed)
     }
 }
 
 impl<S> Muffled<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, answers: Answers::default(), wrote: false }
+    pub(super) fn new(stream: S, early: Bytes, answers: Answers) -> Self {
+        Self { stream, early, answers, wrote: false }
     }
 
-    pub(super) fn answers(&self) -> Answers {
-        self.answers.clone()
-    }
-
-    pub(super) fn into_inner(self) -> S {
-        self.stream
+    /// The stream, and which of the early bytes were not read.
+    pub(super) fn into_inner(self) -> (S, Bytes) {
+        (self.stream, self.early)
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Muffled<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, into)
+        let this = self.get_mut();
+        if this.early.is_empty() {
+            return Pin::new(&mut this.stream).poll_read(cx, into);
+        }
+        into.put_slice(&this.early.split_to(this.early.len().min(into.remaining())));
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -102,6 +124,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Muffled<S> {
         if std::mem::take(&mut this.wrote) {
             this.answers.0.once.store(false, Ordering::Relaxed);
         }
+        this.answers.0.flushed.store(true, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 

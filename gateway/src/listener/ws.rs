@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     accept::{Accepted, Entrance, Place},
-    http::{Upgraded, serve_until_upgrade},
+    http::{Socket, Upgraded, serve_until_upgrade},
     refusal::Refusal,
     site::Site,
 };
@@ -82,7 +82,7 @@ impl ClientAddress<'_> {
 }
 
 /// `None` if the client did not ask for a WebSocket, or was refused and told so.
-async fn shake<S: AsyncRead + AsyncWrite + Unpin + Send>(
+async fn shake<S: AsyncRead + AsyncWrite + Socket + Unpin + Send>(
     stream: S,
     site: &Site,
     deadline: tokio::time::Instant,

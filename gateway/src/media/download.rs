@@ -44,24 +44,40 @@ pub(crate) enum DownloadError {
     Short,
     #[error("the client takes less than 1 KiB a second")]
     Slow,
+    #[error("the client is gone: {0}")]
+    Gone(#[from] std::io::Error),
+}
+
+impl DownloadError {
+    pub(super) fn tell(&self, file: &MediaId) {
+        metrics::media_transfer("download", "failed");
+        tracing::warn!(%file, error = %self, "a download ended before its end");
+    }
 }
 
 impl Download {
-    pub(super) fn new(
+    /// Reads the first bytes.
+    pub(super) async fn begin(
         files: Files,
         (id, version): (MediaId, Version),
         range: Range<u64>,
-        transfer: Transfer,
+        mut transfer: Transfer,
         turn: OwnedSemaphorePermit,
-    ) -> Self {
-        Self { files, id, version, rest: range, read: Bytes::new(), given: 0, reading: None, transfer, _turn: turn }
+    ) -> Result<Self, FilesError> {
+        transfer.waits_for_place();
+        let read = files.read(&id, version, first_of(&range)).await?;
+        let rest = range.start + read.len() as u64..range.end;
+        Ok(Self { files, id, version, rest, read, given: 0, reading: None, transfer, _turn: turn })
     }
 
     fn fail(&self, error: DownloadError) -> DownloadError {
-        metrics::media_transfer("download", "failed");
-        tracing::warn!(file = %self.id, %error, "a download ended before its end");
+        error.tell(&self.id);
         error
     }
+}
+
+fn first_of(range: &Range<u64>) -> Range<u64> {
+    range.start..range.end.min(range.start + READ)
 }
 
 impl Body for Download {
@@ -79,7 +95,7 @@ impl Body for Download {
             }
             let reading = this.reading.get_or_insert_with(|| {
                 let (files, id, version) = (this.files.clone(), this.id, this.version);
-                let range = this.rest.start..this.rest.end.min(this.rest.start + READ);
+                let range = first_of(&this.rest);
                 this.transfer.waits_for_place();
                 Box::pin(async move { files.read(&id, version, range).await })
             });

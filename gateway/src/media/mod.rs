@@ -1,9 +1,11 @@
 //! Files over HTTP: uploads and downloads by URLs that sessions give out. See docs/adr/0030-media.md.
 
+mod direct;
 mod download;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod pass;
+mod pipe;
 mod previewer;
 mod range;
 mod service;
@@ -12,6 +14,7 @@ mod types;
 mod upload;
 mod whole;
 
+pub(crate) use direct::Direct;
 pub(crate) use pass::{PATH, Pass, PassKeys, Purpose};
 pub(crate) use service::{MediaBody, MediaService};
 pub(crate) use transfer::Transfers;

@@ -1,12 +1,12 @@
 //! Answers requests for files.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use carillon_media::{Files, Media};
+use carillon_media::{Files, FilesError, Folder, Media};
 use carillon_proto::{
-    now_ms,
+    MediaId, now_ms,
     pb::{
         client::{self, Code},
         link::{self, Refusal, router_reply::Result as Reply, router_request::Op},
@@ -18,15 +18,15 @@ use hyper::{
     body::Incoming,
     header::{self, HeaderName, HeaderValue},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    download::Download,
-    pass::{Pass, PassKeys, Purpose},
+    download::{Download, DownloadError},
+    pass::{Pass, PassError, PassKeys, Purpose},
     range::{Asked, asked},
     transfer::Transfer,
     types,
-    upload::{Upload, UploadError, stored_bytes},
+    upload::{Source, Upload, UploadError, stored_bytes},
     whole::{Inspector, Whole, WholeError},
 };
 use crate::{
@@ -38,7 +38,8 @@ use crate::{
 };
 
 pub(crate) type MediaBody = Either<Full<Bytes>, Download>;
-type Answer = Response<MediaBody>;
+/// Without the bytes of a download.
+type Answer = Response<Bytes>;
 
 /// How many bytes of an upload are kept.
 const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
@@ -72,14 +73,27 @@ impl MediaService {
         }
     }
 
-    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>, transfer: Transfer) -> Answer {
-        let method = request.method().clone();
-        let mut answer = match self.keys.load().open(request.uri().path(), now_ms()) {
-            _ if method == Method::OPTIONS => text(StatusCode::NO_CONTENT, ""),
-            Err(error) => text(StatusCode::FORBIDDEN, &error.to_string()),
+    /// What the URL of the request allows.
+    pub(crate) fn open<B>(&self, request: &Request<B>) -> Result<Pass, PassError> {
+        self.keys.load().open(request.uri().path(), now_ms())
+    }
+
+    pub(super) fn folder(&self) -> Option<&Folder> {
+        self.files.folder()
+    }
+
+    pub(crate) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        pass: Result<Pass, PassError>,
+        transfer: Transfer,
+    ) -> Response<MediaBody> {
+        let mut answer = match pass {
+            _ if request.method() == Method::OPTIONS => whole(text(StatusCode::NO_CONTENT, "")),
+            Err(error) => whole(text(StatusCode::FORBIDDEN, &error.to_string())),
             Ok(pass) => match &pass.to {
-                Purpose::Upload { .. } => self.uploaded(request, &pass, transfer).await,
-                Purpose::Download { .. } => self.downloaded(&request, &pass, transfer),
+                Purpose::Upload { .. } => whole(self.uploaded(request, &pass, transfer).await),
+                Purpose::Download { .. } => self.downloaded(request.method(), request.headers(), &pass, transfer).await,
             },
         };
         put_common(answer.headers_mut());
@@ -95,43 +109,62 @@ impl MediaService {
                         let stored = stored_bytes(kept, pass.size_bytes);
                         of_upload(text(StatusCode::OK, ""), stored, pass.size_bytes)
                     }
-                    Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+                    Err(error) => {
+                        tracing::warn!(file = %pass.id, %error, "nobody can say how much of a file is kept");
+                        again(text(StatusCode::SERVICE_UNAVAILABLE, &format!("files can't be kept now: {error}")))
+                    }
                 }
             }
             Method::PUT => {
-                let Ok(_turn) = Arc::clone(&self.uploads).try_acquire_owned() else { return full("upload") };
-                let taken = self.take(request, pass, &mut transfer).await;
-                metrics::media_transfer("upload", if taken.is_ok() { "ok" } else { "failed" });
-                match taken {
-                    Ok(Taken::Whole(whole)) => {
-                        of_upload(created(&whole.for_message()), pass.size_bytes, pass.size_bytes)
-                    }
-                    Ok(Taken::Part(stored)) => of_upload(text(StatusCode::ACCEPTED, ""), stored, pass.size_bytes),
-                    Err(answer) => *answer,
-                }
+                let (parts, body) = request.into_parts();
+                self.upload(&parts.headers, Source::Http(body), pass, &mut transfer).await
             }
             _ => not_allowed("PUT, HEAD, OPTIONS"),
+        }
+    }
+
+    pub(super) async fn upload(
+        &self,
+        headers: &HeaderMap,
+        from: Source<'_, '_>,
+        pass: &Pass,
+        transfer: &mut Transfer,
+    ) -> Answer {
+        let Ok(_turn) = Arc::clone(&self.uploads).try_acquire_owned() else { return full("upload") };
+        let taken = self.take(headers, from, pass, transfer).await;
+        metrics::media_transfer("upload", if taken.is_ok() { "ok" } else { "failed" });
+        match taken {
+            Ok(Taken::Whole(whole)) => of_upload(created(&whole.for_message()), pass.size_bytes, pass.size_bytes),
+            Ok(Taken::Part(stored)) => of_upload(text(StatusCode::ACCEPTED, ""), stored, pass.size_bytes),
+            Err(answer) => *answer,
         }
     }
 
     /// Takes what the request brings, and tells the routers when the file is whole.
     async fn take(
         &self,
-        request: Request<Incoming>,
+        headers: &HeaderMap,
+        from: Source<'_, '_>,
         pass: &Pass,
         transfer: &mut Transfer,
     ) -> Result<Taken, Box<Answer>> {
         let Pass { id, size_bytes, expires_ms, .. } = *pass;
         let upload = Upload { files: &self.files, id, size_bytes, expires_ms, transfer };
-        let stored = match upload.take(request).await {
+        let stored = match upload.take(headers, from).await {
             Ok(stored) => stored,
             Err(error) => {
-                tracing::debug!(file = %id, %error, "an upload has stopped");
                 let answer = text(error.status(), &error.to_string());
                 return Err(Box::new(match error {
                     UploadError::NotHere { stored } => of_upload(answer, stored, size_bytes),
-                    UploadError::Files(_) => again(answer),
-                    _ => answer,
+                    UploadError::Files(FilesError::Other) => answer,
+                    UploadError::Files(error) => {
+                        tracing::warn!(file = %id, %error, "an upload has stopped: its bytes can't be kept");
+                        again(answer)
+                    }
+                    error => {
+                        tracing::debug!(file = %id, %error, "an upload has stopped");
+                        answer
+                    }
                 }));
             }
         };
@@ -185,16 +218,41 @@ impl MediaService {
         }
     }
 
-    fn downloaded(&self, request: &Request<Incoming>, pass: &Pass, transfer: Transfer) -> Answer {
-        let Purpose::Download { version, media_type, name } = &pass.to else {
-            return not_allowed("PUT, HEAD, OPTIONS");
+    async fn downloaded(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        pass: &Pass,
+        transfer: Transfer,
+    ) -> Response<MediaBody> {
+        let (answer, range) = self.found(method, headers, pass);
+        let Purpose::Download { version, .. } = &pass.to else { return whole(answer) };
+        if range.is_empty() {
+            return whole(answer);
+        }
+        let Some(turn) = self.turn_for_download() else { return whole(full("download")) };
+        match Download::begin(self.files.clone(), (pass.id, *version), range, transfer, turn).await {
+            Ok(download) => answer.map(|_| Either::Right(download)),
+            Err(error) => whole(unreadable(error, &pass.id)),
+        }
+    }
+
+    /// `None`: as many as may are on their way.
+    pub(super) fn turn_for_download(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.downloads).try_acquire_owned().ok()
+    }
+
+    /// The answer, and which bytes of the file follow it.
+    pub(super) fn found(&self, method: &Method, headers: &HeaderMap, pass: &Pass) -> (Answer, Range<u64>) {
+        let Purpose::Download { media_type, name, .. } = &pass.to else {
+            return (not_allowed("PUT, HEAD, OPTIONS"), 0..0);
         };
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return not_allowed("GET, HEAD, OPTIONS");
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            return (not_allowed("GET, HEAD, OPTIONS"), 0..0);
         }
         // A file never changes.
         let tag = format!("\"{}\"", pass.id);
-        let says = |name: HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
+        let says = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let is_known = says(header::IF_NONE_MATCH).is_some_and(|tags| tags.trim() == "*" || tags.contains(&tag));
         // RFC 9110, section 13.1.5: with another tag the range is not of this file.
         let is_same = says(header::IF_RANGE).is_none_or(|of| of.trim() == tag);
@@ -226,13 +284,7 @@ impl MediaService {
             }
             _ => {}
         }
-        if *request.method() == Method::HEAD || range.is_empty() {
-            return answer;
-        }
-        let Ok(turn) = Arc::clone(&self.downloads).try_acquire_owned() else { return full("download") };
-        *answer.body_mut() =
-            Either::Right(Download::new(self.files.clone(), (pass.id, *version), range, transfer, turn));
-        answer
+        if *method == Method::HEAD { (answer, 0..0) } else { (answer, range) }
     }
 }
 
@@ -248,15 +300,19 @@ fn created(media: &client::Media) -> Answer {
     // Numbers, text and bytes always have a form in JSON.
     let body = serde_json::to_vec(media).unwrap_or_default();
     let mut answer = text(StatusCode::CREATED, "");
-    *answer.body_mut() = Either::Left(Full::new(body.into()));
+    *answer.body_mut() = body.into();
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
+}
+
+fn whole(answer: Answer) -> Response<MediaBody> {
+    answer.map(|body| Either::Left(Full::new(body)))
 }
 
 /// For people, and without a body for machines if there is nothing to say.
 fn text(status: StatusCode, why: &str) -> Answer {
     let body = if why.is_empty() { Bytes::new() } else { Bytes::from(format!("{why}\n")) };
-    let mut answer = Response::new(Either::Left(Full::new(body)));
+    let mut answer = Response::new(body);
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -265,7 +321,7 @@ fn text(status: StatusCode, why: &str) -> Answer {
 }
 
 /// Nothing that is kept here runs as a page of the service, and pages of other origins may fetch what they have the address of.
-fn put_common(headers: &mut HeaderMap) {
+pub(super) fn put_common(headers: &mut HeaderMap) {
     let all = [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'"),
@@ -302,9 +358,19 @@ fn not_allowed(methods: &'static str) -> Answer {
     answer
 }
 
-fn full(direction: &'static str) -> Answer {
+pub(super) fn full(direction: &'static str) -> Answer {
     metrics::media_transfer(direction, "refused");
     again(text(StatusCode::SERVICE_UNAVAILABLE, "this gateway transfers as many files as it may"))
+}
+
+/// A download whose first bytes can't be read.
+pub(super) fn unreadable(error: FilesError, file: &MediaId) -> Answer {
+    let answer = match &error {
+        FilesError::NotFound => text(StatusCode::GONE, "the file is not there any more"),
+        error => again(text(StatusCode::SERVICE_UNAVAILABLE, &format!("files can't be read now: {error}"))),
+    };
+    DownloadError::from(error).tell(file);
+    answer
 }
 
 fn again(mut answer: Answer) -> Answer {

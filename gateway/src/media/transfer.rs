@@ -71,6 +71,10 @@ impl Transfers {
         self.0.sooner.notified().await;
     }
 
+    pub(crate) fn answers(&self) -> &Answers {
+        &self.0.answers
+    }
+
     fn wait_for(&self, waits: Waits) {
         let before = std::mem::replace(&mut *self.0.waits.lock(), waits);
         if !matches!((before, waits), (Waits::Client(_), Waits::Client(_))) {

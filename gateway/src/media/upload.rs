@@ -5,18 +5,23 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 use carillon_media::{CHUNK_BYTES, Files, FilesError, Kept, Version};
 use carillon_proto::MediaId;
+use futures_util::future::BoxFuture;
 use http_body_util::BodyExt as _;
 use hyper::{
-    Request, StatusCode,
+    HeaderMap, StatusCode,
     body::{Body as _, Incoming},
     header,
 };
 
 use super::{
+    direct::{Piece, SocketBody},
     range::{Sent, sent},
     transfer::Transfer,
 };
 use crate::metrics;
+
+/// Bytes of a socket that are written at once.
+const WRITTEN: usize = 512 * 1024;
 
 /// Why an upload stops. What came before stays: the client can go on there.
 #[derive(Debug, thiserror::Error)]
@@ -61,10 +66,16 @@ pub(super) struct Upload<'a> {
     pub(super) transfer: &'a mut Transfer,
 }
 
+/// Where the bytes of an upload come from.
+pub(super) enum Source<'a, 's> {
+    Http(Incoming),
+    Socket(&'a mut SocketBody<'s>),
+}
+
 impl Upload<'_> {
     /// Takes the body. Returns how many bytes from the beginning on are kept now.
-    pub(super) async fn take(mut self, request: Request<Incoming>) -> Result<u64, UploadError> {
-        let range = self.range_of(&request)?;
+    pub(super) async fn take(mut self, headers: &HeaderMap, from: Source<'_, '_>) -> Result<u64, UploadError> {
+        let range = self.range_of(headers)?;
         self.transfer.waits_for_place();
         let kept = self.files.kept(&self.id).await?;
         let stored = stored_bytes(kept, self.size_bytes);
@@ -74,23 +85,25 @@ impl Upload<'_> {
         if range.start > stored || !range.start.is_multiple_of(CHUNK_BYTES) {
             return Err(UploadError::NotHere { stored });
         }
-        let mut body = request.into_body();
+        self.transfer.waits_for_client();
+        match from {
+            Source::Http(body) => self.take_from_http(range, body).await,
+            Source::Socket(body) => self.take_from_socket(range, body).await,
+        }
+    }
+
+    async fn take_from_http(&mut self, range: Range<u64>, mut body: Incoming) -> Result<u64, UploadError> {
         let expected = range.end - range.start;
         if body.size_hint().lower() > expected {
             return Err(UploadError::TooLarge { expected });
         }
         let (mut at, mut came, mut chunk) = (range.start, 0, BytesMut::new());
-        self.transfer.waits_for_client();
         while let Some(frame) = body.frame().await {
-            self.transfer.waits_for_client();
             let Ok(mut data) = frame.map_err(drop).and_then(|frame| frame.into_data().map_err(drop)) else { break };
             came += data.len() as u64;
-            metrics::media_bytes("upload", data.len() as u64);
+            self.has_come(data.len(), came)?;
             if came > expected {
                 return Err(UploadError::TooLarge { expected });
-            }
-            if self.transfer.is_too_slow(came) {
-                return Err(UploadError::Slow);
             }
             while !data.is_empty() {
                 let end = self.chunk_end(at);
@@ -109,10 +122,84 @@ impl Upload<'_> {
         if came < expected { Err(UploadError::Short { expected }) } else { Ok(at) }
     }
 
+    /// Writes what comes as it comes.
+    async fn take_from_socket(&mut self, range: Range<u64>, body: &mut SocketBody<'_>) -> Result<u64, UploadError> {
+        let expected = range.end - range.start;
+        if body.missing_bytes() > expected {
+            return Err(UploadError::TooLarge { expected });
+        }
+        let mut finishing = None;
+        let taken = self.fill_chunks(range, body, &mut finishing).await;
+        // What is kept of an upload that breaks is told next.
+        self.transfer.waits_for_place();
+        let finished = finish(&mut finishing).await;
+        self.transfer.waits_for_client();
+        let at = taken?;
+        finished.map(|()| at)
+    }
+
+    /// A chunk is made safe while the next one comes.
+    async fn fill_chunks(
+        &mut self,
+        range: Range<u64>,
+        body: &mut SocketBody<'_>,
+        finishing: &mut Option<Finishing>,
+    ) -> Result<u64, UploadError> {
+        let expected = range.end - range.start;
+        let folder = self.files.folder().ok_or(FilesError::NotFound)?;
+        let mut pipe = body.open().await.map_err(FilesError::from)?;
+        let (mut at, mut came) = (range.start, 0);
+        while at < range.end {
+            let end = self.chunk_end(at);
+            self.transfer.waits_for_place();
+            let mut chunk = folder.new_chunk(self.id, at / CHUNK_BYTES, end - at).await?;
+            self.transfer.waits_for_client();
+            while chunk.missing_bytes() > 0 {
+                let missing = chunk.missing_bytes() - pipe.held_bytes() as u64;
+                let piece = if missing == 0 { Piece::Full } else { body.next(&mut pipe, missing).await };
+                let more = match &piece {
+                    Piece::Early(bytes) => bytes.len(),
+                    Piece::Piped(count) => *count,
+                    Piece::Full => 0,
+                    Piece::End if came < expected => return Err(UploadError::Short { expected }),
+                    // Bytes behind the last whole chunk are not kept: the client sends them again.
+                    Piece::End => return Ok(at),
+                };
+                came += more as u64;
+                self.has_come(more, came)?;
+                self.transfer.waits_for_place();
+                chunk = match piece {
+                    Piece::Early(bytes) => chunk.write(bytes).await?,
+                    Piece::Piped(_) if pipe.held_bytes() < WRITTEN => chunk,
+                    _ => {
+                        let count = pipe.empty();
+                        chunk.write_from(pipe.end(), count).await?
+                    }
+                };
+                self.transfer.waits_for_client();
+            }
+            if carillon_proto::now_ms() >= self.expires_ms {
+                return Err(UploadError::Expired);
+            }
+            self.transfer.waits_for_place();
+            finish(finishing).await?;
+            *finishing = Some(Box::pin(chunk.finish()));
+            self.transfer.waits_for_client();
+            at = end;
+        }
+        Ok(at)
+    }
+
+    fn has_come(&mut self, more: usize, came: u64) -> Result<(), UploadError> {
+        self.transfer.waits_for_client();
+        metrics::media_bytes("upload", more as u64);
+        if self.transfer.is_too_slow(came) { Err(UploadError::Slow) } else { Ok(()) }
+    }
+
     /// The bytes that the request brings; empty: none.
-    fn range_of(&self, request: &Request<Incoming>) -> Result<Range<u64>, UploadError> {
+    fn range_of(&self, headers: &HeaderMap) -> Result<Range<u64>, UploadError> {
         let size = self.size_bytes;
-        let header = request.headers().get(header::CONTENT_RANGE);
+        let header = headers.get(header::CONTENT_RANGE);
         let told = match header.map(|header| header.to_str().ok().and_then(sent)) {
             None => Sent::Bytes { range: 0..size, size },
             Some(Some(told)) => told,
@@ -138,6 +225,16 @@ impl Upload<'_> {
         self.files.put_chunk(&self.id, Version::Uploaded, at / CHUNK_BYTES, bytes).await?;
         self.transfer.waits_for_client();
         Ok(())
+    }
+}
+
+/// A chunk on its way to where nothing is lost.
+type Finishing = BoxFuture<'static, Result<(), FilesError>>;
+
+async fn finish(finishing: &mut Option<Finishing>) -> Result<(), UploadError> {
+    match finishing.take() {
+        Some(finishing) => Ok(finishing.await?),
+        None => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{ops::Range, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use carillon_media::{CHUNK_BYTES, Files, FilesError, Kept, Media, ToldPlace, Version};
-use carillon_pictures::{Damaged, Format, preview::child::Seen, strip, tells_place};
+use carillon_pictures::{Damaged, Format, film, preview::child::Seen, strip, tells_place};
 use carillon_proto::{MediaId, pb::client};
 use hyper::StatusCode;
 use sha2::{Digest as _, Sha256};
@@ -17,6 +17,9 @@ const TURN: Duration = Duration::from_secs(20);
 /// At the beginning and at the end of a file that is too large to be looked through.
 const LOOKED_THROUGH: u64 = 1 << 20;
 
+/// Boxes of a film that are passed: real ones have some dozens, but for those that are made of pieces.
+const FILM_BOXES: usize = 512;
+
 /// Why a file can't be made whole.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WholeError {
@@ -25,8 +28,8 @@ pub(super) enum WholeError {
     #[error("too many pictures are looked at now")]
     Busy,
     #[error(
-        "the picture says where it was made, and this service can't remove that from it: it is too large, damaged, or of a kind that the \
-         service does not know. Remove it, or send a copy without it"
+        "the picture or film says where it was made, and this service can't remove that from it: it is too large, damaged, or of a kind that \
+         the service does not know. Remove it, or send a copy without it"
     )]
     TellsPlace,
     #[error("the picture could not be looked at")]
@@ -105,7 +108,8 @@ impl Inspector {
         let whole = Whole { media_type, size_bytes: source.size_bytes, ..Whole::default() };
         match Format::of(media_type) {
             Some(format) if source.size_bytes <= self.max_picture_bytes => self.picture(source, format, whole).await,
-            _ if media_type.starts_with("image/") => self.large_or_unknown(source, whole).await,
+            _ if media_type.starts_with("image/") => self.large_or_unknown(source, whole, tells_place).await,
+            _ if film::is_in_boxes(&first) => self.film(source, whole).await,
             _ => Ok(whole),
         }
     }
@@ -134,14 +138,78 @@ impl Inspector {
         })
     }
 
-    async fn large_or_unknown(&self, source: Source, whole: Whole) -> Result<Whole, WholeError> {
+    async fn large_or_unknown(
+        &self,
+        source: Source,
+        whole: Whole,
+        tells: fn(&[u8]) -> bool,
+    ) -> Result<Whole, WholeError> {
         let size = source.size_bytes;
         let first = self.read(source, 0..size.min(LOOKED_THROUGH)).await?;
         let last = self.read(source, size.saturating_sub(LOOKED_THROUGH)..size).await?;
         match self.told_place {
-            ToldPlace::Refuse if tells_place(&first) || tells_place(&last) => Err(WholeError::TellsPlace),
+            ToldPlace::Refuse if tells(&first) || tells(&last) => Err(WholeError::TellsPlace),
             ToldPlace::Refuse | ToldPlace::Keep => Ok(whole),
         }
+    }
+
+    async fn film(&self, source: Source, whole: Whole) -> Result<Whole, WholeError> {
+        if self.max_picture_bytes == 0 {
+            return Ok(whole);
+        }
+        let mut at = 0;
+        for _ in 0..FILM_BOXES {
+            if at == source.size_bytes {
+                return Ok(whole);
+            }
+            let first = self.read(source, at..source.size_bytes.min(at + film::BoxHead::MAX_BYTES as u64)).await?;
+            let Ok(head) = film::BoxHead::read(&first) else { break };
+            let end = head.size_bytes.map_or(Some(source.size_bytes), |size| at.checked_add(size));
+            let Some(end) = end.filter(|end| *end <= source.size_bytes) else { break };
+            if head.may_tell_place()
+                && (end - at > self.max_picture_bytes || !self.forgets_place(source, at..end).await?)
+            {
+                break;
+            }
+            at = end;
+        }
+        if at == source.size_bytes {
+            return Ok(whole);
+        }
+        self.large_or_unknown(source, whole, film::seems_to_tell_place).await
+    }
+
+    /// Overwrites what a box tells of the place; false if it is damaged.
+    async fn forgets_place(&self, source: Source, range: Range<u64>) -> Result<bool, WholeError> {
+        let Ok(Ok(_turn)) = timeout(TURN, self.turns.acquire()).await else { return Err(WholeError::Busy) };
+        let before = self.read(source, range.clone()).await?;
+        let work = tokio::task::spawn_blocking(move || {
+            let mut after = BytesMut::from(&*before);
+            film::forget_place(&mut after).map(|told| told.then(|| after.freeze()))
+        });
+        match work.await.map_err(|_| WholeError::Broken)? {
+            Ok(Some(after)) => self.overwrite(source, range.start, &after).await.map(|()| true),
+            Ok(None) => Ok(true),
+            Err(Damaged) => Ok(false),
+        }
+    }
+
+    /// Replaces the chunks in which these bytes are others than those that are kept.
+    async fn overwrite(&self, source: Source, begin: u64, bytes: &[u8]) -> Result<(), WholeError> {
+        let end = begin + bytes.len() as u64;
+        for number in begin / CHUNK_BYTES..end.div_ceil(CHUNK_BYTES) {
+            let chunk = number * CHUNK_BYTES..source.size_bytes.min((number + 1) * CHUNK_BYTES);
+            let before = self.read(source, chunk.clone()).await?;
+            let both = begin.max(chunk.start)..end.min(chunk.end);
+            let of_chunk = (both.start - chunk.start) as usize..(both.end - chunk.start) as usize;
+            let new = &bytes[(both.start - begin) as usize..(both.end - begin) as usize];
+            if before[of_chunk.clone()] != *new {
+                let mut after = BytesMut::from(&*before);
+                after[of_chunk].copy_from_slice(new);
+                self.files.replace_chunk(&source.id, number, after.freeze()).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn keep(&self, id: MediaId, sha256: &[u8], picture: &Bytes) -> Result<(), WholeError> {

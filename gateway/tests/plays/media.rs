@@ -173,8 +173,11 @@ async fn what_is_uploaded_is_downloaded_by_who_can_read_the_message() {
     // Neither the file's address nor the place where it is kept names what messages name.
     let reference = MediaReference::from_bytes(&place.id).expect("a reference");
     let secret: String = place.id[2..].iter().map(|byte| format!("{byte:02x}")).collect();
-    let kept = std::fs::read_dir(play.folder.path()).expect("reads").count();
-    assert_eq!(kept, 1);
+    let kept = std::fs::read_dir(play.folder.path()).expect("reads").filter(|kept| {
+        let kept = kept.as_ref().expect("reads").file_name();
+        kept != "carillon-media" && !kept.to_string_lossy().contains(&secret)
+    });
+    assert_eq!(kept.count(), 1, "the shard");
     assert!(!told.url.contains(&secret) && reference.id().to_string() != secret);
 }
 
@@ -427,6 +430,149 @@ async fn so_many_uploads_at_once_and_no_more() {
     timeout(PATIENCE, stream.read_to_end(&mut got)).await.expect("ends").expect("reads");
     assert_eq!(parsed(&got).status, 201);
     assert_eq!(http(play.http, "PUT", &two.url, &[], PNG).await.status, 201);
+}
+
+fn of_two_chunks() -> Vec<u8> {
+    (0..2 * CHUNK_BYTES + 1000).map(|at| (at * 7 / 5) as u8).collect()
+}
+
+#[tokio::test]
+async fn requests_follow_one_another_on_one_connection() {
+    let play = play(|_| {}).await;
+    let mut alice = play.world.client("alice", "a").await;
+    let bytes = of_two_chunks();
+    let place = slot(&mut alice, bytes.len()).await;
+    let mut stream = TcpStream::connect(play.http).await.expect("connects");
+    let head = |method: &str, path: &str, more: &str| format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{more}\r\n");
+    // The next request comes with the last bytes of the body.
+    let put = head("PUT", &place.url, &format!("Content-Length: {}\r\n", bytes.len()));
+    let (health, closing) = (head("GET", "/healthz", ""), head("GET", "/healthz", "Connection: close\r\n"));
+    let sent = [put.as_bytes(), &bytes, health.as_bytes()].concat();
+    timeout(PATIENCE, stream.write_all(&sent)).await.expect("taken").expect("writes");
+    let (uploaded, healthy) = (next_answer(&mut stream).await, next_answer(&mut stream).await);
+    assert_eq!((uploaded.status, healthy.status, &*healthy.body), (201, 200, &b"ok\n"[..]));
+    let told = url(&mut alice, &place.id, None).await.expect("whole");
+    let requests = [
+        head("GET", &told.url, ""),
+        health,
+        head("GET", &told.url, &format!("Range: bytes={}-{}\r\n", CHUNK_BYTES - 3, 2 * CHUNK_BYTES + 2)),
+        head("GET", &told.url, "Range: bytes=99999999-\r\n"),
+        head("GET", &told.url, &format!("If-None-Match: {}\r\n", "*")),
+        head("GET", &told.url, "Range: bytes=-5\r\n"),
+        closing,
+    ];
+    timeout(PATIENCE, stream.write_all(requests.concat().as_bytes())).await.expect("taken").expect("writes");
+    let part = &bytes[CHUNK_BYTES as usize - 3..2 * CHUNK_BYTES as usize + 3];
+    let last = &bytes[bytes.len() - 5..];
+    for (status, body) in
+        [(200, &*bytes), (200, b"ok\n"), (206, part), (416, b""), (304, b""), (206, last), (200, b"ok\n")]
+    {
+        let answer = next_answer(&mut stream).await;
+        assert!(answer.status == status && answer.body == body, "{}: {} bytes", answer.head, answer.body.len());
+    }
+    assert_eq!(timeout(PATIENCE, stream.read(&mut [0])).await.expect("ends").expect("reads"), 0);
+}
+
+/// One answer of several on a connection.
+async fn next_answer(stream: &mut TcpStream) -> Answer {
+    let reading = async {
+        let mut got = Vec::new();
+        while !got.ends_with(b"\r\n\r\n") {
+            got.push(stream.read_u8().await.expect("a head"));
+        }
+        let mut answer = parsed(&got);
+        let length = answer.header("content-length").map_or(0, |length| length.parse().expect("a number"));
+        answer.body = vec![0; length];
+        stream.read_exact(&mut answer.body).await.expect("a body");
+        answer
+    };
+    timeout(PATIENCE, reading).await.expect("an answer in time")
+}
+
+#[tokio::test]
+async fn clients_of_http_1_0_and_with_chunks_get_the_same_bytes() {
+    let play = play(|_| {}).await;
+    let mut alice = play.world.client("alice", "a").await;
+    let bytes = of_two_chunks();
+    let place = slot(&mut alice, bytes.len()).await;
+    let mut chunked = Vec::new();
+    for piece in bytes.chunks(100_000) {
+        chunked.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+        chunked.extend_from_slice(piece);
+        chunked.extend_from_slice(b"\r\n");
+    }
+    chunked.extend_from_slice(b"0\r\n\r\n");
+    let headers = ["Transfer-Encoding: chunked", "Content-Length-Is: unknown"];
+    let put = http(play.http, "PUT", &place.url, &headers, &chunked).await;
+    assert_eq!(put.status, 201, "{}", put.head);
+    let told = url(&mut alice, &place.id, None).await.expect("whole");
+    let mut stream = TcpStream::connect(play.http).await.expect("connects");
+    stream.write_all(format!("GET {} HTTP/1.0\r\nHost: x\r\n\r\n", told.url).as_bytes()).await.expect("writes");
+    let mut got = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut got)).await.expect("ends").expect("reads");
+    assert!(parsed(&got).body == bytes, "{} bytes", got.len());
+}
+
+/// The folder is renamed, as if a share was not mounted.
+#[tokio::test]
+async fn while_the_folder_is_away_nothing_is_taken_or_given_and_an_upload_goes_on_later() {
+    let play = play(|_| {}).await;
+    let (mut alice, mut bob, sent) = sent_to_bob(&play, PNG).await;
+    let told = url(&mut bob, &sent.id, Some((inbox("bob"), 1))).await.expect("may read it");
+    let bytes = of_two_chunks();
+    let place = slot(&mut alice, bytes.len()).await;
+    let first = format!("Content-Range: bytes 0-{}/{}", CHUNK_BYTES - 1, bytes.len());
+    let part = http(play.http, "PUT", &place.url, &[&first], &bytes[..CHUNK_BYTES as usize]).await;
+    assert_eq!((part.status, part.header("upload-offset")), (202, Some(CHUNK_BYTES.to_string().as_str())));
+
+    let (here, away) = (play.folder.path(), play.folder.path().with_extension("away"));
+    std::fs::rename(here, &away).expect("renames");
+    let rest = format!("Content-Range: bytes {CHUNK_BYTES}-{}/{}", bytes.len() - 1, bytes.len());
+    let tail = &bytes[CHUNK_BYTES as usize..];
+    for is_there in [false, true] {
+        if is_there {
+            std::fs::create_dir(here).expect("makes");
+        }
+        for answer in [
+            http(play.http, "PUT", &place.url, &[&rest], tail).await,
+            http(play.http, "HEAD", &place.url, &[], b"").await,
+            http(play.http, "GET", &told.url, &[], b"").await,
+            http(play.http, "GET", &told.url, &["Range: bytes=1-3"], b"").await,
+        ] {
+            assert_eq!(answer.status, 503, "{}", answer.head);
+            assert!(answer.header("retry-after").is_some(), "{}", answer.head);
+        }
+        assert_eq!(url(&mut alice, &place.id, None).await, Err(Code::NotFound), "half a file is none");
+    }
+    alice.says(send("m2", "bob")).await;
+    assert!(matches!(alice.hears().await, server_frame::Body::Accepted(_)), "messages do not wait for files");
+    std::fs::remove_dir(here).expect("nothing was put there");
+    std::fs::rename(&away, here).expect("renames");
+
+    let head = http(play.http, "HEAD", &place.url, &[], b"").await;
+    assert_eq!((head.status, head.header("upload-offset")), (200, Some(CHUNK_BYTES.to_string().as_str())));
+    assert_eq!(http(play.http, "PUT", &place.url, &[&rest], tail).await.status, 201);
+    let whole = url(&mut alice, &place.id, None).await.expect("whole");
+    assert!(http(play.http, "GET", &whole.url, &[], b"").await.body == bytes);
+    assert_eq!(http(play.http, "GET", &told.url, &[], b"").await.body, PNG);
+}
+
+#[tokio::test]
+async fn a_file_of_which_bytes_are_missing_is_not_given_as_a_whole_one() {
+    let play = play(|_| {}).await;
+    let mut alice = play.world.client("alice", "a").await;
+    let bytes = of_two_chunks();
+    let place = slot(&mut alice, bytes.len()).await;
+    assert_eq!(http(play.http, "PUT", &place.url, &[], &bytes).await.status, 201);
+    let told = url(&mut alice, &place.id, None).await.expect("whole");
+    let id = MediaReference::from_bytes(&place.id).expect("a reference").id().to_string();
+    let chunk = |number: u64| play.folder.path().join(&id[..4]).join(&id).join(format!("{number:06}"));
+    std::fs::remove_file(chunk(1)).expect("removes");
+    let cut = http(play.http, "GET", &told.url, &[], b"").await;
+    assert_eq!(cut.header("content-length"), Some(bytes.len().to_string().as_str()));
+    assert!(cut.status == 200 && cut.body == bytes[..CHUNK_BYTES as usize], "{} bytes", cut.body.len());
+    std::fs::remove_file(chunk(0)).expect("removes");
+    assert_eq!(http(play.http, "GET", &told.url, &[], b"").await.status, 410);
 }
 
 #[tokio::test]

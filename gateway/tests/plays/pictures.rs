@@ -108,6 +108,54 @@ async fn a_place_that_cannot_be_removed_is_refused_unless_the_operator_wants_it(
     }
 }
 
+fn boxed(kind: &[u8; 4], within: &[u8]) -> Vec<u8> {
+    [&(within.len() as u32 + 8).to_be_bytes(), &kind[..], within].concat()
+}
+
+/// A film whose user data stand over the end of its first chunk.
+fn film(user_data: &[u8]) -> Vec<u8> {
+    let begin = boxed(b"ftyp", b"mp42\0\0\0\0mp42isom");
+    let frames = boxed(b"mdat", &vec![7; CHUNK_BYTES as usize - begin.len() - 8 - 40]);
+    [begin, frames, boxed(b"moov", &boxed(b"udta", user_data)), boxed(b"mdat", &[8; 1000])].concat()
+}
+
+#[tokio::test]
+async fn a_film_does_not_tell_where_it_was_made_and_is_no_other_film() {
+    let play = play(|_| {}).await;
+    let mut alice = play.world.client("alice", "a").await;
+    let place = b"+52.5200+013.4050/ and so on";
+    let (xyz, tool) = (boxed(b"\xa9xyz", place), boxed(b"\xa9too", b"a tool"));
+    let before = film(&[&*xyz, &tool].concat());
+    let after = film(&[&*boxed(b"free", &[0; 28]), &tool].concat());
+    let slot = slot(&mut alice, before.len()).await;
+    let whole = media(&http(play.http, "PUT", &slot.url, &[], &before).await);
+    let size = before.len() as u64;
+    assert_eq!((&*whole.media_type, whole.size_bytes, whole.sha256.len()), ("video/mp4", size, 0));
+    let told = url(&mut alice, &slot.id, None).await.expect("whole");
+    let got = http(play.http, "GET", &told.url, &[], b"").await;
+    assert!(got.status == 200 && got.body == after, "{}", got.head);
+    // Whoever did not hear that it is whole hears it.
+    let nothing = format!("Content-Range: bytes */{size}");
+    let again = http(play.http, "PUT", &slot.url, &[&nothing, "Content-Length: 0"], b"").await;
+    assert_eq!(media(&again), whole);
+    assert!(http(play.http, "GET", &told.url, &[], b"").await.body == after);
+}
+
+#[tokio::test]
+async fn a_film_whose_place_cannot_be_removed_is_refused_unless_the_operator_wants_it() {
+    let xyz = boxed(b"\xa9xyz", b"+52.5200+013.4050/");
+    let large = film(&[&*xyz, &boxed(b"free", &[0; 3000])].concat());
+    let damaged = &film(&xyz)[..film(&xyz).len() - 1];
+    let plain = film(&boxed(b"free", &[0; 3000]));
+    for (choice, status) in [(ToldPlace::Refuse, 422), (ToldPlace::Keep, 201)] {
+        let play = play(|config| (config.told_place, config.max_picture_bytes) = (choice, 2000)).await;
+        assert_eq!(uploaded(&play, "alice", &large).await.status, status, "{choice:?}");
+        assert_eq!(uploaded(&play, "alice", &plain).await.status, 201, "{choice:?}");
+        // A piece is missing behind what was looked into.
+        assert_eq!(uploaded(&play, "alice", damaged).await.status, 201, "{choice:?}");
+    }
+}
+
 fn sh(script: &'static str) -> [&'static str; 3] {
     ["/bin/sh", "-c", script]
 }

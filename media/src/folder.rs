@@ -1,0 +1,352 @@
+//! A folder as the place for files. Its chunks are files, which the kernel sends to a socket and fills from a pipe without this program seeing
+//! the bytes.
+
+use std::{
+    fmt,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, IoSliceMut},
+    ops::Range,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt as _, FileExt as _},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::{Bytes, BytesMut};
+use carillon_proto::MediaId;
+use rustix::{
+    io::{Errno, ReadWriteFlags, preadv2},
+    pipe::{SpliceFlags, splice},
+};
+use tokio::{task::spawn_blocking, time::timeout};
+
+use crate::files::{CHUNK_BYTES, FilesError, OPERATION, Version, chunk_name, folder_names};
+
+/// A file that is there while the folder is: a share that is not mounted leaves an empty folder behind.
+pub(crate) const MARK: &str = "carillon-media";
+const ABOUT_MARK: &str = "Carillon keeps files of messages in this folder. While this file is missing, it takes the folder for one that is away, \
+                          such as a share that is not mounted.\n";
+/// Bytes of which the last one tells whether they are in memory, and which are read from the disk at once.
+const READ_AHEAD: u64 = 128 * 1024;
+/// How often a folder is made anew that others remove meanwhile, since it was empty.
+const MADE_ANEW: usize = 8;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Folder(Arc<Path>);
+
+/// Bytes of one chunk, which are in memory if the system did not need it for something else since.
+#[derive(Debug)]
+pub struct OpenChunk {
+    pub file: File,
+    /// In the file.
+    pub range: Range<u64>,
+}
+
+/// A chunk that grows until it is whole, and is seen by nobody before. It is removed when this is dropped.
+#[derive(Debug)]
+pub struct NewChunk {
+    file: File,
+    growing: PathBuf,
+    place: PathBuf,
+    written: u64,
+    size_bytes: u64,
+}
+
+impl fmt::Debug for Folder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Folder {
+    /// A missing folder is made, for its owner alone.
+    pub(crate) fn new(path: &Path) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        let mark = path.join(MARK);
+        if !mark.try_exists()? {
+            fs::write(&mark, ABOUT_MARK)?;
+        }
+        Ok(Self(path.into()))
+    }
+
+    /// Opens a chunk for the bytes from the beginning of this range up to the end of the range or of the chunk, and has the system read them.
+    pub async fn open_chunk(&self, id: MediaId, version: Version, range: Range<u64>) -> Result<OpenChunk, FilesError> {
+        let this = self.clone();
+        blocking(move || {
+            let (file, range) = this.open(&id, version, range)?;
+            read_ahead(&file, range.clone())?;
+            Ok(OpenChunk { file, range })
+        })
+        .await
+    }
+
+    /// Begins a chunk of an upload that will have this size.
+    pub async fn new_chunk(&self, id: MediaId, number: u64, size_bytes: u64) -> Result<NewChunk, FilesError> {
+        let this = self.clone();
+        blocking(move || this.begin(&id, Version::Uploaded, number, size_bytes)).await
+    }
+
+    pub(crate) async fn put_chunk(
+        &self,
+        id: MediaId,
+        version: Version,
+        number: u64,
+        bytes: Bytes,
+    ) -> Result<(), FilesError> {
+        let this = self.clone();
+        blocking(move || {
+            let mut chunk = this.begin(&id, version, number, bytes.len() as u64)?;
+            chunk.append(&bytes)?;
+            chunk.publish()
+        })
+        .await
+    }
+
+    pub(crate) async fn replace_chunk(&self, id: MediaId, number: u64, bytes: Bytes) -> Result<(), FilesError> {
+        let this = self.clone();
+        blocking(move || {
+            let mut chunk = this.begin(&id, Version::Uploaded, number, bytes.len() as u64)?;
+            chunk.append(&bytes)?;
+            chunk.replace()
+        })
+        .await
+    }
+
+    pub(crate) async fn read(&self, id: MediaId, version: Version, range: Range<u64>) -> Result<Bytes, FilesError> {
+        let this = self.clone();
+        blocking(move || {
+            let (file, range) = this.open(&id, version, range)?;
+            let mut bytes = BytesMut::zeroed((range.end - range.start) as usize);
+            file.read_exact_at(&mut bytes, range.start)?;
+            Ok(bytes.freeze())
+        })
+        .await
+    }
+
+    /// Names and sizes of a file's chunks.
+    pub(crate) async fn list(&self, id: MediaId) -> Result<Vec<(String, u64)>, FilesError> {
+        let this = self.clone();
+        blocking(move || {
+            this.is_there()?;
+            let entries = match fs::read_dir(this.of_file(&id)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                entries => entries?,
+            };
+            let mut chunks = Vec::new();
+            for entry in entries {
+                let entry = entry?;
+                match entry.metadata() {
+                    // A chunk that grows has got its name.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    found => chunks.push((entry.file_name().to_string_lossy().into_owned(), found?.len())),
+                }
+            }
+            Ok(chunks)
+        })
+        .await
+    }
+
+    /// Removes the chunks with such names, also those that have never become whole, whose names have `#` and a number behind.
+    pub(crate) async fn remove(
+        &self,
+        id: MediaId,
+        which: impl Fn(&str) -> bool + Send + 'static,
+    ) -> Result<(), FilesError> {
+        let this = self.clone();
+        blocking(move || {
+            this.is_there()?;
+            let folder = this.of_file(&id);
+            let entries = match fs::read_dir(&folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                entries => entries?,
+            };
+            for entry in entries {
+                let entry = entry?;
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                if which(name.split_once('#').map_or(&name, |(name, _)| name)) {
+                    gone(fs::remove_file(entry.path()))?;
+                }
+            }
+            // Both stay if something is in them.
+            let _ = fs::remove_dir(&folder);
+            let _ = folder.parent().map(fs::remove_dir);
+            Ok(())
+        })
+        .await
+    }
+
+    /// An error if the folder is not the one that it was.
+    fn is_there(&self) -> Result<(), FilesError> {
+        if self.0.join(MARK).try_exists()? { Ok(()) } else { Err(FilesError::Away) }
+    }
+
+    fn of_file(&self, id: &MediaId) -> PathBuf {
+        let [shard, name] = folder_names(id);
+        self.0.join(shard).join(name)
+    }
+
+    fn open(&self, id: &MediaId, version: Version, range: Range<u64>) -> Result<(File, Range<u64>), FilesError> {
+        let number = range.start / CHUNK_BYTES;
+        let begin = number * CHUNK_BYTES;
+        let file = match File::open(self.of_file(id).join(chunk_name(version, number))) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.is_there()?;
+                return Err(FilesError::NotFound);
+            }
+            file => file?,
+        };
+        let within = range.start - begin..(range.end - begin).min(file.metadata()?.len()).min(CHUNK_BYTES);
+        if within.is_empty() { Err(FilesError::NotFound) } else { Ok((file, within)) }
+    }
+
+    fn begin(&self, id: &MediaId, version: Version, number: u64, size_bytes: u64) -> Result<NewChunk, FilesError> {
+        self.is_there()?;
+        let folder = self.of_file(id);
+        let place = folder.join(chunk_name(version, number));
+        let (mut attempt, mut made) = (1, 0);
+        loop {
+            let growing = folder.join(format!("{}#{attempt}", chunk_name(version, number)));
+            match OpenOptions::new().read(true).write(true).create_new(true).open(&growing) {
+                Ok(file) => return Ok(NewChunk { file, growing, place, written: 0, size_bytes }),
+                // Another attempt of the same upload, or one of a process that has ended.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && made < MADE_ANEW => {
+                    made += 1;
+                    self.make(&folder)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Makes the folder of a file, so that it is still there after a loss of power.
+    fn make(&self, folder: &Path) -> Result<(), FilesError> {
+        // Not the place itself, if that is away.
+        self.is_there()?;
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        for changed in folder.ancestors().skip(1).take(2) {
+            match sync(changed) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                synced => synced?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl NewChunk {
+    pub fn missing_bytes(&self) -> u64 {
+        self.size_bytes - self.written
+    }
+
+    /// Appends these bytes, of which there are not more than are missing.
+    pub async fn write(mut self, bytes: Bytes) -> Result<Self, FilesError> {
+        blocking(move || self.append(&bytes).map(|()| self)).await
+    }
+
+    /// Appends so many bytes that are in the pipe.
+    pub async fn write_from(mut self, pipe: Arc<OwnedFd>, count: usize) -> Result<Self, FilesError> {
+        blocking(move || self.append_from(&pipe, count).map(|()| self)).await
+    }
+
+    /// Gives the chunk its name, unless it is there. When the result comes, it is where nothing is lost. The work begins at once.
+    pub fn finish(self) -> impl Future<Output = Result<(), FilesError>> + Send + 'static {
+        blocking(move || self.publish())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), FilesError> {
+        self.file.write_all_at(bytes, self.written)?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn append_from(&mut self, pipe: &OwnedFd, mut count: usize) -> Result<(), FilesError> {
+        while count > 0 {
+            match splice(pipe, None, &self.file, Some(&mut self.written), count, SpliceFlags::MOVE) {
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Ok(moved) => count -= moved,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn replace(self) -> Result<(), FilesError> {
+        match fs::metadata(&self.place) {
+            Ok(there) if there.len() == self.size_bytes => {}
+            Ok(_) => return Err(FilesError::Other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(FilesError::NotFound),
+            Err(error) => return Err(error.into()),
+        }
+        self.file.sync_data()?;
+        fs::rename(&self.growing, &self.place)?;
+        sync(self.place.parent().unwrap_or(Path::new("/")))?;
+        Ok(())
+    }
+
+    fn publish(self) -> Result<(), FilesError> {
+        if self.missing_bytes() > 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        self.file.sync_data()?;
+        match fs::hard_link(&self.growing, &self.place) {
+            // An earlier attempt of the same upload.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if fs::metadata(&self.place)?.len() != self.size_bytes {
+                    return Err(FilesError::Other);
+                }
+            }
+            linked => linked?,
+        }
+        sync(self.place.parent().unwrap_or(Path::new("/")))?;
+        Ok(())
+    }
+}
+
+impl Drop for NewChunk {
+    fn drop(&mut self) {
+        // A whole chunk has another name by now. What stays goes with the file.
+        let _ = fs::remove_file(&self.growing);
+    }
+}
+
+/// Has the system read what is not in memory, so that whoever sends it does not wait for the disk.
+fn read_ahead(file: &File, range: Range<u64>) -> io::Result<()> {
+    let mut read = Vec::new();
+    for begin in range.clone().step_by(READ_AHEAD as usize) {
+        let end = (begin + READ_AHEAD).min(range.end);
+        let in_memory = preadv2(file, &mut [IoSliceMut::new(&mut [0])], end - 1, ReadWriteFlags::NOWAIT);
+        if in_memory != Ok(1) {
+            read.resize((end - begin) as usize, 0);
+            file.read_exact_at(&mut read, begin)?;
+        }
+    }
+    Ok(())
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
+/// Work that may wait for a disk. It begins at once, and goes on if nobody waits for it any more.
+fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FilesError> + Send + 'static,
+) -> impl Future<Output = Result<T, FilesError>> + Send + 'static {
+    let working = spawn_blocking(work);
+    async {
+        match timeout(OPERATION, working).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(ended)) => Err(io::Error::other(ended).into()),
+            Err(_) => Err(FilesError::Late),
+        }
+    }
+}
