@@ -178,6 +178,11 @@ impl Presences {
             };
             self.users.insert(user.clone(), present);
         }
+        let is_late = moved && known && current.all_announced && current.hears;
+        if let Some(present) = self.users.get_mut(user).filter(|_| is_late) {
+            // The session was not here for a while, and may have missed something.
+            present.probes = true;
+        }
         self.look_at(user, if moved && !known { now + AFTER_A_RING } else { now });
     }
 

@@ -58,7 +58,10 @@ impl Owner {
     pub(crate) fn presence_settles(&mut self, now: Instant) {
         for (user, moved) in self.register.take_touched() {
             let incarnation = self.register.incarnation(&user);
-            let current = self.current(&user);
+            let mut current = self.current(&user);
+            // A gateway that has registered after the ring was made has had another lease, under which its sessions ended.
+            let sessions = self.register.all_sessions(&user);
+            current.all_announced |= sessions.iter().any(|session| session.lease.0 > self.topology.ring.version());
             match incarnation {
                 Some(incarnation) => self.presences.touch(&user, incarnation, &current, moved, now),
                 None => self.presences.gone(&user, now),
@@ -389,7 +392,12 @@ impl Owner {
                 // Who has gone just now is shown as before, as to those who ask.
                 let shown = shown(self.register.sessions(&user, incarnation));
                 let shown = shown.or_else(|| self.presences.told(&user, incarnation).cloned()).filter(|_| row.from);
-                self.tell_presence(&user, shown.as_ref(), vec![contact], time_ms);
+                self.tell_presence(&user, shown.as_ref(), vec![contact.clone()], time_ms);
+            }
+            // What the contact has told before the user saw it was not heard.
+            if row.to && self.current(&user).hears && !self.presences.blocks(&user, &contact.user) {
+                let from = Some(Person { user: user.as_str().to_owned(), incarnation });
+                self.effects.push(Effect::Say(Said::Probe(Probe { from, of: vec![contact], last_seen: true })));
             }
         }
         if news.before != news.version {

@@ -151,7 +151,10 @@ impl<C> Dispatch<C> {
             Some(live) if again && self.lease == Some(live.session.lease) => {
                 self.unclosed.push_back((now + CLOSE_AGAIN, connection));
             }
-            _ => drop(self.sessions.remove(&connection)),
+            _ => {
+                self.sessions.remove(&connection);
+                self.opening.remove(&connection);
+            }
         }
     }
 
@@ -188,7 +191,9 @@ impl<C> Dispatch<C> {
 
     /// The sessions that their owner does not know.
     pub(super) fn queue_moved(&mut self) {
-        let being_opened = self.sessions.iter().filter(|(_, live)| !live.open && live.known_at.is_some());
+        // One that is being closed was answered already, or means nothing any more.
+        let being_opened =
+            self.sessions.iter().filter(|(_, live)| !live.open && !live.closing && live.known_at.is_some());
         self.opening.extend(being_opened.map(|(connection, _)| *connection));
         self.queue_where(|live, owner| owner.is_some() && owner != live.known_at.as_deref());
     }

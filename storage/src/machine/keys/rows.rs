@@ -237,7 +237,7 @@ mod tests {
             let cut = check(ShardKind::Timeline, key, &value[1..]).expect_err("a byte is missing");
             assert_eq!(cut.kind(), io::ErrorKind::InvalidData);
         }
-        let later = check(ShardKind::Timeline, &[0x40], &[]).expect_err("of a later release");
+        let later = check(ShardKind::Timeline, &[0x41], &[]).expect_err("of a later release");
         assert_eq!(later.kind(), io::ErrorKind::Unsupported);
         assert!(
             is_of_nodes(&lease(64))

@@ -76,7 +76,11 @@ fn the_own_inbox_decides_what_a_blocked_sender_may_make_of_a_message() {
     assert_eq!(play.refers_withheld("a", "b", own, Kind::Recall), None);
     assert_eq!(play.refers_withheld("a", "b", own, Kind::Edit), Some(Reason::NotFound), "it was recalled");
     let elsewhere = play.says("b", "c");
-    assert_eq!(play.refers_withheld("a", "b", elsewhere, Kind::Reaction), Some(Reason::NotFound));
+    assert_eq!(
+        play.refers_withheld("a", "b", elsewhere, Kind::Reaction),
+        Some(Reason::TooEarly),
+        "it might still come"
+    );
 }
 
 #[test]
