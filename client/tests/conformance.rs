@@ -1,8 +1,8 @@
 //! The scenes of docs/examples, played to this library on each carrier.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::time::Duration;
 
-use carillon_conformance::{Client, Input, Output, Verdict, own, play};
+use carillon_conformance::{Client, Driving, Input, Output, Verdict, own, play};
 use futures_util::StreamExt as _;
 
 #[path = "../examples/conformance_driver.rs"]
@@ -11,24 +11,24 @@ mod conformance_driver;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn tcp(input: Input, output: Output) -> Pin<Box<dyn Future<Output = ()>>> {
+fn tcp(input: Input, output: Output) -> Driving {
     on("tcp", input, output)
 }
 
-fn web_socket(input: Input, output: Output) -> Pin<Box<dyn Future<Output = ()>>> {
+fn web_socket(input: Input, output: Output) -> Driving {
     on("ws", input, output)
 }
 
-fn web_socket_json(input: Input, output: Output) -> Pin<Box<dyn Future<Output = ()>>> {
+fn web_socket_json(input: Input, output: Output) -> Driving {
     on("json", input, output)
 }
 
-fn on(carrier: &'static str, input: Input, output: Output) -> Pin<Box<dyn Future<Output = ()>>> {
+fn on(carrier: &'static str, input: Input, output: Output) -> Driving {
     // An error says that the scene is over.
     Box::pin(async move { drop(conformance_driver::drive(input, output, carrier).await) })
 }
 
-async fn plays_all(start: fn(Input, Output) -> Pin<Box<dyn Future<Output = ()>>>) {
+async fn plays_all(start: fn(Input, Output) -> Driving) {
     let scenes = own().expect("scenes");
     let client = &Client::Inside(start);
     let played = scenes.iter().map(|scene| async move { (scene, play(scene, client, PATIENCE).await) });

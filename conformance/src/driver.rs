@@ -14,6 +14,9 @@ pub type Input = Box<dyn AsyncRead + Send + Unpin>;
 /// Lines of the driver are written to here.
 pub type Output = Box<dyn AsyncWrite + Send + Unpin>;
 
+/// A driver inside this process, until it ends.
+pub type Driving = Pin<Box<dyn Future<Output = ()>>>;
+
 /// Bytes on their way to a driver inside this process, or from it.
 const PIPE_BYTES: usize = 64 * 1024;
 
@@ -23,7 +26,7 @@ pub enum Client {
     /// A line for the shell.
     Command(String),
     /// Inside this process, on a thread and a runtime of its own.
-    Inside(fn(Input, Output) -> Pin<Box<dyn Future<Output = ()>>>),
+    Inside(fn(Input, Output) -> Driving),
 }
 
 pub(crate) struct Driver {

@@ -22,7 +22,7 @@ mod scene;
 mod stage;
 mod world;
 
-pub use driver::{Client, Input, Output};
+pub use driver::{Client, Driving, Input, Output};
 pub use frames::{Outgoing, build};
 pub use own::own;
 pub use pattern::Names;

@@ -24,7 +24,9 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 fn users_of(words: &[&str]) -> Vec<String> {
     let root = root();
     let mut files = Vec::new();
-    for krate in ["proto", "storage", "router", "gateway", "client", "canary", "node", "loadtest", "simulation"] {
+    for krate in
+        ["proto", "storage", "router", "gateway", "client", "conformance", "canary", "node", "loadtest", "simulation"]
+    {
         sources(&root.join(krate).join("src"), &mut files);
     }
     let names = |path: &&PathBuf| {

@@ -29,16 +29,24 @@ pub(super) fn read(text: &str) -> Result<ServerFrame, serde_json::Error> {
 
 /// Removes the fields with this value. True if there was one.
 fn remove(value: &mut Value, name: &str) -> bool {
+    let mut removed = false;
     match value {
         Value::Object(fields) => {
             let before = fields.len();
             fields.retain(|_, value| value.as_str() != Some(name));
-            let removed = fields.len() < before;
-            fields.values_mut().fold(removed, |removed, value| remove(value, name) || removed)
+            removed = fields.len() < before;
+            for value in fields.values_mut() {
+                removed |= remove(value, name);
+            }
         }
-        Value::Array(items) => items.iter_mut().fold(false, |removed, value| remove(value, name) || removed),
-        _ => false,
+        Value::Array(items) => {
+            for value in items {
+                removed |= remove(value, name);
+            }
+        }
+        _ => {}
     }
+    removed
 }
 
 #[cfg(test)]
