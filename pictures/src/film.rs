@@ -147,11 +147,10 @@ fn forget_keys(keys: &mut [u8]) -> Result<Vec<u32>, Damaged> {
     Ok(places)
 }
 
+type Each<'a> = dyn FnMut(BoxHead, &mut [u8]) -> Result<bool, Damaged> + 'a;
+
 /// What each box within returns, taken together.
-fn children(
-    mut rest: &mut [u8],
-    each: &mut dyn FnMut(BoxHead, &mut [u8]) -> Result<bool, Damaged>,
-) -> Result<bool, Damaged> {
+fn children(mut rest: &mut [u8], each: &mut Each<'_>) -> Result<bool, Damaged> {
     let mut changes = false;
     // QuickTime may end a list with four zero bytes.
     while rest.iter().any(|byte| *byte != 0) {

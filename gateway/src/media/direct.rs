@@ -41,6 +41,9 @@ pub(crate) struct Direct {
     transfer: Transfer,
 }
 
+/// A request for the library.
+pub(crate) type Other = Box<(Arc<MediaService>, Request<Incoming>, Pass, Transfer)>;
+
 impl Direct {
     /// The request and the rest again if it is not one whose bytes the kernel can move.
     pub(crate) fn new(
@@ -48,7 +51,7 @@ impl Direct {
         request: Request<Incoming>,
         pass: Pass,
         transfer: Transfer,
-    ) -> Result<Self, Box<(Arc<MediaService>, Request<Incoming>, Pass, Transfer)>> {
+    ) -> Result<Self, Other> {
         let length = request.body().size_hint().exact();
         let moves = match (&pass.to, request.method()) {
             (Purpose::Download { .. }, &Method::GET) => length == Some(0),
