@@ -395,7 +395,7 @@ impl Owner {
                 self.tell_presence(&user, shown.as_ref(), vec![contact.clone()], time_ms);
             }
             // What the contact has told before the user saw it was not heard.
-            if row.to && self.current(&user).hears && !self.presences.blocks(&user, &contact.user) {
+            if row.to && self.current(&user).hears && !self.presences.blocks(user.as_str(), &contact.user) {
                 let from = Some(Person { user: user.as_str().to_owned(), incarnation });
                 self.effects.push(Effect::Say(Said::Probe(Probe { from, of: vec![contact], last_seen: true })));
             }
