@@ -16,7 +16,7 @@ use carillon_proto::{
 
 use crate::topology::Topology;
 
-/// Bytes of the audiences that a partition keeps: some 1,300 users with 200 contacts each. The store names the others' contacts with each change.
+/// Bytes of the audiences that a partition keeps: some 1,200 users with 200 contacts each. The store names the others' contacts with each change.
 const BYTES: usize = 8 << 20;
 
 /// Those who see a user. The store says with each change whether they are still the same.
