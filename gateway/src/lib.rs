@@ -10,6 +10,7 @@
 //! | `links`, `outcome` | what is asked of the routers and told by them |
 
 mod census;
+mod cluster_domains;
 mod cluster_level;
 mod config;
 mod connection;
