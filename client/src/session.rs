@@ -366,6 +366,7 @@ impl Driver {
                 client_id: accepted.client_id.clone(),
                 message_id: accepted.message_id.clone(),
                 time_ms: accepted.time_ms,
+                expires_at_ms: accepted.expires_at_ms,
             });
         }
         if let Some(answer) = self.outbox.accepted(&accepted.client_id) {

@@ -131,6 +131,7 @@ impl Gateway {
             max_pending: config.max_pending_requests,
             deadline: config.send_deadline(),
             level: rules.level.clone(),
+            domains: rules.domains.clone(),
         };
         let feeding = Arc::new(Feeding::new(rules.gap_grace, Arc::clone(&connections)));
         let census = Arc::<Census>::default();

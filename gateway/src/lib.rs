@@ -12,6 +12,7 @@
 //! | `reading` | single frames, for programs that check clients |
 
 mod census;
+mod cluster_domains;
 mod cluster_level;
 mod config;
 mod connection;

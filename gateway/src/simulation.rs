@@ -157,6 +157,7 @@ impl Gateway {
             max_pending: MAX_PENDING,
             deadline: settings.deadline,
             level: rules.level.clone(),
+            domains: rules.domains.clone(),
         };
         let (links, task, _) = RouterLinks::new(config, security, lease.clone(), hearing, Arc::new(Status::new()));
         let (tasks, turns) = Tasks::by_turns();

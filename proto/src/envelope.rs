@@ -165,6 +165,23 @@ pub fn expired_envelope(encoded: &[u8], now_ms: u64) -> Option<Vec<u8>> {
     Some(Envelope::decode(encoded).unwrap_or_default().without_content().encode_to_vec())
 }
 
+/// The encoded envelope with this end instead of its own one. State machines use it: what it returns for the same bytes never changes.
+/// `None`: it can't be read.
+pub fn expiring_at(encoded: &[u8], expires_at_ms: u64) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(encoded.len() + key_len(EXPIRES_AT_MS) + encoded_len_varint(expires_at_ms));
+    let mut rest = encoded;
+    while !rest.is_empty() {
+        let begin = rest;
+        let (field, wire) = decode_key(&mut rest).ok()?;
+        skip_field(wire, field, &mut rest, DecodeContext::default()).ok()?;
+        if field != EXPIRES_AT_MS {
+            out.extend_from_slice(&begin[..begin.len() - rest.len()]);
+        }
+    }
+    put_unless_zero(EXPIRES_AT_MS, expires_at_ms, &mut out);
+    Some(out)
+}
+
 impl Envelope {
     /// What is left of a message whose content is gone.
     pub fn without_content(self) -> Self {
@@ -257,6 +274,22 @@ mod tests {
         assert_eq!(EnvelopeMarks::of(&encoded(b"")).change, None);
         let whole = encoded(b"change");
         assert_eq!(EnvelopeMarks::of(&whole[..whole.len() - 4]).change, None, "cut off");
+    }
+
+    #[test]
+    fn an_envelope_gets_another_end_and_keeps_all_else() {
+        let content = Some(Content { body: Some(Body::Text(Text { body: "hi".into() })), ..Content::default() });
+        let said = Envelope { id: "01".into(), time_ms: 5, content, ..Envelope::default() };
+        let with = |expires_at_ms| Envelope { expires_at_ms, ..said.clone() }.encode_to_vec();
+        for before in [0, 9, u64::MAX] {
+            assert_eq!(expiring_at(&with(before), 7), Some(with(7)));
+        }
+        // What only a later release knows stays, too.
+        let unknown = [&with(9)[..], &[0xda, 0x3e, 1, 7]].concat();
+        let ended = expiring_at(&unknown, 7).expect("can be read");
+        assert!(ended.windows(4).any(|part| part == [0xda, 0x3e, 1, 7]));
+        assert_eq!(Envelope::decode(&*ended).expect("decodes").expires_at_ms, 7);
+        assert_eq!(expiring_at(&with(0)[..3], 7), None, "cut off");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod batch;
 pub mod clock;
 pub mod credentials;
 pub mod diagnostics;
+mod domains;
 mod duplicate;
 mod envelope;
 pub mod features;
@@ -46,8 +47,11 @@ mod woken;
 pub use admission::AdmissionLimit;
 pub use batch::Batches;
 pub use clock::now_ms;
+pub use domains::{Domains, narrowed, new_domain_token, token_hash};
 pub use duplicate::DuplicateKey;
-pub use envelope::{EncodedNames, EnvelopeMarks, EnvelopeParts, EnvelopeTo, expired_envelope, time_of_envelope};
+pub use envelope::{
+    EncodedNames, EnvelopeMarks, EnvelopeParts, EnvelopeTo, expired_envelope, expiring_at, time_of_envelope,
+};
 pub use id::{
     ClientId, ConnectionHandle, DeviceId, DomainId, GroupId, InvalidId, InvalidMessageId, LeaseId, MessageId, UserId,
     id_text,

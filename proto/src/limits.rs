@@ -58,6 +58,11 @@ pub const MEDIA_AT_ONCE: usize = 256;
 pub const POLL_OPTIONS: std::ops::RangeInclusive<usize> = 2..=32;
 /// How long an expiring message may be shown, in milliseconds: 5 seconds to 366 days.
 pub const EXPIRES_AFTER_MS: std::ops::RangeInclusive<u64> = 5_000..=366 * 24 * 3_600_000;
+/// Most domains for which something is decided, and most keys of the administrators of one.
+pub const DOMAINS: usize = 1000;
+pub const DOMAIN_KEYS: usize = 2;
+/// The shortest time after which messages of a domain may be removed: much longer than the steps of a shard's clock.
+pub const LEAST_MESSAGE_AGE_MS: u64 = 3_600_000;
 /// Most heads in one `ReadHeads`.
 pub const HEADS: usize = 256;
 /// Most messages of a report, and the longest text of one in bytes.

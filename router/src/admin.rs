@@ -1,11 +1,13 @@
 //! The administration requests of the command line.
 
+mod domains;
 mod ending;
 mod erasing;
 mod messages;
 mod outbox;
 mod put_out;
 mod reports;
+mod scope;
 mod sessions;
 mod users;
 mod watching;
@@ -24,12 +26,13 @@ use carillon_proto::{
     pb::{
         admin::{
             DeleteUserReply, DeleteUserRequest, DescribeGatewayRequest, EndSessionsReply, EndSessionsRequest,
-            EraseUserReply, EraseUserRequest, ListOutboxReply, ListOutboxRequest, ListReportsReply, ListReportsRequest,
-            ListSessionsReply, ListSessionsRequest, ListUsersReply, ListUsersRequest, NodeRelease, PutUserReply,
-            PutUserRequest, ReadReportReply, ReadReportRequest, ResolveReportReply, ResolveReportRequest,
-            RevokeTokensReply, RevokeTokensRequest, SettleDeadLettersReply, SettleDeadLettersRequest, ShardStatus,
-            ShowUserReply, ShowUserRequest, StatusReply, StatusRequest, TraceMessageReply, TraceMessageRequest,
-            WatchRequest, admin_server,
+            EraseUserReply, EraseUserRequest, ListDomainsReply, ListDomainsRequest, ListOutboxReply, ListOutboxRequest,
+            ListReportsReply, ListReportsRequest, ListSessionsReply, ListSessionsRequest, ListUsersReply,
+            ListUsersRequest, NodeRelease, PutUserReply, PutUserRequest, ReadReportReply, ReadReportRequest,
+            ResolveReportReply, ResolveReportRequest, RevokeTokensReply, RevokeTokensRequest, SetDomainReply,
+            SetDomainRequest, SettleDeadLettersReply, SettleDeadLettersRequest, ShardStatus, ShowUserReply,
+            ShowUserRequest, StatusReply, StatusRequest, TraceMessageReply, TraceMessageRequest, WatchRequest,
+            admin_server,
         },
         diagnostics::Description,
         store::{
@@ -45,8 +48,9 @@ use tokio::{
 };
 use tonic::{Request, Response, Status};
 
+use self::scope::{about_user, of_operator, scoped};
 use self::watching::Events;
-pub(crate) use self::{ending::end_inboxes, put_out::PutOut, watching::Watching};
+pub(crate) use self::{ending::end_inboxes, put_out::PutOut, scope::CheckScope, watching::Watching};
 use crate::{
     registry::RegistryReader,
     store::{Store, StoreAnswer, StoreFailure},
@@ -87,51 +91,60 @@ impl LastMade {
     }
 }
 
+/// Each method first asks the [`Scope`] of the caller what it may do.
 #[tonic::async_trait]
 impl admin_server::Admin for Admin {
     async fn put_user(&self, request: Request<PutUserRequest>) -> Result<Response<PutUserReply>, Status> {
-        self.put_account(request.into_inner()).await.map(Response::new)
+        let request = about_user(request, |request| &request.user)?;
+        self.put_account(request).await.map(Response::new)
     }
 
     async fn delete_user(&self, request: Request<DeleteUserRequest>) -> Result<Response<DeleteUserReply>, Status> {
-        self.delete_account(request.into_inner()).await.map(Response::new)
+        let request = about_user(request, |request| &request.user)?;
+        self.delete_account(request).await.map(Response::new)
     }
 
     async fn erase_user(&self, request: Request<EraseUserRequest>) -> Result<Response<EraseUserReply>, Status> {
-        self.erase_account(request.into_inner()).await.map(Response::new)
+        let request = about_user(request, |request| &request.user)?;
+        self.erase_account(request).await.map(Response::new)
     }
 
     async fn list_users(&self, request: Request<ListUsersRequest>) -> Result<Response<ListUsersReply>, Status> {
-        self.list_accounts(request.into_inner()).await.map(Response::new)
+        let (scope, request) = scoped(request)?;
+        self.list_accounts(&scope, request).await.map(Response::new)
     }
 
     async fn show_user(&self, request: Request<ShowUserRequest>) -> Result<Response<ShowUserReply>, Status> {
-        self.show_account(request.into_inner()).await.map(Response::new)
+        let request = about_user(request, |request| &request.user)?;
+        self.show_account(request).await.map(Response::new)
     }
 
     async fn list_sessions(
         &self,
         request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsReply>, Status> {
-        self.sessions(request.into_inner()).await.map(Response::new)
+        let (scope, request) = scoped(request)?;
+        self.sessions(&scope, request).await.map(Response::new)
     }
 
     async fn end_sessions(&self, request: Request<EndSessionsRequest>) -> Result<Response<EndSessionsReply>, Status> {
-        self.end(request.into_inner()).await.map(Response::new)
+        let (scope, request) = scoped(request)?;
+        self.end(&scope, request).await.map(Response::new)
     }
 
     async fn revoke_tokens(
         &self,
         request: Request<RevokeTokensRequest>,
     ) -> Result<Response<RevokeTokensReply>, Status> {
-        self.revoke(request.into_inner()).await.map(Response::new)
+        let request = about_user(request, |request| &request.user)?;
+        self.revoke(request).await.map(Response::new)
     }
 
     async fn describe_gateway(
         &self,
         request: Request<DescribeGatewayRequest>,
     ) -> Result<Response<Description>, Status> {
-        let gateway = LeaseId(request.into_inner().lease);
+        let gateway = LeaseId(of_operator(request)?.lease);
         let answer = self.put_out.links.describe(gateway);
         let answer =
             answer.ok_or_else(|| Status::not_found("the gateway has no link to this router, or too many ask"))?;
@@ -142,7 +155,8 @@ impl admin_server::Admin for Admin {
         }
     }
 
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        of_operator(request)?;
         let topology = Arc::clone(&self.topology.borrow());
         let mut answers = self.registry.leads().await;
         for _ in 0..ASK_AGAIN.0 {
@@ -171,39 +185,51 @@ impl admin_server::Admin for Admin {
         &self,
         request: Request<TraceMessageRequest>,
     ) -> Result<Response<TraceMessageReply>, Status> {
-        self.message(request.into_inner()).await.map(Response::new)
+        self.message(of_operator(request)?).await.map(Response::new)
     }
 
     async fn list_outbox(&self, request: Request<ListOutboxRequest>) -> Result<Response<ListOutboxReply>, Status> {
-        self.outbox(request.into_inner()).await.map(Response::new)
+        self.outbox(of_operator(request)?).await.map(Response::new)
     }
 
     async fn settle_dead_letters(
         &self,
         request: Request<SettleDeadLettersRequest>,
     ) -> Result<Response<SettleDeadLettersReply>, Status> {
-        self.settle_letters(request.into_inner()).await.map(Response::new)
+        self.settle_letters(of_operator(request)?).await.map(Response::new)
     }
 
     async fn list_reports(&self, request: Request<ListReportsRequest>) -> Result<Response<ListReportsReply>, Status> {
-        self.reports(request.into_inner()).await.map(Response::new)
+        let (scope, request) = scoped(request)?;
+        self.reports(&scope, request).await.map(Response::new)
     }
 
     async fn read_report(&self, request: Request<ReadReportRequest>) -> Result<Response<ReadReportReply>, Status> {
-        self.report(request.into_inner()).await.map(Response::new)
+        let (scope, request) = scoped(request)?;
+        self.report(&scope, request).await.map(Response::new)
     }
 
     async fn resolve_report(
         &self,
         request: Request<ResolveReportRequest>,
     ) -> Result<Response<ResolveReportReply>, Status> {
-        self.resolve(request.into_inner()).await.map(Response::new)
+        let (scope, request) = scoped(request)?;
+        self.resolve(&scope, request).await.map(Response::new)
+    }
+
+    async fn set_domain(&self, request: Request<SetDomainRequest>) -> Result<Response<SetDomainReply>, Status> {
+        self.decide_for_domain(of_operator(request)?).await.map(Response::new)
+    }
+
+    async fn list_domains(&self, request: Request<ListDomainsRequest>) -> Result<Response<ListDomainsReply>, Status> {
+        let (scope, ListDomainsRequest {}) = scoped(request)?;
+        self.domains(&scope).await.map(Response::new)
     }
 
     type WatchStream = Events;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        self.events(&request.into_inner().user).await.map(Response::new)
+        self.events(&of_operator(request)?.user).await.map(Response::new)
     }
 }
 

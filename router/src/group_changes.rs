@@ -19,6 +19,14 @@ use crate::{group_messages::GroupMessage, reply::Failure};
 pub(crate) struct GroupChanging {
     pub(crate) message: GroupMessage,
     change: Change,
+    /// As in `ChangeGroup.most_members`.
+    pub(crate) most_members: u32,
+    /// How many groups the user may have made, if that is still to be looked at.
+    pub(crate) most_groups: Option<u32>,
+    /// Groups of the user that have been counted for that.
+    pub(crate) own_groups: u32,
+    /// Why the user may not make the group: only a repeat gets its first answer.
+    pub(crate) not_allowed: Option<String>,
     /// Answers of the store that are still to come.
     pub(crate) waits: usize,
     /// Why it could not be carried out as a whole.
@@ -29,7 +37,17 @@ pub(crate) struct GroupChanging {
 
 impl GroupChanging {
     pub(crate) fn new(message: GroupMessage, change: Change) -> Self {
-        Self { message, change, waits: 0, failed: None, position: client::Position::default() }
+        Self {
+            message,
+            change,
+            most_members: 0,
+            most_groups: None,
+            own_groups: 0,
+            not_allowed: None,
+            waits: 0,
+            failed: None,
+            position: client::Position::default(),
+        }
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -57,7 +75,17 @@ impl GroupChanging {
     }
 
     pub(crate) fn command(&self) -> ChangeGroup {
-        ChangeGroup { append: Some(self.message.append()), by_operator: false, change: Some(self.change.clone()) }
+        let append = Append { only_repeat: self.not_allowed.is_some(), ..self.message.append() };
+        ChangeGroup {
+            append: Some(append),
+            by_operator: false,
+            change: Some(self.change.clone()),
+            most_members: self.most_members,
+        }
+    }
+
+    pub(crate) fn makes_a_group(&self) -> bool {
+        matches!(self.change, Change::Create(_))
     }
 
     /// What becomes of the users whose membership changes. `incarnation`: of the group's timeline.
@@ -139,6 +167,7 @@ pub(crate) fn told(change: &Change) -> client::GroupChange {
                 slow_mode_ms: Some(settings.slow_mode_ms),
                 members_add: Some(settings.members_add),
                 link: !settings.link.is_empty(),
+                expire_after_ms: Some(settings.expire_after_ms),
             };
             What::Created(client::GroupCreated { settings: Some(settings), members: users(members) })
         }
@@ -152,6 +181,7 @@ pub(crate) fn told(change: &Change) -> client::GroupChange {
             announcements,
             slow_mode_ms,
             members_add,
+            expire_after_ms,
         }) => What::Set(client::GroupSettingsChange {
             name: name.clone(),
             description: description.clone(),
@@ -162,6 +192,7 @@ pub(crate) fn told(change: &Change) -> client::GroupChange {
             slow_mode_ms: *slow_mode_ms,
             members_add: *members_add,
             link: link.is_some(),
+            expire_after_ms: *expire_after_ms,
         }),
         Change::Members(op) => {
             let kind = match op.change() {

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use carillon_proto::{
-    ClientId, DeviceId, DuplicateKey, EnvelopeParts, EnvelopeTo, Epoch, GroupId, LeaseId, MessageId, TimelineId,
-    UserId, id_text, limits,
+    ClientId, DeviceId, DuplicateKey, EnvelopeMarks, EnvelopeParts, EnvelopeTo, Epoch, GroupId, LeaseId, MessageId,
+    TimelineId, UserId, expiring_at, id_text, limits,
     pb::{
         client::{self, recipient::To},
         link::{Accepted, RawEnvelope},
@@ -17,7 +17,7 @@ use tracing::Span;
 
 use crate::{
     reply::{Failure, ReplySlot},
-    send::{ends_alike, expiring, resolve},
+    send::{ends_alike, ends_earlier, expiring, resolve},
     store::StoreFailure,
 };
 
@@ -169,9 +169,13 @@ impl GroupMessage {
         }
     }
 
-    /// If this is a repeat, the message is what the first attempt wrote. True if it is one.
+    /// If this is a repeat, the message is what the first attempt wrote. True if it is one. Otherwise it ends as the group's rule says.
     pub(crate) fn adopt(&mut self, appended: &Appended) -> Result<bool, Failure> {
         if appended.first_envelope.is_empty() {
+            if appended.expires_at_ms != 0 {
+                let ended = expiring_at(&self.envelope, appended.expires_at_ms);
+                self.envelope = ended.ok_or(Failure::Store(StoreFailure::Unexpected))?.into();
+            }
             return Ok(false);
         }
         let decode =
@@ -181,7 +185,9 @@ impl GroupMessage {
         if !matches!(to, Some(To::Group(group)) if group == self.group.as_str()) {
             return Err(Failure::Store(StoreFailure::Unexpected));
         }
-        let is_same = (&own.content, &own.change) == (&first.content, &first.change) && ends_alike(&own, &first);
+        // The group's rule may have ended the first one.
+        let ends = ends_alike(&own, &first) || appended.expires_at_ms != 0 && ends_earlier(&first, &own);
+        let is_same = (&own.content, &own.change) == (&first.content, &first.change) && ends;
         if !first.erased && !is_same {
             return Err(Failure::Reused);
         }
@@ -197,6 +203,7 @@ impl GroupMessage {
             timeline: Some(self.timeline().to_client()),
             position: Some(position),
             time_ms: self.time_ms,
+            expires_at_ms: EnvelopeMarks::of(&self.envelope).expires_at_ms,
         }
     }
 }

@@ -6,6 +6,7 @@ mod contacts;
 mod conversations;
 mod deliveries;
 mod direct;
+mod domains;
 mod groups;
 mod media;
 mod messages;
@@ -26,10 +27,7 @@ use carillon_proto::{
         admin::WatchEvent,
         client::Presence,
         link::{self, Behind, Directed, Marked, Push, SessionPresence, Signaled, TimelineHead, evict, router_request},
-        store::{
-            self, Account, DirectoryCommand, PutAccount, ReadUser, Session, directory_command, put_account,
-            store_request,
-        },
+        store::{self, DirectoryCommand, ReadUser, Session, directory_command, store_request},
     },
 };
 use tokio::time::Instant;
@@ -130,6 +128,8 @@ pub(crate) struct Owner {
     changing: KeyedMap<u64, GroupChanging>,
     /// Requests to follow groups, whose heads are being read.
     following: KeyedMap<u64, Following>,
+    /// Accounts that tokens make.
+    registering: KeyedMap<u64, domains::Registering>,
     followers: Followers,
     nudges: Nudges,
     presences: Presences,
@@ -223,6 +223,7 @@ impl Owner {
             keys: RecentKeys::new(),
             changing: KeyedMap::default(),
             following: KeyedMap::default(),
+            registering: KeyedMap::default(),
             followers,
             nudges,
             presences: Presences::default(),
@@ -339,14 +340,7 @@ impl Owner {
                 let asked = Continuation::Account(parts.user.clone(), parts.slot);
                 self.read_user(&parts.user, parts.deadline, asked);
             }
-            Op::EnsureAccount(link::EnsureAccount { revive, .. }) => {
-                let user = parts.user.as_str().to_owned();
-                let account = Account { user, created_ms: time_ms, ..Account::default() };
-                let mode = put_account::Mode::Ensure.into();
-                let put = PutAccount { account: Some(account), mode, numbered: true, revive };
-                let asked = Continuation::Ensured(parts.user.clone(), parts.slot);
-                self.directory_write(&parts.user, directory_command::Op::PutAccount(put), parts.deadline, asked);
-            }
+            Op::EnsureAccount(link::EnsureAccount { revive, .. }) => self.ensure_account(revive, parts, time_ms),
         }
     }
 

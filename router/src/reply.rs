@@ -111,6 +111,9 @@ pub(crate) enum Failure {
     TooManyReports(String),
     #[error("{0}")]
     Quota(String),
+    /// What the operator has decided for the domain does not allow it.
+    #[error("{0}")]
+    OfDomain(String),
     #[error("there is no user {0:?}")]
     NoUser(String),
     #[error("the timeline belongs to somebody else")]
@@ -174,7 +177,9 @@ impl Failure {
             Self::NoRoom(_) | Self::Requests => (Code::Overloaded, true, 60_000),
             Self::TooLarge { .. } | Self::Quota(_) => (Code::TooLarge, false, 0),
             Self::NoUser(_) => (Code::NotFound, false, 0),
-            Self::Forbidden | Self::OtherDomain(_) | Self::Unwanted(_) => (Code::Forbidden, false, 0),
+            Self::Forbidden | Self::OtherDomain(_) | Self::Unwanted(_) | Self::OfDomain(_) => {
+                (Code::Forbidden, false, 0)
+            }
             Self::Crowded | Self::GatewayCrowded => (Code::Overloaded, true, 200),
             Self::Reused | Self::ReusedElsewhere => (Code::Invalid, false, 0),
             Self::Halfway { retry_after_ms, .. } => (Code::Unavailable, true, *retry_after_ms),

@@ -95,6 +95,12 @@ pub(crate) fn ends_alike(own: &RawEnvelope, first: &RawEnvelope) -> bool {
     own.expires_at_ms == first.expires_at_ms || shown_for_ms(own) == shown_for_ms(first)
 }
 
+/// True for a first message that is shown for a shorter time than this one asks for.
+pub(crate) fn ends_earlier(first: &RawEnvelope, own: &RawEnvelope) -> bool {
+    let shown_for_ms = |said: &RawEnvelope| said.expires_at_ms.saturating_sub(said.time_ms);
+    first.expires_at_ms != 0 && (own.expires_at_ms == 0 || shown_for_ms(first) < shown_for_ms(own))
+}
+
 /// The context of a request. The answer's slot is kept apart so that a refusal can use it.
 pub(crate) struct RequestContext {
     pub(crate) user: UserId,
@@ -314,6 +320,7 @@ impl Sending {
             timeline: Some(TimelineId::Inbox(self.sender.clone()).to_client()),
             position: Some(position),
             time_ms: self.time_ms,
+            expires_at_ms: self.header.as_ref().map_or(0, |header| header.expires_at_ms),
         }
     }
 }

@@ -31,7 +31,7 @@ use tonic::{
 };
 
 use crate::{
-    admin::Admin,
+    admin::{Admin, CheckScope},
     link::{self, LinkContext, Outgoing},
     topology::Topology,
 };
@@ -63,9 +63,10 @@ impl Services {
             .max_encoding_message_size(limits::MAX_NODE_MESSAGE_BYTES);
         let passed = RegistryProxy { registry: self.registry, topology: self.topology, closing: self.closing.clone() };
         let check = |allowed| self.security.check(allowed);
+        let scopes = CheckScope { operator: check(&[Tier::Operator]), topology: self.admin.topology.clone() };
         let services = Routes::new(InterceptedService::new(links, check(CALLERS)))
             .add_service(InterceptedService::new(RegistryServer::new(passed), check(&[Tier::Gateway])))
-            .add_service(InterceptedService::new(AdminServer::new(self.admin), check(&[Tier::Operator])));
+            .add_service(InterceptedService::new(AdminServer::new(self.admin), scopes));
         let closing = self.closing.clone().cancelled_owned().boxed();
         if let Err(error) = self.security.serve(services, listener, Some(&self.here), closing).await {
             tracing::error!(%error, "the internal listener of the router has failed");

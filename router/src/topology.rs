@@ -6,7 +6,7 @@ use std::{
 };
 
 use carillon_proto::{
-    LeaseId, Ring, RouterNode, ShardId, ShardMap,
+    Domains, LeaseId, Ring, RouterNode, ShardId, ShardMap,
     pb::store::{NodeKind, Placed, RegistryView, Replica},
 };
 
@@ -15,6 +15,7 @@ pub(crate) struct Topology {
     pub(crate) view: Arc<RegistryView>,
     pub(crate) ring: Arc<Ring>,
     pub(crate) shards: ShardMap,
+    pub(crate) domains: Domains,
     gateways: HashSet<LeaseId>,
     /// host:port of this router.
     here: Arc<str>,
@@ -38,6 +39,7 @@ impl Topology {
             ring,
             shards: ShardMap { directory: shards(view.directory_shards), timeline: shards(view.timeline_shards) },
             gateways: of_kind(NodeKind::Gateway).collect(),
+            domains: Domains::of(&view.domains),
             here,
             view: Arc::new(view),
         }

@@ -100,7 +100,7 @@ impl World<'_> {
     pub(crate) fn make_account(&mut self, user: usize, created_ms: u64) {
         let account = Account { user: user_name(user), created_ms, ..Account::default() };
         let mode = put_account::Mode::Create.into();
-        let put = PutAccount { account: Some(account), mode, numbered: true, revive: false };
+        let put = PutAccount { account: Some(account), mode, numbered: true, revive: false, most_accounts: None };
         let incarnation = self.account_write(user, directory_command::Op::PutAccount(put));
         self.model.makes(&user_name(user), incarnation);
     }

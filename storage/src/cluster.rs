@@ -16,7 +16,7 @@ use crate::{
     addresses::AddressBook,
     leads::LeadsKnown,
     lease_clock::Leases,
-    machine::{ClusterRows, RegistryState},
+    machine::{ClusterRows, MessageAges, RegistryState},
     node_load::NodeLoad,
     raft::RaftLinks,
     shard::Shard,
@@ -92,6 +92,11 @@ impl Cluster {
 
     pub(crate) fn shards(&self) -> Arc<Shards> {
         self.hosted.all()
+    }
+
+    /// How long messages of domains are kept, as far as this node has applied it.
+    pub(crate) fn message_ages(&self) -> MessageAges {
+        self.registry.borrow().domains.message_ages()
     }
 
     /// True for a level that the cluster had only while it was being made.

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use crate::{
     cluster::Serving,
     machine::{
-        DueMedia, Outcome, REMOVED_MEDIA, REMOVED_REPORTS, Retention, SWEEP_CONVERSATIONS, SWEEP_CURSORS,
+        DueMedia, MessageAges, Outcome, REMOVED_MEDIA, REMOVED_REPORTS, Retention, SWEEP_CONVERSATIONS, SWEEP_CURSORS,
         SWEEP_MEMBERSHIPS, TimelineReader,
     },
     metrics as names,
@@ -37,6 +37,7 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
     let mut rounds: HashMap<ShardId, [Rounds; 8]> = HashMap::new();
     loop {
         sleep(RETENTION_INTERVAL).await;
+        let ages = cluster.message_ages();
         for shard in cluster.shards().values() {
             let Reader::Timeline(reader) = shard.reader() else { continue };
             if !shard.group().leads() {
@@ -46,10 +47,10 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
             let [expired, trims, sweeps, left, conversations, media, reports, released] =
                 rounds.entry(shard.id()).or_default();
             expire(shard, reader, retention, expired).await;
+            trim(shard, reader, retention, &ages, trims).await;
             if !retention.needs_clock() {
                 continue;
             }
-            trim(shard, reader, retention, trims).await;
             sweep(shard, reader, retention, sweeps).await;
             sweep_left(shard, reader, retention, left).await;
             sweep_conversations(shard, reader, conversations).await;
@@ -75,12 +76,13 @@ async fn expire(shard: &Shard, reader: &TimelineReader, retention: Retention, ro
     }
 }
 
-async fn trim(shard: &Shard, reader: &TimelineReader, retention: Retention, rounds: &mut Rounds) {
-    if !retention.trims() {
+async fn trim(shard: &Shard, reader: &TimelineReader, retention: Retention, ages: &MessageAges, rounds: &mut Rounds) {
+    if !retention.trims() && ages.is_empty() {
         return;
     }
     for _ in 0..LOOKS {
-        let look = move |reader: &TimelineReader, after: &[u8]| reader.due_trims(after, &retention, TRIMS);
+        let ages = Arc::clone(ages);
+        let look = move |reader: &TimelineReader, after: &[u8]| reader.due_trims(after, &retention, &ages, TRIMS);
         let due = look_for(shard, reader, rounds, look).await;
         if due.is_empty() {
             return;

@@ -290,6 +290,7 @@ fn view(cluster: String, map: ShardMap, state: &RegistryState, implied: &Cluster
         placement: rows.placed(),
         level: rows.level.0,
         storage_levels: rows.nodes().map(|node| node.level).collect(),
+        domains: state.domains.all(),
     }
 }
 

@@ -286,6 +286,7 @@ fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Re
         (ShardKind::Timeline, Some(Op::ReadReports(read))) => Ok(Checked::Read(ReadOp::Reports(read))),
         (ShardKind::Timeline, Some(Op::ReadReport(read))) => Ok(Checked::Read(ReadOp::Report(read))),
         (ShardKind::Timeline, Some(Op::ReadOutbox(read))) => Ok(Checked::Read(ReadOp::Outbox(read))),
+        (ShardKind::Directory, Some(Op::CountAccounts(count))) => Ok(Checked::Read(ReadOp::CountAccounts(count))),
         (ShardKind::Directory, Some(Op::ReadUser(read))) => {
             user(&read.user)?;
             Ok(Checked::Read(ReadOp::User(read)))
@@ -345,6 +346,7 @@ fn span_of(request: &StoreRequest) -> Option<Span> {
         Some(Op::ReadScheduled(_)) => "read scheduled",
         Some(Op::ReadReports(_)) => "read reports",
         Some(Op::ReadReport(_)) => "read report",
+        Some(Op::CountAccounts(_)) => "count accounts",
         Some(Op::ListAccounts(_)) => "list accounts",
         Some(Op::ListSessions(_)) => "list sessions",
         None => "unknown",

@@ -50,11 +50,12 @@ pub(crate) async fn run(serving: Arc<Serving>, retention: Retention) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let now = ticks.tick().await;
+        let of_domains = !cluster.message_ages().is_empty();
         for shard in cluster.shards().values() {
             let (Reader::Timeline(reader), leads) = (shard.reader(), shard.group().leads()) else { continue };
             let clock = clocks.entry(shard.id()).or_insert_with(|| LeaderClock::new(most(retention)));
             if let Some(elapsed_ms) = clock.tick(now, leads)
-                && (retention.needs_clock() || has_expiring(shard, reader).await)
+                && (retention.needs_clock() || of_domains || has_expiring(shard, reader).await)
             {
                 advance(shard, elapsed_ms).await;
             }

@@ -90,6 +90,7 @@ impl Machines {
             | Op::ReadScheduled(_)
             | Op::ReadReports(_)
             | Op::ReadReport(_)
+            | Op::CountAccounts(_)
             | Op::ListAccounts(_)
             | Op::ReadContacts(_)
             | Op::ReadPrivacy(_)
@@ -161,6 +162,9 @@ impl Machines {
                 (ShardKind::Directory, Op::ListAccounts(op)) => {
                     Outcome::AccountList(self.directories[place].1.accounts(op)?)
                 }
+                (ShardKind::Directory, Op::CountAccounts(op)) => {
+                    Outcome::AccountCount(self.directories[place].1.count_accounts(op)?)
+                }
                 (ShardKind::Directory, Op::ListSessions(op)) => {
                     Outcome::SessionList(self.directories[place].1.sessions(op)?)
                 }
@@ -220,6 +224,7 @@ impl Machines {
             directory_shards: self.map.directory.into(),
             timeline_shards: self.map.timeline.into(),
             level: state.cluster.level.0,
+            domains: state.domains.all(),
             ..RegistryView::default()
         }
     }

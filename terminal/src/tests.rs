@@ -142,7 +142,14 @@ fn a_message_goes_its_way_and_its_ticks_say_how_far() {
     assert!(play.screen().0.contains("…   alice: hello …"));
     let (timeline, time_ms) = (inbox(), NOW_MS);
     let (client_id, message_id) = ("t-1".to_owned(), format!("{:026}", 5));
-    play.hears(Event::Sent { timeline, position: at(5), client_id, message_id: message_id.clone(), time_ms });
+    play.hears(Event::Sent {
+        timeline,
+        position: at(5),
+        client_id,
+        message_id: message_id.clone(),
+        time_ms,
+        expires_at_ms: 0,
+    });
     assert!(play.screen().0.contains("21:44 alice: hello ✓\n"), "{}", play.screen().0);
     for (read, delivered, ticks) in [("", &*message_id, "✓✓\n"), (&*message_id, "", "✓✓ read\n")] {
         let (read_id, delivered_id) = (read.to_owned(), delivered.to_owned());
@@ -414,7 +421,8 @@ fn what_expires_vanishes_from_the_screen_in_time_and_is_not_quoted() {
     let acts = play.sends("/expire 30s mine is 42");
     assert!(matches!(&acts[..], [Act::Send { expires_after_ms: 30_000, .. }]), "{acts:?}");
     let (client_id, message_id) = ("t-2".to_owned(), format!("{:026}", 5));
-    play.hears(Event::Sent { timeline: inbox(), position: at(5), client_id, message_id, time_ms: NOW_MS });
+    let (time_ms, expires_at_ms) = (NOW_MS, NOW_MS + 30_000);
+    play.hears(Event::Sent { timeline: inbox(), position: at(5), client_id, message_id, time_ms, expires_at_ms });
     for (at_ms, there, gone) in [(30_000, "4711", "42"), (60_000, "[expired]", "4711")] {
         assert!(play.screen().0.contains(gone), "{}", play.screen().0);
         assert_eq!(play.model.changes_at_ms(), Some(NOW_MS + at_ms));

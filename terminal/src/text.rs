@@ -89,11 +89,24 @@ fn bars(waveform: &[u8]) -> String {
 fn changed(what: &What) -> String {
     match what {
         What::Created(_) => "made the group".to_owned(),
-        What::Set(_) => "changed the settings".to_owned(),
+        What::Set(set) => set.expire_after_ms.map_or("changed the settings".to_owned(), expiring),
         What::Deleted(_) => "deleted the group".to_owned(),
         What::Members(members) => {
             let kind = members.kind().as_str_name().trim_start_matches("KIND_").to_lowercase();
             printable(&format!("{kind} {}", members.users.join(", ")))
+        }
+    }
+}
+
+/// The rule of a group, in words.
+fn expiring(after_ms: u64) -> String {
+    let seconds = after_ms / 1000;
+    let units = [(86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")];
+    match units.into_iter().find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit)) {
+        None => "lets messages stay".to_owned(),
+        Some((unit, name)) => {
+            let many = if seconds / unit == 1 { "" } else { "s" };
+            format!("lets messages expire after {} {name}{many}", seconds / unit)
         }
     }
 }

@@ -152,6 +152,7 @@ pub(crate) fn accepted(client_id: &str, seq: u64) -> server_frame::Body {
         timeline: Some(inbox().to_client()),
         position: Some(at(seq).into()),
         time_ms: 1,
+        expires_at_ms: 0,
     })
 }
 

@@ -13,6 +13,7 @@ pub use jwt::{JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret, UserForm};
 pub use listen::{ListenConfig, ProxiesConfig, TlsConfig};
 
 use crate::{
+    cluster_domains::ClusterDomains,
     listener::origin::Origins,
     rebalance::Bounds,
     throttle::{Allowed, Tries},
@@ -350,12 +351,13 @@ impl GatewayConfig {
         Origins::parse(&self.origins).map_err(|error| InvalidConfig { key: "origins", why: error.to_string() })
     }
 
-    pub(crate) fn users(&self) -> Arc<Users> {
+    pub(crate) fn users(&self, domains: ClusterDomains) -> Arc<Users> {
         let or_four_times = |own: u32, one: u32| if own == 0 { one.saturating_mul(4) } else { own };
         Users::new(
             self.max_connections_per_user,
             or_four_times(self.user_sends_per_second, self.sends_per_second),
             or_four_times(self.user_send_burst, self.send_burst),
+            domains,
         )
     }
 

@@ -172,8 +172,8 @@ impl Live {
 fn asked(change: GroupChangeAsk, who: &Identity) -> Result<Change, Refusal> {
     Ok(match change {
         GroupChangeAsk::Create { settings, members } => {
-            let store::GroupSettings { name, description, picture, link, .. } = &settings;
-            check_settings(name, description, picture, link)?;
+            let store::GroupSettings { name, description, picture, link, expire_after_ms, .. } = &settings;
+            check_settings(name, description, picture, link, *expire_after_ms)?;
             let members = people(members, 0)?;
             if members.iter().any(|person| person.user == who.user.as_str()) {
                 return Err(invalid(&"members names the user, who is the owner"));
@@ -183,7 +183,8 @@ fn asked(change: GroupChangeAsk, who: &Identity) -> Result<Change, Refusal> {
         GroupChangeAsk::Set(set) => {
             let text = |given: &Option<String>| given.clone().unwrap_or_default();
             let link = set.link.clone().unwrap_or_default();
-            check_settings(&text(&set.name), &text(&set.description), &text(&set.picture), &link)?;
+            let after_ms = set.expire_after_ms.unwrap_or_default();
+            check_settings(&text(&set.name), &text(&set.description), &text(&set.picture), &link, after_ms)?;
             Change::Set(set)
         }
         GroupChangeAsk::Members(asked) => Change::Members(members(asked, who)?),
@@ -239,7 +240,13 @@ fn people(users: Vec<String>, least: usize) -> Result<Vec<Person>, Refusal> {
     Ok(users.into_iter().map(|user| Person { user, incarnation: 0 }).collect())
 }
 
-fn check_settings(name: &str, description: &str, picture: &str, link: &Bytes) -> Result<(), Refusal> {
+fn check_settings(
+    name: &str,
+    description: &str,
+    picture: &str,
+    link: &Bytes,
+    expire_after_ms: u64,
+) -> Result<(), Refusal> {
     let at_most = |what: &str, text: &str, max: usize| match text.len() {
         bytes if bytes > max => Err(invalid(&format!("{what} is {bytes} bytes but must be at most {max}"))),
         _ => Ok(()),
@@ -249,6 +256,12 @@ fn check_settings(name: &str, description: &str, picture: &str, link: &Bytes) ->
     at_most("picture", picture, limits::MAX_URL_BYTES)?;
     if !picture.is_empty() {
         check_url(picture).map_err(|error| invalid(&format!("picture: {error}")))?;
+    }
+    let (least, most) = (limits::EXPIRES_AFTER_MS.start(), limits::EXPIRES_AFTER_MS.end());
+    if expire_after_ms != 0 && !limits::EXPIRES_AFTER_MS.contains(&expire_after_ms) {
+        let why =
+            format!("expire_after_ms is {expire_after_ms} but must be 0, or {least} to {most}: 5 seconds to 366 days");
+        return Err(invalid(&why));
     }
     match link.len() {
         0 => Ok(()),

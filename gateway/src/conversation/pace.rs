@@ -243,13 +243,13 @@ mod tests {
     use carillon_proto::UserId;
 
     use super::*;
-    use crate::users::Users;
+    use crate::{cluster_domains::ClusterDomains, users::Users};
 
     const MS: Duration = Duration::from_millis(1);
 
     /// A connection of a user who may send as much as anybody.
     fn alone(per_second: u32, burst: u32, now: Instant) -> SendRate {
-        of(&Users::new(9, 1_000_000, 1_000_000), per_second, burst, now)
+        of(&Users::new(9, 1_000_000, 1_000_000, ClusterDomains::default()), per_second, burst, now)
     }
 
     fn of(users: &Arc<Users>, per_second: u32, burst: u32, now: Instant) -> SendRate {
@@ -398,7 +398,7 @@ mod tests {
     #[test]
     fn naive_connections_of_one_user_get_through_at_the_rate_of_the_user() {
         let start = Instant::now();
-        let users = Users::new(9, 50, 100);
+        let users = Users::new(9, 50, 100, ClusterDomains::default());
         let mut paces: Vec<SendRate> = (0..4).map(|_| of(&users, 50, 200, start)).collect();
         let end = naive(&mut paces, 600, start);
         let allowed = Duration::from_secs(10);
@@ -409,7 +409,7 @@ mod tests {
     #[test]
     fn what_a_connection_did_not_use_is_its_users_again() {
         let start = Instant::now();
-        let users = Users::new(9, 10, 5);
+        let users = Users::new(9, 10, 5, ClusterDomains::default());
         let mut first = of(&users, 100, 100, start);
         let refused = (0..100).filter(|id| first.admit(start, &id.to_string(), "").is_err()).count();
         assert_eq!(refused, 95);

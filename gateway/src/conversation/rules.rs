@@ -11,6 +11,7 @@ use super::{
     token::{InvalidTokenKey, TokenDomains},
 };
 use crate::{
+    cluster_domains::ClusterDomains,
     cluster_level::ClusterLevel,
     config::{GatewayConfig, TokenAccounts},
     herd::Herd,
@@ -50,6 +51,7 @@ pub(crate) struct Rules {
     pub(crate) herd: Herd,
     pub(crate) users: Arc<Users>,
     pub(crate) level: ClusterLevel,
+    pub(crate) domains: ClusterDomains,
     /// For how long a message can be edited; 0: at any time.
     pub(crate) edit_window_ms: u64,
     /// Whether users read what messages said before they were edited.
@@ -81,12 +83,18 @@ impl Rules {
         self.tokens.load().accounts(user.domain())
     }
 
+    /// Longest content of one message of this user.
+    pub(crate) fn max_content_bytes(&self, user: &UserId) -> usize {
+        self.domains.max_content_bytes(user, self.max_content_bytes)
+    }
+
     pub(crate) fn has_groups(&self) -> bool {
         self.level.get() >= Level::GROUPS
     }
 
     /// Gives no resume tickets until `tickets` has keys.
     pub(crate) fn new(config: &GatewayConfig, decoy_key: [u8; 32]) -> Result<Self, InvalidTokenKey> {
+        let domains = ClusterDomains::default();
         Ok(Self {
             heartbeat_ms: config.heartbeat_ms,
             silence: Duration::from_millis(config.silence_ms),
@@ -110,8 +118,9 @@ impl Rules {
             decoy_key,
             throttle: Throttle::new(config.tries()),
             herd: Herd::new(config.sign_ins_per_second, config.sign_in_burst),
-            users: config.users(),
+            users: config.users(domains.clone()),
             level: ClusterLevel::default(),
+            domains,
             media: None,
             edit_window_ms: u64::from(config.edit_window_s) * 1000,
             edit_history: config.edit_history,

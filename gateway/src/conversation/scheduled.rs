@@ -93,7 +93,7 @@ impl Live {
                 let to = Some(check_recipient(to)?);
                 check_time(at_ms, now)?;
                 let content = content.ok_or_else(|| invalid(&"the scheduled message has no content"))?;
-                let header = check_content(&content, rules)?;
+                let header = check_content(&content, rules, &self.who.user)?;
                 expiring::check_after(rules, expires_after_ms, header.as_deref())?;
                 let schedule = Some(store::Schedule {
                     incarnation,
@@ -111,7 +111,7 @@ impl Live {
             }
             ScheduledQuery::Change { id, change } => {
                 let change = change.ok_or_else(|| invalid(&"the request has no change"))?;
-                let change = Some(check_change(change, rules, now)?);
+                let change = Some(check_change(change, rules, &self.who.user, now)?);
                 let change = Some(store::ChangeScheduled { timeline: None, incarnation, id, change });
                 Op::ChangeScheduled(link::ChangeScheduled { user, change })
             }
@@ -152,11 +152,11 @@ fn tell(told: ScheduledTell) -> Effect {
     Effect::Tell(Tell::Scheduled(Box::new(told)))
 }
 
-fn check_change(change: ScheduledChange, rules: &Rules, now: Now) -> Result<Change, Refusal> {
+fn check_change(change: ScheduledChange, rules: &Rules, user: &UserId, now: Now) -> Result<Change, Refusal> {
     Ok(match change {
         ScheduledChange::Set { content: None, at_ms: None } => return Err(invalid(&"the request sets nothing")),
         ScheduledChange::Set { content, at_ms } => {
-            let header = content.as_ref().map_or(Ok(None), |content| check_content(content, rules))?;
+            let header = content.as_ref().map_or(Ok(None), |content| check_content(content, rules, user))?;
             at_ms.map_or(Ok(()), |at_ms| check_time(at_ms, now))?;
             Change::Set(SetScheduled { content, at_ms, header })
         }
@@ -181,8 +181,8 @@ pub(super) fn check_recipient(to: Option<Recipient>) -> Result<TimelineKey, Refu
 }
 
 /// Checks the content, and makes the header of the message.
-fn check_content(content: &[u8], rules: &Rules) -> Result<Option<Box<Header>>, Refusal> {
-    let checked = content::check(content, rules.max_content_bytes);
+fn check_content(content: &[u8], rules: &Rules, user: &UserId) -> Result<Option<Box<Header>>, Refusal> {
+    let checked = content::check(content, rules.max_content_bytes(user));
     let header = checked.and_then(|content| references::header_of_message(&content));
     header.map_err(|error| refusal(error.code(), &error.to_string(), 0))
 }

@@ -122,10 +122,10 @@ impl Live {
         let why = match result {
             Ok(Reply::Accepted(accepted)) => {
                 metrics::accepted(now.instant.saturating_duration_since(sent.at));
-                let link::Accepted { message_id, timeline, position, time_ms } = accepted;
+                let link::Accepted { message_id, timeline, position, time_ms, expires_at_ms } = accepted;
                 let client_id = sent.client_id;
                 let named = timeline.clone();
-                let placed = Placed { client_id, message_id, timeline, position, time_ms };
+                let placed = Placed { client_id, message_id, timeline, position, time_ms, expires_at_ms };
                 out.push(Effect::Tell(Tell::Accepted(placed)));
                 // Entries that were held for this answer follow it.
                 if let (Some(timeline), Some(position)) = (named.as_ref().and_then(TimelineRef::of), position)
@@ -222,7 +222,7 @@ impl Live {
         };
         let content = content.ok_or_else(|| invalid(&"send has no content"))?;
         let no = |error: content::ContentError| refusal(error.code(), &error.to_string(), 0);
-        let decoded = content::check(&content, rules.max_content_bytes).map_err(no)?;
+        let decoded = content::check(&content, rules.max_content_bytes(&self.who.user)).map_err(no)?;
         let header = match rules.has_references() {
             true => references::header(&decoded, &self.who.user, &to, rules.edit_window_ms).map_err(no)?,
             false if references::needs_references(&decoded) => {

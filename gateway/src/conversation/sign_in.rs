@@ -10,7 +10,7 @@ use bytes::Bytes;
 use carillon_proto::{
     ConnectionHandle, DeviceId, LeaseId, TimelineId, UserId,
     credentials::{ITERATIONS, MAX_ITERATIONS},
-    limits,
+    limits, narrowed,
     pb::{
         client::{Code, Limits, Start, TimelinePosition},
         link::{EnsureAccount, LookUpAccount, OpenSession, Refusal, router_reply::Result as Reply, router_request::Op},
@@ -328,6 +328,7 @@ impl Session {
             (given.is_some() || !applicant.more_positions).then(|| DeliveryStart::new(head, given, applicant.start));
         let beyond = begin.as_ref().and_then(|begin| begin.beyond(given));
         let handle = ConnectionHandle { lease: LeaseId(answered.lease), connection: self.connection };
+        let of_domain = self.rules.domains.sends_per_second(who.user.domain());
         let welcome = Welcome {
             handle: handle.to_string(),
             user: who.user.as_str().to_owned(),
@@ -335,8 +336,8 @@ impl Session {
             verdict: applicant.scram_server_final,
             limits: Limits {
                 max_frame_bytes: small(self.rules.max_frame_bytes),
-                max_content_bytes: small(self.rules.max_content_bytes),
-                sends_per_second: self.rules.sends_per_second,
+                max_content_bytes: small(self.rules.max_content_bytes(&who.user)),
+                sends_per_second: narrowed(self.rules.sends_per_second, of_domain),
                 send_burst: self.rules.send_burst,
                 max_pending_sends: self.rules.max_pending_sends,
                 max_page: self.rules.max_page,

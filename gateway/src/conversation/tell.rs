@@ -137,6 +137,8 @@ pub(crate) struct Placed {
     pub(crate) timeline: Option<client::Timeline>,
     pub(crate) position: Option<client::Position>,
     pub(crate) time_ms: u64,
+    /// 0: it does not expire.
+    pub(crate) expires_at_ms: u64,
 }
 
 /// A page of a timeline's history.

@@ -315,7 +315,7 @@ fn send(client_id: &str, body: &str) -> Body {
 
 fn accepted(seq: u64) -> Reply {
     let (timeline, position) = (Some(inbox("alice")), Some(at(seq)));
-    Reply::Accepted(Accepted { message_id: "id".to_owned(), timeline, position, time_ms: 1 })
+    Reply::Accepted(Accepted { message_id: "id".to_owned(), timeline, position, time_ms: 1, expires_at_ms: 0 })
 }
 
 /// The client's side of SCRAM up to its proof.

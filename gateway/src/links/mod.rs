@@ -28,8 +28,8 @@ use link::RouterLink;
 use parts::{LinkHandle, Partitions};
 
 use crate::{
-    census::Census, cluster_level::ClusterLevel, connections::Connections, conversation::Tag, feeding::Feeding,
-    mailbox::Mailbox, metrics, presences::Presences, status::Status,
+    census::Census, cluster_domains::ClusterDomains, cluster_level::ClusterLevel, connections::Connections,
+    conversation::Tag, feeding::Feeding, mailbox::Mailbox, metrics, presences::Presences, status::Status,
 };
 
 const TICK: Duration = Duration::from_millis(50);
@@ -97,6 +97,7 @@ pub(crate) struct LinksTask {
     status: Arc<Status>,
     max_pending: usize,
     level: ClusterLevel,
+    domains: ClusterDomains,
 }
 
 /// Receives what routers send on their own.
@@ -113,6 +114,7 @@ pub(crate) struct LinksConfig {
     pub(crate) max_pending: usize,
     pub(crate) deadline: Duration,
     pub(crate) level: ClusterLevel,
+    pub(crate) domains: ClusterDomains,
 }
 
 impl RouterLinks {
@@ -152,6 +154,7 @@ impl RouterLinks {
             status,
             max_pending: config.max_pending,
             level: config.level,
+            domains: config.domains,
         };
         (Self { parts, pending: pending_seen, up: up_seen }, task, known)
     }
@@ -252,6 +255,7 @@ impl LinksTask {
                 self.level.heard(Level(view.level));
                 if view.version > self.registry_version {
                     self.registry_version = view.version;
+                    self.domains.heard(&view.domains);
                     if view.ring_version != self.ring.version() {
                         self.ring = Arc::new(Ring::from_view(&view));
                         self.parts.ring(&self.ring);

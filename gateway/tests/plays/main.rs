@@ -4,6 +4,7 @@ mod chat_states;
 mod client;
 mod contacts;
 mod conversations;
+mod domains;
 mod expiring;
 mod groups;
 mod media;

@@ -252,7 +252,7 @@ impl State {
         self.append(&to, &envelope, 0);
         let seq = self.append(&sender, &envelope, send.connection);
         let (timeline, position) = (Some(inbox(&sender)), Some(at(seq)));
-        let accepted = Accepted { message_id: client_id, timeline, position, time_ms: 1 };
+        let accepted = Accepted { message_id: client_id, timeline, position, time_ms: 1, expires_at_ms: 0 };
         self.store.lock().seen.insert(key, accepted.clone());
         Reply::Accepted(accepted)
     }

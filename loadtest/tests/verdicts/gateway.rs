@@ -211,7 +211,10 @@ impl State {
 
     fn accept(&self, sender: &str, client_id: String, message_id: String, seq: u64) {
         let (timeline, position) = (Some(inbox(sender)), Some(Position { epoch: 1, seq }));
-        self.to(sender, Body::Accepted(Accepted { client_id, message_id, timeline, position, time_ms: 1 }));
+        self.to(
+            sender,
+            Body::Accepted(Accepted { client_id, message_id, timeline, position, time_ms: 1, expires_at_ms: 0 }),
+        );
     }
 
     fn append(&mut self, user: &str, envelope: Envelope) {

@@ -310,7 +310,11 @@ pub(super) fn file(media: &Media) -> String {
 fn changed(what: &What) -> String {
     match what {
         What::Created(_) => "made the group".to_owned(),
-        What::Set(_) => "changed settings".to_owned(),
+        What::Set(set) => match set.expire_after_ms {
+            None => "changed settings".to_owned(),
+            Some(0) => "lets messages stay".to_owned(),
+            Some(after_ms) => format!("lets messages expire after {} s", after_ms / 1000),
+        },
         What::Deleted(_) => "deleted the group".to_owned(),
         What::Members(members) => {
             let kind = members.kind().as_str_name().trim_start_matches("KIND_").to_lowercase();

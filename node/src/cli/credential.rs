@@ -220,12 +220,18 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(seconds).filter(|seconds| *seconds > 0).map(Duration::from_secs).ok_or_else(wrong)
 }
 
+/// The same, or 0.
+pub(super) fn duration_or_none(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { parse_duration(text) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn times_have_units() {
+        assert_eq!((duration_or_none("0"), duration_or_none("1m")), (Ok(Duration::ZERO), Ok(Duration::from_secs(60))));
         assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_duration("2d"), Ok(Duration::from_secs(172_800)));
         for wrong in ["", "5", "h", "5 h", "-1h", "0s", "99999999999999999999d"] {

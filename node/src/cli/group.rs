@@ -1,5 +1,7 @@
 //! Groups, as one of their users.
 
+use std::time::Duration;
+
 use anyhow::{anyhow, bail};
 use carillon_client::{Change, Client, SendError};
 use carillon_proto::{
@@ -13,6 +15,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{
     chat::printable,
     connect::{Connect, not_answered},
+    credential::duration_or_none,
     out,
     saying::Saying,
     table::{Table, time},
@@ -165,6 +168,9 @@ struct Settings {
     /// Members may add and invite others.
     #[arg(long, value_name = "true|false")]
     members_add: Option<bool>,
+    /// Each later message is shown for at most this long, for example 30s, 15m, 24h or 7d: 5 seconds to 366 days; 0: without end.
+    #[arg(long, value_name = "TIME", value_parser = duration_or_none)]
+    expire_after: Option<Duration>,
     /// A secret by which others may join: 16 to 64 bytes; empty: none.
     #[arg(long, value_name = "SECRET")]
     link_secret: Option<String>,
@@ -291,6 +297,11 @@ async fn show(client: &Client, group: &GroupId) -> anyhow::Result<()> {
     out::line(format_args!("announcements    {}", yes(settings.announcements)))?;
     out::line(format_args!("slow mode        {} ms", settings.slow_mode_ms.unwrap_or_default()))?;
     out::line(format_args!("members add      {}", yes(settings.members_add)))?;
+    let expire = match settings.expire_after_ms.unwrap_or_default() {
+        0 => "never".to_owned(),
+        after_ms => format!("after {} s", after_ms / 1000),
+    };
+    out::line(format_args!("messages expire  {expire}"))?;
     out::line(format_args!("link             {}", if settings.link.is_some() { "yes" } else { "no" }))?;
     match read.own {
         Some(own) => out::line(format_args!("you              {} {}", standing(own.standing()), role(own.role()))),
@@ -372,6 +383,7 @@ impl From<Settings> for GroupSettings {
             announcements,
             slow_mode_ms,
             members_add,
+            expire_after,
             link_secret,
         } = given;
         Self {
@@ -384,6 +396,7 @@ impl From<Settings> for GroupSettings {
             slow_mode_ms,
             members_add,
             link: link_secret.map(Into::into),
+            expire_after_ms: expire_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
         }
     }
 }

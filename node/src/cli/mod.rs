@@ -14,6 +14,7 @@ mod credential;
 pub(crate) mod date;
 mod debug;
 mod doctor;
+mod domain;
 mod ended;
 mod group;
 mod media;
@@ -123,6 +124,9 @@ enum Command {
     /// Shows moderators what users have reported, and notes what they have decided.
     #[command(subcommand)]
     Reports(reports::Reports),
+    /// Decides limits, keeping and administrators of domains.
+    #[command(subcommand)]
+    Domain(domain::DomainCommand),
     /// Lists conversations, marks them as read, and keeps what the user wants of each.
     Conversation(conversation::ConversationCommand),
     /// Changes the contacts of a user, as this user.
@@ -235,6 +239,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Group(group)) => small(async { group.run(&options.load()?).await }),
         Some(Command::Outbox(outbox)) => small(async { outbox.run(&options.load()?).await }),
         Some(Command::Reports(reports)) => small(async { reports.run(&options.load()?).await }),
+        Some(Command::Domain(domain)) => small(async { domain.run(&options.load()?).await }),
         Some(Command::Conversation(conversation)) => small(async { conversation.run(&options.load()?).await }),
         Some(Command::Contact(contact)) => small(async { contact.run(&options.load()?).await }),
         Some(Command::Scheduled(scheduled)) => small(async { scheduled.run(&options.load()?).await }),

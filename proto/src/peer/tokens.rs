@@ -16,8 +16,8 @@ use tonic::{
     service::Interceptor,
 };
 
-use super::PeerError;
-use crate::{credentials::hmac, local_listeners::PeerConnection, tier::Tier};
+use super::{PeerError, vouch};
+use crate::{credentials::hmac, tier::Tier};
 
 /// The tokens known to this node: its own if its tier makes calls, and those of its callers if it serves them.
 #[derive(Clone, Default)]
@@ -135,9 +135,7 @@ impl Interceptor for CheckToken {
         match self.tokens.load().whose(given) {
             Some(tier) if self.allowed.contains(&tier) => {
                 // A caller with a valid token is a node or the operator.
-                if let Some(PeerConnection { probation: Some(probation), .. }) = request.extensions().get() {
-                    probation.vouch_for_good();
-                }
+                vouch(&request);
                 request.extensions_mut().insert(tier);
                 Ok(request)
             }

@@ -16,16 +16,21 @@ use carillon_proto::{
 use futures_util::future::join_all;
 use tonic::Status;
 
-use super::{Admin, PAGE, failed};
+use super::{Admin, PAGE, failed, scope::Scope};
 use crate::store::StoreAnswer;
 
 /// Reports of all shards stand in the order of these: time, shard, id.
 type Order = (u64, u16, u64);
 
 impl Admin {
-    pub(super) async fn reports(&self, request: ListReportsRequest) -> Result<ListReportsReply, Status> {
+    pub(super) async fn reports(&self, scope: &Scope, request: ListReportsRequest) -> Result<ListReportsReply, Status> {
         self.has_reports()?;
         let ListReportsRequest { after, limit, resolved, domain } = request;
+        let domain = match scope.domain() {
+            None => domain,
+            Some(own) if domain.as_ref().is_none_or(|domain| domain == own) => Some(own.to_owned()),
+            Some(_) => return Err(Status::permission_denied("the token is another domain's")),
+        };
         let limit = if limit == 0 { PAGE } else { limit.min(PAGE) };
         let after = after.as_ref().map(named).transpose()?.map(|(shard, place)| order(shard, place));
         let shards = self.shards()?.all().filter(|shard| shard.kind == ShardKind::Timeline);
@@ -43,20 +48,24 @@ impl Admin {
         Ok(merged(read, limit as usize))
     }
 
-    pub(super) async fn report(&self, request: ReadReportRequest) -> Result<ReadReportReply, Status> {
+    pub(super) async fn report(&self, scope: &Scope, request: ReadReportRequest) -> Result<ReadReportReply, Status> {
         self.has_reports()?;
         let (shard, place) = self.known(request.id.as_ref())?;
-        let ReportRead { row, evidence } = self.read_report_at(shard, place).await?;
+        let ReportRead { row, evidence } = self.read_report_at(scope, shard, place).await?;
         Ok(ReadReportReply { row, evidence })
     }
 
-    pub(super) async fn resolve(&self, request: ResolveReportRequest) -> Result<ResolveReportReply, Status> {
+    pub(super) async fn resolve(
+        &self,
+        scope: &Scope,
+        request: ResolveReportRequest,
+    ) -> Result<ResolveReportReply, Status> {
         self.has_reports()?;
         let (shard, place) = self.known(request.id.as_ref())?;
         let ResolveReportRequest { note, remove, .. } = request;
-        if remove {
+        if remove || *scope != Scope::Operator {
             // To the store, one that is not there is removed already.
-            self.read_report_at(shard, place).await?;
+            self.read_report_at(scope, shard, place).await?;
         }
         let settle = SettleReport { place: Some(place), time_ms: now_ms(), note, remove };
         let op = timeline_command::Op::SettleReport(settle);
@@ -70,11 +79,17 @@ impl Admin {
         }
     }
 
-    async fn read_report_at(&self, shard: ShardId, place: ReportPlace) -> Result<ReportRead, Status> {
-        match self.call(shard, Op::ReadReport(ReadReport { place: Some(place) })).await {
-            Ok(StoreAnswer::ReportRead(read)) => Ok(*read),
-            other => Err(failed(other)),
+    /// A report of a user whom the caller administers.
+    async fn read_report_at(&self, scope: &Scope, shard: ShardId, place: ReportPlace) -> Result<ReportRead, Status> {
+        let read = match self.call(shard, Op::ReadReport(ReadReport { place: Some(place) })).await {
+            Ok(StoreAnswer::ReportRead(read)) => *read,
+            other => return Err(failed(other)),
+        };
+        let reporter = read.row.as_ref().and_then(|row| row.reporter.as_ref());
+        if *scope == Scope::Operator || reporter.is_some_and(|reporter| scope.has(&reporter.user)) {
+            return Ok(read);
         }
+        Err(Status::not_found("there is no such report of the domain of this token"))
     }
 
     fn known(&self, id: Option<&ReportId>) -> Result<(ShardId, ReportPlace), Status> {

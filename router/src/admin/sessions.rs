@@ -13,14 +13,20 @@ use carillon_proto::{
 };
 use tonic::Status;
 
-use super::{Admin, PAGE, failed, user_id};
+use super::{Admin, PAGE, failed, scope::Scope, user_id};
 use crate::{store::StoreAnswer, topology::Topology};
 
 impl Admin {
-    pub(super) async fn sessions(&self, request: ListSessionsRequest) -> Result<ListSessionsReply, Status> {
+    /// Lists of the sessions of all users are the operator's.
+    pub(super) async fn sessions(
+        &self,
+        scope: &Scope,
+        request: ListSessionsRequest,
+    ) -> Result<ListSessionsReply, Status> {
         let ListSessionsRequest { user, after_user, after_device, limit } = request;
         let topology = self.topology.borrow().clone();
         if !user.is_empty() {
+            scope.check(&user)?;
             let user = user_id(&user)?;
             let found = self.read(&user).await?;
             let Some(account) = found.account else {
@@ -28,6 +34,9 @@ impl Admin {
             };
             let sessions = found.sessions.iter().filter_map(|session| session_info(&topology, Some(&account), session));
             return Ok(ListSessionsReply { sessions: sessions.collect(), ..ListSessionsReply::default() });
+        }
+        if *scope != Scope::Operator {
+            return Err(Status::permission_denied("a domain's administrator names a user whose sessions are listed"));
         }
         let limit = if limit == 0 { PAGE } else { limit.min(PAGE) };
         let mut found = Vec::new();
@@ -53,14 +62,21 @@ impl Admin {
         Ok(ListSessionsReply { sessions, next_user, next_device })
     }
 
-    pub(super) async fn end(&self, request: EndSessionsRequest) -> Result<EndSessionsReply, Status> {
+    pub(super) async fn end(&self, scope: &Scope, request: EndSessionsRequest) -> Result<EndSessionsReply, Status> {
         let (user, handle) = match request.which {
             None => return Err(Status::invalid_argument("neither a handle nor a user is named")),
-            Some(Which::User(user)) => (user_id(&user)?, None),
+            Some(Which::User(user)) => {
+                scope.check(&user)?;
+                (user_id(&user)?, None)
+            }
             Some(Which::Handle(handle)) => {
                 let handle: ConnectionHandle =
                     handle.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
-                (self.user_of(handle).await?, Some(handle))
+                let user = self.user_of(handle).await?;
+                if !scope.has(user.as_str()) {
+                    return Err(no_session(handle));
+                }
+                (user, Some(handle))
             }
         };
         let (lease, connection) = handle.map_or((0, 0), |handle| (handle.lease.0, handle.connection));
@@ -98,8 +114,12 @@ impl Admin {
                 (list.after_user, list.after_device) = (found.next_user, found.next_device);
             }
         }
-        Err(Status::not_found(format!("there is no session {handle}")))
+        Err(no_session(handle))
     }
+}
+
+fn no_session(handle: ConnectionHandle) -> Status {
+    Status::not_found(format!("there is no session {handle}"))
 }
 
 /// `None`: its gateway has ended, and the session with it.

@@ -15,7 +15,7 @@ use carillon_proto::{
 };
 use tonic::Status;
 
-use super::{Admin, PAGE, failed, sessions::session_info, user_id};
+use super::{Admin, PAGE, failed, scope::Scope, sessions::session_info, user_id};
 use crate::store::StoreAnswer;
 
 impl Admin {
@@ -30,7 +30,9 @@ impl Admin {
             ..Account::default()
         };
         let mode = if replace { put_account::Mode::Replace } else { put_account::Mode::Create };
-        let put = PutAccount { account: Some(account), mode: mode.into(), numbered: true, revive: false };
+        let most_accounts = self.room_for(&user).await?;
+        let put =
+            PutAccount { account: Some(account), mode: mode.into(), numbered: true, revive: false, most_accounts };
         let mut changed = self.change(&user, directory_command::Op::PutAccount(put)).await?;
         let mut all_over = Ok(());
         if replace && !has_password {
@@ -80,13 +82,39 @@ impl Admin {
         Ok(ShowUserReply { sessions: sessions.collect(), user: Some(user_info(&account)) })
     }
 
-    pub(super) async fn list_accounts(&self, request: ListUsersRequest) -> Result<ListUsersReply, Status> {
-        let limit = if request.limit == 0 { PAGE } else { request.limit.min(PAGE) };
+    pub(super) async fn list_accounts(
+        &self,
+        scope: &Scope,
+        request: ListUsersRequest,
+    ) -> Result<ListUsersReply, Status> {
+        let ListUsersRequest { mut after, limit, deleted } = request;
+        let limit = if limit == 0 { PAGE } else { limit.min(PAGE) };
+        let listed = |account: &Account| deleted || !account.deleted;
+        // Whoever administers the default domain alone learns no name of another one, also not that at the end of a page.
+        for _ in 0..LOOKS {
+            let (accounts, more) = self.page_of_accounts(&after, limit, scope.domain().unwrap_or_default()).await?;
+            let last = accounts.last().map(|last| last.user.clone());
+            let seen: Vec<&Account> = accounts.iter().filter(|account| scope.has(&account.user)).collect();
+            let next = if more { seen.last().map(|last| last.user.clone()) } else { Some(String::new()) };
+            match next {
+                Some(next) => {
+                    let users = seen.into_iter().filter(|account| listed(account)).map(user_info).collect();
+                    return Ok(ListUsersReply { users, next });
+                }
+                None => after = last.unwrap_or_default(),
+            }
+        }
+        Err(Status::resource_exhausted("too many users of other domains stand before the next one of this domain"))
+    }
+
+    /// The first accounts after this one, and whether there are more. `domain`: as in `ListAccounts`.
+    async fn page_of_accounts(&self, after: &str, limit: u32, domain: &str) -> Result<(Vec<Account>, bool), Status> {
         let mut accounts = Vec::new();
         let mut more = false;
         // Each shard returns its first rows; the first rows of all shards are among these.
         for shard in self.directory_shards()? {
-            let list = ListAccounts { after_user: request.after.clone(), limit, ending: false };
+            let (after_user, domain) = (after.to_owned(), domain.to_owned());
+            let list = ListAccounts { after_user, limit, ending: false, domain };
             match self.call(shard, Op::ListAccounts(list)).await {
                 Ok(StoreAnswer::AccountList(found)) => {
                     more |= !found.next_user.is_empty();
@@ -98,11 +126,12 @@ impl Admin {
         accounts.sort_unstable_by(|a, b| a.user.cmp(&b.user));
         more |= accounts.len() > limit as usize;
         accounts.truncate(limit as usize);
-        let next = accounts.last().filter(|_| more).map(|last| last.user.clone()).unwrap_or_default();
-        let users = accounts.iter().filter(|account| request.deleted || !account.deleted).map(user_info).collect();
-        Ok(ListUsersReply { users, next })
+        Ok((accounts, more))
     }
 }
+
+/// Pages of users of other domains that one call reads.
+const LOOKS: usize = 64;
 
 fn user_info(account: &Account) -> UserInfo {
     UserInfo {

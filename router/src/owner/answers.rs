@@ -34,6 +34,10 @@ pub(super) enum Continuation {
     Reserved(UserId),
     Account(UserId, ReplySlot),
     Ensured(UserId, ReplySlot),
+    /// Accounts of a domain in a shard, for one that a token makes.
+    AccountsCounted(u64),
+    /// A page of the groups of a user who makes one.
+    OwnGroups(u64),
     Session(UserId, Box<Announced>),
     SessionHead {
         user: UserId,
@@ -99,11 +103,9 @@ impl Owner {
             Continuation::User(user) => self.user_read(user, answer, now, time_ms),
             Continuation::Reserved(user) => self.reserved(user, answer, now, time_ms),
             Continuation::Account(user, slot) => self.account_read(&user, slot, answer),
-            Continuation::Ensured(user, slot) => {
-                // The name may have another owner now.
-                self.accounts.forget(&user);
-                self.end(slot, done(answer));
-            }
+            Continuation::Ensured(user, slot) => self.ensured(&user, slot, answer),
+            Continuation::AccountsCounted(registering) => self.accounts_counted(registering, answer),
+            Continuation::OwnGroups(change) => self.own_groups_read(change, answer),
             Continuation::Session(user, announced) => self.session_put(user, *announced, answer),
             Continuation::SessionHead { user, incarnation, generation, slot } => {
                 if let Ok(StoreAnswer::Head(head)) = &answer {

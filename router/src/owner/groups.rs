@@ -193,6 +193,7 @@ impl Owner {
         };
         let number = self.next_token;
         let mut changing = GroupChanging::new(message, wanted);
+        self.follow_domain(&mut changing);
         let (sender, incarnation, deadline) =
             (changing.message.sender.clone(), changing.message.incarnation, changing.deadline());
         let domain = changing.message.group.domain().map(str::to_owned);
@@ -257,8 +258,11 @@ impl Owner {
     }
 
     /// Everybody whom the change names is known.
-    fn append_change(&mut self, number: u64) {
+    pub(super) fn append_change(&mut self, number: u64) {
         let Some(changing) = self.changing.get(&number) else { return };
+        if changing.most_groups.is_some() {
+            return self.count_own_groups(number, None);
+        }
         let op = timeline_command::Op::ChangeGroup(changing.command());
         let (timeline, deadline) = (changing.message.timeline(), changing.deadline());
         let traceparent = changing.message.traceparent.clone();
@@ -272,9 +276,11 @@ impl Owner {
         let (appended, again) = match placed {
             Ok(placed) => placed,
             Err(failure) => {
-                let failure = match failure {
-                    Failure::Store(StoreFailure::Unexpected) => failure.halfway(),
-                    failure => failure,
+                let failure = match (failure, changing.not_allowed.take()) {
+                    // It is no repeat.
+                    (Failure::Store(StoreFailure::NotFound { .. }), Some(why)) => Failure::OfDomain(why),
+                    (Failure::Store(StoreFailure::Unexpected), _) => Failure::Store(StoreFailure::Unexpected).halfway(),
+                    (failure, _) => failure,
                 };
                 if let Some(changing) = self.changing.remove(&number) {
                     self.group_may_have_missed_by(&changing.message.group, &failure);

@@ -1,7 +1,7 @@
 //! Files of users: their rows in the store. See docs/adr/0030-media.md.
 
 use carillon_proto::{
-    Level, MediaId, ShardId, TimelineId,
+    Level, MediaId, ShardId, TimelineId, narrowed,
     pb::{
         link,
         store::{self, Person, TimelineCommand, store_request, timeline_command},
@@ -34,7 +34,7 @@ impl Owner {
             size_bytes: create.size_bytes,
             media_type: create.media_type,
             name: create.name,
-            most_bytes: create.most_bytes,
+            most_bytes: narrowed(create.most_bytes, self.media_limit(&parts.user)),
             most_files: create.most_files,
         });
         let asked = Continuation::MediaCreated(shard.index, parts.slot);

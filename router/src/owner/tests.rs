@@ -5,6 +5,7 @@ mod contacts;
 mod conversations;
 mod deliveries;
 mod direct;
+mod domains;
 mod expiring;
 mod groups;
 mod media;

@@ -72,7 +72,7 @@ impl Owner {
         let account =
             Account { user: user.as_str().to_owned(), created_ms: time_ms, reserved: true, ..Account::default() };
         let mode = put_account::Mode::Ensure.into();
-        let put = PutAccount { account: Some(account), mode, numbered: true, revive: false };
+        let put = PutAccount { account: Some(account), mode, numbered: true, ..PutAccount::default() };
         let asked = Continuation::Reserved(user.clone());
         self.directory_write(&user, directory_command::Op::PutAccount(put), now + READ_USER, asked);
     }

@@ -89,6 +89,7 @@ impl Step {
                 timeline_command::Op::ChangeGroup(ChangeGroup {
                     append: Some(Append { duplicate_key: self.leaving().0.to_vec().into(), time_ms, ..append }),
                     by_operator: true,
+                    most_members: 0,
                     change: Some(Change::Members(leave)),
                 })
             }

@@ -10,8 +10,8 @@ use carillon_proto::{
         link::RawEnvelope,
         raft::{LogId, SnapshotMeta},
         store::{
-            Account, AdvanceClock, Append, DeleteAccount, DirectoryCommand, Header, PutAccount, PutSession,
-            ReadHeldMedia, RegisterNode, Session, SetLevel, TimelineCommand, Trim,
+            Account, AdvanceClock, Append, CountAccounts, DeleteAccount, DirectoryCommand, DomainKey, Header,
+            PutAccount, PutSession, ReadHeldMedia, RegisterNode, Session, SetDomain, SetLevel, TimelineCommand, Trim,
             directory_command::Op as DirectoryOp, timeline_command::Op as TimelineOp,
         },
     },
@@ -316,6 +316,13 @@ fn the_new_cluster_has_nothing_of_the_nodes_and_connections_of_the_old_one() {
     };
     copied.in_directory(DirectoryOp::PutSession(PutSession { session: Some(session), ..PutSession::default() }));
     assert_eq!(copied.directory.1.user("alice").expect("reads").sessions.len(), 1);
+    // What is decided for domains is of the users, and stays.
+    copied.make("ann@acme.example");
+    let key = DomainKey { sha256: vec![7; 32].into(), created_ms: 1 };
+    let set = SetDomain { name: "acme.example".into(), max_users: Some(9), add_key: Some(key), ..SetDomain::default() };
+    copied.in_directory(DirectoryOp::SetDomain(set));
+    let domains = copied.directory.1.registry().borrow().domains.all();
+    assert_eq!(domains.len(), 1);
     let folder = tempfile::tempdir().expect("a folder");
     let restored = copied.restored(folder.path()).expect("restores");
 
@@ -331,6 +338,9 @@ fn the_new_cluster_has_nothing_of_the_nodes_and_connections_of_the_old_one() {
     assert_eq!(state.cluster.placement().len(), MAP.all().count());
     let read = reader.user("alice").expect("reads");
     assert!(read.account.is_some() && read.sessions.is_empty());
+    assert_eq!(state.domains.all(), domains);
+    let count = reader.count_accounts(&CountAccounts { domain: "acme.example".into() }).expect("reads");
+    assert_eq!(count.accounts, 1);
     // Names of commands go on behind those of the old cluster.
     let again = EntryCommands {
         index: INDEX + (1 << 32) + 1,

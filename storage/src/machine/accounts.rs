@@ -29,7 +29,7 @@ impl Batch<'_> {
     pub(super) fn put_account(&mut self, at: u64, op: PutAccount) -> io::Result<Outcome> {
         // An unknown mode must not be taken for a known one.
         let mode = Mode::try_from(op.mode).map_err(|_| broken("mode of PutAccount"))?;
-        let PutAccount { account, numbered, revive, .. } = op;
+        let PutAccount { account, numbered, revive, most_accounts, .. } = op;
         let account = account.ok_or_else(|| broken("PutAccount"))?;
         let at = if numbered { at } else { 0 };
         let is_new = self.reading.level >= Level::CLUSTER;
@@ -39,6 +39,8 @@ impl Batch<'_> {
             let why = format!("user {:?} is being erased: the name can be used when that is done", account.user);
             return Ok(rejected(Reason::Gone, why));
         }
+        let was_counted = existing.as_ref().is_some_and(is_counted);
+        let is_known = existing.is_some();
         let next = match (mode, existing) {
             (_, None) => new_owner(None),
             (Mode::Ensure, Some(old)) if old.deleted && !revive => return Ok(was_deleted(&old)),
@@ -67,6 +69,16 @@ impl Batch<'_> {
                 Account { reserved: false, scram: account.scram, generation, ..old }
             }
         };
+        if !was_counted
+            && is_counted(&next)
+            && let Some(full) = self.has_no_room(&next.user, most_accounts)?
+        {
+            return Ok(full);
+        }
+        self.count_account(&next.user, was_counted, is_counted(&next))?;
+        if !is_known && let Some(domain) = domain_of(&next.user).filter(|_| self.reading.level >= Level::GROUPS) {
+            self.changes.put(keys::domain_user(domain, &next.user), keys::RowBytes::default());
+        }
         self.put(&next);
         if mode == Mode::Ensure { Ok(done()) } else { self.changed(next) }
     }
@@ -76,6 +88,7 @@ impl Batch<'_> {
             return Ok(if op.time_ms == 0 { done() } else { no_user(&op.user) });
         };
         if op.time_ms == 0 {
+            self.count_account(&op.user, is_counted(&old), false)?;
             return self.remove_account(&op.user);
         }
         if old.deleted {
@@ -84,6 +97,7 @@ impl Batch<'_> {
         }
         self.end_contacts(&op.user, old.incarnation)?;
         self.end_privacy(&op.user, old.incarnation);
+        self.count_account(&op.user, is_counted(&old), false)?;
         let deleted = deleted(at, old, op.time_ms);
         self.put(&deleted);
         self.changes.put(keys::ending(&op.user), keys::number_value(at));
@@ -100,6 +114,7 @@ impl Batch<'_> {
         } else {
             self.end_contacts(&op.user, old.incarnation)?;
             self.end_privacy(&op.user, old.incarnation);
+            self.count_account(&op.user, is_counted(&old), false)?;
             deleted(at, old, op.time_ms)
         };
         self.put(&account);
@@ -140,6 +155,9 @@ impl Batch<'_> {
             self.changes.delete(keys::session(user, &device));
         }
         self.changes.delete(keys::account(user));
+        if let Some(domain) = domain_of(user) {
+            self.changes.delete(keys::domain_user(domain, user));
+        }
         Ok(done())
     }
 
@@ -199,6 +217,43 @@ impl Batch<'_> {
         Ok(done())
     }
 
+    /// How many accounts of this domain the shard has.
+    fn accounts_of(&self, domain: &str) -> io::Result<u64> {
+        let key = keys::domain_accounts(domain);
+        let count = match self.changes.get(&key) {
+            Some(value) => value.map(keys::number_of).transpose()?,
+            None => self.shard.get(&key)?.map(|value| keys::number_of(&value)).transpose()?,
+        };
+        Ok(count.unwrap_or(0))
+    }
+
+    /// The refusal of one more account, if there are so many of its domain.
+    fn has_no_room(&self, user: &str, most: Option<u64>) -> io::Result<Option<Outcome>> {
+        let (Some(most), domain) = (most, domain_of(user)) else { return Ok(None) };
+        let accounts = domain.map_or(Ok(0), |domain| self.accounts_of(domain))?;
+        let full = || {
+            let of = domain.map_or("the default domain".to_owned(), |domain| format!("domain {domain}"));
+            let what = if most == 0 { "takes no new users" } else { "has as many users as it may have" };
+            rejected(Reason::Full, format!("{of} {what}"))
+        };
+        Ok((accounts >= most).then(full))
+    }
+
+    /// Counts an account of a domain that comes or goes.
+    fn count_account(&mut self, user: &str, before: bool, after: bool) -> io::Result<()> {
+        let Some(domain) = domain_of(user).filter(|_| before != after && self.reading.level >= Level::GROUPS) else {
+            return Ok(());
+        };
+        let accounts = self.accounts_of(domain)?;
+        let accounts = if after { accounts + 1 } else { accounts.saturating_sub(1) };
+        let key = keys::domain_accounts(domain);
+        match accounts {
+            0 => self.changes.delete(key),
+            accounts => self.changes.put(key, keys::number_value(accounts)),
+        }
+        Ok(())
+    }
+
     fn put(&mut self, account: &Account) {
         self.changes.put(keys::account(&account.user), account.encode_to_vec());
     }
@@ -237,6 +292,16 @@ impl Batch<'_> {
         }
         Ok(found)
     }
+}
+
+/// True for an account with an owner.
+fn is_counted(account: &Account) -> bool {
+    !account.deleted && !account.reserved
+}
+
+/// `None`: the default domain.
+fn domain_of(user: &str) -> Option<&str> {
+    user.split_once('@').map(|(_, domain)| domain)
 }
 
 /// The account of a name for its new owner. Tokens of a previous owner do not belong to the new one: only tokens count

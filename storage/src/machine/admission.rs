@@ -4,8 +4,8 @@ use bytes::Bytes;
 use carillon_proto::{
     Level, ShardId, ShardMap,
     pb::store::{
-        DirectoryCommand, PutSession, Rejected, SetStorageNode, TimelineCommand, directory_command::Op as DirectoryOp,
-        rejected::Reason, timeline_command::Op, timeline_key::Kind,
+        DirectoryCommand, PutAccount, PutSession, Rejected, SetStorageNode, TimelineCommand,
+        directory_command::Op as DirectoryOp, rejected::Reason, timeline_command::Op, timeline_key::Kind,
     },
 };
 use prost::Message as _;
@@ -72,7 +72,13 @@ pub(crate) fn admit_directory(
         // Below level 7 it is not kept when a user was last there.
         (delete.time_ms, delete.generation) = (0, 0);
     }
-    check_level(command.op.as_ref().map(directory_level), level)?;
+    let of_domain = |op: &DirectoryOp| match op {
+        DirectoryOp::PutAccount(PutAccount { account: Some(account), .. }) => account.user.contains('@'),
+        _ => false,
+    };
+    // Below level 7 the accounts of a domain are not counted.
+    let needs = command.op.as_ref().map(|op| if of_domain(op) { Level::GROUPS } else { directory_level(op) });
+    check_level(needs, level)?;
     Ok(command.encode_to_vec().into())
 }
 

@@ -3,6 +3,7 @@
 
 mod contacts;
 mod conversations;
+mod domains;
 mod groups;
 mod headers;
 mod media;
@@ -70,6 +71,10 @@ pub(crate) fn check_directory(shard: ShardId, map: ShardMap, command: &Directory
         DirectoryOp::AccountErased(op) => check_user(shard, map, &op.user),
         DirectoryOp::ChangeContact(op) => contacts::check_change(shard, map, op),
         DirectoryOp::ChangePrivacy(op) => privacy::check_change(shard, map, op),
+        DirectoryOp::SetDomain(op) => {
+            check_registry(shard)?;
+            domains::check_set(op)
+        }
         DirectoryOp::PutSession(op) => {
             let session = op.session.as_ref().ok_or_else(|| invalid("session is missing"))?;
             check_user(shard, map, &session.user)?;

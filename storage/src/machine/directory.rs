@@ -166,6 +166,10 @@ impl Batch<'_> {
                 self.registry.found(at, &op, &mut self.changes)?;
                 done()
             }
+            Op::SetDomain(op) => match self.registry.set_domain(at, &op, &mut self.changes) {
+                Ok(()) => done(),
+                Err((reason, why)) => rejected(reason, why),
+            },
             op @ (Op::SetStorageNode(_)
             | Op::RaiseLevel(_)
             | Op::PlaceReplica(_)

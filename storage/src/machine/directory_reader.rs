@@ -5,8 +5,8 @@ use std::io;
 use carillon_proto::{
     Level,
     pb::store::{
-        Account, AccountList, BlockedUser, DeleteSession, Erasure, ListAccounts, ListSessions, ScramCredentials,
-        Session, SessionList, User,
+        Account, AccountCount, AccountList, BlockedUser, CountAccounts, DeleteSession, Erasure, ListAccounts,
+        ListSessions, ScramCredentials, Session, SessionList, User,
     },
 };
 use tokio::sync::watch;
@@ -65,7 +65,9 @@ impl DirectoryReader {
 
     pub(crate) fn accounts(&self, op: &ListAccounts) -> io::Result<AccountList> {
         let _held = self.shard.hold();
-        let (prefix, after) = if op.ending {
+        let (prefix, after) = if !op.domain.is_empty() {
+            (keys::domain_users(&op.domain), keys::domain_user(&op.domain, &op.after_user))
+        } else if op.ending {
             (keys::endings(), keys::ending(&op.after_user))
         } else {
             (keys::accounts(), keys::account(&op.after_user))
@@ -77,12 +79,19 @@ impl DirectoryReader {
                 list.next_user = list.accounts.last().map(|account| account.user.clone()).unwrap_or_default();
                 break;
             }
-            let user = keys::user_of(&record?.0)?;
+            let key = record?.0;
+            let user = if op.domain.is_empty() { keys::user_of(&key)? } else { keys::domain_user_of(&key)? };
             if let Some(value) = self.shard.get(&keys::account(&user))? {
                 list.accounts.push(without_keys(decode(&value, "account")?));
             }
         }
         Ok(list)
+    }
+
+    pub(crate) fn count_accounts(&self, op: &CountAccounts) -> io::Result<AccountCount> {
+        let count = self.shard.get(&keys::domain_accounts(&op.domain))?;
+        let accounts = count.map_or(Ok(0), |value| keys::number_of(&value))?;
+        Ok(AccountCount { accounts })
     }
 
     pub(crate) fn sessions(&self, op: &ListSessions) -> io::Result<SessionList> {

@@ -89,6 +89,7 @@ impl Reading {
 pub(crate) fn directory_level(op: &DirectoryOp) -> Level {
     match op {
         DirectoryOp::PutSession(op) if op.session.as_ref().is_some_and(is_numbered) => Level::ATTEMPTS,
+        DirectoryOp::PutAccount(op) if op.most_accounts.is_some() => Level::GROUPS,
         DirectoryOp::DeleteSession(op) if op.time_ms != 0 || op.generation != 0 => Level::GROUPS,
         DirectoryOp::PutAccount(_)
         | DirectoryOp::DeleteAccount(_)
@@ -113,7 +114,7 @@ pub(crate) fn directory_level(op: &DirectoryOp) -> Level {
         | DirectoryOp::Rebalance(_)
         | DirectoryOp::PreferReplica(_) => Level::GROWTH,
         DirectoryOp::EraseAccount(_) | DirectoryOp::AccountErased(_) => Level::ERASURE,
-        DirectoryOp::ChangeContact(_) | DirectoryOp::ChangePrivacy(_) => Level::GROUPS,
+        DirectoryOp::ChangeContact(_) | DirectoryOp::ChangePrivacy(_) | DirectoryOp::SetDomain(_) => Level::GROUPS,
         DirectoryOp::AddRingSlot(_) | DirectoryOp::DropRingSlot(_) => Level::RING_SLOTS,
         DirectoryOp::FoundCluster(_)
         | DirectoryOp::SetStorageNode(_)

@@ -11,6 +11,7 @@ mod conversations;
 mod copied;
 mod directory;
 mod directory_reader;
+mod domains;
 mod erasure;
 mod expiring_reader;
 mod groups;
@@ -45,6 +46,7 @@ pub(crate) use self::{
     copied::Kept,
     directory::DirectoryMachine,
     directory_reader::DirectoryReader,
+    domains::MessageAges,
     erasure::{Erasing, REDACTED},
     level::{ShardLevel, directory_level, timeline_level},
     media_reader::{DueMedia, FoundFile, REMOVED_MEDIA},

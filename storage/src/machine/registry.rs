@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, io, time::Duration};
 
 use carillon_proto::{
     Level,
-    pb::store::{FoundCluster, Node, NodeKind, RegisterNode},
+    pb::store::{FoundCluster, Node, NodeKind, RegisterNode, SetDomain, rejected::Reason},
 };
 
 use super::{
     broken,
     cluster::{ClusterRows, NoChange},
+    domains::DomainRows,
     keys::{self, Lease},
     ring_slots::RingSlots,
 };
@@ -19,7 +20,7 @@ use crate::engine::{Changes, sled::DirectoryShard};
 /// The registry as others see it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct RegistryState {
-    /// Grows with each change of `nodes` and `cluster`.
+    /// Grows with each change of `nodes`, `cluster` and `domains`.
     pub(crate) version: u64,
     /// The version at which the routers last changed.
     pub(crate) ring_version: u64,
@@ -30,6 +31,7 @@ pub(crate) struct RegistryState {
     /// The slots of the ring that no router holds.
     pub(crate) vacant_slots: Vec<u32>,
     pub(crate) cluster: ClusterRows,
+    pub(crate) domains: DomainRows,
 }
 
 impl RegistryState {
@@ -60,6 +62,7 @@ pub(crate) struct Registry {
     /// Routers get slots of the ring.
     has_slots: bool,
     cluster: ClusterRows,
+    domains: DomainRows,
 }
 
 impl Registry {
@@ -76,7 +79,8 @@ impl Registry {
         let (slots, cluster) = (RingSlots::load(shard)?, ClusterRows::load(shard)?);
         let level = shard.get(keys::LEVEL)?.map_or(Ok(Level::BEFORE), |level| keys::level_of(&level))?;
         let has_slots = level >= Level::RING_SLOTS;
-        Ok(Self { clock_ms, version, ring_version, leases, slots, has_slots, cluster })
+        let domains = DomainRows::load(shard)?;
+        Ok(Self { clock_ms, version, ring_version, leases, slots, has_slots, cluster, domains })
     }
 
     pub(crate) fn version(&self) -> u64 {
@@ -97,6 +101,7 @@ impl Registry {
             ttls_ms: self.leases.values().map(|lease| lease.ttl_ms).collect(),
             vacant_slots: self.slots.vacant().collect(),
             cluster: self.cluster.clone(),
+            domains: self.domains.clone(),
         }
     }
 
@@ -156,6 +161,20 @@ impl Registry {
             self.cluster_changed(at, changes);
         }
         Ok(done)
+    }
+
+    pub(crate) fn set_domain(
+        &mut self,
+        at: u64,
+        op: &SetDomain,
+        changes: &mut Changes,
+    ) -> Result<(), (Reason, String)> {
+        let before = self.domains.clone();
+        self.domains.set(op, changes)?;
+        if self.domains != before {
+            self.cluster_changed(at, changes);
+        }
+        Ok(())
     }
 
     fn cluster_changed(&mut self, at: u64, changes: &mut Changes) {

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use carillon_proto::narrowed;
 use carillon_proto::pb::store::{
     Conversation, Membership, MessageRequest, Trim, member::Standing, sweep_conversations::Seen as SeenConversation,
     sweep_cursors::Seen, sweep_memberships::Seen as SeenMembership,
@@ -10,7 +11,7 @@ use carillon_proto::pb::store::{
 use prost::Message as _;
 
 use super::{
-    broken, conversations,
+    MessageAges, broken, conversations,
     keys::{self, Cursor, GroupCursor, Stored},
     timeline::TimelineState,
 };
@@ -64,15 +65,27 @@ impl Retention {
     }
 }
 
+/// As the domain of this owner has it: its own time, if that is shorter.
+fn of_domain(retention: &Retention, ages: &MessageAges, owner: &[u8]) -> Retention {
+    let at = owner.iter().position(|byte| *byte == b'@').map_or(owner.len(), |at| at + 1);
+    let name = str::from_utf8(&owner[at..]).unwrap_or_default();
+    let max_age_ms = match (retention.max_age_ms, ages.get(name).copied().unwrap_or(0)) {
+        (0, of_domain) => of_domain,
+        (of_cluster, of_domain) => narrowed(of_cluster, of_domain),
+    };
+    Retention { max_age_ms, ..*retention }
+}
+
 /// Up to `limit` trims of the timelines after the key `after`, and the key to continue after; empty at the end.
 pub(crate) fn due(
     view: &TimelineView<'_>,
     after: &[u8],
     retention: &Retention,
+    ages: &MessageAges,
     limit: usize,
 ) -> io::Result<(Vec<Trim>, Vec<u8>)> {
     let mut trims = Vec::new();
-    if !retention.trims() {
+    if !retention.trims() && ages.is_empty() {
         return Ok((trims, Vec::new()));
     }
     let clock_ms = clock(view)?;
@@ -80,7 +93,9 @@ pub(crate) fn due(
     let mut looked_at = 0;
     for record in view.range(begin..=keys::after_timelines()) {
         let (key, value) = record?;
-        let (first, before_seq) = first_and_first_kept(view, &value, clock_ms, retention)?;
+        // The owner stands behind the first byte and the kind.
+        let retention = of_domain(retention, ages, key.get(2..).unwrap_or_default());
+        let (first, before_seq) = first_and_first_kept(view, &value, clock_ms, &retention)?;
         if before_seq > first {
             let ([_, epoch, ..], _) = keys::timeline_numbers(&value)?;
             trims.push(Trim { timeline: Some(keys::timeline_of(&key)?), before_seq, limit: TRIM_ENVELOPES, epoch });

@@ -270,12 +270,18 @@ impl Batch<'_> {
             return Ok(rejected(Reason::OutOfOrder, "the message that this one follows is not in the timeline"));
         }
         let about_another = op.header.as_ref().is_some_and(|header| header.kind() != header::Kind::Message);
-        if is_group
-            && !about_another
-            && let Err(refused) = self.may_write(held.as_ref(), op)?
-        {
-            return Ok(refused);
+        let mut ends_at_ms = 0;
+        if is_group && !about_another {
+            ends_at_ms = match self.may_write(held.as_ref(), op)? {
+                Ok(ends_at_ms) => ends_at_ms,
+                Err(refused) => return Ok(refused),
+            };
         }
+        let ended = match expiring::ended(op, ends_at_ms)? {
+            Ok(ended) => ended,
+            Err(refused) => return Ok(refused),
+        };
+        let op = ended.as_ref().unwrap_or(op);
         if held.is_none() && privacy::is_refused(None, op, admission) {
             return Ok(privacy::refused());
         }
@@ -309,7 +315,10 @@ impl Batch<'_> {
         let header = RecordHeader { message: kept.header, expires_ms: kept.expires_ms, ..header };
         let envelope = kept.envelope.as_ref().unwrap_or(&op.envelope);
         match self.record(key, held, duplicate, header, envelope)? {
-            Outcome::Appended(appended) => Ok(Outcome::Appended(Appended { request: in_request, moved, ..appended })),
+            Outcome::Appended(appended) => {
+                let expires_at_ms = if ended.is_some() { ends_at_ms } else { 0 };
+                Ok(Outcome::Appended(Appended { request: in_request, moved, expires_at_ms, ..appended }))
+            }
             other => Ok(other),
         }
     }
@@ -324,10 +333,14 @@ impl Batch<'_> {
             return Ok(None);
         };
         let Some(seq) = self.get(&keys::duplicate(number, duplicate), keys::number_of)? else { return Ok(None) };
-        let first_envelope = self
-            .get(&keys::record(number, seq), |value| Ok(Stored::decode(value)?.envelope()))?
-            .ok_or_else(|| broken("duplicate key without its envelope"))?;
-        Ok(Some(Outcome::Appended(Appended { epoch, seq, first_envelope, ..Appended::default() })))
+        let first = self.get(&keys::record(number, seq), |value| {
+            let stored = Stored::decode(value)?;
+            let message = stored.header.message.as_ref().filter(|message| message.ended_by_rule);
+            let expires_at_ms = message.map_or(0, |message| message.expires_at_ms);
+            Ok((stored.envelope(), expires_at_ms))
+        })?;
+        let (first_envelope, expires_at_ms) = first.ok_or_else(|| broken("duplicate key without its envelope"))?;
+        Ok(Some(Outcome::Appended(Appended { epoch, seq, first_envelope, expires_at_ms, ..Appended::default() })))
     }
 
     /// Gives the envelope the next position of the timeline.

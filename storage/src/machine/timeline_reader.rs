@@ -14,7 +14,7 @@ use carillon_proto::{
 };
 
 use super::{
-    ShardLevel, Unread,
+    MessageAges, ShardLevel, Unread,
     annotations::{self, ReadBy},
     conversations::unread_in_group,
     groups::Readable,
@@ -173,9 +173,10 @@ impl TimelineReader {
         &self,
         after: &[u8],
         retention: &Retention,
+        ages: &MessageAges,
         limit: usize,
     ) -> io::Result<(Vec<Trim>, Vec<u8>)> {
-        retention::due(&self.shard.view(), after, retention, limit)
+        retention::due(&self.shard.view(), after, retention, ages, limit)
     }
 
     /// Finds cursors of devices that have been gone for too long, in the same way.

@@ -9,10 +9,10 @@ use std::{
 use carillon_proto::{
     Level, ShardId,
     pb::store::{
-        ListAccounts, ListSessions, ReadAllowed, ReadContacts, ReadConversations, ReadGroup, ReadHead, ReadHeads,
-        ReadHeldMedia, ReadMarks, ReadMedia, ReadMembers, ReadMemberships, ReadOutbox, ReadPrivacy, ReadReport,
-        ReadReports, ReadScheduled, ReadTimeline, ReadUntold, ReadUser, Rejected, StoreError, rejected::Reason,
-        store_error::Why,
+        CountAccounts, ListAccounts, ListSessions, ReadAllowed, ReadContacts, ReadConversations, ReadGroup, ReadHead,
+        ReadHeads, ReadHeldMedia, ReadMarks, ReadMedia, ReadMembers, ReadMemberships, ReadOutbox, ReadPrivacy,
+        ReadReport, ReadReports, ReadScheduled, ReadTimeline, ReadUntold, ReadUser, Rejected, StoreError,
+        rejected::Reason, store_error::Why,
     },
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -49,6 +49,7 @@ pub(crate) enum ReadOp {
     User(ReadUser),
     Accounts(ListAccounts),
     Sessions(ListSessions),
+    CountAccounts(CountAccounts),
     Group(ReadGroup),
     Members(ReadMembers),
     Memberships(ReadMemberships),
@@ -190,6 +191,9 @@ impl Reader {
                 (Self::Directory(reader), ReadOp::Allowed(op)) => Outcome::AllowedRead(reader.read_allowed(op)?),
                 (Self::Directory(reader), ReadOp::Untold(op)) => Outcome::UntoldRead(reader.untold(op)?),
                 (Self::Directory(reader), ReadOp::Accounts(op)) => Outcome::AccountList(reader.accounts(op)?),
+                (Self::Directory(reader), ReadOp::CountAccounts(op)) => {
+                    Outcome::AccountCount(reader.count_accounts(op)?)
+                }
                 (Self::Directory(reader), ReadOp::Sessions(op)) => Outcome::SessionList(reader.sessions(op)?),
                 _ => return Ok(None),
             }))

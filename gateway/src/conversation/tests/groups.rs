@@ -161,6 +161,7 @@ fn a_change_is_passed_on_with_the_sessions_sender_and_is_delivered_in_its_turn()
         timeline: Some(group("club")),
         position: Some(in_group(2)),
         time_ms: 1,
+        expires_at_ms: 0,
     };
     play.hears_answer(Ok(Reply::Accepted(accepted)));
     assert!(matches!(play.wrote(), server_frame::Body::Accepted(_)));
@@ -263,6 +264,7 @@ fn a_message_to_a_group_counts_by_its_answer() {
         timeline: Some(group("club")),
         position: Some(in_group(1)),
         time_ms: 1,
+        expires_at_ms: 0,
     };
     play.hears_answer(Ok(Reply::Accepted(accepted)));
     assert!(matches!(play.wrote(), server_frame::Body::Accepted(_)));

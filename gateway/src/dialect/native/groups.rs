@@ -34,6 +34,7 @@ fn asked_to_create(CreateGroup { settings, members }: CreateGroup) -> GroupChang
         announcements: given.announcements.unwrap_or_default(),
         slow_mode_ms: given.slow_mode_ms.unwrap_or_default(),
         members_add: given.members_add.unwrap_or_default(),
+        expire_after_ms: given.expire_after_ms.unwrap_or_default(),
     };
     GroupChangeAsk::Create { settings, members }
 }
@@ -49,6 +50,7 @@ fn asked_to_set(given: GroupSettings) -> GroupChangeAsk {
         slow_mode_ms,
         members_add,
         link,
+        expire_after_ms,
     } = given;
     GroupChangeAsk::Set(store::SetGroup {
         name,
@@ -60,6 +62,7 @@ fn asked_to_set(given: GroupSettings) -> GroupChangeAsk {
         announcements,
         slow_mode_ms,
         members_add,
+        expire_after_ms,
     })
 }
 
@@ -125,6 +128,7 @@ pub(super) fn told_group(GroupTell { request, group: named, reader, read }: Grou
             slow_mode_ms: Some(settings.slow_mode_ms),
             members_add: Some(settings.members_add),
             link: (!settings.link.is_empty()).then_some(settings.link),
+            expire_after_ms: Some(settings.expire_after_ms),
         }),
         members,
         own: row.map(|member| told_member(members_read::Row { user: reader, member: Some(member) })),

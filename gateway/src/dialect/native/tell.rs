@@ -30,8 +30,8 @@ impl From<Tell> for Outgoing {
             Tell::Challenge(scram_server_first) => Body::Challenge(Challenge { scram_server_first }),
             Tell::SignedIn(welcome) => Body::SignedIn(signed_in(*welcome)),
             Tell::Timelines(timelines) => Body::Timelines(Timelines { timelines }),
-            Tell::Accepted(Placed { client_id, message_id, timeline, position, time_ms }) => {
-                Body::Accepted(Accepted { client_id, message_id, timeline, position, time_ms })
+            Tell::Accepted(Placed { client_id, message_id, timeline, position, time_ms, expires_at_ms }) => {
+                Body::Accepted(Accepted { client_id, message_id, timeline, position, time_ms, expires_at_ms })
             }
             Tell::Refused { asked, why } => Body::Refused(Refused {
                 code: why.code,

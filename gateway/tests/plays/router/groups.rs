@@ -120,7 +120,8 @@ impl State {
         let log = &mut store.groups.entry(group.to_owned()).or_default().log;
         log.push(envelope.clone());
         let position = Some(Position { epoch: GROUP_EPOCH, seq: log.len() as u64 });
-        let accepted = Accepted { message_id: client_id, timeline: Some(timeline(group)), position, time_ms: 1 };
+        let accepted =
+            Accepted { message_id: client_id, timeline: Some(timeline(group)), position, time_ms: 1, expires_at_ms: 0 };
         store.seen.insert(key, accepted.clone());
         let gateways: Vec<u64> =
             store.followed.iter().filter(|(_, groups)| groups.contains(group)).map(|(lease, _)| *lease).collect();

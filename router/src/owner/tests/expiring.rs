@@ -80,3 +80,31 @@ fn in_a_group_it_is_the_same() {
     let effects = play.answer(token, appended(5, &first));
     assert_eq!(refusal(&effects[0]).code(), client::Code::Invalid, "for ever it is another message");
 }
+
+#[test]
+fn a_groups_rule_ends_a_message_for_those_who_follow_it_and_for_its_sender() {
+    let mut play = Play::new();
+    play.level_rises(Level::GROUPS);
+    let by_rule = |seq, first_envelope: &Bytes| {
+        let first_envelope = first_envelope.clone();
+        StoreAnswer::Appended(Appended { epoch: 7, seq, first_envelope, expires_at_ms: 4_000, ..Appended::default() })
+    };
+    let accepted = |effects: &[Did]| {
+        let told = effects.iter().find_map(|did| match did {
+            Did::Answer(_, Answer::Accepted(accepted)) => Some(accepted.expires_at_ms),
+            _ => None,
+        });
+        told.unwrap_or_else(|| panic!("{effects:?}"))
+    };
+    let Appending { token, envelope, .. } = play.appends(passing(to_group("1"), 2_000, 0));
+    assert_eq!(expires_at_ms(&envelope), 0);
+    assert_eq!(accepted(&play.answer(token, by_rule(5, &Bytes::new()))), 4_000);
+    // Sent again, it ends as it did.
+    let first = Bytes::from(carillon_proto::expiring_at(&envelope, 4_000).expect("an envelope"));
+    let token = play.appends(passing(to_group("1"), 3_000, 0)).token;
+    assert_eq!(accepted(&play.answer(token, by_rule(5, &first))), 4_000);
+    // One that was to be shown for a shorter time is another message.
+    let token = play.appends(passing(to_group("1"), 3_000, 1_500)).token;
+    let effects = play.answer(token, by_rule(5, &first));
+    assert_eq!(refusal(&effects[0]).code(), client::Code::Invalid);
+}

@@ -4,7 +4,7 @@ pub(super) use bytes::Bytes;
 pub(super) use carillon_proto::pb::{
     client::{self, Position},
     link::{Acknowledge, Announce, OpenSession, RawEnvelope, Send, SendTo, router_request::Op, send_to},
-    store::{Appended, Done, Head, SessionPut, User, timeline_command, timeline_key::Kind},
+    store::{Account, Appended, Done, Head, SessionPut, User, put_account, timeline_command, timeline_key::Kind},
 };
 pub(super) use carillon_proto::{GroupId, Level};
 pub(super) use prost::Message as _;
@@ -27,6 +27,8 @@ pub(super) struct Play {
     pub(super) appends_as: Bytes,
     /// Sessions of which the store was told that they have ended.
     pub(super) deleted: Vec<store::DeleteSession>,
+    /// All accounts that were to be made.
+    pub(super) puts: Vec<store::PutAccount>,
 }
 
 impl Play {
@@ -56,6 +58,7 @@ impl Play {
             headers: vec![],
             appends_as: Bytes::new(),
             deleted: vec![],
+            puts: vec![],
         }
     }
 
@@ -71,6 +74,14 @@ impl Play {
         let topology = topology(1, "here:1", &["here:1"], &GATEWAYS);
         let view =
             store::RegistryView { version: topology.view.version + 1, level: level.0, ..(*topology.view).clone() };
+        self.owner.follow(Arc::new(topology.followed_by(view).expect("newer")), self.now);
+    }
+
+    /// As after the operator has decided this, at the level of groups.
+    pub(super) fn decides(&mut self, domains: Vec<store::Domain>) {
+        let topology = topology(1, "here:1", &["here:1"], &GATEWAYS);
+        let (version, level) = (self.owner.topology.view.version + 1, Level::GROUPS.0);
+        let view = store::RegistryView { version, level, domains, ..(*topology.view).clone() };
         self.owner.follow(Arc::new(topology.followed_by(view).expect("newer")), self.now);
     }
 
@@ -120,6 +131,8 @@ impl Play {
                 store_request::Op::ReadConversations(read) => Did::ReadConversations(token, read),
                 store_request::Op::ReadGroup(read) => Did::ReadGroup(token, read),
                 store_request::Op::ReadMembers(read) => Did::ReadMembers(token, read),
+                store_request::Op::CountAccounts(count) => Did::CountAccounts(token, shard, count.domain),
+                store_request::Op::ReadMemberships(read) => Did::ReadMemberships(token, read),
                 store_request::Op::ReadMarks(read) => {
                     let of = read.reads.iter().map(|read| owner(read.timeline.clone())).collect();
                     Did::ReadMarks(token, of, read)
@@ -140,7 +153,11 @@ impl Play {
                     }
                     directory_command::Op::ChangeContact(change) => Did::ChangeContact(token, change),
                     directory_command::Op::ChangePrivacy(change) => Did::ChangePrivacy(token, change),
-                    directory_command::Op::PutAccount(put) => Did::PutAccount(token, put.mode()),
+                    directory_command::Op::PutAccount(put) => {
+                        let mode = put.mode();
+                        self.puts.push(put);
+                        Did::PutAccount(token, mode)
+                    }
                     other => panic!("unexpected {other:?}"),
                 },
                 store_request::Op::Timeline(command) => match command.op.expect("set") {
@@ -292,6 +309,8 @@ pub(super) enum Did {
     PutSession(u64, Session),
     DeleteSession(u64, u64),
     PutAccount(u64, put_account::Mode),
+    CountAccounts(u64, ShardId, String),
+    ReadMemberships(u64, store::ReadMemberships),
     Append(u64, String, Bytes),
     ChangeGroup(u64, store::ChangeGroup),
     SetMembership(u64, store::SetMembership),

@@ -118,6 +118,7 @@ impl State {
                 Reply::HeldMediaRead(HeldMediaRead { ids: read.ids.iter().filter(is_held).cloned().collect() })
             }
             other @ (Op::ReadTimeline(_)
+            | Op::CountAccounts(_)
             | Op::ListAccounts(_)
             | Op::ListSessions(_)
             | Op::ReadGroup(_)

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use carillon_proto::{
     ShardId, ShardMap,
+    limits::EXPIRES_AFTER_MS,
     pb::store::{
         ChangeGroup, ChangeMembers, CreateGroup, GroupSettings, Person, Rejected, Role, SetGroup, SetMembership,
         SettleOutbox, change_group::Change, change_members::Change as OfMembers, member::Standing,
@@ -64,7 +65,7 @@ fn check_create(op: &CreateGroup, sender: &[u8]) -> Result<(), Rejected> {
 }
 
 fn check_settings(settings: &GroupSettings) -> Result<(), Rejected> {
-    let GroupSettings { name, description, picture, link, slow_mode_ms, .. } = settings;
+    let GroupSettings { name, description, picture, link, slow_mode_ms, expire_after_ms, .. } = settings;
     check_length("name", name.len(), MAX_NAME_BYTES)?;
     check_length("description", description.len(), MAX_DESCRIPTION_BYTES)?;
     check_length("picture", picture.len(), MAX_PICTURE_BYTES)?;
@@ -73,6 +74,10 @@ fn check_settings(settings: &GroupSettings) -> Result<(), Rejected> {
     }
     if *slow_mode_ms > MAX_SLOW_MODE_MS {
         return Err(invalid(format!("slow mode of {slow_mode_ms} ms, not up to {MAX_SLOW_MODE_MS}")));
+    }
+    if *expire_after_ms != 0 && !EXPIRES_AFTER_MS.contains(expire_after_ms) {
+        let (least, most) = (EXPIRES_AFTER_MS.start(), EXPIRES_AFTER_MS.end());
+        return Err(invalid(format!("messages expire after {expire_after_ms} ms, not 0 (never) or {least} to {most}")));
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ pub(super) fn check(timeline: Kind, header: &Header, envelope: &[u8]) -> Result<
     let kind = header::Kind::try_from(header.kind).map_err(|_| invalid("kind of a message is unknown"))?;
     let is_message = kind == header::Kind::Message;
     let fits = header.target_seq == 0
+        && !header.ended_by_rule
         && (is_message || !header.countable && header.mentions.is_none() && header.poll.is_none())
         && (header.media.is_empty() || is_message || kind == header::Kind::Edit)
         && (header.edit_window_ms == 0 || kind == header::Kind::Edit)

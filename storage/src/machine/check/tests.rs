@@ -177,7 +177,8 @@ fn malformed_changes_of_groups_are_refused() {
     let person = |user: &str| Person { user: user.into(), incarnation: 7 };
     let by_alice =
         || Append { timeline: key(Kind::Group, "alice"), sender: "alice".into(), sender_incarnation: 7, ..append() };
-    let change = |change| ChangeGroup { append: Some(by_alice()), by_operator: false, change: Some(change) };
+    let change =
+        |change| ChangeGroup { append: Some(by_alice()), by_operator: false, change: Some(change), most_members: 0 };
     let members = |kind: OfMembers, users: &[&str]| ChangeMembers {
         change: kind.into(),
         users: users.iter().map(|user| person(user)).collect(),
@@ -193,6 +194,7 @@ fn malformed_changes_of_groups_are_refused() {
         of_members(members(OfMembers::Leave, &["alice"])),
         of_members(ChangeMembers { role: Role::Reader.into(), ..members(OfMembers::Add, &["bob"]) }),
         settings(GroupSettings::default()),
+        settings(GroupSettings { expire_after_ms: 5_000, ..GroupSettings::default() }),
         change(Change::Delete(DeleteGroup {})),
     ];
     right.into_iter().for_each(|op| assert_eq!(check(op.clone()), Ok(()), "{op:?}"));
@@ -231,6 +233,8 @@ fn malformed_changes_of_groups_are_refused() {
         ("picture has", settings(GroupSettings { picture: "p".repeat(2049), ..GroupSettings::default() })),
         ("secret of a link", settings(GroupSettings { link: vec![1; 15].into(), ..GroupSettings::default() })),
         ("slow mode", settings(GroupSettings { slow_mode_ms: u32::MAX, ..GroupSettings::default() })),
+        ("expire after 4999", settings(GroupSettings { expire_after_ms: 4_999, ..GroupSettings::default() })),
+        ("expire after", settings(GroupSettings { expire_after_ms: 367 * 86_400_000, ..GroupSettings::default() })),
         ("settings are missing", change(Change::Create(CreateGroup::default()))),
         ("nothing is to be set", change(Change::Set(SetGroup::default()))),
     ];

@@ -146,6 +146,14 @@ pub(in crate::machine) fn is_above(member: &Member, author: Option<&Member>) -> 
     is_admin(member) && author.is_none_or(|author| rank(member) > author)
 }
 
+/// When a message of this time expires at the latest, by the rule of the group; 0: the group has none.
+pub(in crate::machine) fn expires_at_ms(group: &GroupSettings, time_ms: u64) -> u64 {
+    match group.expire_after_ms {
+        0 => 0,
+        after_ms => time_ms.saturating_add(after_ms).max(1),
+    }
+}
+
 /// From where this user may read the group.
 pub(in crate::machine) fn readable_from(group: &GroupSettings, reader: Option<&Member>) -> Result<u64, Refused> {
     match reader {
@@ -192,6 +200,7 @@ pub(in crate::machine) fn set(settings: &mut GroupSettings, op: &SetGroup) {
     to(&mut settings.announcements, op.announcements.as_ref());
     to(&mut settings.slow_mode_ms, op.slow_mode_ms.as_ref());
     to(&mut settings.members_add, op.members_add.as_ref());
+    to(&mut settings.expire_after_ms, op.expire_after_ms.as_ref());
 }
 
 /// The row of one who is in a group from the beginning.
@@ -340,13 +349,17 @@ pub(in crate::machine) fn count(group: &mut Group, before: Option<&Member>, afte
     add(after, 1);
 }
 
-/// Checks what must be true of a group after a change. `had_owner`: there was one before.
-pub(in crate::machine) fn stands(group: &Group, had_owner: bool, by_operator: bool) -> Result<(), Refused> {
-    if had_owner && group.owners == 0 && group.members > 0 && !by_operator {
+/// Checks what must be true of a group after a change. `before`: the group before it. `most`: as in `ChangeGroup.most_members`.
+pub(in crate::machine) fn stands(group: &Group, before: &Group, by_operator: bool, most: u32) -> Result<(), Refused> {
+    if before.owners > 0 && group.owners == 0 && group.members > 0 && !by_operator {
         return Err(refused(
             Reason::Forbidden,
             "the last owner can't go: make somebody else an owner, or delete the group",
         ));
+    }
+    if most != 0 && group.members > most && group.members > before.members {
+        let why = format!("the group has no room: its domain lets groups have {most} members");
+        return Err(refused(Reason::Full, &why));
     }
     if group.members > MEMBERS || group.others > MEMBERS {
         return Err(refused(Reason::Full, &format!("the group has no room: {MEMBERS} members, and as many others")));

@@ -21,6 +21,9 @@
 //! | 0x1d `CLUSTER_GROWTH` | directory 0 | nothing | the id that the next storage node gets u64, 1 while shards are to be spread u64 |
 //! | 0x1e `ERASURE` | directory | user | incarnation u64, when it was ordered u64 (ms since 1970), 1 when it is done u64: the last erasure of a user of this name |
 //! | 0x3a `RING_SLOT` | directory 0 | slot u32 | lease u64 of the router that holds it, 0 for none |
+//! | 0x42 `DOMAIN` | directory 0 | domain, or nothing for the default one | encoded `Domain` |
+//! | 0x43 `DOMAIN_ACCOUNTS` | directory | domain | how many accounts of the domain the shard has u64 |
+//! | 0x44 `DOMAIN_USER` | directory | domain, 0x00, user | nothing: there is or was an account of this name |
 //! | 0x10 `TIMELINE` | timeline | kind u8, owner | number u64, epoch u64, first u64, last u64 when last trimmed; then incarnation u64, and the number of a group's counted messages u64, without zeros at the end. Number and epoch 0: it has ended and there is no new one |
 //! | 0x13 `CURSOR` | timeline | number u64, device | seq u64, the shard's clock when it moved there u64 |
 //! | 0x14 `NEXT_NUMBER` | timeline | nothing | the number that the next new timeline gets, u64 |
@@ -97,6 +100,7 @@ mod annotations;
 mod contacts;
 mod conversations;
 mod directory;
+mod domains;
 mod expiring;
 mod media_holds;
 mod privacy;
@@ -115,6 +119,7 @@ pub(crate) use self::{
     contacts::*,
     conversations::*,
     directory::*,
+    domains::*,
     expiring::*,
     media_holds::*,
     privacy::*,
@@ -142,6 +147,9 @@ const CONTACT_LIST: u8 = 0x0b;
 const UNTOLD: u8 = 0x0c;
 const CONTACTS_END: u8 = 0x0d;
 const PRIVACY: u8 = 0x0f;
+const DOMAIN: u8 = 0x42;
+const DOMAIN_ACCOUNTS: u8 = 0x43;
+const DOMAIN_USER: u8 = 0x44;
 const ACCOUNT: u8 = 0x01;
 const SESSION: u8 = 0x02;
 const LEASE: u8 = 0x03;
@@ -322,6 +330,10 @@ mod tests {
             }
             prop_assert!(!outbox_rows().contains(&dead_letter(a, d)));
             prop_assert_eq!(lease_of(&lease(a)).expect("decodes"), a);
+            prop_assert_eq!(domain_of(&domain(&text)).expect("decodes"), text.clone());
+            prop_assert_eq!(domain_of(&domain_accounts(&text)).expect("decodes"), text.clone());
+            prop_assert!(domain_user("a.b", &text).starts_with(domain_users("a.b")));
+            prop_assert_eq!(domain_user_of(&domain_user("a.b", &text)).expect("decodes"), text.clone());
             prop_assert_eq!(storage_node_of(&storage_node(a)).expect("decodes"), a);
             prop_assert_eq!(level_of(&level_value(Level(d))).expect("decodes"), Level(d));
             let shard = ShardId { kind: carillon_proto::ShardKind::Timeline, index: d as u16 };
@@ -395,7 +407,7 @@ mod tests {
             let _ = (cursor_of(&bytes).is_ok(), Cursor::decode(&bytes));
             let _ = (group_cursor_of(&bytes).is_ok(), GroupCursor::decode(&bytes));
             let _ = (user_of(&bytes), garbage_of(&bytes));
-            let _ = (storage_node_of(&bytes), placement_of(&bytes), level_of(&bytes));
+            let _ = (domain_of(&bytes), domain_user_of(&bytes), storage_node_of(&bytes), placement_of(&bytes), level_of(&bytes));
             let _ = (numbers_of::<4>(&bytes), Lease::decode(&bytes), Stored::decode(&bytes).is_ok());
             let _ = (timeline_numbers(&bytes), outbox_of(&bytes), conversation_of(&bytes), conversation_change_of(&bytes));
             let _ = (annotation_of(&bytes).is_ok(), media_hold_of(&bytes), media_released_of(&bytes));
@@ -427,7 +439,7 @@ mod tests {
             .chain([GROUP, MEMBER, MEMBERSHIP, ANNOTATION, OUTBOX, DEAD_LETTER, CONVERSATION, CONVERSATION_CHANGE])
             .chain([MEMBERSHIP_COUNT, GROUP_CURSOR_COUNT, EXPIRING])
             .chain([SCHEDULED, DUE, MEDIA, MEDIA_SUM, MEDIA_RELEASED, MEDIA_HOLD])
-            .chain([CONTACT, CONTACT_LIST, UNTOLD, CONTACTS_END, PRIVACY])
+            .chain([CONTACT, CONTACT_LIST, UNTOLD, CONTACTS_END, PRIVACY, DOMAIN, DOMAIN_ACCOUNTS, DOMAIN_USER])
             .chain(RECORD..=DUPLICATE + 7)
             .collect();
         let taken: Vec<u8> = kept.into_iter().filter(|first| used.contains(first)).collect();
@@ -492,6 +504,9 @@ mod tests {
         assert_eq!(*lease(1), [3, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(*storage_node(1), [7, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(*placement(ShardId::REGISTRY), [8, 0, 0, 0, 1, 0, 0, 0, 0]);
+        assert_eq!((&*domain(""), &*domain("a.b")), (&[0x42][..], &[0x42, b'a', b'.', b'b'][..]));
+        assert_eq!(*domain_accounts("a.b"), [0x43, b'a', b'.', b'b']);
+        assert_eq!(*domain_user("a.b", "c@a.b"), [0x44, b'a', b'.', b'b', 0, b'c', b'@', b'a', b'.', b'b']);
         assert_eq!(*level_value(Level(1)), [0, 0, 0, 1]);
     }
 }

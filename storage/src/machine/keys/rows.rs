@@ -5,7 +5,7 @@ use std::io;
 use carillon_proto::{
     ShardKind,
     pb::store::{
-        Account, Annotated, Contact, ContactList, Conversation, Group, MediaHold, MediaRow, MediaSum, Member,
+        Account, Annotated, Contact, ContactList, Conversation, Domain, Group, MediaHold, MediaRow, MediaSum, Member,
         Membership, Mentioned, OutboxRow, Pins, Placement, Privacy, ReportEvidence, ReportRow, ReportSum,
         ReportsOfUser, ScheduledList, ScheduledRow, Session, StorageNode, UserAnnotation,
     },
@@ -14,16 +14,17 @@ use prost::Message;
 
 use super::{
     ACCOUNT, ANNOTATION, AnnotationKey, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CONTACT, CONTACT_LIST, CONTACTS_END,
-    CONVERSATION, CONVERSATION_CHANGE, CURSOR, ContactsEnd, ConversationNumbers, Cursor, DEAD_LETTER, DUE, DUPLICATE,
-    ENDED_SENDER, ENDING, ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE, EXPIRING, Erasure, GARBAGE, GROUP,
-    GROUP_CURSOR, GROUP_CURSOR_COUNT, GroupCursor, LEASE, LEVEL, Lease, MEDIA, MEDIA_HOLD, MEDIA_RELEASED, MEDIA_SUM,
-    MEMBER, MEMBERSHIP, MEMBERSHIP_COUNT, NEXT_NUMBER, OUTBOX, PLACEMENT, PRIVACY, RECORD, REGISTRY, REPORT, RING_SLOT,
-    ReportKey, SCHEDULED, SESSION, STORAGE_NODE, Stored, TIMELINE, UNTOLD, annotation_of, broken,
-    changed_conversation_of, contact_of, conversation_change_of, conversation_of, cursor_of, due_of, ended_sender_of,
-    erased_sender_of, expiring_in_of, expiring_of, garbage_of, group_cursor_count_of, group_cursor_of, group_of,
-    lease_of, level_of, media_hold_of, media_of, media_released_of, media_sum_of, member_of, membership_count_of,
-    membership_of, number_of, numbers_of, outbox_of, placement_of, privacy_of, report_of, ring_slot_of, scheduled_of,
-    seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
+    CONVERSATION, CONVERSATION_CHANGE, CURSOR, ContactsEnd, ConversationNumbers, Cursor, DEAD_LETTER, DOMAIN,
+    DOMAIN_ACCOUNTS, DOMAIN_USER, DUE, DUPLICATE, ENDED_SENDER, ENDING, ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE,
+    EXPIRING, Erasure, GARBAGE, GROUP, GROUP_CURSOR, GROUP_CURSOR_COUNT, GroupCursor, LEASE, LEVEL, Lease, MEDIA,
+    MEDIA_HOLD, MEDIA_RELEASED, MEDIA_SUM, MEMBER, MEMBERSHIP, MEMBERSHIP_COUNT, NEXT_NUMBER, OUTBOX, PLACEMENT,
+    PRIVACY, RECORD, REGISTRY, REPORT, RING_SLOT, ReportKey, SCHEDULED, SESSION, STORAGE_NODE, Stored, TIMELINE,
+    UNTOLD, annotation_of, broken, changed_conversation_of, contact_of, conversation_change_of, conversation_of,
+    cursor_of, domain_of, domain_user_of, due_of, ended_sender_of, erased_sender_of, expiring_in_of, expiring_of,
+    garbage_of, group_cursor_count_of, group_cursor_of, group_of, lease_of, level_of, media_hold_of, media_of,
+    media_released_of, media_sum_of, member_of, membership_count_of, membership_of, number_of, numbers_of, outbox_of,
+    placement_of, privacy_of, report_of, ring_slot_of, scheduled_of, seq_of, storage_node_of, timeline_numbers,
+    timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -67,6 +68,10 @@ fn check_directory(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
         ENDING => user_of(key).and_then(|_| number_of(value).map(drop)),
         ERASURE => user_of(key).and_then(|_| Erasure::decode(value).map(drop)),
         RING_SLOT => ring_slot_of(key).and_then(|_| number_of(value).map(drop)),
+        DOMAIN => domain_of(key).and_then(|_| message::<Domain>(value)),
+        DOMAIN_USER if value.is_empty() => domain_user_of(key).map(drop),
+        DOMAIN_USER => Err(broken("row of a user of a domain")),
+        DOMAIN_ACCOUNTS => domain_of(key).and_then(|_| number_of(value).map(drop)),
         STORAGE_NODE => storage_node_of(key).and_then(|_| message::<StorageNode>(value)),
         PLACEMENT => placement_of(key).and_then(|_| message::<Placement>(value)),
         _ => Err(unknown(first)),
@@ -152,12 +157,12 @@ mod tests {
     use super::*;
     use crate::machine::keys::{
         account, annotated, changed_conversation, contact, contact_list, contacts_end, conversation,
-        conversation_change, conversations_version, cursor, dead_letter, due, duplicate, ended_sender, ending,
-        erased_sender, erasing_sender, erasure, expiring, expiring_in, garbage, group, group_cursor_count, lease,
-        media, media_hold, media_released, media_sum, member, membership, membership_count, mentioned, number_value,
-        numbers_value, outbox, pins, placement, privacy, reactions, record, report, report_evidence, report_sum,
-        reports_of, ring_slot, scheduled, scheduled_list, session, storage_node, timeline, timeline_value, untold,
-        votes,
+        conversation_change, conversations_version, cursor, dead_letter, domain, domain_accounts, domain_user, due,
+        duplicate, ended_sender, ending, erased_sender, erasing_sender, erasure, expiring, expiring_in, garbage, group,
+        group_cursor_count, lease, media, media_hold, media_released, media_sum, member, membership, membership_count,
+        mentioned, number_value, numbers_value, outbox, pins, placement, privacy, reactions, record, report,
+        report_evidence, report_sum, reports_of, ring_slot, scheduled, scheduled_list, session, storage_node, timeline,
+        timeline_value, untold, votes,
     };
 
     #[test]
@@ -180,6 +185,9 @@ mod tests {
             (contacts_end("alice", 7).to_vec(), ContactsEnd::Swept.encode().to_vec()),
             (privacy("alice", 7).to_vec(), Privacy::default().encode_to_vec()),
             (erasure("alice").to_vec(), numbers_value([1, 2, 0]).to_vec()),
+            (domain("").to_vec(), Domain::default().encode_to_vec()),
+            (domain_accounts("acme.example").to_vec(), number.clone()),
+            (domain_user("acme.example", "ann@acme.example").to_vec(), Vec::new()),
             (storage_node(1).to_vec(), StorageNode::default().encode_to_vec()),
             (placement(ShardId::REGISTRY).to_vec(), Placement::default().encode_to_vec()),
             (REGISTRY.to_vec(), numbers_value([1, 2, 3]).to_vec()),
@@ -244,6 +252,7 @@ mod tests {
                 && is_of_nodes(&ring_slot(0))
                 && is_of_nodes(&session("a", "d"))
                 && !is_of_nodes(&account("a"))
+                && !is_of_nodes(&domain("a"))
         );
     }
 }

@@ -57,7 +57,13 @@ impl World {
     fn creates_numbered(&mut self, user: &str, numbered: bool) {
         let account = Account { user: user.to_owned(), created_ms: self.index, ..Account::default() };
         let mode = Mode::Ensure.into();
-        self.apply(Op::PutAccount(PutAccount { account: Some(account), mode, numbered, revive: true }));
+        self.apply(Op::PutAccount(PutAccount {
+            account: Some(account),
+            mode,
+            numbered,
+            revive: true,
+            most_accounts: None,
+        }));
     }
 
     fn deletes(&mut self, user: &str) {

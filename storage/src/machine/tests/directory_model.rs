@@ -280,6 +280,7 @@ impl Model {
             | Op::PreferReplica(_)
             // And those of contacts and privacy.
             | Op::ChangeContact(_)
+            | Op::SetDomain(_)
             | Op::ChangePrivacy(_) => unreachable!("not generated"),
         }
         done()
@@ -399,7 +400,8 @@ fn done() -> Answer {
 fn list(reader: &DirectoryReader, ending: bool) -> Vec<String> {
     let (mut all, mut after_user) = (Vec::new(), String::new());
     loop {
-        let page = reader.accounts(&ListAccounts { after_user, limit: 1, ending }).expect("reads");
+        let page =
+            reader.accounts(&ListAccounts { after_user, limit: 1, ending, domain: String::new() }).expect("reads");
         all.extend(page.accounts.into_iter().map(|account| account.user));
         if page.next_user.is_empty() {
             return all;

@@ -551,7 +551,12 @@ fn an_expired_message_of_a_group_mentions_nobody_and_is_pinned_no_more() {
     let in_group = |append: Append| Append { timeline: group(), incarnation: 0, sender_incarnation: 1, ..append };
     let create = CreateGroup { settings: Some(GroupSettings::default()), members: vec![person("a")], owner: None };
     let append = Some(in_group(world.teller.append(0, 0, 1, None)));
-    world.apply(Op::ChangeGroup(ChangeGroup { append, by_operator: false, change: Some(Change::Create(create)) }));
+    world.apply(Op::ChangeGroup(ChangeGroup {
+        append,
+        by_operator: false,
+        change: Some(Change::Create(create)),
+        most_members: 0,
+    }));
     let mentions = Some(Mentions { users: vec!["a".to_owned()], ..Mentions::default() });
     let header = Header { countable: true, mentions, expires_at_ms: BEGAN_MS + 10, ..Header::default() };
     let append = in_group(world.teller.append(0, 0, 2, Some(header)));

@@ -245,7 +245,8 @@ fn a_timeline_shard_below_level_7_stops_at_groups_and_its_node_refuses_messages_
     let settings = Some(GroupSettings { open: true, ..GroupSettings::default() });
     let create = Change::Create(CreateGroup { settings, ..CreateGroup::default() });
     let by_alice = Append { sender: "alice".into(), sender_incarnation: 1, ..append(Kind::Group, 1) };
-    let create = ChangeGroup { append: Some(by_alice.clone()), change: Some(create), by_operator: false };
+    let create =
+        ChangeGroup { append: Some(by_alice.clone()), change: Some(create), by_operator: false, most_members: 0 };
     let membership = Some(Membership { seq: 1, ..Membership::default() });
     let joins = SetMembership { append: Some(append(Kind::Inbox, 2)), group: key(Kind::Group), membership };
     let message = Append { duplicate_key: vec![3; 16].into(), ..by_alice };
@@ -370,7 +371,13 @@ fn a_directory_shard_below_level_7_stops_at_times_of_ended_sessions_and_its_node
 fn account_made_again(machine: &mut DirectoryMachine, created_ms: u64) -> (Account, Account) {
     let put = |mode: Mode| {
         let account = Some(Account { user: "alice".into(), created_ms, ..Account::default() });
-        command(Op::PutAccount(PutAccount { account, mode: mode.into(), numbered: true, revive: false }))
+        command(Op::PutAccount(PutAccount {
+            account,
+            mode: mode.into(),
+            numbered: true,
+            revive: false,
+            most_accounts: None,
+        }))
     };
     let delete = command(Op::DeleteAccount(DeleteAccount { user: "alice".into(), time_ms: 7 }));
     let commands = [put(Mode::Create), put(Mode::Replace), delete, put(Mode::Create)];

@@ -53,7 +53,13 @@ impl World {
     fn creates(&mut self, user: &str) {
         let account = Account { user: user.to_owned(), created_ms: self.index, ..Account::default() };
         let mode = Mode::Ensure.into();
-        self.apply(Op::PutAccount(PutAccount { account: Some(account), mode, numbered: true, revive: true }));
+        self.apply(Op::PutAccount(PutAccount {
+            account: Some(account),
+            mode,
+            numbered: true,
+            revive: true,
+            most_accounts: None,
+        }));
     }
 
     fn deletes(&mut self, user: &str) {

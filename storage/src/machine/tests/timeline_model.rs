@@ -9,7 +9,7 @@ use carillon_proto::{
     ShardId, ShardKind,
     pb::client::Envelope,
     pb::store::{
-        Head, ReadHead, ReadTimeline, SenderErasure, StoreError, TimelineCommand, TimelineKey, Trim, rejected,
+        Append, Head, ReadHead, ReadTimeline, SenderErasure, StoreError, TimelineCommand, TimelineKey, Trim, rejected,
         store_error::Why, sweep_cursors::Seen, timeline_command::Op, timeline_key::Kind,
     },
 };
@@ -17,7 +17,7 @@ use proptest::prelude::*;
 
 use self::{commands::*, model::*};
 use super::*;
-use crate::machine::{Outcome, Retention, TimelineMachine, TimelineReader, Unread, keys};
+use crate::machine::{MessageAges, Outcome, Retention, TimelineMachine, TimelineReader, Unread, keys};
 
 const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
 const INCARNATIONS: u64 = 4;
@@ -224,7 +224,7 @@ fn due(reader: &TimelineReader, retention: Retention) -> Vec<(TimelineKey, u64)>
     let (mut due, mut after) = (Vec::new(), Vec::new());
     // Two a call: six timelines, and a call that comes to the end.
     for _ in 0..4 {
-        let (trims, next) = reader.due_trims(&after, &retention, 2).expect("reads");
+        let (trims, next) = reader.due_trims(&after, &retention, &MessageAges::default(), 2).expect("reads");
         assert!(trims.len() <= 2);
         after = next;
         due.extend(trims.into_iter().map(|trim| (trim.timeline.expect("a key"), trim.before_seq)));
@@ -290,9 +290,43 @@ proptest! {
         // The same envelopes, as many as there are, when the shard has had a leader for a month.
         let days: Vec<_> = (0..31).map(|_| advance(DAY_MS as u32)).collect();
         machine.apply(&[entry(3, &days)], &[0; 8]).expect("applies");
-        let (trims, _) = reader.due_trims(&[], &month, 9).expect("reads");
+        let (trims, _) = reader.due_trims(&[], &month, &MessageAges::default(), 9).expect("reads");
         prop_assert_eq!(trims.into_iter().map(|trim| trim.before_seq).collect::<Vec<_>>(), [count + 1]);
     }
+}
+
+/// By the owners in the keys.
+#[test]
+fn a_domain_keeps_its_messages_for_a_shorter_time_and_never_for_a_longer_one() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (mut machine, reader) = machine(dir.path());
+    let of = |owner: &str| TimelineKey { kind: Kind::Inbox.into(), owner: owner.to_owned().into() };
+    let timelines = [of("ann"), of("ann@acme.example"), of("ann@b.example"), of("acme.example")];
+    let appends: Vec<_> = timelines
+        .iter()
+        .map(|key| {
+            let Some(Op::Append(append)) = append(0, 1, 1, 5, 7).op else { panic!("an append") };
+            TimelineCommand { op: Some(Op::Append(Append { timeline: Some(key.clone()), ..append })) }
+        })
+        .collect();
+    machine.apply(&[entry(1, &appends), entry(2, &[advance(5000)])], &[0; 8]).expect("applies");
+    let due = |retention: Retention, ages: &[(&str, u64)]| {
+        let ages: MessageAges =
+            std::sync::Arc::new(ages.iter().map(|(name, age_ms)| ((*name).to_owned(), *age_ms)).collect());
+        let (trims, _) = reader.due_trims(&[], &retention, &ages, 9).expect("reads");
+        let owner = |trim: Trim| String::from_utf8(trim.timeline.expect("a key").owner.to_vec()).expect("text");
+        let mut owners: Vec<String> = trims.into_iter().map(owner).collect();
+        owners.sort();
+        owners
+    };
+    let by_age = |max_age_ms| Retention { max_age_ms, ..Retention::default() };
+    assert_eq!(due(by_age(0), &[("acme.example", 4999)]), ["ann@acme.example"]);
+    assert_eq!(due(by_age(0), &[("acme.example", 5000)]), [""; 0], "not older than that");
+    assert_eq!(due(by_age(0), &[("", 4000)]), ["acme.example", "ann"]);
+    assert_eq!(due(by_age(6000), &[("acme.example", 4000)]), ["ann@acme.example"]);
+    assert_eq!(due(by_age(4000), &[("acme.example", 6000)]).len(), 4, "the cluster's time is shorter");
+    let window = Retention { duplicate_window_ms: 6000, ..by_age(0) };
+    assert_eq!(due(window, &[("acme.example", 4000)]), [""; 0], "a repeat would not be recognised");
 }
 
 #[test]
@@ -323,7 +357,7 @@ fn envelopes_of_a_version_without_a_clock_are_kept_for_the_whole_time_from_now_o
     machine.apply(&[entry(2, &[advance(6000)])], &[0; 8]).expect("applies");
     assert_eq!((due(&reader, ages), gone_cursors(&reader, ages, 9)), (vec![], vec![]));
     machine.apply(&[entry(3, &[advance(1)])], &[0; 8]).expect("applies");
-    assert_eq!(reader.due_trims(&[], &ages, 9).expect("reads").0[0].before_seq, 3);
+    assert_eq!(reader.due_trims(&[], &ages, &MessageAges::default(), 9).expect("reads").0[0].before_seq, 3);
     assert_eq!(gone_cursors(&reader, ages, 9).len(), 1);
 }
 

@@ -2,13 +2,19 @@
 
 use std::io;
 
-use carillon_proto::pb::store::{Append, ExpireMessages, Header, TimelineKey, header::Kind};
+use carillon_proto::{
+    expiring_at,
+    pb::{
+        client::Envelope,
+        store::{Append, ExpireMessages, Header, TimelineKey, header::Kind, rejected::Reason},
+    },
+};
 use prost::Message as _;
 
 use super::{
     Batch, Outcome,
     annotations::{Place, owner_of},
-    done, timeline_key,
+    done, rejected, timeline_key,
 };
 use crate::machine::{
     annotations::EnvelopeHead,
@@ -17,6 +23,24 @@ use crate::machine::{
     keys::{self, RowBytes, Stored},
     timeline_reader::is_group,
 };
+
+/// The message as the group's rule ends it; `None`: it ends as early as that by itself, or there is no rule. `at_ms`: by the times of the
+/// envelopes; 0: there is no rule.
+pub(super) fn ended(op: &Append, at_ms: u64) -> io::Result<Result<Option<Append>, Outcome>> {
+    let own_ms = op.header.as_ref().map_or(0, |header| header.expires_at_ms);
+    if at_ms == 0 || (1..=at_ms).contains(&own_ms) {
+        return Ok(Ok(None));
+    }
+    // Its content will be taken out of it.
+    let readable = Envelope::decode(&*op.envelope).is_ok();
+    let Some(envelope) = expiring_at(&op.envelope, at_ms).filter(|_| readable) else {
+        return Ok(Err(rejected(Reason::Invalid, "envelope can't be read")));
+    };
+    let plain = || Box::new(Header { countable: true, ..Header::default() });
+    let mut header = op.header.clone().unwrap_or_else(plain);
+    (header.expires_at_ms, header.ended_by_rule) = (at_ms, true);
+    Ok(Ok(Some(Append { envelope: envelope.into(), header: Some(header), ..op.clone() })))
+}
 
 impl Batch<'_> {
     /// When the content of this message is to be removed, by the shard's clock; 0: never. The times in the command say for how long it is

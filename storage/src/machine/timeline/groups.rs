@@ -101,7 +101,7 @@ impl Batch<'_> {
         let sender = sender_of(append)?;
         if let Change::Create(create) = change {
             let exists = groups::refused(Reason::Exists, "there is such a group");
-            return Ok(if held.is_some() { Err(exists) } else { founded(create, &sender, op.by_operator) });
+            return Ok(if held.is_some() { Err(exists) } else { founded(create, &sender, op) });
         }
         let Some(number) = held.map(|held| held.state.number) else { return Ok(Err(groups::no_group())) };
         let Some(mut group) = self.living_group(number)? else { return Ok(Err(groups::no_group())) };
@@ -117,7 +117,7 @@ impl Batch<'_> {
                 group.deleted = true;
                 Rows::default()
             }),
-            Change::Members(members) => self.after_members(members, actor, number, &mut group, seq)?,
+            Change::Members(members) => self.after_members(members, actor, number, &mut group, seq, op.most_members)?,
         };
         Ok(done.map(|rows| (group, rows)))
     }
@@ -129,9 +129,10 @@ impl Batch<'_> {
         number: u64,
         group: &mut Group,
         seq: u64,
+        most: u32,
     ) -> io::Result<Result<Rows, Refused>> {
+        let group_before = group.clone();
         let settings = group.settings.clone().unwrap_or_default();
-        let had_owner = group.owners > 0;
         let mut rows = Rows { rows: Vec::with_capacity(op.users.len()), untold: Vec::new() };
         for person in &op.users {
             let before = self.member(number, person)?;
@@ -149,22 +150,23 @@ impl Batch<'_> {
         group.members_seq = seq;
         // Nobody could come back to a group without members.
         group.deleted = group.members == 0 && op.change() == OfMembers::Leave;
-        Ok(groups::stands(group, had_owner, matches!(actor, Actor::Operator)).map(|()| rows))
+        Ok(groups::stands(group, &group_before, matches!(actor, Actor::Operator), most).map(|()| rows))
     }
 
-    /// Whether this message may be written to the group's timeline. If so, its writer's row remembers it.
+    /// Whether this message may be written to the group's timeline. If so, its writer's row remembers it, and the answer is when it
+    /// expires at the latest by the group's rule; 0: there is none.
     pub(super) fn may_write(
         &mut self,
         held: Option<&CachedTimeline>,
         append: &Append,
-    ) -> io::Result<Result<(), Outcome>> {
+    ) -> io::Result<Result<u64, Outcome>> {
         let Some(TimelineState { number, last, .. }) = held.map(|held| held.state) else {
             return Ok(Err(answer(groups::no_group())));
         };
         let Some(group) = self.living_group(number)? else { return Ok(Err(answer(groups::no_group()))) };
         #[cfg(feature = "planted-bugs")]
         if super::planted::anybody_writes() {
-            return Ok(Ok(()));
+            return Ok(Ok(0));
         }
         let sender = sender_of(append)?;
         let row = self.member(number, &sender)?;
@@ -173,7 +175,7 @@ impl Batch<'_> {
             Ok(row) => {
                 let row = Member { wrote_seq: last + 1, ..row };
                 self.changes.put(keys::member(number, &sender.user), row.encode_to_vec());
-                Ok(Ok(()))
+                Ok(Ok(groups::expires_at_ms(&settings, append.time_ms)))
             }
             Err(refused) => Ok(Err(answer(refused))),
         }
@@ -313,7 +315,8 @@ fn of_incarnation(outcome: Outcome, held: Option<&CachedTimeline>) -> Outcome {
     }
 }
 
-fn founded(op: &CreateGroup, sender: &Person, by_operator: bool) -> Result<(Group, Rows), Refused> {
+fn founded(op: &CreateGroup, sender: &Person, command: &ChangeGroup) -> Result<(Group, Rows), Refused> {
+    let ChangeGroup { by_operator, most_members, .. } = *command;
     let mut group = Group { settings: op.settings.clone(), members_seq: 1, ..Group::default() };
     let owner = if by_operator { op.owner.as_ref() } else { Some(sender) };
     let owner = owner.map(|owner| (owner.user.clone(), groups::founder(owner, Role::Owner)));
@@ -322,7 +325,8 @@ fn founded(op: &CreateGroup, sender: &Person, by_operator: bool) -> Result<(Grou
     for (_, row) in &rows {
         groups::count(&mut group, None, row.as_ref());
     }
-    groups::stands(&group, false, by_operator).map(|()| (group, Rows { rows, untold: Vec::new() }))
+    groups::stands(&group, &Group::default(), by_operator, most_members)
+        .map(|()| (group, Rows { rows, untold: Vec::new() }))
 }
 
 fn sender_of(append: &Append) -> io::Result<Person> {

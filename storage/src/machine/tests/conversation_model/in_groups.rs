@@ -35,7 +35,12 @@ impl GroupLog {
         let settings = Some(GroupSettings { earlier_history: true, ..GroupSettings::default() });
         let create = CreateGroup { settings, members, owner: None };
         let append = Some(self.append(None, 0));
-        command(Op::ChangeGroup(ChangeGroup { append, by_operator: false, change: Some(Change::Create(create)) }))
+        command(Op::ChangeGroup(ChangeGroup {
+            append,
+            by_operator: false,
+            change: Some(Change::Create(create)),
+            most_members: 0,
+        }))
     }
 
     fn act(&mut self, who: usize, what: u8) -> TimelineCommand {
@@ -44,7 +49,12 @@ impl GroupLog {
                 let name = Some(format!("{}", self.log.len()));
                 let set = carillon_proto::pb::store::SetGroup { name, ..Default::default() };
                 let append = Some(self.append(None, 0));
-                command(Op::ChangeGroup(ChangeGroup { append, by_operator: false, change: Some(Change::Set(set)) }))
+                command(Op::ChangeGroup(ChangeGroup {
+                    append,
+                    by_operator: false,
+                    change: Some(Change::Set(set)),
+                    most_members: 0,
+                }))
             }
             1 => {
                 let before_seq = self.log.len() as u64 * 2 / 3;

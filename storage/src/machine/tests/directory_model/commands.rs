@@ -79,7 +79,7 @@ pub(super) fn command() -> impl Strategy<Value = DirectoryCommand> {
     let mode = prop_oneof![Just(Mode::Create), Just(Mode::Ensure), Just(Mode::Replace)];
     prop_oneof![
         4 => (account(), mode, 0..5u8, any::<bool>()).prop_map(|(account, mode, old, revive)| {
-            Op::PutAccount(PutAccount { account: Some(account), mode: mode.into(), numbered: old > 0, revive })
+            Op::PutAccount(PutAccount { account: Some(account), mode: mode.into(), numbered: old > 0, revive, most_accounts: None })
         }),
         2 => (0..3usize, 0..3u64)
             .prop_map(|(user, time_ms)| Op::DeleteAccount(DeleteAccount { user: USERS[user].to_owned(), time_ms })),

@@ -163,7 +163,7 @@ fn change() -> impl Strategy<Value = TimelineCommand> {
         if by_operator {
             (append.sender, append.sender_incarnation) = (Default::default(), 0);
         }
-        let op = ChangeGroup { append: Some(append), by_operator, change: Some(change) };
+        let op = ChangeGroup { append: Some(append), by_operator, change: Some(change), most_members: 0 };
         TimelineCommand { op: Some(Op::ChangeGroup(op)) }
     })
 }

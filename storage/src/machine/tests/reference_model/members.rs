@@ -37,7 +37,7 @@ impl Play {
             new_epoch: EPOCH,
             ..Append::default()
         };
-        let op = ChangeGroup { append: Some(append), by_operator: true, change: Some(change) };
+        let op = ChangeGroup { append: Some(append), by_operator: true, change: Some(change), most_members: 0 };
         let outcome = self.apply(Op::ChangeGroup(op));
         assert!(matches!(outcome, Outcome::Appended(_)), "{outcome:?}");
         let entry = Entry { envelope, header: Header::default(), incarnation: 0, target: None, mentioned: Vec::new() };

@@ -1,0 +1,28 @@
+//! What the operator has decided for domains, by which gateways narrow their own limits. See docs/adr/0036-domain-rules.md.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use carillon_proto::{Domains, UserId, narrowed, pb::store::Domain};
+
+/// As this gateway has heard it last. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ClusterDomains(Arc<ArcSwap<Domains>>);
+
+impl ClusterDomains {
+    /// The rows of the registry's view.
+    pub(crate) fn heard(&self, rows: &[Domain]) {
+        self.0.store(Arc::new(Domains::of(rows)));
+    }
+
+    /// Longest content of a message of this user.
+    pub(crate) fn max_content_bytes(&self, user: &UserId, own: usize) -> usize {
+        let of_domain = self.0.load().get(user.domain()).map_or(0, |domain| domain.max_message_bytes);
+        narrowed(own, usize::try_from(of_domain).unwrap_or(usize::MAX))
+    }
+
+    /// Messages a second of a user of this domain; 0: the domain has no limit of its own.
+    pub(crate) fn sends_per_second(&self, domain: Option<&str>) -> u32 {
+        self.0.load().get(domain).map_or(0, |domain| domain.sends_per_second)
+    }
+}

@@ -1,0 +1,39 @@
+//! Checks of what is decided for domains.
+
+use carillon_proto::{
+    DomainId,
+    limits::LEAST_MESSAGE_AGE_MS,
+    pb::store::{Rejected, SetDomain},
+};
+
+use super::invalid;
+
+/// Of the hash of a token.
+const HASH_BYTES: usize = 32;
+
+pub(super) fn check_set(op: &SetDomain) -> Result<(), Rejected> {
+    if !op.name.is_empty() {
+        DomainId::check(&op.name).map_err(invalid)?;
+    }
+    if op.name.is_empty() && op.max_users.is_some_and(|users| users != 0) {
+        return Err(invalid("accounts of the default domain are not counted, so their number has no limit"));
+    }
+    if op.message_age_ms.is_some_and(|age_ms| (1..LEAST_MESSAGE_AGE_MS).contains(&age_ms)) {
+        return Err(invalid(format!(
+            "messages are kept for 0 (as the cluster says) or at least {LEAST_MESSAGE_AGE_MS} ms"
+        )));
+    }
+    let is_hash = |bytes: &[u8]| bytes.len() == HASH_BYTES;
+    if op.add_key.as_ref().is_some_and(|key| !is_hash(&key.sha256)) {
+        return Err(invalid("a key is the SHA-256 of a token, 32 bytes"));
+    }
+    if !op.remove_key.is_empty() && !is_hash(&op.remove_key) {
+        return Err(invalid("a key is named by the SHA-256 of its token, 32 bytes"));
+    }
+    let nothing = SetDomain { name: op.name.clone(), remove: op.remove, ..SetDomain::default() };
+    if (*op == nothing) != op.remove {
+        let why = if op.remove { "what is removed is not set as well" } else { "nothing is to be set" };
+        return Err(invalid(why));
+    }
+    Ok(())
+}

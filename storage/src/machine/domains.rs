@@ -1,0 +1,99 @@
+//! What the operator has decided for domains: rows of directory shard 0, held in memory as the rest of the registry. See
+//! docs/adr/0036-domain-rules.md.
+
+use std::{collections::BTreeMap, io, sync::Arc};
+
+use carillon_proto::{
+    limits::{DOMAIN_KEYS, DOMAINS},
+    pb::store::{Domain, SetDomain, rejected::Reason},
+};
+use prost::Message as _;
+
+use super::{broken, keys};
+use crate::engine::{Changes, sled::DirectoryShard};
+
+/// By name; "" is the default domain.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct DomainRows(Arc<BTreeMap<String, Domain>>);
+
+/// How long messages of domains are kept, in milliseconds, for those that have a time of their own.
+pub(crate) type MessageAges = Arc<BTreeMap<String, u64>>;
+
+impl DomainRows {
+    pub(super) fn load(shard: &DirectoryShard) -> io::Result<Self> {
+        let mut rows = BTreeMap::new();
+        for record in shard.with_prefix(&keys::domains()) {
+            let (key, value) = record?;
+            let row = Domain::decode(&*value).map_err(|_| broken("row of a domain"))?;
+            rows.insert(keys::domain_of(&key)?, row);
+        }
+        Ok(Self(Arc::new(rows)))
+    }
+
+    /// Ordered by name.
+    pub(crate) fn all(&self) -> Vec<Domain> {
+        self.0.values().cloned().collect()
+    }
+
+    pub(crate) fn message_ages(&self) -> MessageAges {
+        let aged = self.0.iter().filter(|(_, row)| row.message_age_ms != 0);
+        Arc::new(aged.map(|(name, row)| (name.clone(), row.message_age_ms)).collect())
+    }
+
+    pub(super) fn set(&mut self, op: &SetDomain, changes: &mut Changes) -> Result<(), (Reason, String)> {
+        let known = self.0.get(&op.name);
+        if op.remove {
+            if known.is_none() {
+                return Err((Reason::NotFound, format!("nothing is decided for domain {:?}", op.name)));
+            }
+            changes.delete(keys::domain(&op.name));
+            Arc::make_mut(&mut self.0).remove(&op.name);
+            return Ok(());
+        }
+        if known.is_none() && self.0.len() >= DOMAINS {
+            return Err((Reason::Full, format!("{DOMAINS} domains have rows, which is the most")));
+        }
+        let mut row = known.cloned().unwrap_or_else(|| Domain { name: op.name.clone(), ..Domain::default() });
+        set_keys(&mut row, op)?;
+        set_limits(&mut row, op);
+        if known != Some(&row) {
+            changes.put(keys::domain(&op.name), row.encode_to_vec());
+            Arc::make_mut(&mut self.0).insert(op.name.clone(), row);
+        }
+        Ok(())
+    }
+}
+
+fn set_limits(row: &mut Domain, op: &SetDomain) {
+    fn to<T: Copy>(place: &mut T, given: Option<T>) {
+        *place = given.unwrap_or(*place);
+    }
+    to(&mut row.max_message_bytes, op.max_message_bytes);
+    to(&mut row.sends_per_second, op.sends_per_second);
+    to(&mut row.max_users, op.max_users);
+    to(&mut row.max_groups_of_user, op.max_groups_of_user);
+    to(&mut row.max_group_members, op.max_group_members);
+    to(&mut row.max_media_bytes, op.max_media_bytes);
+    to(&mut row.message_age_ms, op.message_age_ms);
+    to(&mut row.closed, op.closed);
+    to(&mut row.no_new_groups, op.no_new_groups);
+}
+
+/// One key may be replaced by another one in the same command.
+fn set_keys(row: &mut Domain, op: &SetDomain) -> Result<(), (Reason, String)> {
+    if !op.remove_key.is_empty() {
+        let before = row.keys.len();
+        row.keys.retain(|key| key.sha256 != op.remove_key);
+        if row.keys.len() == before {
+            return Err((Reason::NotFound, format!("domain {:?} has no such key", op.name)));
+        }
+    }
+    if let Some(key) = op.add_key.as_ref().filter(|key| row.keys.iter().all(|known| known.sha256 != key.sha256)) {
+        if row.keys.len() >= DOMAIN_KEYS {
+            let why = format!("domain {:?} has {DOMAIN_KEYS} keys already: remove one first", op.name);
+            return Err((Reason::Full, why));
+        }
+        row.keys.push(key.clone());
+    }
+    Ok(())
+}

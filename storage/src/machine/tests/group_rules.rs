@@ -1,0 +1,327 @@
+//! The rule of a group by which its messages expire, against a model, and the domain's limit of members.
+
+use std::collections::BTreeMap;
+
+use carillon_proto::{
+    Level, ShardId, ShardKind,
+    pb::{
+        client::{Content, Envelope, Recipient, Text, content, recipient::To},
+        store::{
+            AdvanceClock, Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, ExpireMessages, GroupSettings,
+            Header, Person, ReadTimeline, Reference, Role, SetGroup, SetLevel, StoreError, TimelineCommand,
+            TimelineKey, change_group::Change, change_members::Change as OfMembers, header, rejected::Reason,
+            store_error::Why, timeline_command::Op, timeline_key::Kind,
+        },
+    },
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::machine::{Outcome, TimelineMachine, TimelineReader};
+
+const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
+const OWNER: &str = "a";
+const WRITERS: [&str; 2] = ["a", "b"];
+/// Milliseconds since 1970 when the shard's clock begins; here both go at the same pace.
+const BEGAN_MS: u64 = 1_700_000_000_000;
+
+fn group() -> Option<TimelineKey> {
+    Some(TimelineKey { kind: Kind::Group.into(), owner: "g".into() })
+}
+
+fn command(op: Op) -> TimelineCommand {
+    TimelineCommand { op: Some(op) }
+}
+
+fn set_level() -> TimelineCommand {
+    command(Op::SetLevel(SetLevel { level: Level::OF_PROGRAM.0 }))
+}
+
+fn id(number: u8) -> String {
+    format!("{number:026}")
+}
+
+fn person(user: &str) -> Person {
+    Person { user: user.to_owned(), incarnation: 1 }
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    /// By an owner or by somebody else; 0: none.
+    Rule(usize, u64),
+    Say {
+        writer: usize,
+        number: u8,
+        after_ms: Option<u64>,
+        poll: bool,
+    },
+    Edit(u8, u8),
+    Tick(u32),
+    Expire,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let after_ms = || proptest::option::of(1..30u64);
+    prop_oneof![
+        2 => (0..2usize, prop_oneof![1 => Just(0), 3 => 1..20u64]).prop_map(|(by, after_ms)| Act::Rule(by, after_ms)),
+        8 => (0..2usize, 0..30u8, after_ms(), any::<bool>())
+            .prop_map(|(writer, number, after_ms, poll)| Act::Say { writer, number, after_ms, poll }),
+        3 => (0..30u8, 30..60u8).prop_map(|(target, number)| Act::Edit(target, number)),
+        3 => (1..8u32).prop_map(Act::Tick),
+        2 => Just(Act::Expire),
+    ]
+}
+
+fn append(by: &str, number: u8, time_ms: u64, header: Option<Header>) -> Append {
+    let text = Text { body: format!("secret {number}.") };
+    let envelope = Envelope {
+        id: id(number),
+        sender: by.to_owned(),
+        to: Some(Recipient { to: Some(To::Group("g".to_owned())) }),
+        time_ms,
+        content: Some(Content { body: Some(content::Body::Text(text)), ..Content::default() }),
+        expires_at_ms: header.as_ref().map_or(0, |header| header.expires_at_ms),
+        ..Envelope::default()
+    };
+    Append {
+        timeline: group(),
+        duplicate_key: vec![number; 16].into(),
+        time_ms,
+        envelope: envelope.encode_to_vec().into(),
+        new_epoch: 5,
+        sender: by.to_owned().into(),
+        sender_generation: 1 << 40,
+        sender_incarnation: 1,
+        header: header.map(Box::new),
+        ..Append::default()
+    }
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy)]
+struct Said {
+    seq: u64,
+    /// By the times of envelopes; 0: without end.
+    expires_at_ms: u64,
+    by_rule: bool,
+    writer: usize,
+    gone: bool,
+    is_edit: bool,
+}
+
+struct World {
+    shard: OpenShard<TimelineMachine, TimelineReader>,
+    index: u64,
+    clock_ms: u64,
+    rule_ms: u64,
+    changes: u8,
+    /// By number.
+    said: BTreeMap<u8, Said>,
+}
+
+impl World {
+    fn new() -> Self {
+        let shard = OpenShard::new(|engines| engines.timeline(SHARD).expect("shard"), &set_level());
+        let mut world = Self { shard, index: 0, clock_ms: 0, rule_ms: 0, changes: 60, said: BTreeMap::new() };
+        let members = vec![person("b")];
+        let create = CreateGroup { settings: Some(GroupSettings::default()), members, owner: None };
+        assert!(matches!(world.change(OWNER, Change::Create(create), 0), Outcome::Appended(_)));
+        world
+    }
+
+    fn apply(&mut self, op: Op) -> Outcome {
+        self.index += 1;
+        let entries = [entry(self.index, &[command(op)])];
+        self.shard.machine.apply(&entries, &self.index.to_be_bytes()).expect("applies").remove(0).remove(0)
+    }
+
+    fn now_ms(&self) -> u64 {
+        BEGAN_MS + self.clock_ms
+    }
+
+    fn change(&mut self, by: &str, change: Change, most_members: u32) -> Outcome {
+        self.changes += 1;
+        let append = append(by, self.changes, self.now_ms(), None);
+        self.apply(Op::ChangeGroup(ChangeGroup {
+            append: Some(append),
+            by_operator: false,
+            change: Some(change),
+            most_members,
+        }))
+    }
+
+    fn act(&mut self, act: &Act) {
+        match *act {
+            Act::Rule(by, after_ms) => {
+                // More than a byte names.
+                if self.changes == u8::MAX {
+                    return;
+                }
+                let set = SetGroup { expire_after_ms: Some(after_ms), ..SetGroup::default() };
+                let outcome = self.change(WRITERS[by], Change::Set(set), 0);
+                if WRITERS[by] == OWNER {
+                    assert!(matches!(outcome, Outcome::Appended(_)), "{outcome:?}");
+                    self.rule_ms = after_ms;
+                } else {
+                    assert_eq!(reason(&outcome), Some(Reason::Forbidden), "a member sets no rule");
+                }
+            }
+            Act::Say { writer, number, after_ms, poll } => self.say(writer, number, after_ms, poll),
+            Act::Edit(target, number) => self.edit(target, number),
+            Act::Tick(elapsed_ms) => {
+                self.clock_ms += u64::from(elapsed_ms);
+                self.apply(Op::AdvanceClock(AdvanceClock { elapsed_ms }));
+            }
+            Act::Expire => {
+                self.apply(Op::ExpireMessages(ExpireMessages { until_ms: u64::MAX }));
+                let now_ms = self.now_ms();
+                for said in self.said.values_mut().filter(|said| said.expires_at_ms != 0) {
+                    said.gone |= said.expires_at_ms <= now_ms;
+                }
+            }
+        }
+    }
+
+    fn say(&mut self, writer: usize, number: u8, after_ms: Option<u64>, poll: bool) {
+        let own_ms = after_ms.map_or(0, |after_ms| self.now_ms() + after_ms);
+        let header = Header { countable: true, expires_at_ms: own_ms, ..Header::default() };
+        // With a header of its own, and without one.
+        let header = (own_ms != 0 || poll).then_some(header);
+        let outcome = self.apply(Op::Append(append(WRITERS[writer], number, self.now_ms(), header)));
+        let Outcome::Appended(Appended { seq, first_envelope, expires_at_ms, .. }) = outcome else {
+            panic!("{outcome:?}")
+        };
+        if let Some(known) = self.said.get(&number) {
+            // A repeat gets its first answer, whatever the rule is by now.
+            let by_rule_ms = if known.by_rule { known.expires_at_ms } else { 0 };
+            assert!((seq, expires_at_ms) == (known.seq, by_rule_ms) || known.gone || known.is_edit, "{known:?}");
+            let first = Envelope::decode(first_envelope).expect("decodes");
+            assert_eq!(first.expires_at_ms, known.expires_at_ms);
+            return;
+        }
+        let by_rule_ms = if self.rule_ms == 0 { u64::MAX } else { self.now_ms() + self.rule_ms };
+        let ends_ms = if own_ms == 0 { by_rule_ms } else { own_ms.min(by_rule_ms) };
+        let ends_ms = if ends_ms == u64::MAX { 0 } else { ends_ms };
+        assert_eq!(expires_at_ms, if ends_ms == own_ms { 0 } else { ends_ms }, "{own_ms} by {}", self.rule_ms);
+        let by_rule = ends_ms != own_ms;
+        let said = Said { seq, expires_at_ms: ends_ms, by_rule, writer, gone: false, is_edit: false };
+        self.said.insert(number, said);
+    }
+
+    /// As a client makes it: it says the end of its message, as the envelope has it.
+    fn edit(&mut self, target: u8, number: u8) {
+        let Some(of) = self.said.get(&target).copied().filter(|_| !self.said.contains_key(&number)) else { return };
+        let key = vec![target; 16].into();
+        let reference = Reference { id: id(target), key, by_sender: true, seq: of.seq };
+        let edit = |expires_at_ms| Header {
+            kind: header::Kind::Edit.into(),
+            refers_to: Some(reference.clone()),
+            expires_at_ms,
+            ..Header::default()
+        };
+        let writer = WRITERS[of.writer];
+        let is_over = of.expires_at_ms != 0 && of.expires_at_ms <= self.now_ms();
+        let longer = self.apply(Op::Append(append(writer, number, self.now_ms(), Some(edit(of.expires_at_ms + 1)))));
+        assert!(reason(&longer).is_some(), "an edit does not prolong its message");
+        let outcome = self.apply(Op::Append(append(writer, number, self.now_ms(), Some(edit(of.expires_at_ms)))));
+        match outcome {
+            Outcome::Appended(Appended { seq, expires_at_ms: 0, .. }) => {
+                assert!(!is_over, "of what is over nothing is said");
+                self.said.insert(number, Said { seq, is_edit: true, ..of });
+            }
+            other => assert!(is_over && reason(&other) == Some(Reason::NotFound), "{other:?}"),
+        }
+    }
+
+    fn check(&self) {
+        let read = ReadTimeline { timeline: group(), reader: Some(person(OWNER)), ..ReadTimeline::default() };
+        let page = self.shard.reader.read(&read).expect("reads");
+        for (number, said) in &self.said {
+            let entry = page.entries.iter().find(|entry| entry.seq == said.seq).expect("is there");
+            let envelope = Envelope::decode(entry.envelope.clone()).expect("decodes");
+            assert_eq!((&envelope.id, envelope.expires_at_ms), (&id(*number), said.expires_at_ms), "{said:?}");
+            assert_eq!(envelope.erased, said.gone, "{number}: {said:?}");
+        }
+    }
+}
+
+fn reason(outcome: &Outcome) -> Option<Reason> {
+    match outcome {
+        Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) }) => Some(rejected.reason()),
+        _ => None,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_message_of_a_group_expires_by_itself_or_by_the_rule_whichever_is_earlier(
+        steps in proptest::collection::vec(step(proptest::collection::vec(proptest::collection::vec(act(), 0..6), 1..4)), 1..16),
+    ) {
+        let mut world = World::new();
+        for step in steps {
+            match step {
+                Step::Apply(acts) => acts.iter().flatten().for_each(|act| world.act(act)),
+                Step::Reopen => world.shard = world.shard.reopened(),
+                Step::SnapshotAndRestore => world.shard = world.shard.restored_from_its_snapshot(),
+            }
+            world.check();
+        }
+    }
+}
+
+#[test]
+fn a_message_that_can_t_be_emptied_is_not_taken_where_messages_expire() {
+    let mut world = World::new();
+    let broken = |number: u8| {
+        let append = append(OWNER, number, BEGAN_MS, None);
+        Op::Append(Append { envelope: vec![0x3a, 9, 1].into(), ..append })
+    };
+    assert!(matches!(world.apply(broken(1)), Outcome::Appended(_)), "nothing looks into it");
+    world.act(&Act::Rule(0, 10));
+    assert_eq!(reason(&world.apply(broken(2))), Some(Reason::Invalid));
+    // The first one is a message like any other.
+    assert!(matches!(world.apply(broken(1)), Outcome::Appended(Appended { seq: 2, .. })));
+}
+
+#[test]
+fn a_change_that_makes_a_group_larger_than_its_domain_allows_is_refused_and_no_other() {
+    let mut world = World::new();
+    let members = |kind: OfMembers, users: &[&str]| {
+        let users = users.iter().map(|user| person(user)).collect();
+        Change::Members(ChangeMembers { change: kind.into(), users, ..ChangeMembers::default() })
+    };
+    let full = world.change(OWNER, members(OfMembers::Add, &["c", "d"]), 3);
+    let Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) }) = &full else { panic!("{full:?}") };
+    assert_eq!(rejected.reason(), Reason::Full);
+    assert!(rejected.detail.contains("3 members"), "{}", rejected.detail);
+    let is_done = |outcome: Outcome| matches!(outcome, Outcome::Appended(_));
+    assert!(is_done(world.change(OWNER, members(OfMembers::Add, &["c"]), 3)));
+    assert!(is_done(world.change(OWNER, members(OfMembers::Add, &["d", "e"]), 0)), "without a limit");
+    // The limit has come down since.
+    let role = |role: Role, user: &str| {
+        let users = vec![person(user)];
+        let change = OfMembers::Role.into();
+        Change::Members(ChangeMembers { change, users, role: role.into(), ..ChangeMembers::default() })
+    };
+    assert!(is_done(world.change(OWNER, role(Role::Admin, "b"), 2)));
+    assert!(is_done(world.change(OWNER, members(OfMembers::Remove, &["e"]), 2)));
+    assert!(is_done(world.change(OWNER, members(OfMembers::Invite, &["f"]), 2)));
+    assert_eq!(reason(&world.change(OWNER, members(OfMembers::Add, &["e"]), 2)), Some(Reason::Full));
+    assert_eq!(reason(&world.change("f", members(OfMembers::Join, &["f"]), 2)), Some(Reason::Full));
+    let large =
+        CreateGroup { settings: Some(GroupSettings::default()), members: vec![person("b"), person("c")], owner: None };
+    let op = |most_members| {
+        let append = Append {
+            timeline: Some(TimelineKey { owner: "h".into(), ..group().expect("some") }),
+            ..append(OWNER, 200, BEGAN_MS, None)
+        };
+        let change = Some(Change::Create(large.clone()));
+        Op::ChangeGroup(ChangeGroup { append: Some(append), by_operator: false, change, most_members })
+    };
+    assert_eq!(reason(&world.apply(op(2))), Some(Reason::Full));
+    assert!(is_done(world.apply(op(3))));
+    // A repeat gets its first answer, whatever the limit is by now.
+    assert!(is_done(world.apply(op(1))));
+}
