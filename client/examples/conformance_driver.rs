@@ -546,12 +546,14 @@ impl Driver {
     async fn time_passes(&mut self) -> io::Result<()> {
         let now = now_ms();
         let over = |message: &Message| message.expires_at_ms != 0 && message.expires_at_ms <= now;
-        let gone: Vec<_> = self.kept.messages.extract_if(.., |_, message| over(message)).collect();
+        let gone: Vec<_> =
+            self.kept.messages.values().filter(|message| over(message)).map(|message| message.id.clone()).collect();
         if !gone.is_empty() {
+            self.kept.messages.retain(|_, message| !over(message));
             self.kept.write(&self.folder)?;
         }
-        for (_, message) in gone {
-            self.show(json!({"shown": "gone", "id": message.id})).await?;
+        for id in gone {
+            self.show(json!({"shown": "gone", "id": id})).await?;
         }
         let now = Instant::now();
         let silent: Vec<_> =

@@ -146,7 +146,7 @@ impl<T> Outbox<T> {
         }
         let until = now + refusal.retry_after.max(MIN_PAUSE);
         let who = match refusal.code {
-            Code::RateLimited => {
+            Code::RateLimited if refusal.retry_after < OF_ONE_CONVERSATION => {
                 entry.not_before = Some(until);
                 None
             }
@@ -244,6 +244,8 @@ impl From<Request> for Body {
 }
 
 /// A refusal without a pause must not cause a tight loop.
+/// A rate of the user frees a place after a shorter time: so long a pause is the slow mode of a group, and other conversations go on.
+const OF_ONE_CONVERSATION: Duration = Duration::from_secs(1);
 const MIN_PAUSE: Duration = Duration::from_millis(10);
 
 impl From<client::Refused> for Refusal {
@@ -372,6 +374,25 @@ mod tests {
         assert_eq!(outbox.refused("1", &refusal(Code::RateLimited, true), now), None);
         assert_eq!(ready(&mut outbox, now + 99 * MS), "");
         assert_eq!(ready(&mut outbox, now + 100 * MS), "1");
+    }
+
+    #[test]
+    fn the_slow_mode_of_a_group_holds_back_no_other_conversation() {
+        let now = Instant::now();
+        let mut outbox = Outbox::new();
+        for (id, to) in [("1", "club"), ("2", "bob"), ("3", "club"), ("4", "bob")] {
+            push(&mut outbox, id, to, now + 60_000 * MS);
+        }
+        outbox.connected(1);
+        assert_eq!(ready(&mut outbox, now), "1");
+        let slow = Refusal { retry_after: 25_000 * MS, ..refusal(Code::RateLimited, true) };
+        assert_eq!(outbox.refused("1", &slow, now), None);
+        for id in ["2", "4"] {
+            assert_eq!(ready(&mut outbox, now), id);
+            outbox.accepted(id);
+        }
+        assert_eq!((ready(&mut outbox, now), outbox.next_release()), (String::new(), Some(now + 25_000 * MS)));
+        assert_eq!(ready(&mut outbox, now + 25_000 * MS), "1");
     }
 
     #[test]

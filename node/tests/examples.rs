@@ -1,5 +1,7 @@
 //! Against a whole service: the examples of the client library, and whether the frames of the scenes of docs/examples are like the real ones.
 
+#![expect(clippy::duplicate_mod, reason = "each example is a program of its own")]
+
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};

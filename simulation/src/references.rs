@@ -227,7 +227,9 @@ fn state(made: &[&Entry], target: &Entry, reader: &(String, u64)) -> MessageStat
         return MessageState { recall: Some(recall.clone()), ..MessageState::default() };
     }
     let edits: Vec<_> = is(|body| matches!(body, Body::Edit(_))).collect();
-    let (mut chosen, mut voted): (BTreeMap<&str, (u64, &[String])>, BTreeMap<&str, (u64, &[u32])>) = Default::default();
+    // By sender: which of its accounts, and what it said last.
+    let mut chosen: BTreeMap<&str, (u64, &[String])> = BTreeMap::new();
+    let mut voted: BTreeMap<&str, (u64, &[u32])> = BTreeMap::new();
     let mut pinned = false;
     for entry in made {
         let sender = &*entry.envelope.sender;

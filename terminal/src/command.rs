@@ -8,7 +8,7 @@ use carillon_proto::{
     pb::client::{ConversationSettings, Poll, ReportReason, RequestAnswer, Show},
 };
 
-use crate::thread::With;
+use crate::thread::{Said, With};
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {
@@ -53,9 +53,13 @@ pub(crate) enum About {
 }
 
 impl About {
-    /// Whether it is meant for an own message, where none is chosen.
-    pub(crate) fn is_for_own(&self) -> bool {
-        matches!(self, Self::Edit(_) | Self::Recall(_))
+    /// Whether it is meant for this message, where none is chosen.
+    pub(crate) fn fits(&self, said: &Said, is_own: bool) -> bool {
+        match self {
+            Self::Edit(_) | Self::Recall(_) => is_own,
+            Self::Vote(_) => said.is_poll,
+            Self::React(_) | Self::Pin(_) => !is_own,
+        }
     }
 }
 

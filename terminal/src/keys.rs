@@ -1,7 +1,7 @@
 //! What keys do.
 
 use carillon_client::Client;
-use carillon_proto::pb::client::{Content, ConversationSettings, Envelope, MessageRef, ReplyTo};
+use carillon_proto::pb::client::{Content, ConversationSettings, Envelope, MessageRef, ReplyTo, content::Body};
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     command::{self, Command, HELP},
     model::{Model, line},
     text,
-    thread::{Pending, Thread, With},
+    thread::{Pending, Said, With},
 };
 
 /// Lines that a key scrolls.
@@ -85,7 +85,7 @@ impl Model {
             return;
         };
         let shown = text::of(&Envelope { content: Some(content.clone()), ..Envelope::default() }, None).0;
-        let client_id = self.pend(&with, shown, expires_after_ms);
+        let client_id = self.pend(&with, shown, matches!(content.body, Some(Body::Poll(_))));
         let thread = self.threads.entry(with.clone()).or_default();
         if thread.settings.draft.take().is_some_and(|draft| !draft.is_empty()) {
             self.acts.push_back(Act::Set(with.clone(), draft("")));
@@ -95,29 +95,20 @@ impl Model {
     }
 
     /// A message of this device that waits to be accepted. Returns its client id.
-    fn pend(&mut self, with: &With, text: String, expires_after_ms: u64) -> String {
+    fn pend(&mut self, with: &With, text: String, is_poll: bool) -> String {
         self.sent += 1;
         let client_id = format!("{}-{}", self.prefix, self.sent);
         let thread = self.threads.entry(with.clone()).or_default();
         thread.forget_refused();
-        thread.pending.push(Pending {
-            client_id: client_id.clone(),
-            text,
-            expires_after_ms,
-            has_file: false,
-            refused: None,
-        });
+        thread.pending.push(Pending { client_id: client_id.clone(), text, has_file: false, is_poll, refused: None });
         self.scroll = 0;
         client_id
     }
 
-    /// The position of the chosen message, or of the last own one or of another, how one refers to it, and how it begins.
-    fn meant(&mut self, with: &With, is_own: bool) -> Option<(u64, MessageRef, String)> {
+    /// The position of the chosen message, or of the last one that fits (it is told whether it is an own one), how one refers to it, and how it begins.
+    fn meant(&mut self, with: &With, fits: impl Fn(&Said, bool) -> bool) -> Option<(u64, MessageRef, String)> {
         let thread = self.threads.get(with)?;
-        let last = || match is_own {
-            true => thread.newest_of(&self.user),
-            false => thread.newest_of_others(&self.user),
-        };
+        let last = || thread.newest_that(|said| fits(said, said.message.sender == self.user.as_str()));
         let Some((seq, said)) = self.chosen.or_else(last).and_then(|seq| thread.said.get_key_value(&seq)) else {
             self.notice = "there is no message for that; Alt+Up chooses one".to_owned();
             return None;
@@ -142,12 +133,12 @@ impl Model {
                 self.acts.push_back(Act::Who(group, last));
             }
             (Command::About(about), Some(with)) => {
-                let meant = self.meant(&with, about.is_for_own());
+                let meant = self.meant(&with, |said, is_own| about.fits(said, is_own));
                 let refer = meant.map(|(seq, message, _)| Act::Refer { with, seq, message, about });
                 self.acts.extend(refer);
             }
             (Command::Reply(text), Some(with)) => {
-                if let Some((_, message, quote)) = self.meant(&with, false) {
+                if let Some((_, message, quote)) = self.meant(&with, |_, is_own| !is_own) {
                     // A quote would outlive the message.
                     let quote = if message.expires_at_ms == 0 { quote } else { String::new() };
                     let reply_to = Some(Box::new(ReplyTo { message: Some(message), quote }));
@@ -156,11 +147,11 @@ impl Model {
             }
             (Command::File(path, caption), Some(with)) => {
                 let shown = format!("[sending {}] {caption}", path.display());
-                let client_id = self.pend(&with, text::printable(&shown), 0);
+                let client_id = self.pend(&with, text::printable(&shown), false);
                 self.acts.push_back(Act::Upload { with, client_id, path, caption });
             }
             (Command::Save(path), Some(with)) => {
-                let last = || self.threads.get(&with).and_then(Thread::newest_with_file);
+                let last = || self.threads.get(&with)?.newest_that(|said| said.has_file);
                 match self.chosen.take().or_else(last) {
                     Some(seq) => {
                         self.acts.push_back(Act::Save { timeline: with.timeline(&self.user), seq, path });
@@ -169,7 +160,7 @@ impl Model {
                 }
             }
             (Command::Forward(to), Some(with)) => {
-                if let Some((seq, ..)) = self.meant(&with, false) {
+                if let Some((seq, ..)) = self.meant(&with, |_, is_own| !is_own) {
                     self.acts.push_back(Act::Forward { timeline: with.timeline(&self.user), seq, to });
                 }
             }
@@ -178,7 +169,7 @@ impl Model {
                 self.acts.push_back(Act::Later { with, content: Client::text(&text), at_ms });
             }
             (Command::Report(reason, text), Some(with)) => {
-                if let Some((seq, ..)) = self.meant(&with, false) {
+                if let Some((seq, ..)) = self.meant(&with, |_, is_own| !is_own) {
                     self.acts.push_back(Act::Report { with, seq, reason, text });
                 }
             }

@@ -230,12 +230,12 @@ impl Model {
             Event::Sent { timeline, position, client_id, message_id, time_ms, expires_at_ms } => {
                 self.began(&timeline, position);
                 let found = self.threads.values_mut().find_map(|thread| Some((thread.accepted(&client_id)?, thread)));
-                if let Some((Pending { text, has_file, .. }, thread)) = found {
+                if let Some((Pending { text, has_file, is_poll, .. }, thread)) = found {
                     let (sender, sender_device) = (self.user.to_string(), self.device.clone());
                     thread.request = MessageRequest::Unspecified;
                     let message =
                         MessageRef { id: message_id, sender, sender_device, client_id, seq: 0, expires_at_ms };
-                    thread.put(position.seq, Said { message, time_ms, text, about: String::new(), has_file });
+                    thread.put(position.seq, Said { message, time_ms, text, has_file, is_poll, ..Said::default() });
                 }
             }
             Event::Trimmed { timeline, first } => self.began(&timeline, first),

@@ -1,7 +1,7 @@
 //! Messages as text that no terminal takes for a command.
 
 use carillon_proto::pb::client::{
-    Content, Envelope, Media, MessageState, PollTally, content::Body, group_change::What,
+    Content, Envelope, Media, MessageState, PollTally, content::Body, group_change::What, members_change::Kind,
 };
 use chrono::{DateTime, Local, NaiveDateTime};
 
@@ -92,7 +92,10 @@ fn changed(what: &What) -> String {
         What::Set(set) => set.expire_after_ms.map_or("changed the settings".to_owned(), expiring),
         What::Deleted(_) => "deleted the group".to_owned(),
         What::Members(members) => {
-            let kind = members.kind().as_str_name().trim_start_matches("KIND_").to_lowercase();
+            let kind = match members.kind() {
+                Kind::Muted if members.muted_until_ms == 0 => "unmuted".to_owned(),
+                kind => kind.as_str_name().trim_start_matches("KIND_").to_lowercase(),
+            };
             printable(&format!("{kind} {}", members.users.join(", ")))
         }
     }

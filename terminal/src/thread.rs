@@ -31,7 +31,11 @@ impl With {
     pub(crate) fn of_message(timeline: &TimelineId, envelope: &Envelope, user: &UserId) -> Option<Self> {
         match timeline {
             TimelineId::Group(group) => Some(Self::Group(group.clone())),
-            TimelineId::Inbox(_) if envelope.sender == user.as_str() => Self::of(envelope.to.as_ref()?),
+            TimelineId::Inbox(_) if envelope.sender == user.as_str() && envelope.change.is_none() => {
+                Self::of(envelope.to.as_ref()?)
+            }
+            // News of a membership are the group's.
+            TimelineId::Inbox(_) if envelope.change.is_some() => None,
             TimelineId::Inbox(_) => UserId::new(&envelope.sender).ok().map(Self::User),
         }
     }
@@ -65,7 +69,7 @@ impl With {
 }
 
 /// A message that has its position.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Said {
     /// How others refer to it, but for its position.
     pub(crate) message: MessageRef,
@@ -74,6 +78,9 @@ pub(crate) struct Said {
     /// A line below the message: edited, pinned, reactions.
     pub(crate) about: String,
     pub(crate) has_file: bool,
+    pub(crate) is_poll: bool,
+    /// Nothing can be said about it any more.
+    pub(crate) is_gone: bool,
 }
 
 impl Said {
@@ -90,7 +97,9 @@ impl Said {
         let (text, about) = text::of(envelope, state);
         let body = envelope.content.as_ref().and_then(|content| content.body.as_ref());
         let has_file = matches!(body, Some(Body::Image(_) | Body::Audio(_) | Body::Video(_) | Body::File(_)));
-        Self { message, time_ms: *time_ms, text, about, has_file }
+        let is_poll = matches!(body, Some(Body::Poll(_)));
+        let is_gone = envelope.erased || envelope.change.is_some() || state.is_some_and(|state| state.recall.is_some());
+        Self { message, time_ms: *time_ms, text, about, has_file, is_poll, is_gone }
     }
 }
 
@@ -111,9 +120,8 @@ pub(crate) fn about(envelope: &Envelope) -> Option<&MessageRef> {
 pub(crate) struct Pending {
     pub(crate) client_id: String,
     pub(crate) text: String,
-    /// For how long it is shown; 0: without end.
-    pub(crate) expires_after_ms: u64,
     pub(crate) has_file: bool,
+    pub(crate) is_poll: bool,
     /// Why it was not accepted.
     pub(crate) refused: Option<String>,
 }
@@ -169,7 +177,7 @@ impl Thread {
         while let Some((_, seq)) = self.expiring.first().copied().filter(|(at_ms, _)| *at_ms <= now_ms) {
             self.expiring.pop_first();
             if let Some(said) = self.said.get_mut(&seq) {
-                (said.text, said.about) = (text::EXPIRED.to_owned(), String::new());
+                (said.text, said.about, said.is_gone) = (text::EXPIRED.to_owned(), String::new(), true);
             }
         }
     }
@@ -225,12 +233,9 @@ impl Thread {
         self.said.iter().rev().find(|(_, said)| said.message.sender != user.as_str()).map(|(seq, _)| *seq)
     }
 
-    pub(crate) fn newest_of(&self, user: &UserId) -> Option<u64> {
-        self.said.iter().rev().find(|(_, said)| said.message.sender == user.as_str()).map(|(seq, _)| *seq)
-    }
-
-    pub(crate) fn newest_with_file(&self) -> Option<u64> {
-        self.said.iter().rev().find(|(_, said)| said.has_file).map(|(seq, _)| *seq)
+    /// The newest message of which this is so, and about which something can be said.
+    pub(crate) fn newest_that(&self, is: impl Fn(&Said) -> bool) -> Option<u64> {
+        self.said.iter().rev().find(|(_, said)| !said.is_gone && is(said)).map(|(seq, _)| *seq)
     }
 
     /// Where the message with this id stands.
@@ -255,7 +260,7 @@ mod tests {
         let mut thread = Thread::default();
         for (seq, id) in [(3, "A"), (5, "B"), (9, "C")] {
             let message = MessageRef { id: id.to_owned(), sender: "me".to_owned(), ..MessageRef::default() };
-            let said = Said { message, time_ms: 1, text: String::new(), about: String::new(), has_file: false };
+            let said = Said { message, time_ms: 1, text: String::new(), about: String::new(), ..Said::default() };
             assert!(thread.put(seq, said));
         }
         thread

@@ -10,8 +10,8 @@ use carillon_client::{Client, ClientConfig, Event, Events, SendError, State};
 use carillon_proto::{
     Position, TimelineId, UserId,
     pb::client::{
-        Accepted, ChatState, ChatStateNotice, Envelope, Media, Recipient, UserMark, group_change::What, recipient,
-        timeline,
+        Accepted, ChatState, ChatStateNotice, Envelope, Media, Recipient, UserMark, group_change::What,
+        members_change::Kind, recipient, timeline,
     },
     tasks::Tasks,
 };
@@ -52,6 +52,9 @@ pub(super) struct Listen {
     /// Names this device among the user's: the service keeps how far each one is.
     #[arg(long, default_value = "terminal")]
     device: String,
+    /// Prints before each message its position and id, by which other commands name it.
+    #[arg(long)]
+    ids: bool,
     #[command(flatten)]
     connect: Connect,
 }
@@ -65,7 +68,7 @@ pub(super) struct Chat {
     /// terminal.
     #[arg(long)]
     lines: bool,
-    #[arg(long, default_value = "terminal")]
+    #[arg(long, default_value = "terminal-chat")]
     device: String,
     #[command(flatten)]
     connect: Connect,
@@ -103,7 +106,7 @@ impl Listen {
         let tasks = Tasks::new();
         let (client, mut events) = Client::open(self.connect.settings(config, &self.user, &self.device)?, &tasks)?;
         let ended = tokio::select! {
-            ended = print_events(&mut events, self.user.as_str(), |_| {}) => Err(ended),
+            ended = print_events(&mut events, (self.user.as_str(), self.ids), |_| {}) => Err(ended),
             _ = signals.next() => Ok(()),
         };
         close(&client, events, &ended).await;
@@ -142,7 +145,7 @@ async fn lines(settings: ClientConfig, with: &UserId) -> anyhow::Result<()> {
         Shown::Connected => seen.send_modify(|seen| seen.connections += 1),
     };
     let ended = tokio::select! {
-        ended = print_events(&mut events, &user, show) => Err(ended),
+        ended = print_events(&mut events, (&user, false), show) => Err(ended),
         typed = send_lines(&client, with) => typed,
         () = mark_read(&client, with, to_tell) => Ok(()),
         _ = signals.next() => Ok(()),
@@ -194,11 +197,16 @@ async fn close(client: &Client, mut events: Events, ended: &anyhow::Result<()>) 
 }
 
 /// Returns the reason when there are no more events.
-async fn print_events(events: &mut Events, user: &str, mut shown: impl FnMut(Shown<'_>)) -> anyhow::Error {
+async fn print_events(
+    events: &mut Events,
+    (user, ids): (&str, bool),
+    mut shown: impl FnMut(Shown<'_>),
+) -> anyhow::Error {
     while let Some(event) = events.next().await {
         match event {
             Event::Delivered { timeline, position, envelope } => {
-                if let Err(error) = out::line(line(&envelope, user)) {
+                let ids = if ids { format!("{} {} ", position.seq, envelope.id) } else { String::new() };
+                if let Err(error) = out::line(format_args!("{ids}{}", line(&envelope, user))) {
                     return error;
                 }
                 if let TimelineId::Inbox(_) = timeline {
@@ -317,15 +325,19 @@ fn changed(what: &What) -> String {
         },
         What::Deleted(_) => "deleted the group".to_owned(),
         What::Members(members) => {
-            let kind = members.kind().as_str_name().trim_start_matches("KIND_").to_lowercase();
+            let kind = match members.kind() {
+                Kind::Muted if members.muted_until_ms == 0 => "unmuted".to_owned(),
+                kind => kind.as_str_name().trim_start_matches("KIND_").to_lowercase(),
+            };
             format!("{kind}: {}", printable(&members.users.join(", ")))
         }
     }
 }
 
-/// The text as one line, without control characters that a terminal obeys.
+/// The text as one line, without control characters that a terminal obeys, and those that turn the direction of what follows.
 pub(super) fn printable(text: &str) -> String {
-    text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    let obeyed = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.trim_end().chars().map(|c| if obeyed(c) { ' ' } else { c }).collect()
 }
 
 /// The time in UTC, to the second.

@@ -4,7 +4,7 @@ use anyhow::{anyhow, bail};
 use carillon_client::{Client, SendError, Target};
 use carillon_proto::{
     GroupId, MessageId, TimelineId, UserId,
-    pb::client::{Accepted, Direction, Entry, MessageState, Poll, Recipient, ReportReason},
+    pb::client::{Accepted, Direction, Entry, Envelope, MessageState, Poll, Recipient, ReportReason},
 };
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -147,17 +147,17 @@ impl What {
         match self {
             Self::Show { message } => show(&find(client, timeline, message).await?.entry, user),
             Self::Edit { message, text } => {
-                let found = find(client, timeline, message).await?;
-                done(client.edit(&found.target, Client::text(&text)).await)
+                let target = find_alive(client, timeline, message).await?;
+                done(client.edit(&target, Client::text(&text)).await)
             }
             Self::Recall { message, erase } => {
-                let found = find(client, timeline, message).await?;
-                done(client.recall(&found.target, erase).await)
+                let target = find_alive(client, timeline, message).await?;
+                done(client.recall(&target, erase).await)
             }
             Self::React { message, emojis } => {
-                let found = find(client, timeline, message).await?;
+                let target = find_alive(client, timeline, message).await?;
                 let emojis: Vec<&str> = emojis.iter().map(String::as_str).collect();
-                done(client.react(&found.target, &emojis).await)
+                done(client.react(&target, &emojis).await)
             }
             Self::Forward { message, to } => {
                 let entry = find(client, timeline, message).await?.entry;
@@ -169,16 +169,16 @@ impl What {
                 };
                 done(client.send(to.recipient()?, content).await)
             }
-            Self::Pin { message } => done(client.pin(&find(client, timeline, message).await?.target).await),
-            Self::Unpin { message } => done(client.unpin(&find(client, timeline, message).await?.target).await),
+            Self::Pin { message } => done(client.pin(&find_alive(client, timeline, message).await?).await),
+            Self::Unpin { message } => done(client.unpin(&find_alive(client, timeline, message).await?).await),
             Self::Pinned { with } => pinned(client, timeline, conversation(timeline, with.as_ref())?, user).await,
             Self::Poll { question, options, with, multiple } => {
                 let to = conversation(timeline, with.as_ref())?;
                 done(client.send(to, Client::poll(Poll { question, options, multiple, until_ms: 0 })).await)
             }
             Self::Vote { message, options } => {
-                let found = find(client, timeline, message).await?;
-                done(client.vote(&found.target, &options).await)
+                let target = find_alive(client, timeline, message).await?;
+                done(client.vote(&target, &options).await)
             }
             Self::Report { messages, reason, text, block } => {
                 report(client, timeline, messages, reason.into(), &text, block).await
@@ -224,15 +224,26 @@ pub(super) async fn find(client: &Client, timeline: &TimelineId, id: MessageId) 
     bail!("message {id} is not among the last {} messages", PAGES * PAGE as usize)
 }
 
+/// The same, of a message about which something can be said.
+pub(super) async fn find_alive(client: &Client, timeline: &TimelineId, id: MessageId) -> anyhow::Result<Target> {
+    let FoundMessage { target, entry } = find(client, timeline, id).await?;
+    if entry.envelope.is_some_and(|envelope| envelope.erased) {
+        bail!("message {id} is gone: it was erased or has expired");
+    }
+    Ok(target)
+}
+
 fn show(entry: &Entry, user: &str) -> anyhow::Result<()> {
     let Some(envelope) = &entry.envelope else { bail!("the service sent no message") };
+    if let Some(recall) = entry.state.as_ref().and_then(|state| state.recall.as_ref()) {
+        // Nobody is shown what was taken back.
+        let shown = Envelope { content: None, ..envelope.clone() };
+        return out::line(format_args!("{} recalled by {}", line(&shown, user), printable(&recall.sender)));
+    }
     out::line(line(envelope, user))?;
-    let Some(MessageState { recall, edit, edits, reactions, pinned, poll, .. }) = entry.state.as_deref() else {
+    let Some(MessageState { edit, edits, reactions, pinned, poll, .. }) = entry.state.as_deref() else {
         return Ok(());
     };
-    if let Some(recall) = recall {
-        return out::line(format_args!("recalled by {}", printable(&recall.sender)));
-    }
     if let Some(edit) = edit.as_ref().and_then(|edit| edit.content.as_ref()) {
         out::line(format_args!("edited {edits} times: {}", said(Some(edit))))?;
     }

@@ -10,7 +10,7 @@ use carillon_proto::{
 };
 use clap::Args;
 
-use super::{chat::accepted, credential::parse_duration, message::find, out};
+use super::{chat::accepted, credential::parse_duration, message::find_alive, out};
 
 /// Whom a message is for.
 #[derive(Args)]
@@ -91,10 +91,10 @@ impl Saying {
             }
         };
         if let Some(id) = self.reply_to {
-            content = find(client, timeline, id).await?.target.answered_by(content, "");
+            content = find_alive(client, timeline, id).await?.answered_by(content, "");
         }
         if let Some(id) = self.thread {
-            content = find(client, timeline, id).await?.target.continued_by(content);
+            content = find_alive(client, timeline, id).await?.continued_by(content);
         }
         let users: Vec<_> = self.mentions.iter().map(ToString::to_string).collect();
         let mentions = Mentions { users, all: self.mention_all, here: self.mention_here };
