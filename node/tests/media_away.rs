@@ -23,6 +23,7 @@ use support::cluster::Cluster;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    task::JoinSet,
     time::timeout,
 };
 
@@ -105,24 +106,21 @@ fn while_the_place_for_files_is_away_messages_go_on_and_no_accepted_byte_is_lost
         let urls = [url.clone(), url.replace(":7810/", port).replace(":7811/", port)];
 
         let (goes_on, uploaded) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
-        let uploads: Vec<_> = clients
-            .iter()
-            .enumerate()
-            .map(|(number, client)| {
-                let (client, goes_on, uploaded) = (client.clone(), Arc::clone(&goes_on), Arc::clone(&uploaded));
-                tokio::spawn(async move {
-                    let mut all = Vec::new();
-                    for seed in (number + 2..).step_by(2) {
-                        if !goes_on.load(Ordering::Relaxed) {
-                            break;
-                        }
-                        all.push((upload(&client, seed).await.id, seed));
-                        uploaded.fetch_add(1, Ordering::Relaxed);
+        let mut uploads = JoinSet::new();
+        for (number, client) in clients.iter().enumerate() {
+            let (client, goes_on, uploaded) = (client.clone(), Arc::clone(&goes_on), Arc::clone(&uploaded));
+            uploads.spawn(async move {
+                let mut all = Vec::new();
+                for seed in (number + 2..).step_by(2) {
+                    if !goes_on.load(Ordering::Relaxed) {
+                        break;
                     }
-                    all
-                })
-            })
-            .collect();
+                    all.push((upload(&client, seed).await.id, seed, number));
+                    uploaded.fetch_add(1, Ordering::Relaxed);
+                }
+                all
+            });
+        }
         until("files are uploaded", async || uploaded.load(Ordering::Relaxed) >= 2).await;
 
         let (here, away) = (cluster.data("files"), cluster.data("away"));
@@ -148,9 +146,8 @@ fn while_the_place_for_files_is_away_messages_go_on_and_no_accepted_byte_is_lost
         until("uploads go on", async || uploaded.load(Ordering::Relaxed) >= before + 2).await;
         goes_on.store(false, Ordering::Relaxed);
         let mut kept = vec![(first.id, 1, 0)];
-        for (number, uploading) in uploads.into_iter().enumerate() {
-            let all = uploading.await.expect("none was lost");
-            kept.extend(all.into_iter().map(|(id, seed)| (id, seed, number)));
+        while let Some(all) = uploads.join_next().await {
+            kept.extend(all.expect("none was lost"));
         }
         for (id, seed, owner) in kept {
             let mut got = Vec::new();
