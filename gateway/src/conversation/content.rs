@@ -20,6 +20,8 @@ pub(crate) enum ContentError {
     Malformed(#[from] DecodeError),
     #[error("content has a field of wire type group but unknown fields must have another one")]
     Group,
+    #[error("target is a message that is gone, erased or expired: nothing can be said about it any more")]
+    Gone,
     #[error("{what} {why}")]
     Wrong { what: &'static str, why: String },
 }
@@ -28,6 +30,7 @@ impl ContentError {
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::TooLarge { .. } => Code::TooLarge,
+            Self::Gone => Code::NotFound,
             Self::NoBody | Self::Malformed(_) | Self::Group | Self::Wrong { .. } => Code::Invalid,
         }
     }

@@ -206,6 +206,10 @@ fn check_ref(what: &'static str, message: Option<&MessageRef>) -> Result<(), Con
 /// As the store finds the message.
 fn reference(target: &MessageRef, sender: &UserId, to: &To) -> Result<Reference, ContentError> {
     check_ref("target", Some(target))?;
+    // All that an erased envelope says of these.
+    if target.sender_device.is_empty() && target.client_id.is_empty() {
+        return Err(ContentError::Gone);
+    }
     let by_sender = target.sender == sender.as_str();
     let key = || -> Result<bytes::Bytes, ContentError> {
         let invalid = |error: InvalidId| wrong("target", error.to_string());

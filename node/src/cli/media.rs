@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
-use carillon_client::Client;
+use anyhow::{Context as _, anyhow};
+use carillon_client::{Client, MediaError};
 use carillon_pictures::{
     Format,
     preview::child::{self, Bounds},
@@ -58,6 +58,16 @@ impl Inspect {
     }
 }
 
+/// With the option that helps.
+pub(super) fn failed(error: MediaError) -> anyhow::Error {
+    match error {
+        MediaError::NoAddress => {
+            anyhow!("the service names no host for files: --media-url https://HOST says where they are")
+        }
+        error => error.into(),
+    }
+}
+
 impl MediaCommand {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         match self {
@@ -78,7 +88,7 @@ impl Get {
             None => TimelineId::Inbox(self.user.clone()),
         };
         let saved = client.save_file(&timeline, self.position, self.output.as_deref()).await;
-        let (path, told) = saved.with_context(|| format!("message {} of {timeline}", self.position))?;
+        let (path, told) = saved.map_err(failed).with_context(|| format!("message {} of {timeline}", self.position))?;
         out::line(format_args!("{}: {} bytes of {}", path.display(), told.size_bytes, told.media_type))
     }
 }

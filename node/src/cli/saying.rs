@@ -10,7 +10,7 @@ use carillon_proto::{
 };
 use clap::Args;
 
-use super::{chat::accepted, credential::parse_duration, message::find_alive, out};
+use super::{chat::accepted, credential::parse_duration, media::failed, message::find_alive, out};
 
 /// Whom a message is for.
 #[derive(Args)]
@@ -87,7 +87,7 @@ impl Saying {
             None => Client::text(text),
             Some(file) => {
                 let uploaded = client.upload_path(file, text).await;
-                uploaded.with_context(|| format!("{} was not uploaded", file.display()))?
+                uploaded.map_err(failed).with_context(|| format!("{} was not uploaded", file.display()))?
             }
         };
         if let Some(id) = self.reply_to {

@@ -208,6 +208,12 @@ fn what_refers_wrongly_is_refused() {
     sends(&mut play, To::Group("club".into()), reaction(by("bob"), &["x"]));
     let server_frame::Body::Refused(refused) = play.wrote() else { panic!("not refused") };
     assert!(refused.reason.contains("target.seq is missing"), "{}", refused.reason);
+    // What is left of an erased or expired message.
+    let gone = MessageRef { sender_device: String::new(), client_id: String::new(), ..by("bob") };
+    let mut play = live();
+    sends(&mut play, bob(), reaction(gone, &["x"]));
+    let server_frame::Body::Refused(refused) = play.wrote() else { panic!("not refused") };
+    assert!(refused.code() == Code::NotFound && refused.reason.contains("is gone"), "{}", refused.reason);
 }
 
 #[test]

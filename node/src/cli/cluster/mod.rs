@@ -10,6 +10,7 @@ mod plan;
 mod recover;
 
 use std::{
+    fs::{File, TryLockError},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -104,6 +105,20 @@ impl Cluster {
     }
 }
 
+/// Held as long as the cluster runs; two in one folder would write into each other's files.
+fn only_one(dir: &Path) -> anyhow::Result<File> {
+    let path = dir.join("lock");
+    let lock = File::options().create(true).truncate(false).write(true).open(&path);
+    let lock = lock.with_context(|| format!("can't open {}", path.display()))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            bail!("{} belongs to a cluster that is running; name another --dir, or stop that one", dir.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("can't lock {}", path.display())),
+    }
+}
+
 impl Local {
     async fn run(self, options: &Options) -> anyhow::Result<()> {
         let mut signals = Signals::install()?;
@@ -113,6 +128,7 @@ impl Local {
             .create(&self.dir)
             .with_context(|| format!("can't make {}", self.dir.display()))?;
         let dir = self.dir.canonicalize().with_context(|| format!("can't find {}", self.dir.display()))?;
+        let _one = only_one(&dir)?;
         let plan = self.plan(&dir)?;
         let config = configure(&plan, &dir, options)?;
         let mut nodes = Vec::new();
@@ -282,5 +298,20 @@ async fn stop(nodes: &mut [Node], patience: Duration) {
         for node in nodes.iter_mut().filter(|node| node.planned.role() == *role) {
             node.stopped(patience).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_has_one_running_cluster() {
+        let folder = tempfile::tempdir().expect("folder");
+        let first = only_one(folder.path()).expect("the first one");
+        let refused = only_one(folder.path()).expect_err("the folder is taken");
+        assert!(refused.to_string().contains("a cluster that is running"), "{refused}");
+        drop(first);
+        only_one(folder.path()).expect("the first one has ended");
     }
 }
