@@ -296,6 +296,11 @@ impl Owner {
         let is_known = self.missing() == 0;
         let (mut presences, mut unknown, mut offline) = (Vec::new(), Vec::new(), Vec::new());
         for contact in of {
+            // Whoever asks may know a newer ring: there nothing is known yet of a user who has come here by it.
+            if !self.topology.owns(&contact.user) {
+                unknown.push(contact);
+                continue;
+            }
             match self.shown_to(&contact, &from, now) {
                 // Answered when that is known.
                 None => {}

@@ -157,7 +157,13 @@ fn who_asks_again_while_only_versions_are_compared_has_its_answer() {
 
 #[test]
 fn who_comes_back_soon_was_never_away_and_nobody_is_away_before_all_gateways_have_announced() {
+    const RING: u64 = 100;
     let (mut play, _) = Play::with_alice();
+    // The gateways have registered before it.
+    play.ring_comes(RING);
+    let effects = play.after(5_000);
+    let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
+    play.answer(token, read(vec![both("bob", 7)]));
     let alice = UserId::new("alice").expect("valid");
     play.owner.register.remove(&alice, LeaseId(10), 1);
     assert_eq!(play.after(0), []);
@@ -171,7 +177,7 @@ fn who_comes_back_soon_was_never_away_and_nobody_is_away_before_all_gateways_hav
     play.owner.register.remove(&alice, LeaseId(20), 9);
     assert_eq!(play.after(0), []);
     assert_eq!(play.after(60_000), [], "gateways may have sessions of hers");
-    play.all_announced();
+    GATEWAYS.into_iter().for_each(|gateway| play.owner.announced_all(LeaseId(gateway), 1, RING));
     let effects = play.after(2_000);
     let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
     assert_eq!(told(&play.answer(token, read(vec![both("bob", 7)]))), is_told(Show::Unspecified));
@@ -274,6 +280,19 @@ fn a_question_waits_while_it_is_not_known_whether_the_user_is_away() {
     play.all_announced();
     play.owner.said(probe, play.now, 1_000);
     assert_eq!(told(&play.effects()), is_told(Show::Unspecified));
+}
+
+#[test]
+fn a_question_about_a_user_who_comes_here_by_a_ring_that_is_not_known_yet_waits() {
+    let mut play = Play::new();
+    play.all_announced();
+    let ring = |version, routers: &[&str]| Arc::new(topology(version, "here:1", routers, &GATEWAYS));
+    play.owner.follow(ring(2, &["there:1"]), play.now);
+    play.effects();
+    let probe = Said::Probe(Probe { from: Some(person("bob", 7)), of: vec![person("alice", 0)], last_seen: true });
+    play.owner.said(probe.clone(), play.now, 1_000);
+    assert_eq!(play.effects(), [], "it is not said that she is offline");
+    assert!(play.after(1_000).contains(&Did::Says(probe)), "it goes to whoever owns her then");
 }
 
 #[test]
