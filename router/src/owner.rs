@@ -254,6 +254,10 @@ impl Owner {
             self.checks.ring_changed(now);
             self.audiences.clear();
             self.presences.retain(|user| self.topology.owns(user.as_str()));
+            // Whose sessions have stayed here while the ring was another one.
+            let (topology, presences) = (&self.topology, &self.presences);
+            self.register.touch(|user| topology.owns(user.as_str()) && presences.incarnation(user).is_none());
+            self.presence_settles(now);
             self.presences_in_doubt(now);
         }
         if self.watches.is_some() {

@@ -213,6 +213,15 @@ impl Register {
         std::mem::take(&mut self.touched)
     }
 
+    /// As if these users had just come from another owner, if they show or hear something.
+    pub(crate) fn touch(&mut self, which: impl Fn(&UserId) -> bool) {
+        let has_presence = |online: &Online| online.sessions.iter().any(|session| session.presence.is_some());
+        let users = self.users.iter().filter(|(user, online)| has_presence(online) && which(user));
+        let mut users: Vec<_> = users.map(|(user, _)| (user.clone(), true)).collect();
+        users.sort_unstable();
+        self.touched.extend(users);
+    }
+
     pub(crate) fn remove(&mut self, user: &UserId, lease: LeaseId, connection: u64) {
         self.retain(user, |known| !known.has_handle(lease, connection));
     }

@@ -160,7 +160,7 @@ fn who_comes_back_soon_was_never_away_and_nobody_is_away_before_all_gateways_hav
     const RING: u64 = 100;
     let (mut play, _) = Play::with_alice();
     // The gateways have registered before it.
-    play.ring_comes(RING);
+    play.ring_comes(RING, &["here:1"]);
     let effects = play.after(5_000);
     let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
     play.answer(token, read(vec![both("bob", 7)]));
@@ -286,13 +286,25 @@ fn a_question_waits_while_it_is_not_known_whether_the_user_is_away() {
 fn a_question_about_a_user_who_comes_here_by_a_ring_that_is_not_known_yet_waits() {
     let mut play = Play::new();
     play.all_announced();
-    let ring = |version, routers: &[&str]| Arc::new(topology(version, "here:1", routers, &GATEWAYS));
-    play.owner.follow(ring(2, &["there:1"]), play.now);
+    play.ring_comes(2, &["there:1"]);
     play.effects();
     let probe = Said::Probe(Probe { from: Some(person("bob", 7)), of: vec![person("alice", 0)], last_seen: true });
     play.owner.said(probe.clone(), play.now, 1_000);
     assert_eq!(play.effects(), [], "it is not said that she is offline");
     assert!(play.after(1_000).contains(&Did::Says(probe)), "it goes to whoever owns her then");
+}
+
+#[test]
+fn who_has_stayed_while_this_router_was_out_of_the_ring_is_shown_as_before() {
+    let (mut play, _) = Play::with_alice();
+    play.ring_comes(100, &["there:1"]);
+    assert_eq!(told(&play.after(10_000)), None);
+    play.ring_comes(200, &["here:1"]);
+    let probe = Probe { from: Some(person("bob", 7)), of: vec![person("alice", 0)], last_seen: true };
+    play.owner.said(Said::Probe(probe), play.now, 1_000);
+    let effects = play.after(2_000);
+    let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
+    assert_eq!(told(&play.answer(token, read(vec![both("bob", 7)]))), is_told(Show::Online));
 }
 
 #[test]

@@ -78,8 +78,8 @@ impl Play {
     }
 
     /// As after another ring has come, at the level of groups.
-    pub(super) fn ring_comes(&mut self, ring_version: u64) {
-        let topology = topology(ring_version, "here:1", &["here:1"], &GATEWAYS);
+    pub(super) fn ring_comes(&mut self, ring_version: u64, routers: &[&str]) {
+        let topology = topology(ring_version, "here:1", routers, &GATEWAYS);
         let (version, level) = (topology.view.version + 1, Level::GROUPS.0);
         let view = store::RegistryView { version, level, ..(*topology.view).clone() };
         self.owner.follow(Arc::new(topology.followed_by(view).expect("newer")), self.now);
