@@ -396,6 +396,14 @@ impl Presences {
         }
     }
 
+    /// From now on nobody sees the user. All are told when the contacts have been read again.
+    pub(crate) fn hide(&mut self, user: &UserId) {
+        if let Some(present) = self.users.get_mut(user) {
+            present.hidden = true;
+            present.watchers.iter_mut().for_each(Vec::clear);
+        }
+    }
+
     /// From now on, before the contacts have been read again.
     pub(crate) fn set_hides_last_seen(&mut self, user: &UserId, hides: bool) {
         if let Some(present) = self.users.get_mut(user) {

@@ -153,6 +153,9 @@ impl Owner {
         }
         if let Some(What::Settings(settings)) = &what {
             self.presences.set_hides_last_seen(&user, settings.last_seen() == Audience::Nobody);
+            if settings.presence() == Audience::Nobody {
+                self.presences.hide(&user);
+            }
         }
         // Who may see the user, and whom the user sees, is read anew.
         self.presences.asks_again(&user, now);

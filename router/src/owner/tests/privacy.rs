@@ -3,8 +3,8 @@
 use carillon_proto::pb::{
     client::{ChatState, Presence, Show},
     link::{
-        ChangeGroup, ChatStateTold, Marked, Presences, PrivacyNews, Probe, SessionPresence, SetPresence, TellChatState,
-        change_group, change_privacy::Change as Asked, privacy_news::What, signaled::Notice,
+        ChangeGroup, ChatStateTold, ContactNews, Marked, Presences, PrivacyNews, Probe, SessionPresence, SetPresence,
+        TellChatState, change_group, change_privacy::Change as Asked, privacy_news::What, signaled::Notice,
     },
     store::{
         Allowed, AllowedRead, Audience, BlockedUser, ChangeMembers, Contact, ContactChanged, ContactsRead,
@@ -516,6 +516,21 @@ fn who_shows_its_presence_to_nobody_is_offline_for_all_and_sees_the_others() {
     let [Did::ReadContacts(token, ..)] = did[..] else { panic!("{did:?}") };
     let did = play.answer(token, StoreAnswer::ContactsRead(contacts(&["bob"])));
     assert_eq!(told(&did), [(Show::Online, vec!["bob".to_owned()])]);
+}
+
+#[test]
+fn who_has_just_hidden_is_not_shown_to_a_contact_that_is_let_in_then() {
+    let (mut play, _) = Play::shows(contacts(&["bob"]));
+    let did = play.request(asks("alice", Asked::Set(SetPrivacy::default())));
+    let [Did::ChangePrivacy(token, _)] = did[..] else { panic!("{did:?}") };
+    let settings = Some(PrivacySettings { presence: Audience::Nobody.into(), ..PrivacySettings::default() });
+    let changed = PrivacyChanged { before: 0, version: 1, settings, ..PrivacyChanged::default() };
+    play.answer(token, StoreAnswer::PrivacyChanged(changed));
+    let row = Some(Contact { from: true, peer: 9, listed: true, ..Contact::default() });
+    let user = Some(Person { user: "alice".into(), incarnation: 0 });
+    let news = ContactNews { user, contact: "carol".into(), row, before: 5, version: 6 };
+    play.owner.said(Said::News(Box::new(news)), play.now, 1_000);
+    assert_eq!(told(&play.effects()), []);
 }
 
 fn composing(by: &str) -> Op {
