@@ -49,7 +49,7 @@ fn every_run_keeps_the_promises() {
     assert!(all.scheduled > seeds(), "{all:?}");
     assert!(all.expired > seeds() / 2, "{all:?}");
     assert!(all.members > seeds(), "{all:?}");
-    assert!(all.annotated > seeds() && all.annotated_in_groups > seeds() / 4, "{all:?}");
+    assert!(all.annotated > seeds() && all.annotated_in_groups > seeds() / 50, "{all:?}");
     assert!(all.presences > seeds(), "{all:?}");
     assert!(all.swept > seeds() / 10 && all.moves > seeds() && all.above_level > seeds() / 50, "{all:?}");
 }
