@@ -5,7 +5,7 @@
 //! carillon conformance --client 'target/debug/examples/conformance_driver tcp'
 //! ```
 //!
-//! It is also an example of an application that keeps its messages: what is acknowledged is in a file before.
+//! An application that keeps its messages does the same: a message is in a file before it is acknowledged.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -36,7 +36,7 @@ use tokio::{
 type Input = Box<dyn AsyncRead + Send + Unpin>;
 type Output = Box<dyn AsyncWrite + Send + Unpin>;
 
-/// What this driver can do beyond the lines that each driver knows.
+/// Optional abilities of this driver, as its first line names them.
 const CAN: [&str; 16] = [
     "pipelining",
     "restart",
@@ -195,7 +195,7 @@ enum Do {
     Stop,
 }
 
-/// What the device keeps in its file.
+/// Content of the device's file.
 #[derive(Default, Serialize, Deserialize)]
 struct Kept {
     /// Epoch and number.
@@ -245,7 +245,7 @@ impl Kept {
     }
 }
 
-/// What an answer of the service is about.
+/// The request that an answer of the service belongs to.
 enum Answer {
     Sent { client_id: String, label: String, result: Result<String, SendError> },
     Page(Result<Page, FetchError>),
@@ -534,7 +534,7 @@ impl Driver {
         Ok(())
     }
 
-    /// When something is to be taken away.
+    /// The time at which the next expired message or typing notice disappears.
     fn next_wake(&self) -> Instant {
         let now = now_ms();
         let ends = self.kept.messages.values().map(|message| message.expires_at_ms).filter(|ends| *ends != 0);

@@ -44,7 +44,7 @@ pub(crate) struct Driver {
     pub(crate) renewals: VecDeque<Renewal>,
     pub(crate) contacts: Known,
     pub(crate) privacy: privacy::Known,
-    /// When what the client asks by itself is asked again, because it was refused for now.
+    /// Time of the next attempt of the client's own requests (presence, lists), which were refused for now.
     pub(crate) own_again: Option<Instant>,
     pub(crate) positions: Positions,
     pub(crate) events: EventQueue,

@@ -30,7 +30,7 @@ pub enum Event {
         client_id: String,
         message_id: String,
         time_ms: u64,
-        /// When it expires, in milliseconds since 1970; 0: it does not. In a group this may be earlier than was asked for.
+        /// Expiry of the message, in milliseconds since 1970; 0: it does not. In a group this may be earlier than was asked for.
         expires_at_ms: u64,
     },
     /// Entries before `first` that the device did not have are no longer kept. With a new epoch, the timeline started

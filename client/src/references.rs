@@ -95,7 +95,7 @@ impl Client {
         self.refer(target, |message| Body::Vote(Vote { target: message, options })).await
     }
 
-    /// What a message says, to be sent on to others: with who wrote it first, without whom it answers or mentions. `state`: that of its entry,
+    /// The content of a message, to be forwarded: with its first author, without reply and mentions. `state`: that of its entry,
     /// by which an edited message is sent on as it is shown. `None`: it says nothing of its own, is a poll, is gone, or
     /// expires, because what is sent on would outlive it.
     pub fn forwarded(envelope: &Envelope, state: Option<&MessageState>) -> Option<Content> {

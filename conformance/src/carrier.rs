@@ -1,4 +1,4 @@
-//! One connection of the client: frames on TCP or on a WebSocket, in the encoding that the client has chosen.
+//! A connection of the client: frames on TCP or on a WebSocket, in the encoding that the client has chosen.
 
 use std::{io, time::Duration};
 
@@ -24,7 +24,7 @@ use tokio_tungstenite::{
 
 use crate::{Outgoing, frames::unknown_name};
 
-/// What the client does on a connection.
+/// A frame, or the end, of a connection, as the client makes it.
 #[derive(Debug)]
 pub(crate) enum Heard {
     /// A frame, and its size in bytes.
@@ -45,7 +45,7 @@ impl Carrier {
         Self::Tcp { stream, read: BytesMut::new() }
     }
 
-    /// What the client does next. Cancel-safe.
+    /// The client's next frame or end. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Heard {
         match self {
             Self::Tcp { stream, read } => loop {

@@ -20,7 +20,7 @@ pub type Driving = Pin<Box<dyn Future<Output = ()>>>;
 /// Bytes on their way to a driver inside this process, or from it.
 const PIPE_BYTES: usize = 64 * 1024;
 
-/// How a client is started.
+/// The command that starts a client.
 #[derive(Clone)]
 pub enum Client {
     /// A line for the shell.

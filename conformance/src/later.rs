@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 const KIND: &str = "kindOfALaterRelease";
 /// The name of a field that no release has.
 const FIELD: &str = "fieldOfALaterRelease";
-/// How the names of values end that no release has.
+/// The ending of names of values that no release has.
 const VALUE: &str = "_OF_A_LATER_RELEASE";
 /// The numbers of the above in protobuf.
 const KIND_TAG: u32 = 30_001;

@@ -1,4 +1,4 @@
-//! What a value must be like, and the names that a scene gives to values.
+//! Patterns for values, and the names that a scene gives to values.
 
 use std::collections::HashMap;
 

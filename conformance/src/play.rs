@@ -1,4 +1,4 @@
-//! One scene, from its first step to the verdict.
+//! Playing a scene, from its first step to the verdict.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -28,7 +28,7 @@ const TOKEN: &str = "a token";
 /// The kinds of frames that a client may send whenever it likes. A scene that names one of them looks at each.
 const BY_THE_WAY: [&str; 3] = ["ack", "ping", "fetch"];
 
-/// What became of one scene.
+/// The outcome of a scene.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Played {
     pub verdict: Verdict,
@@ -104,7 +104,7 @@ struct Player {
     told: VecDeque<String>,
 }
 
-/// What has come.
+/// An event from the client or its driver.
 enum News {
     Line(Value),
     /// The client has ended.
@@ -196,7 +196,7 @@ impl Player {
             Act::Killed => {
                 self.driver = None;
                 self.lines.clear();
-                // It is gone when its connection is. What it sent before counts.
+                // The client is gone when its connection is. Frames that it sent before count.
                 self.closes().await
             }
             Act::Starts => {
@@ -482,7 +482,7 @@ impl Player {
         if matches!(news, News::Ended) {
             self.driver = None;
             if !ends {
-                // It may have ended in order.
+                // The client may have ended in order.
                 return Box::pin(self.news(deadline, ends)).await;
             }
         }

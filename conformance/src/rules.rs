@@ -19,7 +19,7 @@ const EARLY: Duration = Duration::from_millis(2);
 /// Fetches without an answer.
 const FETCHES: usize = 4;
 
-/// What a client has done against a rule of docs/protocol.md.
+/// A violation of a rule of docs/protocol.md.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{why} (docs/protocol.md, {section:?})")]
 pub(crate) struct Broken {
@@ -52,7 +52,7 @@ enum Stage {
     SignedOut,
 }
 
-/// What a client has said and was told.
+/// The record of a client's frames and of those that it got.
 #[derive(Debug)]
 pub(crate) struct Rules {
     stage: Stage,
@@ -70,7 +70,7 @@ pub(crate) struct Rules {
     not_before: HashMap<String, Instant>,
     /// Refused for good.
     refused: BTreeSet<String>,
-    /// How far each timeline was delivered, over all connections.
+    /// The last position delivered in each timeline, over all connections.
     delivered: HashMap<TimelineId, (u64, u64)>,
 }
 
@@ -241,7 +241,7 @@ impl Rules {
             return broken("Contents", format!("message {id}: {why}"));
         }
         if let Some(before) = self.messages.get(id) {
-            // What a message follows may change.
+            // `after` of a repeat may differ.
             let same =
                 before.to == to && before.content == send.content && before.expires_after_ms == send.expires_after_ms;
             if !same {
@@ -393,7 +393,7 @@ impl Rules {
         let timeline = timeline.as_ref().and_then(|given| TimelineId::from_client(given).ok().flatten());
         let (Some(timeline), Some(position)) = (timeline, position) else { return };
         let has = self.delivered.entry(timeline).or_default();
-        // What comes behind a gap does not count. An empty timeline gets its epoch with the first position.
+        // Entries behind a gap do not count. An empty timeline gets its epoch with the first position.
         if (position.epoch == has.0 || has.1 == 0) && position.seq == has.1 + 1 {
             *has = (position.epoch, position.seq);
         }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use toml::Spanned;
 
-/// What is played to a client, and what the client must do.
+/// The frames that are played to a client, and those that it must send.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scene {
     /// The name of its file.
@@ -19,7 +19,7 @@ pub struct Scene {
     pub rule: String,
     /// The rule in one sentence.
     pub says: String,
-    /// What the driver must be able to do; see its first line.
+    /// Abilities that the driver must have; see its first line.
     pub needs: Vec<String>,
     /// The client signs in with it, and not with a token.
     pub password: Option<String>,

@@ -26,7 +26,7 @@ pub(crate) enum Arrival {
     Connection(Carrier),
     /// A plain HTTP request for this path.
     Http(HttpAsk),
-    /// It was no client of this protocol: the reason in words.
+    /// The peer was no client of this protocol: the reason in words.
     Wrong(String),
 }
 

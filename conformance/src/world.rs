@@ -1,4 +1,4 @@
-//! What the service of a scene is like: what a scene leaves out of its frames.
+//! The service of a scene: values of frames that a scene leaves out.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use carillon_proto::pb::client::{ClientFrame, Timeline, client_frame::Body, sign_in::Credential, timeline::Owner};
@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 
 /// The epoch of the inbox, if the scene gives no other one.
 const EPOCH: u64 = 7;
-/// When the first message was accepted, in milliseconds since 1970.
+/// Time of acceptance of the first message, in milliseconds since 1970.
 const BEGAN_MS: u64 = 1_795_000_000_000;
-/// What the service adds to the client's nonce.
+/// The service's part of the nonce.
 const SCRAM_NONCE: &str = "c2NlbmU";
 /// Base64, as SCRAM has it.
 const SCRAM_SALT: &str = "W22ZaJ0SNY7soEsUEjb6gQ==";
@@ -21,7 +21,7 @@ pub struct World {
     epoch: u64,
     /// The last position of the inbox.
     last: u64,
-    /// What the device has acknowledged.
+    /// Positions that the device has acknowledged.
     cursor: u64,
     /// The position in the last SignIn.
     position: Option<(u64, u64)>,

@@ -1,4 +1,4 @@
-//! What the operator has decided for domains, by which gateways narrow their own limits. See docs/adr/0036-domain-rules.md.
+//! The operator's settings of domains, by which gateways narrow their own limits. See docs/adr/0036-domain-rules.md.
 
 use std::sync::Arc;
 

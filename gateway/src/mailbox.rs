@@ -51,7 +51,7 @@ pub(crate) struct Mailbox {
 struct Content {
     /// `None` while there is none: nearly always.
     mail: Option<Box<Mail>>,
-    /// When the session was last woken because of presences.
+    /// The last time at which the session was woken because of presences.
     woken_at: Option<Instant>,
     /// `ring` will be called.
     rings: bool,
@@ -71,9 +71,9 @@ pub(crate) struct Mail {
     /// The latest heads that came with an announcement.
     pub(crate) heads: Option<Vec<TimelineHead>>,
     signals: Vec<Signal>,
-    /// What contacts show, behind the signals; each with the hash of the contact's name.
+    /// Presences of contacts, behind the signals; each with the hash of the contact's name.
     presences: Vec<(u64, Arc<PresenceNews>)>,
-    /// How many there are, with those in `signals`.
+    /// Number of presences, with those in `signals`.
     presence_count: usize,
     /// There was no room for further ones.
     signals_missed: bool,
@@ -88,7 +88,7 @@ pub(crate) struct Mail {
     pub(crate) cut_off: Option<Duration>,
 }
 
-/// What the session is told in the order in which it came.
+/// A signal or presences, which keep their order.
 enum Signal {
     Other(Arc<Signaled>),
     Presences(Vec<Arc<PresenceNews>>),

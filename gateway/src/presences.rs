@@ -1,4 +1,4 @@
-//! What contacts show, on its way to clients: it is gathered, so that a connection is written to at most once in an interval because of it.
+//! Presence of contacts on its way to clients. It is gathered: a connection is written to at most once in an interval because of it.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ const STEP: Duration = Duration::from_millis(50);
 /// Connections that are told before other tasks have a turn.
 const PIECE: usize = 256;
 
-/// What one contact shows, shared by all who are told it.
+/// The presence of one contact, shared by all who are told it.
 #[derive(Debug)]
 pub(crate) struct PresenceNews {
     pub(crate) presence: Presence,
@@ -53,7 +53,7 @@ impl PresenceNews {
     /// True if who is told this needs to know nothing of the earlier one.
     pub(crate) fn replaces(&self, earlier: &Self) -> bool {
         let (this, earlier) = (&self.presence, &earlier.presence);
-        // When the contact was last there is said once, and counts also afterwards.
+        // Last seen is said once, and counts also afterwards.
         this.user == earlier.user
             && (this.era, this.number) >= (earlier.era, earlier.number)
             && (earlier.last_seen_ms == 0 || this.last_seen_ms != 0)
@@ -141,7 +141,7 @@ impl Presences {
         }
     }
 
-    /// When `take_due` has something.
+    /// The time at which `take_due` has something.
     fn wake_at(&self) -> Option<Instant> {
         self.due.lock().first_key_value().map(|(at, _)| *at)
     }

@@ -1,4 +1,4 @@
-//! How this gateway reads single frames of clients, for a program that checks clients without a whole gateway.
+//! Reading of single frames of clients as this gateway does it, for a program that checks clients without a whole gateway.
 
 use carillon_proto::pb::client::{ClientFrame, Code, Content};
 use prost::Message as _;

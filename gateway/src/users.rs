@@ -138,7 +138,7 @@ impl User {
 }
 
 impl Share {
-    /// That of the user's domain, if it is lower than the gateway's.
+    /// The rate of the user's domain, if it is lower than the gateway's.
     fn rate(&self) -> Rate {
         let (users, of_domain) = (&self.users, self.users.domains.sends_per_second(self.domain.as_deref()));
         if of_domain == 0 {

@@ -30,7 +30,7 @@ const ABOUT_MARK: &str = "Carillon keeps files of messages in this folder. While
                           such as a share that is not mounted.\n";
 /// Bytes of which the last one tells whether they are in memory, and which are read from the disk at once.
 const READ_AHEAD: u64 = 128 * 1024;
-/// How often a folder is made anew that others remove meanwhile, since it was empty.
+/// Attempts to make a folder that others remove meanwhile, since it was empty.
 const MADE_ANEW: usize = 8;
 
 /// Cheap to clone.
@@ -171,7 +171,7 @@ impl Folder {
                     gone(fs::remove_file(entry.path()))?;
                 }
             }
-            // Both stay if something is in them.
+            // Folders with something in them stay.
             let _ = fs::remove_dir(&folder);
             let _ = folder.parent().map(fs::remove_dir);
             Ok(())

@@ -7,7 +7,7 @@ use crate::{Damaged, tells_place};
 
 /// Size and kind.
 const HEAD_BYTES: usize = 8;
-/// The same, and the size in 64 bits.
+/// Bytes of a box's header with a size of 64 bits.
 const LARGE_HEAD_BYTES: usize = 16;
 /// Boxes of one file that are searched for EXIF and XMP; real ones have some dozens.
 const LOOKS: usize = 256;
@@ -72,7 +72,7 @@ pub fn seems_to_tell_place(bytes: &[u8]) -> bool {
 }
 
 struct Walk {
-    /// How many more boxes may be searched for EXIF and XMP.
+    /// Number of boxes that may still be searched for EXIF and XMP.
     looks: usize,
 }
 
@@ -149,7 +149,7 @@ fn forget_keys(keys: &mut [u8]) -> Result<Vec<u32>, Damaged> {
 
 type Each<'a> = dyn FnMut(BoxHead, &mut [u8]) -> Result<bool, Damaged> + 'a;
 
-/// What each box within returns, taken together.
+/// The results of all boxes within, taken together.
 fn children(mut rest: &mut [u8], each: &mut Each<'_>) -> Result<bool, Damaged> {
     let mut changes = false;
     // QuickTime may end a list with four zero bytes.

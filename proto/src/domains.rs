@@ -1,4 +1,4 @@
-//! What the operator has decided for domains, as every process knows it, and the tokens of their administrators. See
+//! The operator's settings of domains, as every process knows them, and the tokens of their administrators. See
 //! docs/adr/0036-domain-rules.md.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::pb::store::Domain;
 
-/// What tokens of administrators begin with. What begins otherwise is no such token, and is not looked for.
+/// The beginning of administrators' tokens. Other tokens are not looked for.
 const TOKEN_PREFIX: &str = "carillon-domain-";
 const TOKEN_BYTES: usize = 32;
 

@@ -21,11 +21,11 @@ pub(crate) struct GroupChanging {
     change: Change,
     /// As in `ChangeGroup.most_members`.
     pub(crate) most_members: u32,
-    /// How many groups the user may have made, if that is still to be looked at.
+    /// The number of groups that the user may have made, if that is still to be looked at.
     pub(crate) most_groups: Option<u32>,
     /// Groups of the user that have been counted for that.
     pub(crate) own_groups: u32,
-    /// Why the user may not make the group: only a repeat gets its first answer.
+    /// The reason why the user may not make the group: only a repeat gets its first answer.
     pub(crate) not_allowed: Option<String>,
     /// Answers of the store that are still to come.
     pub(crate) waits: usize,

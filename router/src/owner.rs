@@ -103,7 +103,7 @@ pub(crate) enum Effect {
     Marked(Marked),
     /// For the owners of other users, which may be this router.
     Say(Said),
-    /// What a user shows, for those who see it.
+    /// Presence of a user, for those who see it.
     Update(Presence, Arc<Audience>),
     /// The contact is told what is new in the row.
     Tell(Telling),
@@ -254,7 +254,7 @@ impl Owner {
             self.checks.ring_changed(now);
             self.audiences.clear();
             self.presences.retain(|user| self.topology.owns(user.as_str()));
-            // Whose sessions have stayed here while the ring was another one.
+            // Sessions may have stayed here while the ring was another one.
             let (topology, presences) = (&self.topology, &self.presences);
             self.register.touch(|user| topology.owns(user.as_str()) && presences.incarnation(user).is_none());
             self.presence_settles(now);

@@ -59,7 +59,7 @@ pub(crate) enum Input {
     Signal(Signal),
     Marked(Marked),
     Said(Said),
-    /// It could not be said just now.
+    /// A word that could not be said just now.
     SayLater(Said),
     /// Deliveries to any user may have been lost.
     Doubt,
@@ -175,7 +175,7 @@ impl Partitions {
         parts.into_iter().filter_map(|(part, said)| self.say_to(part, said)).collect()
     }
 
-    /// What could not be said, because this partition is full.
+    /// Words that could not be said, because this partition is full.
     #[must_use]
     pub(crate) fn say_to(&self, partition: usize, said: Said) -> Option<Said> {
         match self.0.get(partition)?.inputs.try_send(Input::Said(said)) {

@@ -108,7 +108,7 @@ pub(crate) struct Telling {
     pub(crate) probes_last_seen: bool,
     /// Who has asked for the user meanwhile.
     pub(crate) asking: Vec<Person>,
-    /// Who may see the user since the contacts were read before, as hashes, in order.
+    /// Contacts that may see the user only since the last read, as hashes, in order.
     pub(crate) new: Vec<u64>,
 }
 
@@ -161,7 +161,7 @@ impl Presences {
             let told = current.shown.clone().filter(|_| moved);
             let present = Present {
                 incarnation,
-                // Who has asked this owner before the session came was told that the user is offline.
+                // Contacts that have asked this owner before the session came were told that the user is offline.
                 again: told.is_some() && current.all_announced,
                 told,
                 told_at: None,

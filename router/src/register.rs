@@ -64,7 +64,7 @@ impl Register {
         self.sessions_of(user.as_str(), incarnation)
     }
 
-    /// The same, of a name that may be no user's.
+    /// Sessions of a name that may be no user's.
     pub(crate) fn sessions_of(&self, user: &str, incarnation: u64) -> &[Session] {
         match self.users.get(user) {
             Some(online) if online.incarnation == incarnation => &online.sessions,

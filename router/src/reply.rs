@@ -111,7 +111,7 @@ pub(crate) enum Failure {
     TooManyReports(String),
     #[error("{0}")]
     Quota(String),
-    /// What the operator has decided for the domain does not allow it.
+    /// The settings of the domain do not allow it.
     #[error("{0}")]
     OfDomain(String),
     #[error("there is no user {0:?}")]

@@ -14,7 +14,7 @@ use crate::presence::audience::PresenceUpdate;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Said {
     Presences(Presences),
-    /// What one user shows, for those who see it.
+    /// Presence of one user, for those who see it.
     Update(Box<PresenceUpdate>),
     Probe(Probe),
     News(Box<ContactNews>),

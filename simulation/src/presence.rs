@@ -31,18 +31,18 @@ use crate::{
     world::World,
 };
 
-/// So long a router may take from an answer of the store to what it tells.
+/// Longest time of a router from an answer of the store to the presence that it tells.
 const TELLS_WITHIN: Time = 50 * MS;
 
-/// Whom users let write: strangers' messages are requests with the last one.
+/// Settings of who may write: strangers' messages are requests with the last one.
 const AUDIENCES: [Audience; 4] = [Audience::Everyone, Audience::Contacts, Audience::Nobody, Audience::Requests];
 
 /// User and incarnation.
 type Account = (String, u64);
-/// Who is seen, and who sees.
+/// The account that is seen, and the one that sees.
 type Pair = (Account, Account);
 
-/// What users do with contacts and presence. Nothing in a part of the runs.
+/// Actions of users with contacts and presence. None in a part of the runs.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct People {
     /// Device, when, what it shows; and whether it wants to hear of others if it shows nothing.
@@ -107,7 +107,7 @@ pub(crate) fn people(seed: u64, users: usize, devices: usize, from: Time, until:
     people
 }
 
-/// What a user asks of its router.
+/// The request of a user to its router.
 pub(crate) fn asks(user: usize, incarnation: u64, what: What) -> Option<Op> {
     let user = user_name(user);
     let change = match what {
@@ -141,7 +141,7 @@ struct Status {
     since: Time,
 }
 
-/// What has been shown, and who might see it.
+/// Statuses that have been shown, and the contacts that might see them.
 #[derive(Default)]
 pub(crate) struct Presence {
     /// By their texts.
@@ -152,7 +152,7 @@ pub(crate) struct Presence {
     heard: BTreeMap<Pair, Time>,
     /// What answers of the store say that are on their way.
     answers: BTreeMap<(WireId, u64), Vec<Pair>>,
-    /// Who has ever blocked whom.
+    /// Pairs of a user and one whom it has ever blocked.
     blocks: BTreeSet<(String, String)>,
 }
 
@@ -286,7 +286,7 @@ impl World<'_> {
         self.clients[client].picture.insert(presence.user.clone(), (presence.show(), presence.status));
     }
 
-    /// Who sees whom may have changed.
+    /// The contacts that see each user may have changed.
     pub(crate) fn sight_changed(&mut self) {
         if self.scenario.people.shows.is_empty() {
             return;

@@ -34,7 +34,7 @@ pub struct Report {
     pub annotated: u64,
     /// The same in groups, once for each member.
     pub annotated_in_groups: u64,
-    /// What devices were told of what contacts show.
+    /// Number of presences that devices were told.
     pub presences: u64,
     /// Refusals of sends that clients were told of.
     pub refused: u64,

@@ -94,7 +94,7 @@ impl Cluster {
         self.hosted.all()
     }
 
-    /// How long messages of domains are kept, as far as this node has applied it.
+    /// Retention of messages by domain, as far as this node has applied it.
     pub(crate) fn message_ages(&self) -> MessageAges {
         self.registry.borrow().domains.message_ages()
     }

@@ -1,4 +1,4 @@
-//! What the model asks of the service and of the terminal, and what comes of it.
+//! Requests of the model to the service and the terminal, and their answers.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ use crate::{command::About, thread::With};
 pub(crate) enum Answer {
     /// The message was not accepted.
     Refused(With, String, String),
-    /// What the message with this client id says: its file is there.
+    /// The content of the message with this client id: its file is uploaded.
     Uploaded(With, String, Box<Content>),
     History(TimelineId, Result<Page, FetchError>),
     List(Result<carillon_client::ConversationList, FetchError>),

@@ -1,4 +1,4 @@
-//! What the examples share: two users who are signed in.
+//! Two signed-in users, shared by the examples.
 
 use std::{error::Error, time::Duration};
 

@@ -79,7 +79,7 @@ fn own_name(name: &str) -> Option<&str> {
     (!name.starts_with('.')).then_some(name)
 }
 
-/// What the sender takes it for. The service finds out itself.
+/// The media type by the ending of the name. The service looks into the file itself.
 fn claimed_type(path: &Path) -> &'static str {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
     match ending.as_str() {

@@ -30,7 +30,7 @@ pub struct Device {
     /// Permits: each unanswered send holds one.
     permits: Arc<Semaphore>,
     answers: BTreeMap<String, oneshot::Receiver<Result<Accepted, SendError>>>,
-    /// What the application shows is not answered yet.
+    /// The application's `SetPresence` has no answer yet.
     shows: Option<oneshot::Receiver<Result<Found, FetchError>>>,
     /// As the service said at the sign-in.
     features: (bool, bool),
@@ -83,7 +83,7 @@ impl Device {
         self.driver.begin(signed_in).map_err(Lost::from)
     }
 
-    /// What the client asks by itself at the beginning of a connection.
+    /// The client's own requests at the beginning of a connection.
     pub fn own(&mut self) -> Vec<client_frame::Body> {
         self.driver.own(self.features)
     }
@@ -124,7 +124,7 @@ impl Device {
         self.driver.handle(body, now).map_err(Lost::from)
     }
 
-    /// What may go out now, in order.
+    /// Requests that may go out now, in order.
     pub fn ready(&mut self, now: Instant) -> Vec<client_frame::Body> {
         let mut ready = Vec::new();
         self.driver.outbox.take_ready(now, |request| match request {

@@ -176,7 +176,7 @@ impl Live {
         }
     }
 
-    /// What contacts show, for a session that wants to know it.
+    /// Presence of contacts, for a session that wants to know it.
     pub(super) fn presences(&mut self, mut news: Vec<Arc<PresenceNews>>, out: &mut Vec<Effect>) {
         if self.contacts.as_deref().is_none_or(|contacts| contacts.presence.is_none()) {
             return;

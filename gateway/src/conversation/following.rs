@@ -125,7 +125,7 @@ impl Timelines {
         }
     }
 
-    /// How far the client is in each.
+    /// The client's progress in each timeline.
     pub(super) fn progress(&self) -> impl Iterator<Item = TimelineProgress> {
         let quiet = self.groups.iter().flat_map(|groups| groups.quiet.iter());
         self.not_quiet().map(Timeline::progress).chain(quiet.map(|quiet| Timeline::of(quiet).progress()))

@@ -50,11 +50,11 @@ pub(crate) enum Input {
     Joined(JoinedFeed),
     /// The immediate answer to `FeedAsk::Begin`.
     Found(FoundGroups),
-    /// How far groups reach of which that was not known at once.
+    /// Heads of groups, of which they were not known at once.
     Begun(Vec<Begun>),
     /// The router has something to tell that not every session wants to know.
     Signal(Arc<Signaled>),
-    /// What contacts show.
+    /// Presence of contacts.
     Presences(Vec<Arc<PresenceNews>>),
     /// There was no room for all signals.
     SignalsMissed,

@@ -195,7 +195,7 @@ impl Live {
         }
     }
 
-    /// What feeds know of the groups that were read.
+    /// Feeds' answer about the groups that were read.
     pub(super) fn found(&mut self, now: Now, FoundGroups { live, others }: FoundGroups, out: &mut Vec<Effect>) {
         let groups = self.timelines.groups_or_new();
         groups.are_live(live);
@@ -359,7 +359,7 @@ impl Live {
 }
 
 impl Loading {
-    /// Where delivery begins of a group that the user is in. The group's name is not checked.
+    /// The beginning of delivery in a group that the user is in. The group's name is not checked.
     fn beginning(&self, row: memberships_read::Row) -> Option<(Bytes, Beginning)> {
         let membership = row.membership.filter(|membership| membership.standing() == Standing::Member)?;
         let group = row.group.filter(|group| group.kind() == timeline_key::Kind::Group)?.owner;

@@ -34,7 +34,7 @@ pub(super) struct Awaited {
     groups: GivenPositions,
 }
 
-/// How far the device has each group, as it says. The names are not checked: they are compared with those of the user's groups.
+/// The device's positions in groups, as it says. The names are not checked: they are compared with those of the user's groups.
 #[derive(Default)]
 pub(super) struct GivenPositions(KeyedMap<Vec<u8>, Position>);
 
@@ -107,7 +107,7 @@ impl Awaited {
 }
 
 impl GivenPositions {
-    /// Those in groups.
+    /// The positions in groups.
     fn take(&mut self, positions: Vec<TimelinePosition>) {
         self.0.reserve(positions.len());
         let in_group = |TimelinePosition { timeline, position }: TimelinePosition| match timeline?.owner? {

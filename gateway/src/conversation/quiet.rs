@@ -26,7 +26,7 @@ struct Place {
     /// `AWAKE`: the group is not quiet now.
     given: u64,
     hash: u32,
-    /// How far the acknowledgement is behind `given`. If that is more, what lies further back counts as acknowledged.
+    /// The distance of the acknowledgement behind `given`. If that is more, what lies further back counts as acknowledged.
     lag: u32,
 }
 

@@ -46,18 +46,18 @@ pub(crate) enum FeedAnswer {
     Found(FoundGroups),
 }
 
-/// How delivery of a group will begin.
+/// The beginning of delivery in a group.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Beginning {
     /// The position of the change by which the user is a member.
     pub(crate) since: u64,
-    /// How far the device has the group, if it says so.
+    /// The device's position in the group, if it says so.
     pub(crate) given: Option<client::Position>,
     pub(crate) cursor: Option<client::Position>,
     pub(crate) start: Start,
 }
 
-/// What is known at once of groups that a session begins to follow.
+/// The immediate answer about groups that a session begins to follow.
 #[derive(Debug, Default)]
 pub(crate) struct FoundGroups {
     /// The device has all of these, and the session gets what comes.

@@ -62,7 +62,7 @@ struct GroupFeed {
     waiting: Vec<Follower>,
 }
 
-/// When a feed was to be visited, and when it is now.
+/// The earlier and the present time of a feed's next visit.
 struct Rescheduled {
     before: Option<Instant>,
     wake_at: Option<Instant>,

@@ -211,7 +211,7 @@ fn an_entry_of_before_a_restore_is_not_told_as_one_of_after_it() {
     assert_eq!((session.epoch, session.next), (Some(world.store.epoch), world.store.last + 1));
 }
 
-/// What feeds hand to connections.
+/// Inputs that feeds hand to connections.
 #[derive(Default)]
 struct Handed {
     entries: Vec<(Follower, u64)>,

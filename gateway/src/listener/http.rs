@@ -100,7 +100,7 @@ where
     }
 }
 
-/// What is known of a connection.
+/// Facts about a connection.
 struct State<A> {
     admit: A,
     answered: bool,
@@ -108,7 +108,7 @@ struct State<A> {
     direct: Option<Box<Direct>>,
 }
 
-/// What the connection is when the library is done with it.
+/// The further use of a connection that the HTTP library is done with.
 enum Ended {
     Upgraded(Format),
     /// A request was read that is carried out on the socket.

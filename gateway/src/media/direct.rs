@@ -105,7 +105,7 @@ impl MediaService {
                 let sent = sending.send(socket).await;
                 match &sent {
                     Ok(()) => metrics::media_transfer("download", "ok"),
-                    // Who goes away has had enough.
+                    // A client that goes away has had enough.
                     Err(DownloadError::Gone(_)) => {}
                     Err(error) => error.tell(&pass.id),
                 }
@@ -158,7 +158,7 @@ pub(super) struct SocketBody<'a> {
 /// The next bytes of an upload.
 pub(super) enum Piece {
     Early(Bytes),
-    /// So many more are in the pipe.
+    /// The pipe has got so many bytes more.
     Piped(usize),
     /// The pipe has to be emptied.
     Full,
@@ -205,7 +205,7 @@ impl SocketBody<'_> {
 struct Sending<'a> {
     folder: &'a Folder,
     pass: &'a Pass,
-    /// What is not in `chunk`.
+    /// The part of the range that is not in `chunk`.
     rest: Range<u64>,
     chunk: OpenChunk,
     transfer: Transfer,

@@ -30,7 +30,7 @@ pub(super) enum Filled {
 impl Pipe {
     pub(super) fn new() -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        // Where a user may not have so much, each piece is smaller.
+        // The system may not allow so much: then each piece is smaller.
         let _ = fcntl_setpipe_size(&write, ROOM);
         Ok(Self { read: Arc::new(read), write, holds: 0 })
     }
@@ -56,7 +56,7 @@ impl Pipe {
         self.holds
     }
 
-    /// How many bytes are in it, which the caller takes from `end` before it is filled again.
+    /// The number of bytes in the pipe, which the caller takes from `end` before it is filled again.
     pub(super) fn empty(&mut self) -> usize {
         std::mem::take(&mut self.holds)
     }

@@ -73,7 +73,7 @@ impl MediaService {
         }
     }
 
-    /// What the URL of the request allows.
+    /// The pass in the URL of the request.
     pub(crate) fn open<B>(&self, request: &Request<B>) -> Result<Pass, PassError> {
         self.keys.load().open(request.uri().path(), now_ms())
     }

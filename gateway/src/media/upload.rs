@@ -66,7 +66,7 @@ pub(super) struct Upload<'a> {
     pub(super) transfer: &'a mut Transfer,
 }
 
-/// Where the bytes of an upload come from.
+/// The origin of an upload's bytes.
 pub(super) enum Source<'a, 's> {
     Http(Incoming),
     Socket(&'a mut SocketBody<'s>),
@@ -130,7 +130,7 @@ impl Upload<'_> {
         }
         let mut finishing = None;
         let taken = self.fill_chunks(range, body, &mut finishing).await;
-        // What is kept of an upload that breaks is told next.
+        // The next request is told how much is kept of an upload that breaks.
         self.transfer.waits_for_place();
         let finished = finish(&mut finishing).await;
         self.transfer.waits_for_client();

@@ -220,7 +220,7 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(seconds).filter(|seconds| *seconds > 0).map(Duration::from_secs).ok_or_else(wrong)
 }
 
-/// The same, or 0.
+/// A length of time as [`parse_duration`] reads it, or 0.
 pub(super) fn duration_or_none(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { parse_duration(text) }
 }

@@ -1,4 +1,4 @@
-//! What the operator decides for domains: limits, how long messages are kept, and the tokens of administrators. See
+//! The operator's settings of domains: limits, how long messages are kept, and the tokens of administrators. See
 //! docs/adr/0036-domain-rules.md.
 
 use std::time::Duration;
@@ -272,7 +272,7 @@ async fn list(config: &Config, output: &Output) -> anyhow::Result<()> {
     table.end()
 }
 
-/// What is decided, by the names of the options; flags are 1.
+/// The settings, by the names of the options; flags are 1.
 fn decided(domain: &Domain) -> Vec<(&'static str, u64)> {
     let all = [
         ("max-message-bytes", domain.max_message_bytes.into()),

@@ -224,7 +224,7 @@ pub(super) async fn find(client: &Client, timeline: &TimelineId, id: MessageId) 
     bail!("message {id} is not among the last {} messages", PAGES * PAGE as usize)
 }
 
-/// The same, of a message about which something can be said.
+/// Looks for a message that is neither erased nor expired.
 pub(super) async fn find_alive(client: &Client, timeline: &TimelineId, id: MessageId) -> anyhow::Result<Target> {
     let FoundMessage { target, entry } = find(client, timeline, id).await?;
     if entry.envelope.is_some_and(|envelope| envelope.erased) {

@@ -1,4 +1,4 @@
-//! What a new message says, as options of a command.
+//! Content and recipient of a new message, as options of a command.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -12,7 +12,7 @@ use clap::Args;
 
 use super::{chat::accepted, credential::parse_duration, media::failed, message::find_alive, out};
 
-/// Whom a message is for.
+/// The recipient of a message.
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct Whom {
@@ -33,7 +33,7 @@ impl Whom {
         }
     }
 
-    /// Where this user has the conversation.
+    /// The timeline in which this user has the conversation.
     pub(super) fn timeline(&self, user: &UserId) -> TimelineId {
         self.to_group.clone().map_or_else(|| TimelineId::Inbox(user.clone()), TimelineId::Group)
     }

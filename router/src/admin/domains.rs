@@ -1,4 +1,4 @@
-//! What the operator decides for domains. See docs/adr/0036-domain-rules.md.
+//! The operator's settings of domains. See docs/adr/0036-domain-rules.md.
 
 use carillon_proto::{
     Level, ShardId, UserId,
@@ -48,7 +48,7 @@ impl Admin {
         Ok(ListDomainsReply { domains: counted.await? })
     }
 
-    /// How many accounts of its domain the shard of this user may have, so that all shards together have as many as the domain allows.
+    /// The number of accounts of its domain that the shard of this user may have, so that all shards together have as many as the domain allows.
     /// `None`: any number.
     pub(super) async fn room_for(&self, user: &UserId) -> Result<Option<u64>, Status> {
         let Some(domain) = user.domain() else { return Ok(None) };

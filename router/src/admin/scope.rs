@@ -1,4 +1,4 @@
-//! Who asks: the operator, or the administrators of a domain, who administer this domain and nothing else. See
+//! The caller: the operator, or the administrators of a domain, who administer this domain and nothing else. See
 //! docs/adr/0036-domain-rules.md.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tonic::{Request, Status, service::Interceptor};
 
 use crate::topology::Topology;
 
-/// What the caller may administer.
+/// The part of the service that the caller may administer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Scope {
     Operator,

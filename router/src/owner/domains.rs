@@ -1,4 +1,4 @@
-//! What the operator has decided for domains, where routers are who keeps to it. See docs/adr/0036-domain-rules.md.
+//! Settings of domains that routers enforce. See docs/adr/0036-domain-rules.md.
 
 use carillon_proto::{
     ShardId, ShardKind, TimelineId, UserId,
@@ -28,7 +28,7 @@ pub(super) struct Registering {
     slot: ReplySlot,
     /// Shards whose answers are still to come.
     waits: usize,
-    /// What the other shards leave of the domain's limit.
+    /// The rest of the domain's limit, without the accounts of other shards.
     room: u64,
     failed: Option<Failure>,
 }

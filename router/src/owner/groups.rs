@@ -277,7 +277,7 @@ impl Owner {
             Ok(placed) => placed,
             Err(failure) => {
                 let failure = match (failure, changing.not_allowed.take()) {
-                    // It is no repeat.
+                    // The request is no repeat.
                     (Failure::Store(StoreFailure::NotFound { .. }), Some(why)) => Failure::OfDomain(why),
                     (Failure::Store(StoreFailure::Unexpected), _) => Failure::Store(StoreFailure::Unexpected).halfway(),
                     (failure, _) => failure,

@@ -296,7 +296,7 @@ impl Owner {
         let is_known = self.missing() == 0;
         let (mut presences, mut unknown, mut offline) = (Vec::new(), Vec::new(), Vec::new());
         for contact in of {
-            // Whoever asks may know a newer ring: there nothing is known yet of a user who has come here by it.
+            // The asking router may know a newer ring, by which the user has come here: nothing is known of its sessions yet.
             if !self.topology.owns(&contact.user) {
                 unknown.push(contact);
                 continue;
@@ -394,12 +394,12 @@ impl Owner {
         if let Some(row) = &news.row {
             let contact = Person { user: news.contact.clone(), incarnation: row.peer };
             if self.presences.set_watcher(&user, incarnation, &contact, row.from) {
-                // Who has gone just now is shown as before, as to those who ask.
+                // A user who has gone just now is shown as before, as to those who ask.
                 let shown = shown(self.register.sessions(&user, incarnation));
                 let shown = shown.or_else(|| self.presences.told(&user, incarnation).cloned()).filter(|_| row.from);
                 self.tell_presence(&user, shown.as_ref(), vec![contact.clone()], time_ms);
             }
-            // What the contact has told before the user saw it was not heard.
+            // Presences of the contact from before the user saw it were not heard.
             if row.to && self.current(&user).hears && !self.presences.blocks(user.as_str(), &contact.user) {
                 let from = Some(Person { user: user.as_str().to_owned(), incarnation });
                 self.effects.push(Effect::Say(Said::Probe(Probe { from, of: vec![contact], last_seen: true })));

@@ -1,4 +1,4 @@
-//! Who is told what a user shows, as the store said it last, in the form in which it is told.
+//! The contacts that are told a user's presence, as the store said it last, split by the routers and partitions that tell them.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -19,7 +19,7 @@ use crate::topology::Topology;
 /// Bytes of the audiences that a partition keeps: some 1,200 users with 200 contacts each. The store names the others' contacts with each change.
 const BYTES: usize = 8 << 20;
 
-/// Those who see a user. The store says with each change whether they are still the same.
+/// The contacts that see a user. The store says with each change whether they are still the same.
 pub(crate) struct Audience {
     incarnation: u64,
     /// Of the list of contacts and of the privacy settings; with 0 it can't be compared.
@@ -30,7 +30,7 @@ pub(crate) struct Audience {
     parts: Vec<AudiencePart>,
 }
 
-/// Those of one partition of this router, or those of another router.
+/// The contacts of one partition of this router, or of another router.
 pub(crate) struct AudiencePart {
     pub(crate) destination: Destination<Box<str>>,
     pub(crate) people: Arc<People>,
@@ -53,7 +53,7 @@ pub(crate) struct People {
     ends: Vec<(u32, u64)>,
 }
 
-/// What a user shows, for those who see it.
+/// Presence of a user, for those who see it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct PresenceUpdate {
     pub(crate) presence: Presence,

@@ -82,7 +82,7 @@ fn who_may_see_the_user_since_the_last_read_is_told_although_the_others_know_it(
     assert_eq!(reads(vec![row("bob", true), row("carol", true)]), (false, false, false), "once");
 }
 
-/// Its contacts have asked this owner meanwhile, and were told that the user is offline.
+/// The user's contacts have asked this owner meanwhile, and were told that it is offline.
 #[test]
 fn a_session_that_is_announced_after_all_others_is_told() {
     for (all_announced, tells) in [(false, false), (true, true)] {

@@ -217,7 +217,7 @@ impl Batch<'_> {
         Ok(done())
     }
 
-    /// How many accounts of this domain the shard has.
+    /// The number of this domain's accounts in the shard.
     fn accounts_of(&self, domain: &str) -> io::Result<u64> {
         let key = keys::domain_accounts(domain);
         let count = match self.changes.get(&key) {

@@ -1,4 +1,4 @@
-//! What the operator has decided for domains: rows of directory shard 0, held in memory as the rest of the registry. See
+//! Settings of domains: rows of directory shard 0, held in memory as the rest of the registry. See
 //! docs/adr/0036-domain-rules.md.
 
 use std::{collections::BTreeMap, io, sync::Arc};
@@ -16,7 +16,7 @@ use crate::engine::{Changes, sled::DirectoryShard};
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct DomainRows(Arc<BTreeMap<String, Domain>>);
 
-/// How long messages of domains are kept, in milliseconds, for those that have a time of their own.
+/// Retention of messages in milliseconds, of domains that have a time of their own.
 pub(crate) type MessageAges = Arc<BTreeMap<String, u64>>;
 
 impl DomainRows {

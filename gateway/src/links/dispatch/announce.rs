@@ -191,7 +191,7 @@ impl<C> Dispatch<C> {
 
     /// The sessions that their owner does not know.
     pub(super) fn queue_moved(&mut self) {
-        // One that is being closed was answered already, or means nothing any more.
+        // A session that is being closed was answered already, or means nothing any more.
         let being_opened =
             self.sessions.iter().filter(|(_, live)| !live.open && !live.closing && live.known_at.is_some());
         self.opening.extend(being_opened.map(|(connection, _)| *connection));

@@ -105,7 +105,7 @@ impl Cluster {
     }
 }
 
-/// Held as long as the cluster runs; two in one folder would write into each other's files.
+/// Locks the folder as long as the cluster runs: two clusters in one folder would write into each other's files.
 fn only_one(dir: &Path) -> anyhow::Result<File> {
     let path = dir.join("lock");
     let lock = File::options().create(true).truncate(false).write(true).open(&path);

@@ -171,7 +171,7 @@ struct GroupCursors<I: Iterator> {
 }
 
 impl<'a> GroupCursors<Box<dyn Iterator<Item = io::Result<(Value, Value)>> + 'a>> {
-    /// Those of the device that the read names, in the groups of its page.
+    /// Cursors of the device that the read names, in the groups of its page.
     fn after(view: &'a TimelineView<'_>, number: u64, op: &ReadMemberships) -> Self {
         let device = op.device.clone();
         if device.is_empty() {

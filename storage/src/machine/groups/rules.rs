@@ -146,7 +146,7 @@ pub(in crate::machine) fn is_above(member: &Member, author: Option<&Member>) -> 
     is_admin(member) && author.is_none_or(|author| rank(member) > author)
 }
 
-/// When a message of this time expires at the latest, by the rule of the group; 0: the group has none.
+/// Latest expiry of a message of this time by the rule of the group; 0: the group has none.
 pub(in crate::machine) fn expires_at_ms(group: &GroupSettings, time_ms: u64) -> u64 {
     match group.expire_after_ms {
         0 => 0,

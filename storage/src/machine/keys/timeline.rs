@@ -354,7 +354,7 @@ pub(crate) fn name_of_group_cursor<'a>(key: &'a [u8], device: &str) -> Option<&'
     key.get(1 + 8 + device.len() + 1..)
 }
 
-/// How many cursors in groups the device has.
+/// Number of the device's cursors in groups.
 pub(crate) fn group_cursor_count(number: u64, device: &str) -> RowBytes {
     key(GROUP_CURSOR_COUNT, &[&number.to_be_bytes(), device.as_bytes()])
 }
