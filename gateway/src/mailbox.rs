@@ -35,6 +35,8 @@ const MAX_SIGNALS: usize = 256;
 const MAX_CHAT_STATES: usize = 64;
 /// With so many presences the session is not waited for any longer.
 const MANY_PRESENCES: usize = 256;
+/// Room for presences at first: who is told one is soon told more.
+const FIRST_PRESENCES: usize = 16;
 /// Presences that wait. Further ones are dropped, and the session is told so.
 const MAX_PRESENCES: usize = 1024;
 /// Directed requests that wait. Further ones are refused.
@@ -140,6 +142,9 @@ impl Mail {
             Some((_, earlier)) if news.replaces(earlier) => *earlier = Arc::clone(news),
             _ if self.presence_count < MAX_PRESENCES => {
                 self.presence_count += 1;
+                if self.presences.capacity() == 0 {
+                    self.presences.reserve(FIRST_PRESENCES);
+                }
                 self.presences.push((news.hash, Arc::clone(news)));
             }
             _ => self.signals_missed = true,

@@ -62,7 +62,7 @@ pub fn is_in_boxes(first: &[u8]) -> bool {
 /// That takes time for each byte, and some memory for each key.
 pub fn forget_place(one: &mut [u8]) -> Result<bool, Damaged> {
     let mut walk = Walk { looks: LOOKS };
-    children(one, &mut |head, one| walk.movie(head, one))
+    children(one, &mut |head, one| walk.file(head, one))
 }
 
 /// True if a file that can't be looked through, or a part of it, seems to say where it was made.
@@ -77,16 +77,31 @@ struct Walk {
 }
 
 impl Walk {
-    /// The file itself, `moov` and `trak`.
+    // One function for each level: a file decides how deep its boxes are, and must not decide how deep the stack gets.
+
+    fn file(&mut self, head: BoxHead, one: &mut [u8]) -> Result<bool, Damaged> {
+        match &head.kind {
+            b"moov" => children(&mut one[head.head_bytes..], &mut |head, one| self.movie(head, one)),
+            _ => self.described(head, one),
+        }
+    }
+
     fn movie(&mut self, head: BoxHead, one: &mut [u8]) -> Result<bool, Damaged> {
+        match &head.kind {
+            b"trak" => children(&mut one[head.head_bytes..], &mut |head, one| self.described(head, one)),
+            _ => self.described(head, one),
+        }
+    }
+
+    /// What the file, the film or one of its tracks says of itself.
+    fn described(&mut self, head: BoxHead, one: &mut [u8]) -> Result<bool, Damaged> {
         let within = &mut one[head.head_bytes..];
         match &head.kind {
-            b"moov" | b"trak" => children(within, &mut |head, one| self.movie(head, one)),
             b"udta" => children(within, &mut |head, one| self.user_data(head, one)),
             b"meta" => self.meta(within),
             b"uuid" => self.empties_if_it_tells(head, one),
-            // Compressed.
-            b"cmov" => Err(Damaged),
+            // Compressed, or where no player looks for them: what they tell is not known.
+            b"cmov" | b"moov" | b"trak" => Err(Damaged),
             _ => Ok(false),
         }
     }
@@ -266,6 +281,19 @@ mod tests {
         let longer = one(b"udta", &[b"\0\0\0\xff\xa9xyz", PLACE]);
         assert_eq!(forget_place(&mut one(b"moov", &[&longer])), Err(Damaged));
         assert_eq!(forget_place(&mut one(b"moov", &[&one(b"cmov", &[b"compressed"])])), Err(Damaged));
+    }
+
+    #[test]
+    fn boxes_within_boxes_without_end_are_damaged() {
+        for kind in [b"moov", b"trak", b"udta", b"meta"] {
+            let mut deep = Vec::new();
+            for level in 0..200_000_u32 {
+                deep.extend_from_slice(&(8 * (200_000 - level)).to_be_bytes());
+                deep.extend_from_slice(kind);
+            }
+            let mut film = one(b"moov", &[&deep]);
+            assert!(forget_place(&mut film).is_err() || !seems_to_tell_place(&film), "{kind:?}");
+        }
     }
 
     proptest! {

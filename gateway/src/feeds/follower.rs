@@ -54,10 +54,15 @@ pub(super) struct Followers(Vec<Follower>);
 
 impl Followers {
     pub(super) fn add(&mut self, who: Follower) {
-        if let Err(place) = self.0.binary_search(&who) {
+        // Nearly always a new connection, which has the highest number: a search would touch many lines of a long list.
+        let place = match self.0.last() {
+            Some(last) if *last >= who => self.0.binary_search(&who),
+            _ => Err(self.0.len()),
+        };
+        if let Err(place) = place {
             // Most feeds have one follower, and many followers are more than a connection needs: room for some more, not twice as many.
             if self.0.len() == self.0.capacity() {
-                self.0.reserve_exact(1 + self.0.len() / 8);
+                self.0.reserve_exact(1 + self.0.len() / 4);
             }
             self.0.insert(place, who);
         }
