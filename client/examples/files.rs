@@ -30,7 +30,7 @@ pub(crate) async fn tour(alice: &mut User, bob: &mut User) -> Result<()> {
     let content = Content { body: Some(Body::File(file)), ..Content::default() };
     let sent = alice.client.send(Client::user(bob.name.as_str()), content).await?;
 
-    // Who can read the message can have the file: the message is named by its place.
+    // Readers of the message can have the file: the message is named by its place.
     let (timeline, position, envelope) = bob.receives(&sent).await?;
     let Some(Body::File(file)) = envelope.content.and_then(|content| content.body) else {
         return Err("it is a file".into());

@@ -47,7 +47,7 @@ pub(crate) async fn tour(alice: &mut User, bob: &mut User) -> Result<()> {
     let (of, position, _) = bob.receives(&sent).await?;
     assert_eq!(of, timeline);
 
-    // What was written before he came, he fetches.
+    // He fetches messages from before he came.
     let page = bob.client.fetch(&timeline, Direction::Forward, 0, 10).await?;
     assert!(page.first < position.seq && page.complete);
 

@@ -53,13 +53,13 @@ pub(crate) async fn tour(alice: &mut User, bob: &mut User) -> Result<()> {
     });
     assert_eq!(status.await?, "at lunch");
 
-    // Who has asked for conversations is told what others are doing there.
+    // A client that has asked for conversations is told what others are doing there.
     alice.client.read_conversations(None).await?;
     bob.client.set_chat_state(&alice.name, ChatState::Composing).await?;
     let name = bob.name.as_str().to_owned();
     alice.event(|event| matches!(event, Event::ChatState(notice) if notice.from == name).then_some(())).await?;
 
-    // What the user has begun to write is kept for the user's other devices, and so is what was read.
+    // Drafts are kept for the user's other devices, and so are marks of what was read.
     let draft = ConversationSettings { draft: Some("of course I".to_owned()), ..ConversationSettings::default() };
     bob.client.set_conversation(to_alice.clone(), draft).await?;
     let moved = bob.client.move_marks(vec![(to_alice.clone(), position)]).await?;

@@ -29,9 +29,9 @@ pub enum ContactChange {
     Remove,
     /// Asks to see its presence; with a text for it to read.
     Subscribe(String),
-    /// It may see the user's presence: accepts its request, or the one to come.
+    /// Lets the contact see the user's presence: accepts its request, or the one to come.
     Accept,
-    /// Does not want to see its presence any longer.
+    /// Ends the wish to see the contact's presence.
     Unsubscribe,
     /// Refuses its request, or ends that it sees the user's presence.
     Refuse,
@@ -98,7 +98,7 @@ impl Client {
     }
 }
 
-/// What a client keeps of contacts over its connections.
+/// The client's knowledge of contacts, over its connections.
 #[derive(Default)]
 pub(crate) struct Known {
     shown: Option<SetPresence>,
@@ -125,7 +125,7 @@ impl Known {
         }
     }
 
-    /// What a new connection begins with.
+    /// Requests at the beginning of a connection.
     pub(crate) fn begin(&self) -> impl Iterator<Item = Body> {
         let read = self.version.map(|version| ReadContacts { request: OWN, version, limit: 1, ..Default::default() });
         let read = read.map(Body::ReadContacts);
@@ -144,7 +144,7 @@ impl Known {
 
     pub(crate) fn news(&mut self, news: ContactNews) -> Option<Event> {
         let known = self.version?;
-        // It was in the list that was read.
+        // The change was in the list that was read.
         if news.version <= known {
             return None;
         }

@@ -60,7 +60,7 @@ impl Client {
                 }
                 Some(list) => {
                     list.conversations.extend(page.conversations);
-                    // What changes while all are read comes again with the first page's version.
+                    // Changes while all are read come again with the first page's version.
                     if page.changes {
                         list.version = version;
                     }

@@ -51,7 +51,7 @@ pub enum Event {
     Contact(Contact),
     /// Changes of the list did not come: it has to be read again.
     ContactsMissed,
-    /// What a contact shows, after [`crate::Client::show`].
+    /// The presence of a contact, after [`crate::Client::show`].
     Presence(Presence),
     /// The user's privacy settings or blocked users have changed, on any device. Told after [`crate::Client::privacy`] was called.
     Privacy(privacy_news::What),

@@ -50,7 +50,7 @@ pub(crate) enum Found {
     Conversations(Conversations),
     Marks(Marks),
     Contacts(Contacts),
-    /// It was carried out.
+    /// The request was carried out.
     Done,
     MediaSlot(MediaSlot),
     MediaUrl(MediaUrl),

@@ -17,7 +17,7 @@ use crate::{
 /// A change of a group.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
-    /// What is absent stays as it is.
+    /// Absent settings stay as they are.
     Set(GroupSettings),
     Members(ChangeMembers),
     Delete,

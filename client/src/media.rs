@@ -27,7 +27,7 @@ const ATTEMPTS: u32 = 5;
 /// The pause after the first of them; it doubles each time.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// What others are told of a file.
+/// Description of a file, for others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewFile {
     pub size_bytes: u64,
@@ -103,7 +103,7 @@ impl Client {
                 Transfer::Local(error) => return Err(MediaError::Local(error)),
                 Transfer::Broken(why) => why,
             };
-            // What the service has is behind the last whole chunk; if it does not answer, nothing is known.
+            // The service may have kept more whole chunks; without an answer nothing more is known.
             let kept = http.stored().await.unwrap_or(at);
             tries.broken(kept > at, why).await?;
             at = kept;
@@ -151,7 +151,7 @@ impl Client {
         let (base, mut connect) = self.media_base();
         let whole = match (url.starts_with('/'), base) {
             (false, _) => {
-                // That of a gateway.
+                // The name belongs to a gateway.
                 connect.server_name = None;
                 url.to_owned()
             }

@@ -30,7 +30,7 @@ pub(crate) struct Outbox<T> {
     rate: Option<Instant>,
 }
 
-/// What is answered by Accepted, or refused by its client id.
+/// A request that is answered by Accepted, or refused by its client id.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Request {
     Send(Send),
@@ -99,7 +99,7 @@ impl<T> Outbox<T> {
         self.waiting.values_mut().for_each(|entry| entry.not_before = None);
     }
 
-    /// What may go out now, in order.
+    /// Gives the requests that may go out now, in order.
     pub(crate) fn take_ready(&mut self, now: Instant, mut out: impl FnMut(Request)) {
         self.held.retain(|_, until| *until > now);
         self.rate = None;

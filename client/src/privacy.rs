@@ -62,7 +62,7 @@ impl Client {
         self.done(Query::ChatState(set)).await
     }
 
-    /// The same for those who follow a group. Refused if it has more than 200 members.
+    /// Tells the members who follow a group. Refused if it has more than 200 members.
     pub async fn set_group_chat_state(&self, group: &GroupId, state: ChatState) -> Result<(), FetchError> {
         let set = SetChatState { group: group.as_str().to_owned(), state: state.into(), ..SetChatState::default() };
         self.done(Query::ChatState(set)).await

@@ -5,7 +5,7 @@ use std::time::Duration;
 use carillon_conformance::{Client, Driving, Input, Output, Verdict, own, play};
 use futures_util::StreamExt as _;
 
-#[path = "../examples/conformance_driver.rs"]
+#[path = "../examples/conformance_driver/main.rs"]
 #[expect(dead_code, reason = "an example has a main")]
 mod conformance_driver;
 

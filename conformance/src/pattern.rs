@@ -78,7 +78,7 @@ impl Names {
     }
 }
 
-/// What canonical JSON leaves out, if it is of the kind of this value.
+/// The value of this kind that canonical JSON leaves out.
 fn default_of(wanted: &Value) -> Value {
     match wanted {
         Value::Bool(_) => false.into(),

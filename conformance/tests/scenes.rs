@@ -57,7 +57,7 @@ fn each_scene_stands_at_its_rule_in_the_protocol() {
     assert_eq!(named, known);
 }
 
-/// What needs a driver that can do more is in the list of the page about drivers.
+/// Abilities that scenes need are in the list of the page about drivers.
 #[test]
 fn what_scenes_need_is_described() {
     let page = fs::read_to_string(docs().join("examples/README.md")).expect("the page");

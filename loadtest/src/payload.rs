@@ -31,7 +31,7 @@ static FILLING: LazyLock<String> = LazyLock::new(|| {
 
 const CHECKSUM_CHARS: usize = 16;
 
-/// What makes a message as long as it is to be.
+/// Text that brings a message to its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Filling {
     /// The same text in all messages, cheap for the sender.

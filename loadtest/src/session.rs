@@ -17,9 +17,9 @@ use crate::{
     scenario::{Ending, Environment, Found, Gate, RunError, Target},
 };
 
-/// What a run is given, wherever it was asked for.
+/// The setting of a run, wherever it was asked for.
 pub(crate) struct Setting {
-    /// What is run.
+    /// Name of the scenario.
     pub(crate) scenario: String,
     pub(crate) target: Target,
     pub(crate) credentials: Credentials,
@@ -64,7 +64,7 @@ pub(crate) struct Session {
     limits: Option<Limits>,
 }
 
-/// What goes on beside a run.
+/// Tasks beside a run.
 pub(crate) struct Watch {
     progress: Progress,
     tasks: Tasks,

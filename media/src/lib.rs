@@ -13,7 +13,7 @@ pub use files::{CHUNK_BYTES, Files, FilesError, Kept, Version};
 pub use folder::{Folder, NewChunk, OpenChunk};
 pub use http::{Connector, ConnectorError};
 
-/// What a gateway has for files.
+/// The place for files, with its settings.
 #[derive(Debug, Clone)]
 pub struct Media {
     pub files: Files,

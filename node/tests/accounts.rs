@@ -29,7 +29,7 @@ fn a_names_next_owner_sees_nothing_of_the_old_one() {
         assert_eq!(bob.signed_in.timelines[0].last, 0);
         let page = bob.history().await;
         assert_eq!(page.entries, [], "the old owner's messages");
-        // The same client id names another message of another owner.
+        // A client id names another message of another owner.
         alice.send("bob", "2", "hello").await.expect("accepted");
         let page = bob.history().await;
         assert_eq!((page.entries.len(), page.entries[0].seq), (1, 1));

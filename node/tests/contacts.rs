@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{collections::BTreeMap, process::Command, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use carillon_client::{Client, ClientConfig, ContactChange, Credential, Event, Events};
 use carillon_proto::{
@@ -15,19 +15,15 @@ use tokio::{runtime::Runtime, time::timeout};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Runs `carillon contact` as this user at this gateway. Ok: what it printed; an error: what it complained of.
+/// Runs `carillon contact` as this user at this gateway. Ok: its output; an error: its complaint.
 fn contact(cluster: &Cluster, gateway: usize, user: &str, args: &[&str]) -> Result<String, String> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
-    command.args(["contact", "--as", user, "--url", &cluster.addresses[gateway].to_string()]).args(args);
-    let output = command.env("CARILLON_TOKEN", cluster.token(user)).output().expect("it runs");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
-    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    cluster.as_user(gateway, user, "contact", args)
 }
 
 struct Person {
     client: Client,
     events: Events,
-    /// What each contact shows.
+    /// The presence of each contact.
     shown: BTreeMap<String, (Show, String)>,
     contacts: BTreeMap<String, Contact>,
     missed: bool,
@@ -132,7 +128,7 @@ fn contacts_see_each_other_over_two_gateways_and_nobody_else_does() {
         contact(&cluster, 0, "alice", &["set", "bob", "--name", "Bobby", "--label", "friends"]).expect("set");
         alice.has("bob", "has a name", |contact| contact.name == "Bobby").await;
 
-        // Who comes back is told what has become of the others meanwhile.
+        // A user who comes back is told what has become of the others meanwhile.
         bob.client.close().await;
         alice.sees("bob", Show::Unspecified, "").await;
         let mut bob = Person::enter(&cluster, &[0], "bob").await;

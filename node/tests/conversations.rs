@@ -2,59 +2,25 @@
 
 mod support;
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::Instant;
 
-use carillon_client::{Client, ClientConfig, Credential, Event, Events};
+use carillon_client::{Client, Event};
 use carillon_proto::{
     Position, TimelineId,
     pb::client::{Conversation, ConversationSettings, Envelope, recipient::To},
-    tasks::Tasks,
 };
-use support::cluster::Cluster;
-use tokio::{runtime::Runtime, time::timeout};
+use support::{
+    cluster::Cluster,
+    device::{Device, PATIENCE, said},
+};
+use tokio::runtime::Runtime;
 
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Runs `carillon conversation` as this user at this gateway, and returns what it printed.
+/// Runs `carillon conversation` as this user at this gateway. Gives its output.
 fn conversation(cluster: &Cluster, gateway: usize, user: &str, args: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
-    command.args(["conversation", "--as", user, "--url", &cluster.addresses[gateway].to_string()]).args(args);
-    let output = command.env("CARILLON_TOKEN", cluster.token(user)).output().expect("it runs");
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
-}
-
-struct Device {
-    client: Client,
-    events: Events,
-    _tasks: Tasks,
+    cluster.as_user(gateway, user, "conversation", args).unwrap_or_else(|why| panic!("{args:?}: {why}"))
 }
 
 impl Device {
-    async fn enter(cluster: &Cluster, gateway: usize, user: &str, device: &str) -> Self {
-        let credential = Credential::Token(cluster.token(user));
-        let config = ClientConfig::new(vec![cluster.addresses[gateway].clone()], user, device, credential);
-        let tasks = Tasks::new();
-        let (client, events) = Client::open(config, &tasks).expect("opens");
-        client.connected(PATIENCE).await.expect("signs in");
-        Self { client, events, _tasks: tasks }
-    }
-
-    /// Waits for something.
-    async fn hears<T>(&mut self, what: &str, is: impl Fn(Event) -> Option<T>) -> T {
-        let hears = async {
-            loop {
-                if let Some(heard) = is(self.events.next().await.expect("it goes on")) {
-                    return heard;
-                }
-            }
-        };
-        timeout(PATIENCE, hears).await.unwrap_or_else(|_| panic!("{what} did not come"))
-    }
-
     /// The place of a message in this device's inbox.
     async fn gets(&mut self, text: &str) -> (Position, Envelope) {
         self.hears(text, |event| match event {
@@ -66,7 +32,7 @@ impl Device {
         .await
     }
 
-    /// How many messages are unread with this user, as the device is told without asking.
+    /// Waits until the device is told, without asking, of so many unread messages with this user.
     async fn is_told_unread(&mut self, with: &str, unread: u64) {
         self.hears(&format!("{unread} unread with {with}"), |event| match event {
             Event::Conversations(changed) => {
@@ -85,20 +51,13 @@ impl Device {
 
 /// Waits until the shard of this user's inbox is at the level of conversations, as each shard rises by itself.
 async fn are_counted(cluster: &Cluster, of: &Device, user: &str) {
-    let probe = Device::enter(cluster, 0, "probe", "phone").await;
+    let probe = Device::enter(cluster, &[0], "probe", "phone").await;
     let until = Instant::now() + PATIENCE;
     while of.unread("probe").await.unwrap_or(0) == 0 {
         assert!(Instant::now() < until, "nothing is counted for {user}");
         probe.client.send(Client::user(user), Client::text("?")).await.expect("accepted");
     }
     probe.client.close().await;
-}
-
-fn said(envelope: &Envelope) -> &str {
-    match envelope.content.as_ref().and_then(|content| content.body.as_ref()) {
-        Some(carillon_proto::pb::client::content::Body::Text(text)) => &text.body,
-        _ => "",
-    }
 }
 
 fn is_with(conversation: &Conversation, with: &str) -> bool {
@@ -113,9 +72,9 @@ fn is_with(conversation: &Conversation, with: &str) -> bool {
 fn two_devices_at_two_gateways_see_the_same_counts_and_the_writer_hears_what_became_of_it() {
     let cluster = Cluster::start();
     Runtime::new().expect("runtime").block_on(async {
-        let mut alice = Device::enter(&cluster, 0, "alice", "phone").await;
-        let mut phone = Device::enter(&cluster, 0, "bob", "phone").await;
-        let mut web = Device::enter(&cluster, 1, "bob", "web").await;
+        let mut alice = Device::enter(&cluster, &[0], "alice", "phone").await;
+        let mut phone = Device::enter(&cluster, &[0], "bob", "phone").await;
+        let mut web = Device::enter(&cluster, &[1], "bob", "web").await;
         are_counted(&cluster, &alice, "alice").await;
         are_counted(&cluster, &phone, "bob").await;
         for device in [&alice, &phone, &web] {
@@ -157,13 +116,13 @@ fn two_devices_at_two_gateways_see_the_same_counts_and_the_writer_hears_what_bec
         assert_eq!(ids, [(&*two.id, &*three.id), ("", "")]);
         assert_ne!(one.id, two.id);
 
-        // Who was away learns of what has changed since then alone.
+        // A device that was away learns only of changes since then.
         let known = web.client.read_conversations(None).await.expect("read").version;
         web.client.close().await;
         conversation(&cluster, 0, "bob", &["set", "alice", "--pinned", "true", "--draft", "well"]);
         let read = conversation(&cluster, 1, "bob", &["read", "--all"]);
         assert!(read.lines().any(|line| line == "with alice: 0 unread"), "{read}");
-        let web = Device::enter(&cluster, 0, "bob", "web").await;
+        let web = Device::enter(&cluster, &[0], "bob", "web").await;
         let changed = web.client.read_conversations(Some(known)).await.expect("read");
         assert!(changed.changes);
         let of_alice = changed.conversations.iter().find(|of| is_with(of, "alice")).expect("has changed");
@@ -181,8 +140,8 @@ fn two_devices_at_two_gateways_see_the_same_counts_and_the_writer_hears_what_bec
 fn a_group_counts_what_others_write_and_saved_messages_are_a_conversation_with_oneself() {
     let cluster = Cluster::start();
     Runtime::new().expect("runtime").block_on(async {
-        let alice = Device::enter(&cluster, 0, "alice", "phone").await;
-        let mut bob = Device::enter(&cluster, 1, "bob", "phone").await;
+        let alice = Device::enter(&cluster, &[0], "alice", "phone").await;
+        let mut bob = Device::enter(&cluster, &[1], "bob", "phone").await;
         for (device, user) in [(&alice, "alice"), (&bob, "bob")] {
             are_counted(&cluster, device, user).await;
         }
@@ -208,9 +167,9 @@ fn a_group_counts_what_others_write_and_saved_messages_are_a_conversation_with_o
         let marks = alice.client.read_marks(Some(&club), vec!["bob".into(), "carol".into()]).await.expect("read");
         assert_eq!(marks[0].read.map(|read| read.seq), Some(one));
         assert_eq!(marks[1].read, None, "no member");
-        let stranger = Device::enter(&cluster, 0, "carol", "phone").await;
+        let stranger = Device::enter(&cluster, &[0], "carol", "phone").await;
         assert!(stranger.client.read_marks(Some(&club), vec!["bob".into()]).await.is_err(), "members alone may know");
-        // Who writes has read what stands before.
+        // The writer of a message has read everything before it.
         bob.client.send(Client::group(name), Client::text("three")).await.expect("accepted");
         assert_eq!((alice.unread(name).await, bob.unread(name).await), (Some(1), Some(0)));
 
@@ -230,8 +189,8 @@ fn a_group_counts_what_others_write_and_saved_messages_are_a_conversation_with_o
 fn counts_survive_the_death_of_a_storage_leader_and_of_a_router() {
     let mut cluster = Cluster::start();
     Runtime::new().expect("runtime").block_on(async {
-        let alice = Device::enter(&cluster, 0, "alice", "phone").await;
-        let mut bob = Device::enter(&cluster, 1, "bob", "phone").await;
+        let alice = Device::enter(&cluster, &[0], "alice", "phone").await;
+        let mut bob = Device::enter(&cluster, &[1], "bob", "phone").await;
         are_counted(&cluster, &bob, "bob").await;
         for text in ["one", "two", "three"] {
             alice.client.send(Client::user("bob"), Client::text(text)).await.expect("accepted");

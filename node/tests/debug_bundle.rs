@@ -17,7 +17,7 @@ use support::{
     service::{CLUSTER_SECRET, Service, TOKEN_SECRET},
 };
 
-/// What a user says.
+/// The text of a user's message.
 const WORDS: &str = "marker-of-a-private-message";
 const PASSWORD: &str = "marker-of-a-password";
 
@@ -187,7 +187,7 @@ fn nodes_of_one_process_are_told_once() {
     assert_eq!(bundle.nodes("").len(), 1, "{}", bundle.bundle());
     let nodes = bundle.bundle()["nodes"].as_array().expect("a list").clone();
     assert_eq!(nodes.iter().filter(|node| node["same_process_as"] == "storage-1").count(), 2, "{nodes:?}");
-    // What is told to the operator alone is not told to everybody who reaches the admin listener.
+    // Pages for the operator alone are not for everybody who reaches the admin listener.
     for path in ["/configuration", "/log", "/debug", "/describe"] {
         assert!(get(service.node.admin, path).is_some_and(|answer| answer.starts_with("HTTP/1.1 404")), "{path}");
     }
@@ -211,7 +211,7 @@ fn without_any_cluster_a_bundle_has_the_doctor() {
     for name in ["doctor.txt", "machine.txt", "README.txt", "bundle.json"] {
         assert!(listed.contains(name), "{listed}");
     }
-    // The same to a pipe, as from a container without a place for files.
+    // The bundle goes to a pipe, as from a container without a place for files.
     let output =
         support::command::carillon(&["debug", "bundle", "--out", "-", "--set", "gateway.lisen=1"], folder.path());
     assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));

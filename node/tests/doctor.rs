@@ -12,7 +12,7 @@ use support::{
     service::{CLUSTER_SECRET, Service},
 };
 
-/// What a doctor has found.
+/// The findings of a doctor.
 struct Found {
     code: Option<i32>,
     findings: Vec<Value>,

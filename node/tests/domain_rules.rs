@@ -1,4 +1,4 @@
-//! What the operator decides for domains: administrators of one, and limits. See docs/adr/0036-domain-rules.md.
+//! The operator's settings of domains: administrators of one, and limits. See docs/adr/0036-domain-rules.md.
 
 mod support;
 
@@ -249,7 +249,7 @@ async fn call(address: &str, path: &str, token: &str) -> Code {
     let codec = tonic_prost::ProstCodec::<(), ()>::default();
     let answer = grpc.unary(request, path.parse::<PathAndQuery>().expect("a path"), codec).await;
     match answer {
-        // What was answered is of no matter here.
+        // The answer is of no matter here.
         Err(status) if status.code() == Code::Internal && status.message().contains("failed to decode") => Code::Ok,
         Err(status) => status.code(),
         Ok(_) => Code::Ok,
@@ -299,7 +299,7 @@ fn a_domain_narrows_what_its_users_may_do_and_nobody_elses() {
         let made = group(&["create", "--member", "bob@acme.example", "--member", "eve@acme.example"]);
         made.err().filter(|refused| refused.contains("lets groups have 2 members"))
     });
-    // Those that were made until the service had heard of it count.
+    // Accounts that were made before the service had heard of the limit count.
     let made = done(&service, &["domain", "list", "--json"], "");
     assert!(made.contains("\"max-groups-of-user\":2"), "{made}");
     let listed = group(&["list"]).expect("listed");

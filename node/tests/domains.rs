@@ -42,7 +42,7 @@ fn users_of_a_domain_reach_each_other_and_nobody_else_unless_it_is_allowed() {
         |carrier, token: &str, from: &str, to: &str| carillon(&service, carrier, token, &["send", from, to, "hello"]);
     let (ann, bob) = ("ann@acme.example", "bob@acme.example");
     let (anns, bobs) = (token(ACME, "ann"), token(ACME, bob));
-    // The same local part is somebody else in each domain.
+    // A local part names somebody else in each domain.
     let (default_ann, partner_ann) = (service.token("ann"), token(PARTNER, "ann"));
     for (carrier, own, name) in [
         (Carrier::Tcp, &anns, ann),

@@ -136,7 +136,7 @@ impl Asker {
     }
 }
 
-/// What scenes have of frames that the questions below do not bring.
+/// Fields of scenes that the questions below do not bring.
 const ALSO: [&str; 12] = [
     "bye.reconnect",
     "bye.reconnectAfterMs",
@@ -151,7 +151,7 @@ const ALSO: [&str; 12] = [
     "contacts.contacts[].",
     "privacyNews.",
 ];
-/// What scenes leave out: it belongs to what the questions have asked, or a client may be without it.
+/// Fields that scenes leave out: they belong to the questions below, or a client may be without them.
 const NOT: [&str; 6] = [
     "signedIn.features[]",
     "signedIn.ticket",

@@ -7,38 +7,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carillon_client::{Client, ClientConfig, Credential, Event, Events, SendError};
+use carillon_client::{Client, Event, SendError};
 use carillon_proto::{
-    TimelineId, UserId, now_ms,
-    pb::client::{Accepted, CreateGroup, Direction, Envelope, Recipient, content::Body},
-    tasks::Tasks,
+    TimelineId, now_ms,
+    pb::client::{Accepted, CreateGroup, Envelope, Recipient},
 };
-use support::cluster::Cluster;
+use support::{
+    cluster::Cluster,
+    device::{Device, PATIENCE, said},
+};
 use tokio::{runtime::Runtime, time::timeout};
 
-const PATIENCE: Duration = Duration::from_secs(90);
 const SHOWN: Duration = Duration::from_secs(5);
 /// The clocks of the shards tick every second, and the rows of these tests are young.
 const QUICK_CLOCKS: &str = "storage.retention.cursor_age_ms = 8000\n";
 
-struct Device {
-    client: Client,
-    events: Events,
-    user: UserId,
-    _tasks: Tasks,
-}
-
 impl Device {
-    async fn enter(cluster: &Cluster, gateways: &[usize], user: &str, device: &str) -> Self {
-        let credential = Credential::Token(cluster.token(user));
-        let addresses = gateways.iter().map(|gateway| cluster.addresses[*gateway].clone()).collect();
-        let config = ClientConfig::new(addresses, user, device, credential);
-        let tasks = Tasks::new();
-        let (client, events) = Client::open(config, &tasks).expect("opens");
-        client.connected(PATIENCE).await.expect("signs in");
-        Self { client, events, user: UserId::new(user).expect("valid"), _tasks: tasks }
-    }
-
     /// Sends as soon as the shards are at the level for it: each rises by itself.
     async fn says(&self, to: Recipient, text: &str) -> Accepted {
         let until = Instant::now() + PATIENCE;
@@ -53,41 +37,11 @@ impl Device {
 
     /// The next message with this id.
     async fn gets(&mut self, id: &str) -> Envelope {
-        let hears = async {
-            loop {
-                match self.events.next().await.expect("it goes on") {
-                    Event::Delivered { envelope, .. } if envelope.id == id => return envelope,
-                    _ => {}
-                }
-            }
+        let is_it = |event| match event {
+            Event::Delivered { envelope, .. } if envelope.id == id => Some(envelope),
+            _ => None,
         };
-        timeout(PATIENCE, hears).await.unwrap_or_else(|_| panic!("{id} did not come"))
-    }
-
-    /// The message with this id, as history has it now.
-    async fn reads(&self, timeline: &TimelineId, id: &str) -> Envelope {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            match self.client.fetch(timeline, Direction::Backward, 0, 100).await {
-                Ok(page) => {
-                    let mut envelopes = page.entries.into_iter().filter_map(|entry| entry.envelope);
-                    return envelopes.find(|envelope| envelope.id == id).expect("it has its place");
-                }
-                Err(error) => assert!(Instant::now() < until, "{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    fn inbox(&self) -> TimelineId {
-        TimelineId::Inbox(self.user.clone())
-    }
-}
-
-fn said(envelope: &Envelope) -> &str {
-    match envelope.content.as_ref().and_then(|content| content.body.as_ref()) {
-        Some(Body::Text(text)) => &text.body,
-        _ => "",
+        self.hears(id, is_it).await
     }
 }
 

@@ -43,7 +43,7 @@ fn is_overloaded(refused: Result<Connection, Bye>, word: &str) {
     assert!(bye.reason.contains(word) && bye.reconnect_after_ms > 0, "{bye:?}");
 }
 
-/// What `grpc.health.v1` reports for the whole server: 1 is SERVING.
+/// The status of the whole server by `grpc.health.v1`: 1 is SERVING.
 async fn grpc_health(service: &Service) -> Result<i32, tonic::Status> {
     #[derive(Clone, PartialEq, prost::Message)]
     struct Asked {}

@@ -1,4 +1,4 @@
-//! Who is writing in groups, by the client library, over two gateways and two routers.
+//! Typing notices in groups, by the client library, over two gateways and two routers.
 
 mod support;
 
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Person {
     client: Client,
     events: Events,
-    /// Who was said to be writing in which group.
+    /// The groups and the users who were said to be writing there.
     writing: BTreeSet<(String, String)>,
     _tasks: Tasks,
 }
@@ -134,7 +134,7 @@ fn members_hear_who_is_writing_over_two_gateways_but_not_of_who_may_not_write() 
             cluster.routers[router].wait_ready();
         }
 
-        // Who is no member is not shown, and is answered like all others; nor is who is muted.
+        // Strangers and muted members are not shown, and are answered like all others.
         carol.composes().await;
         alice.client.change_group(&club(), members(Kind::Muted, "bob")).await.expect("muted");
         bob.hears(

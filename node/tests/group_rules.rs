@@ -4,37 +4,22 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use carillon_client::{Change, Client, ClientConfig, Credential, Event, Events, SendError};
+use carillon_client::{Change, Client, Event, SendError};
 use carillon_proto::{
     GroupId, TimelineId, now_ms,
-    pb::client::{Accepted, Code, CreateGroup, Direction, Envelope, GroupSettings, content::Body, group_change::What},
-    tasks::Tasks,
+    pb::client::{Accepted, Code, CreateGroup, Envelope, GroupSettings, group_change::What},
 };
-use support::cluster::Cluster;
-use tokio::{runtime::Runtime, time::timeout};
+use support::{
+    cluster::Cluster,
+    device::{Device, PATIENCE, said},
+};
+use tokio::runtime::Runtime;
 
-const PATIENCE: Duration = Duration::from_secs(90);
 const RULE_MS: u64 = 5_000;
 /// The clocks of the shards tick every second, and the rows of these tests are young.
 const QUICK_CLOCKS: &str = "storage.retention.cursor_age_ms = 8000\n";
 
-struct Device {
-    client: Client,
-    events: Events,
-    _tasks: Tasks,
-}
-
 impl Device {
-    async fn enter(cluster: &Cluster, gateways: &[usize], user: &str, device: &str) -> Self {
-        let credential = Credential::Token(cluster.token(user));
-        let addresses = gateways.iter().map(|gateway| cluster.addresses[*gateway].clone()).collect();
-        let tasks = Tasks::new();
-        let (client, events) =
-            Client::open(ClientConfig::new(addresses, user, device, credential), &tasks).expect("opens");
-        client.connected(PATIENCE).await.expect("signs in");
-        Self { client, events, _tasks: tasks }
-    }
-
     async fn says(&self, group: &GroupId, text: &str, after: Duration) -> Accepted {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -53,37 +38,11 @@ impl Device {
 
     /// The next message of which this is true.
     async fn gets(&mut self, what: &str, is_it: impl Fn(&Envelope) -> bool) -> Envelope {
-        let hears = async {
-            loop {
-                match self.events.next().await.expect("it goes on") {
-                    Event::Delivered { envelope, .. } if is_it(&envelope) => return envelope,
-                    _ => {}
-                }
-            }
+        let is_it = |event| match event {
+            Event::Delivered { envelope, .. } if is_it(&envelope) => Some(envelope),
+            _ => None,
         };
-        timeout(PATIENCE, hears).await.unwrap_or_else(|_| panic!("{what} did not come"))
-    }
-
-    /// The message with this id, as history has it now.
-    async fn reads(&self, group: &GroupId, id: &str) -> Envelope {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            match self.client.fetch(&TimelineId::Group(group.clone()), Direction::Backward, 0, 100).await {
-                Ok(page) => {
-                    let mut envelopes = page.entries.into_iter().filter_map(|entry| entry.envelope);
-                    return envelopes.find(|envelope| envelope.id == id).expect("it has its place");
-                }
-                Err(error) => assert!(Instant::now() < until, "{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
-fn said(envelope: &Envelope) -> &str {
-    match envelope.content.as_ref().and_then(|content| content.body.as_ref()) {
-        Some(Body::Text(text)) => &text.body,
-        _ => "",
+        self.hears(what, is_it).await
     }
 }
 
@@ -91,7 +50,7 @@ fn rule(after_ms: u64) -> Change {
     Change::Set(GroupSettings { expire_after_ms: Some(after_ms), ..GroupSettings::default() })
 }
 
-/// What the envelope tells of the group's rule.
+/// The group's rule, if the envelope tells a change of it.
 fn told(envelope: &Envelope) -> Option<u64> {
     match envelope.change.as_ref()?.what.as_ref()? {
         What::Set(set) => set.expire_after_ms,
@@ -138,7 +97,7 @@ fn messages_of_a_group_expire_by_its_rule_for_everybody_although_nodes_die() {
         cluster.storage[2].kill();
         loop {
             let before_ms = now_ms();
-            let envelope = bob.reads(&club, &passing.message_id).await;
+            let envelope = bob.reads(&TimelineId::Group(club.clone()), &passing.message_id).await;
             if envelope.erased {
                 assert!(now_ms() >= envelope.expires_at_ms && said(&envelope).is_empty(), "too early: {envelope:?}");
                 break;
@@ -146,7 +105,7 @@ fn messages_of_a_group_expire_by_its_rule_for_everybody_although_nodes_die() {
             assert_eq!(said(&envelope), "the code is 4711");
             assert!(before_ms < envelope.expires_at_ms, "too late");
         }
-        assert_eq!(said(&bob.reads(&club, &before.message_id).await), "stays");
+        assert_eq!(said(&bob.reads(&TimelineId::Group(club.clone()), &before.message_id).await), "stays");
         // A device that was away.
         let mut tablet = Device::enter(&cluster, &[0], "bob", "tablet").await;
         let left = tablet.gets("what is left", |envelope| envelope.id == passing.message_id).await;

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{collections::BTreeMap, process::Command, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use carillon_client::{Client, ClientConfig, Credential, Event, Events};
 use carillon_proto::{
@@ -15,19 +15,15 @@ use tokio::{runtime::Runtime, time::timeout};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Runs `carillon group` as this user at this gateway. Ok: what it printed; an error: what it complained of.
+/// Runs `carillon group` as this user at this gateway. Ok: its output; an error: its complaint.
 fn group(cluster: &Cluster, gateway: usize, user: &str, args: &[&str]) -> Result<String, String> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
-    command.args(["group", "--as", user, "--url", &cluster.addresses[gateway].to_string()]).args(args);
-    let output = command.env("CARILLON_TOKEN", cluster.token(user)).output().expect("it runs");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
-    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    cluster.as_user(gateway, user, "group", args)
 }
 
 struct Person {
     client: Client,
     events: Events,
-    /// What came, by the name of the group: message texts, and kinds of changes.
+    /// Texts of messages and kinds of changes that came, by the name of the group.
     heard: BTreeMap<String, Vec<String>>,
     _tasks: Tasks,
 }

@@ -112,7 +112,7 @@ fn asked_of_group(group: &str, victim: &str, intruder: &str) -> Vec<Body> {
     asked
 }
 
-/// What came until everything that was said had been handled: by the answer to a ping behind it.
+/// Frames that came until the answer to a ping, which is sent behind `body`: then all is handled.
 async fn answers(device: &mut Device, body: Body) -> Vec<Told> {
     assert!(device.say(body).await && device.say(Body::Ping(Ping { nonce: 77 })).await, "the connection is over");
     let mut answers = Vec::new();

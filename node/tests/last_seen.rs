@@ -1,10 +1,9 @@
-//! When users were last there, over two gateways and two routers that die.
+//! The times at which users were last there, over two gateways and two routers that die.
 
 mod support;
 
 use std::{
     collections::BTreeMap,
-    process::Command,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -23,7 +22,7 @@ const MINUTE_MS: u64 = 60_000;
 struct Person {
     client: Client,
     events: Events,
-    /// What each contact shows, and when it was last there.
+    /// The presence of each contact, and the time at which it was last there.
     shown: BTreeMap<String, (Show, u64)>,
     _tasks: Tasks,
 }
@@ -41,13 +40,9 @@ fn minute(ms: u64) -> u64 {
     ms - ms % MINUTE_MS
 }
 
-/// What `carillon` prints for this user at this gateway.
+/// Runs `carillon` for this user at this gateway. Gives its output.
 fn carillon(cluster: &Cluster, gateway: usize, what: &str, user: &str, args: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
-    command.args([what, "--as", user, "--url", &cluster.addresses[gateway].to_string()]).args(args);
-    let output = command.env("CARILLON_TOKEN", cluster.token(user)).output().expect("it runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
+    cluster.as_user(gateway, user, what, args).unwrap_or_else(|why| panic!("{args:?}: {why}"))
 }
 
 impl Person {
@@ -156,7 +151,7 @@ fn when_a_contact_was_last_there_is_told_as_it_leaves_and_later_whatever_dies() 
             node.start_again();
         }
         cluster.routers.iter_mut().chain(&mut cluster.gateways).for_each(|node| node.wait_ready());
-        // It is told again on the next connection.
+        // The time is told again on the next connection.
         alice.shown.clear();
         assert_eq!(alice.is_told_of("bob").await, seen);
         let listed = carillon(&cluster, 1, "contact", "alice", &["list", "--json"]);
@@ -210,7 +205,7 @@ fn who_hides_when_it_was_last_there_sees_it_of_nobody() {
         assert_eq!(bob.sees("alice", Show::Unspecified).await, 0);
         let open = SetPrivacy { last_seen: Some(Audience::Contacts.into()), ..SetPrivacy::default() };
         bob.client.set_privacy(open).await.expect("set");
-        // It is told as soon as the user shows its own.
+        // The time is told as soon as the user shows its own.
         bob.hears("when alice was last there", |event| match event {
             Event::Presence(presence) if presence.user == "alice" && presence.last_seen_ms != 0 => Some(()),
             _ => None,

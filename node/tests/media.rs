@@ -247,7 +247,7 @@ fn an_export_has_the_files_of_its_user_and_an_erasure_removes_them() {
     }
     assert_eq!(std::fs::read_dir(export.join("files")).expect("reads").count(), 2, "what is bob's is not alice's");
 
-    // It ends with code 5, as it has begun.
+    // The command ends with code 5, as it has begun.
     let _ = cluster.routers[0].command(&["user", "erase", "alice", "--no-wait"]);
     let is_kept = |id: &str| {
         let shards = std::fs::read_dir(cluster.data("files")).into_iter().flatten().flatten();

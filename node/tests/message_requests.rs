@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use carillon_client::{Client, ClientConfig, ContactChange, Credential, Event, Events, SendError};
 use carillon_proto::{
@@ -36,13 +36,9 @@ fn text(envelope: &Envelope) -> &str {
     }
 }
 
-/// Ok: what `carillon conversation` printed for alice; an error: what it complained of.
+/// Runs `carillon conversation` as alice. Ok: its output; an error: its complaint.
 fn conversation(cluster: &Cluster, gateway: usize, args: &[&str]) -> Result<String, String> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
-    command.args(["conversation", "--as", "alice", "--url", &cluster.addresses[gateway].to_string()]).args(args);
-    let output = command.env("CARILLON_TOKEN", cluster.token("alice")).output().expect("it runs");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
-    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    cluster.as_user(gateway, "alice", "conversation", args)
 }
 
 impl Device {
@@ -88,7 +84,7 @@ impl Device {
         self.events.done();
     }
 
-    /// It is told that the conversation with this user is this now.
+    /// Waits until the device is told of this state of the conversation with this user.
     async fn is_told(&mut self, with: &str, request: MessageRequest) {
         let with = Some(Client::user(with));
         let is = |told: &Conversation| told.with == with && told.request() == request;
@@ -164,7 +160,7 @@ fn strangers_wait_until_they_are_accepted_and_hear_nothing_of_it() {
         let nobody = conversation(&cluster, 0, &["accept", "erin"]).expect_err("there is none");
         assert!(nobody.contains("there is no such conversation"), "{nobody}");
 
-        // Who is made a contact, or is written to, has been accepted.
+        // A user who is made a contact, or is written to, is accepted by that.
         dave.says("alice", "it's me").await;
         alice.gets("it's me").await;
         alice.client.change_contact(&user("dave"), ContactChange::Set(Default::default())).await.expect("listed");

@@ -1,4 +1,4 @@
-//! What operators meet: signals, changed files, bad configurations, environment variables, closed streams.
+//! Cases that operators meet: signals, changed files, bad configurations, environment variables, closed streams.
 
 mod support;
 

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{collections::BTreeMap, process::Command, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use carillon_client::{Change, Client, ClientConfig, ContactChange, Credential, Event, Events, SendError};
 use carillon_proto::{
@@ -18,13 +18,9 @@ use tokio::{runtime::Runtime, time::timeout};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Runs `carillon privacy` as this user at this gateway. Ok: what it printed; an error: what it complained of.
+/// Runs `carillon privacy` as this user at this gateway. Ok: its output; an error: its complaint.
 fn privacy(cluster: &Cluster, gateway: usize, user: &str, args: &[&str]) -> Result<String, String> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
-    command.args(["privacy", "--as", user, "--url", &cluster.addresses[gateway].to_string()]).args(args);
-    let output = command.env("CARILLON_TOKEN", cluster.token(user)).output().expect("it runs");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
-    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    cluster.as_user(gateway, user, "privacy", args)
 }
 
 struct Device {
@@ -32,9 +28,9 @@ struct Device {
     events: Events,
     /// Texts of messages of others, in order.
     said: Vec<String>,
-    /// Who was said to be writing or recording.
+    /// Users who were said to be writing or recording.
     states: Vec<String>,
-    /// What each contact shows.
+    /// The presence of each contact.
     shown: BTreeMap<String, Show>,
     _tasks: Tasks,
 }
@@ -219,7 +215,7 @@ fn who_may_write_is_what_the_user_has_set() {
         let erin = Device::enter(&cluster, &[1], "erin", "phone").await;
         privacy(&cluster, 1, "alice", &["set", "--write", "contacts", "--read-marks", "nobody"]).expect("set");
         assert_eq!(dave.is_refused("alice").await, Code::Forbidden);
-        // Who is written to may answer; who is a contact may write.
+        // A user who is written to may answer; a contact may write.
         alice.says("dave", "it's me").await;
         dave.gets("it's me").await;
         dave.says("alice", "an answer").await;

@@ -20,7 +20,7 @@ use tokio::{runtime::Runtime, sync::watch};
 const CLIENTS: usize = 24;
 /// The mean is 12, and the bound 16: it ends halfway.
 const EVEN: [usize; 2] = [14, 10];
-/// What routers tell is at most ten seconds old.
+/// Settings that let gateways rebalance soon. Figures of routers are at most ten seconds old.
 const BOUNDS: &str = "gateway.rebalance_factor = 1.0\ngateway.rebalance_margin = 4\ngateway.rebalance_after_ms = 12000\n\
                       gateway.rebalance_per_second = 4\ngateway.rebalance_rest_ms = 1000\n";
 /// Longer than a rest and the time until it would begin.

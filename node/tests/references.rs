@@ -24,17 +24,9 @@ use tokio::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Runs `carillon message` as this user at this gateway. Ok: what it printed; an error: what it complained of.
+/// Runs `carillon message` as this user at this gateway. Ok: its output; an error: its complaint.
 fn message(cluster: &Cluster, gateway: usize, user: &str, args: &[&str]) -> Result<String, String> {
-    carillon(cluster, gateway, user, "message", args)
-}
-
-fn carillon(cluster: &Cluster, gateway: usize, user: &str, name: &str, args: &[&str]) -> Result<String, String> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
-    command.args([name, "--as", user, "--url", &cluster.addresses[gateway].to_string()]).args(args);
-    let output = command.env("CARILLON_TOKEN", cluster.token(user)).output().expect("it runs");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
-    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    cluster.as_user(gateway, user, "message", args)
 }
 
 struct Person {
@@ -268,7 +260,7 @@ fn a_group_votes_and_its_admin_takes_messages_back() {
         let recall = bob.state(&timeline, &said).await.recall.expect("recalled");
         assert_eq!(recall.sender, "alice");
 
-        // The same on every device, and no longer counted when it is taken back or read.
+        // A mention is counted on every device, and no longer when it is taken back or read.
         let mentions = Mentions { users: vec!["bob".to_owned()], ..Mentions::default() };
         let content = Content { mentions: Some(Box::new(mentions)), ..Client::text("and you, bob?") };
         let mention = alice.client.send(Client::group("club"), content.clone()).await.expect("accepted").message_id;
@@ -305,7 +297,7 @@ fn commands_continue_a_thread_mention_and_send_on() {
         alice.sees(&timeline, &first).await;
         let answer = ["send", "club", "at five", "--reply-to", &first, "--thread", &first, "--mention", "bob"];
         let answer = [&answer[..], &["--mention-here", "--expires", "1h"]].concat();
-        carillon(&cluster, 1, "alice", "group", &answer).expect("sent");
+        cluster.as_user(1, "alice", "group", &answer).expect("sent");
         let (_, heard) = bob.hears(is("at five")).await;
         let content = heard.content.expect("says something");
         let reply = content.reply_to.and_then(|reply| reply.message).expect("answers");

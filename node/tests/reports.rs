@@ -2,10 +2,7 @@
 
 mod support;
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use carillon_client::{Change, Client, ClientConfig, Credential, Event, Events, FetchError, Target};
 use carillon_proto::{
@@ -26,13 +23,9 @@ use tokio::{runtime::Runtime, time::timeout};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs `carillon message` as this user at this gateway. Ok: what it printed; an error: what it complained of.
+/// Runs `carillon message` as this user at this gateway. Ok: its output; an error: its complaint.
 fn message(cluster: &Cluster, gateway: usize, user: &str, args: &[&str]) -> Result<String, String> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
-    command.args(["message", "--as", user, "--url", &cluster.addresses[gateway].to_string()]).args(args);
-    let output = command.env("CARILLON_TOKEN", cluster.token(user)).output().expect("it runs");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
-    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    cluster.as_user(gateway, user, "message", args)
 }
 
 /// Runs `carillon reports` as a moderator.
@@ -41,7 +34,7 @@ fn reports(cluster: &Cluster, args: &[&str]) -> Result<String, String> {
     cluster.routers[0].command(&[&["reports"], args, &["--router", router]].concat())
 }
 
-/// What is open, or resolved.
+/// The reports, open or resolved, as `carillon` lists them.
 fn listed(cluster: &Cluster, args: &[&str]) -> Vec<Value> {
     let printed = reports(cluster, &[&["list", "--json"], args].concat()).expect("listed");
     printed.lines().map(|line| serde_json::from_str(line).expect("an object")).collect()
@@ -262,7 +255,7 @@ fn a_flood_of_reports_is_refused_and_old_reports_go_by_themselves() {
         let mut alice = enter("alice").await;
         let mut mallory = enter("mallory").await;
         mallory.send("alice", "1", "buy this").await.expect("accepted");
-        // Some may grow old meanwhile.
+        // Some reports may grow old meanwhile.
         let until = Instant::now() + PATIENCE;
         let mut number = 0;
         let (code, reason) = loop {

@@ -2,64 +2,30 @@
 
 mod support;
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::Instant;
 
-use carillon_client::{Client, ClientConfig, Credential, Event, Events, FetchError, ScheduledChange};
+use carillon_client::{Client, Event, FetchError, ScheduledChange};
 use carillon_proto::{
     now_ms,
     pb::client::{
         ChangeMembers, CreateGroup, Envelope, ScheduledMessage, content::Body, members_change::Kind,
         scheduled_message::State,
     },
-    tasks::Tasks,
 };
-use support::cluster::Cluster;
-use tokio::{runtime::Runtime, time::timeout};
+use support::{
+    cluster::Cluster,
+    device::{Device, PATIENCE, said},
+};
+use tokio::runtime::Runtime;
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const HOUR_MS: u64 = 3_600_000;
 
-/// Runs `carillon scheduled` as this user at this gateway, and returns what it printed.
+/// Runs `carillon scheduled` as this user at this gateway. Gives its output.
 fn scheduled(cluster: &Cluster, gateway: usize, user: &str, args: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
-    command.args(["scheduled", "--as", user, "--url", &cluster.addresses[gateway].to_string()]).args(args);
-    let output = command.env("CARILLON_TOKEN", cluster.token(user)).output().expect("it runs");
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
-}
-
-struct Device {
-    client: Client,
-    events: Events,
-    _tasks: Tasks,
+    cluster.as_user(gateway, user, "scheduled", args).unwrap_or_else(|why| panic!("{args:?}: {why}"))
 }
 
 impl Device {
-    async fn enter(cluster: &Cluster, gateways: &[usize], user: &str, device: &str) -> Self {
-        let credential = Credential::Token(cluster.token(user));
-        let addresses = gateways.iter().map(|gateway| cluster.addresses[*gateway].clone()).collect();
-        let config = ClientConfig::new(addresses, user, device, credential);
-        let tasks = Tasks::new();
-        let (client, events) = Client::open(config, &tasks).expect("opens");
-        client.connected(PATIENCE).await.expect("signs in");
-        Self { client, events, _tasks: tasks }
-    }
-
-    /// Waits for something.
-    async fn hears<T>(&mut self, what: &str, is: impl Fn(Event) -> Option<T>) -> T {
-        let hears = async {
-            loop {
-                if let Some(heard) = is(self.events.next().await.expect("it goes on")) {
-                    return heard;
-                }
-            }
-        };
-        timeout(PATIENCE, hears).await.unwrap_or_else(|_| panic!("{what} did not come"))
-    }
-
     async fn gets(&mut self, text: &str) -> Envelope {
         self.hears(text, |event| match event {
             Event::Delivered { envelope, .. } if said(&envelope) == text => Some(envelope),
@@ -68,7 +34,7 @@ impl Device {
         .await
     }
 
-    /// What comes in its inbox up to this text.
+    /// Texts that come in the device's inbox, up to this one.
     async fn hears_until(&mut self, text: &str) -> Vec<String> {
         let mut heard = Vec::new();
         while heard.last().is_none_or(|last| last != text) {
@@ -108,13 +74,6 @@ impl Device {
             assert!(Instant::now() < until, "{what}: {list:?}");
             self.hears(what, |event| matches!(event, Event::Scheduled(_)).then_some(())).await;
         }
-    }
-}
-
-fn said(envelope: &Envelope) -> &str {
-    match envelope.content.as_ref().and_then(|content| content.body.as_ref()) {
-        Some(Body::Text(text)) => &text.body,
-        _ => "",
     }
 }
 

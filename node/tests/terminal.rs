@@ -108,7 +108,7 @@ fn two_people_talk_on_their_screens() {
     ada.shows("ada at");
     ada.types("hello bela\r");
     ada.shows("ada: hello bela ✓");
-    // What was before is read from the history.
+    // Earlier messages are read from the history.
     let mut bela = Terminal::chat(service, "bela", &["ada"]);
     bela.shows("ada: hello bela");
     ada.shows("hello bela ✓✓ read");

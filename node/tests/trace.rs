@@ -1,4 +1,4 @@
-//! What an operator is told about messages and users of a running cluster.
+//! Answers to operators about messages and users of a running cluster.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What the operator gets of a user.
+//! Data of a user, for the operator.
 
 mod support;
 
@@ -172,7 +172,7 @@ fn an_export_tells_of_sessions_devices_and_passwords_but_gives_no_secret() {
     });
 }
 
-/// Who said what in an inbox, with positions; `None` for what is erased.
+/// Positions, senders and texts of an inbox; `None` for the text of an erased message.
 fn said(page: &Page) -> Vec<(u64, String, Option<String>)> {
     let of_entry = |entry: &Entry| {
         let envelope = entry.envelope.clone().expect("an envelope");
@@ -227,7 +227,7 @@ fn an_erased_user_has_said_nothing_and_nobody_else_loses_a_word() {
         assert_eq!(of_kind(&lines(&found), "message").len(), 35);
         assert_eq!(found.matches("bob-").count(), 3 * 2, "client ids and texts, of carol alone");
 
-        // Who bears the name next is somebody else.
+        // The next owner of the name is somebody else.
         support::people::done(&service, &["user", "add", "mallory", "--no-password"], "");
         let mut mallory = support::people::with_new_token(&service, "mallory").await;
         chat(&mut mallory, "bob", 1).await;
@@ -253,7 +253,7 @@ fn holds(folder: &Path, text: &str) -> bool {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             return holds(&entry.path(), text);
         }
-        // It may have been deleted.
+        // The file may have been deleted.
         let bytes = fs::read(entry.path()).unwrap_or_default();
         (0..bytes.len()).step_by(PIECE).any(|from| {
             let piece = &bytes[from..bytes.len().min(from + PIECE + text.len())];

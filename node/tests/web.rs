@@ -273,7 +273,7 @@ fn no_more_than_8_kib_of_a_message_is_read_before_the_sign_in() {
         let mut ws = WebSocket::open(service.ws(), format);
         ws.send(&[0x80 | opcode, 0x80 | 126, 0x20, 0x01, 0, 0, 0, 0]);
         assert_eq!((ws.bye().0, ws.close_code()), (Code::TooLarge, Some(1009)), "{format}: one frame");
-        // The same in pieces, of which none is too large and the last one does not come.
+        // A message comes in pieces, of which none is too large and the last one does not come.
         let mut ws = WebSocket::open(service.ws(), format);
         ws.send(&WebSocket::frame(opcode, &[b' '; 5000]));
         ws.send(&WebSocket::frame(0, &[b' '; 5000]));

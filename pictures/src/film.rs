@@ -59,7 +59,7 @@ pub fn is_in_boxes(first: &[u8]) -> bool {
 
 /// Overwrites what a box of the file itself tells of the place; true if there was something.
 ///
-/// That takes time for each byte, and some memory for each key.
+/// Takes time for each byte, and some memory for each key.
 pub fn forget_place(one: &mut [u8]) -> Result<bool, Damaged> {
     let mut walk = Walk { looks: LOOKS };
     children(one, &mut |head, one| walk.file(head, one))

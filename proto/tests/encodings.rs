@@ -1,4 +1,4 @@
-//! What is encoded twice must mean the same: typed and raw forms, protobuf and JSON.
+//! Encodings of the same thing mean the same: typed and raw forms, protobuf and JSON.
 
 use carillon_proto::{
     EnvelopeParts, EnvelopeTo,

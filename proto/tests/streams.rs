@@ -84,7 +84,7 @@ async fn start(within_process: bool) -> Running {
     Running { node, address, security, _near: near }
 }
 
-/// Who talks to it: a queue of two messages, and what comes back.
+/// A caller: its queue of two messages, and the answers.
 async fn call(running: &Running, tier: Tier) -> Result<(mpsc::Sender<ToRouter>, Incoming<FromRouter>), Status> {
     let security = running.security.of_tier(tier).expect("all tiers have tokens");
     let (says, queue) = mpsc::channel(2);
@@ -154,7 +154,7 @@ async fn a_tier_that_is_not_let_in_is_told_so() {
 async fn a_node_that_does_not_read_holds_its_caller_up() {
     let running = start(true).await;
     let (says, mut incoming) = call(&running, Tier::Gateway).await.expect("opens");
-    // It takes the next when the one before is answered, and there is room for one answer: two are taken, and one is held.
+    // The server takes the next message when the one before is answered, and there is room for one answer: two are taken, and one is held.
     let mut said = 0;
     while timeout(Duration::from_millis(200), says.send(hints(1))).await.is_ok() {
         said += 1;

@@ -1,12 +1,12 @@
 //! A storage node as a whole.
 
+mod opening;
 mod readiness;
 
 use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
-    ops::RangeInclusive,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -20,7 +20,7 @@ use carillon_proto::{
     pb::{
         backup::backup_server::BackupServer,
         raft::{
-            self as pb, Identity, bootstrap_server::BootstrapServer, cluster_admin_server::ClusterAdminServer,
+            self as pb, bootstrap_server::BootstrapServer, cluster_admin_server::ClusterAdminServer,
             founding_server::FoundingServer, raft_server::RaftServer,
         },
         store::{StorageNode, registry_server::RegistryServer, store_server::StoreServer},
@@ -38,10 +38,11 @@ use tokio::{
 };
 use tonic::service::{Routes, interceptor::InterceptedService};
 
+use self::opening::shard_map;
 use crate::{
     addresses::AddressBook,
     backup::BackupService,
-    bootstrap::{Bootstrap, BootstrapError, FOUNDER, FoundError, Settings},
+    bootstrap::{Bootstrap, FOUNDER, FoundError},
     carrier::Carrier,
     cleansing::{self, Clean},
     cluster::{Cluster, Hosted, Serving, rows},
@@ -51,10 +52,10 @@ use crate::{
     engine::Engines,
     erasing, health,
     hosting::{self, Hosting, Opened},
-    identity::{self, DataDir},
+    identity,
     leads::{self, LeadsKnown},
     lease_clock::{self, Leases},
-    log::{Log, LogOptions},
+    log::Log,
     log_upkeep,
     machine::ClusterRows,
     maintenance, members,
@@ -66,7 +67,7 @@ use crate::{
     ring_slots,
     service::StoreService,
     shard_clock,
-    space::{self, Space},
+    space::Space,
     sweep::sweep,
     user_data::UserDataService,
     watched,
@@ -77,8 +78,6 @@ const LEAVE: Duration = Duration::from_secs(1);
 /// Deadline of each step of an orderly stop.
 const STOP: Duration = Duration::from_secs(5);
 
-/// Size at which a file of the log is closed.
-const LOG_FILE_BYTES: RangeInclusive<u64> = 1 << 20..=64 << 20;
 /// Tiers that may open the service `Store`.
 const ROUTERS: &[Tier] = &[Tier::Router];
 
@@ -130,29 +129,6 @@ pub enum OpenError {
 }
 
 impl Storage {
-    /// Opens the disk and binds the listener. Serves nothing yet.
-    pub async fn open(config: StorageConfig, security: PeerSecurity) -> Result<Self, OpenError> {
-        Self::open_knowing(config, security, Level::OF_PROGRAM).await
-    }
-
-    /// Like `open`, as a program that reads another level than this one.
-    #[cfg(feature = "planted-bugs")]
-    pub async fn open_at_level(config: StorageConfig, security: PeerSecurity, known: Level) -> Result<Self, OpenError> {
-        Self::open_knowing(config, security, known).await
-    }
-
-    async fn open_knowing(config: StorageConfig, security: PeerSecurity, known: Level) -> Result<Self, OpenError> {
-        config.validate()?;
-        let security = security.of_tier(Tier::Storage)?;
-        let listener = TcpListener::bind(config.listen).await;
-        let listener = listener.map_err(|source| OpenError::Listen { address: config.listen, source })?;
-        let address = listener.local_addr().map_err(|source| OpenError::Listen { address: config.listen, source })?;
-        let opening = tokio::task::spawn_blocking(move || Node::open(config, security, address, known));
-        let node = opening.await.map_err(|error| OpenError::Disk(error.to_string()))??;
-        let ready = node.tell.subscribe();
-        Ok(Self { address, ready, node: Arc::new(node), listener: Mutex::new(Some(listener)) })
-    }
-
     /// Starts everything. Later calls do nothing.
     pub fn run(&self, tasks: &Tasks) {
         let Some(listener) = self.listener.lock().take() else { return };
@@ -236,7 +212,7 @@ impl Storage {
         self.node.alarm.found().is_some_and(|found| found.is_damage)
     }
 
-    /// Where the internal gRPC listener is bound.
+    /// Address of the internal gRPC listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -262,79 +238,6 @@ impl Storage {
 }
 
 impl Node {
-    /// Blocking.
-    fn open(
-        config: StorageConfig,
-        security: PeerSecurity,
-        address: SocketAddr,
-        known: Level,
-    ) -> Result<Self, OpenError> {
-        space::make_room(&config.data_dir);
-        let dir = DataDir::open(&config.data_dir).map_err(|error| OpenError::Disk(error.to_string()))?;
-        let path = config.data_dir.clone();
-        let disk = |error: &(dyn std::error::Error + 'static)| {
-            if !is_damage(error) {
-                return OpenError::Disk(error.to_string());
-            }
-            // The next start refuses, too, even if it would not notice.
-            identity::mark_damage(&path, &error.to_string());
-            OpenError::Damaged(error.to_string())
-        };
-        if let Some(found) = dir.damage() {
-            return Err(OpenError::Damaged(format!("data folder {}: {found}", path.display())));
-        }
-        if dir.runs() {
-            tracing::info!("the node was killed the last time: writes that were not finished then are dropped");
-        }
-        let space = Space::open(dir.path(), config.disk_reserve_bytes);
-        let identity = dir.identity().map_err(|error| disk(&error))?;
-        let (book, serving) = (AddressBook::new(), Arc::<Serving>::default());
-        let settings = Settings {
-            security: security.clone(),
-            own: config.advertised_or(address),
-            members: config.members.clone(),
-            directory_shards: config.directory_shards,
-            timeline_shards: config.timeline_shards,
-            zone: config.zone.clone(),
-            known,
-            book: book.clone(),
-            serving: Arc::clone(&serving),
-        };
-        let file_bytes = (config.log_bytes / 16).clamp(*LOG_FILE_BYTES.start(), *LOG_FILE_BYTES.end());
-        let options = LogOptions {
-            file_bytes,
-            // `log_upkeep` decides when to purge, because it knows what is kept.
-            purge_bytes: file_bytes.max(config.log_bytes / 2),
-            cache_bytes: usize::try_from(config.log_cache_bytes).unwrap_or(usize::MAX),
-        };
-        let (log, alarm) = (dir.path().join("log"), Alarm::default());
-        let bootstrap = Bootstrap::new(dir, identity, settings).map_err(|error| disk(&error))?;
-        let log = Log::open(&log, options, alarm.clone()).map_err(|error| disk(&error))?;
-        let clean = Clean::open(&path).map_err(|error| OpenError::Disk(format!("{}: {error}", path.display())))?;
-        let node = Self {
-            config,
-            space,
-            security,
-            bootstrap,
-            log: Arc::new(log),
-            engines: OnceLock::new(),
-            clean: Arc::new(clean),
-            book,
-            #[cfg(feature = "planted-bugs")]
-            known,
-            raft: RaftService::default(),
-            serving,
-            leases: Arc::default(),
-            draining: Arc::default(),
-            alarm,
-            tell: watch::Sender::new(Readiness::NotReady("starting".to_owned())),
-        };
-        if let Some(identity) = node.bootstrap.assigned() {
-            node.open_engines(shard_map(&identity).map_err(|error| disk(&error))?).map_err(|error| disk(&error))?;
-        }
-        Ok(node)
-    }
-
     /// An error of the start, in words. Raises the alarm if the disk is damaged.
     fn told(&self, error: &(dyn std::error::Error + 'static)) -> String {
         if is_damage(error) {
@@ -493,7 +396,7 @@ impl Node {
 
     fn serve(self: Arc<Self>, cluster: Cluster, hosting: Arc<Hosting>, tasks: &Tasks) {
         tracing::info!(cluster = %cluster.id, node = cluster.own, shards = cluster.shards().len(), "storage serves");
-        // It is set once.
+        // The cluster is set once.
         let _ = self.serving.set(cluster);
         let serving = || Arc::clone(&self.serving);
         let retention = &self.config.retention;
@@ -528,18 +431,6 @@ impl Node {
         tasks.spawn("storage readiness", self.watch_readiness());
     }
 
-    /// Blocking.
-    fn open_engines(&self, map: ShardMap) -> Result<Arc<Engines>, crate::engine::OpenError> {
-        if let Some(engines) = self.engines.get() {
-            return Ok(Arc::clone(engines));
-        }
-        let engines = Engines::open(self.bootstrap.dir().path(), map, self.config.caches())?;
-        #[cfg(feature = "planted-bugs")]
-        let engines = engines.knowing(self.known);
-        // Opened by one task only.
-        Ok(Arc::clone(self.engines.get_or_init(|| Arc::new(engines))))
-    }
-
     async fn open_replicas(
         &self,
         hosting: Arc<Hosting>,
@@ -567,10 +458,4 @@ fn implied(cluster: &pb::Cluster, map: ShardMap, own: u64, address: &str) -> Clu
         ..StorageNode::default()
     };
     ClusterRows::founded(cluster.members.iter().map(member).collect(), map)
-}
-
-fn shard_map(identity: &Identity) -> Result<ShardMap, BootstrapError> {
-    let cluster = identity.cluster.as_ref().ok_or(BootstrapError::NoOwnMember)?;
-    let count = |shards: u32| u16::try_from(shards).map_err(|_| BootstrapError::NoOwnMember);
-    Ok(ShardMap { directory: count(cluster.directory_shards)?, timeline: count(cluster.timeline_shards)? })
 }

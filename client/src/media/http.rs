@@ -38,7 +38,7 @@ pub(super) struct Http {
     uri: Uri,
 }
 
-/// What one attempt came to.
+/// The outcome of one attempt.
 pub(super) enum Transfer {
     /// And what the service says of it.
     Done(String),

@@ -1,4 +1,4 @@
-//! What the client does when connections break, messages are refused, and gateways come and go.
+//! The client when connections break, messages are refused, and gateways come and go.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What users are doing in conversations, over real sockets.
+//! Typing and recording in conversations, over real sockets.
 
 use carillon_proto::pb::{
     client::{
@@ -144,7 +144,7 @@ async fn who_follows_a_group_hears_what_others_do_there_and_nobody_else_does() {
     let (from, state, group) = ("alice".into(), ChatState::Composing.into(), "club".into());
     let notice = Some(Notice::ChatState(ChatStateTold { from, state, group }));
     let signals = vec![Signaled { notice, ..Signaled::default() }];
-    // Who has not caught up yet may miss it.
+    // A client that has not caught up yet may miss the notice.
     loop {
         world.router.says(FromRouter { signals: signals.clone(), ..FromRouter::default() }).await;
         bob.says(Body::Ping(Ping { nonce: 2 })).await;

@@ -42,7 +42,7 @@ fn told(conversation: &Conversation) -> String {
     format!("{with} {}{pinned} {}", conversation.read.map_or(0, |read| read.seq), settings.draft())
 }
 
-/// What a client hears of conversations, by the number of its request; of the rest, that it came.
+/// The client's next frame, in short. Conversations and marks begin with the number of the request.
 async fn hears(client: &mut StreamClient) -> String {
     match client.hears().await {
         server_frame::Body::Conversations(heard) => {
@@ -64,7 +64,7 @@ async fn hears(client: &mut StreamClient) -> String {
     }
 }
 
-/// Some that come in any order.
+/// The next `count` frames, which come in any order.
 async fn hear(client: &mut StreamClient, count: usize) -> Vec<String> {
     let mut heard = Vec::new();
     for _ in 0..count {

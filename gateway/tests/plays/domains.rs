@@ -1,4 +1,4 @@
-//! What the operator decides for domains, as a gateway hears it from its routers.
+//! The operator's settings of domains, as a gateway hears them from its routers.
 
 use carillon_proto::{
     Level,

@@ -29,7 +29,7 @@ fn write(client_id: &str, group: &str) -> Body {
     Body::Send(Send { to: Some(Recipient { to: Some(To::Group(group.to_owned())) }), ..message })
 }
 
-/// What a client hears of groups: `club 3 m1` is message `m1` at position 3 of the group `club`; of its inbox it has only the changes.
+/// The client's next frame, in short: `club 3 m1` is message `m1` at position 3 of the group `club`; of its inbox it has only the changes.
 async fn hears(client: &mut StreamClient) -> String {
     match client.hears().await {
         server_frame::Body::Deliver(deliver) => {

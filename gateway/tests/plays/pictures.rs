@@ -56,7 +56,7 @@ async fn a_picture_does_not_tell_where_it_was_made() {
     let part = http(play.http, "GET", &told.url, &[&part], b"").await;
     assert_eq!(part.body, after[CHUNK_BYTES as usize - 3..CHUNK_BYTES as usize + 3]);
 
-    // What was uploaded is removed. Whoever did not hear that it is whole hears it, and nothing else can be put there.
+    // The uploaded bytes are removed. A client that did not hear that the file is whole hears it now, and nothing else can be put there.
     let id = MediaReference::from_bytes(&place.id).expect("a reference").id();
     Files::in_folder(play.folder.path()).expect("opens").remove_uploaded(&id).await.expect("removed");
     let head = http(play.http, "HEAD", &place.url, &[], b"").await;

@@ -1,4 +1,4 @@
-//! What others may see and do, over real sockets.
+//! Privacy settings and blocked users, over real sockets.
 
 use carillon_proto::pb::{
     client::{

@@ -68,7 +68,7 @@ fn fetch(edits_of: u64) -> Body {
     Body::Fetch(Fetch { request: 9, timeline, direction: Direction::Forward.into(), edits_of, ..Fetch::default() })
 }
 
-/// What a client hears: `delivered` with what the message says, `accepted`, or why not.
+/// The client's next frame, in short: `delivered` with the message's content, `accepted`, or the reason of a refusal.
 async fn hears(client: &mut StreamClient) -> String {
     match client.hears().await {
         server_frame::Body::Deliver(deliver) => {
@@ -101,7 +101,7 @@ async fn page(client: &mut StreamClient, edits_of: u64) -> Vec<Entry> {
     }
 }
 
-/// Some that come in any order.
+/// The next `count` frames, which come in any order.
 async fn hear(client: &mut StreamClient, count: usize) -> Vec<String> {
     let mut heard = Vec::new();
     for _ in 0..count {

@@ -49,7 +49,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) const EPOCH: u64 = 7;
 
-/// What outlives the router: the store.
+/// The store, which outlives the router.
 #[derive(Default)]
 pub(crate) struct Store {
     pub(crate) inboxes: HashMap<String, Vec<Bytes>>,

@@ -132,7 +132,7 @@ async fn a_connection_is_told_of_changes_when_it_has_read_the_list() {
     assert_eq!(hears(&mut phone).await, "messages 1 0 ");
     world.tells_of_scheduled("alice", 4, true).await;
     assert_eq!(hears(&mut phone).await, "changed 0 4 1 true");
-    // It comes behind what the tablet would have been told.
+    // The answer comes first: the tablet was not told of the change.
     tablet.says(Body::ReadScheduled(ReadScheduled { request: 1, after: 0 })).await;
     assert_eq!(hears(&mut tablet).await, "messages 1 0 ");
     world.tells_of_scheduled("alice", 5, false).await;

@@ -147,7 +147,7 @@ async fn attempt(
         let measured = load.measure(length).await?;
         let now = environment.gateways.read().await;
         let refusals = refused.as_ref().zip(now.as_ref()).map_or(0, |(before, now)| before.refusals_until(now));
-        // What was refused while a gateway did not answer is in the difference to its next answer.
+        // Refusals while a gateway did not answer are in the difference to its next answer.
         refused = now.or(refused);
         windows.push(measured.judge(rate, &config.wanted, refusals));
         let Measured { acceptance, delivery, .. } = measured;

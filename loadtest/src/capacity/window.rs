@@ -22,7 +22,7 @@ const RATE_PART: f64 = 0.98;
 /// Up to this part of late sends is the machine's noise.
 const LATE_PART: f64 = 0.01;
 
-/// What one process has measured, or several together.
+/// Measurements of one process, or of several together.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Measured {
     pub(crate) seconds: f64,
@@ -110,7 +110,7 @@ impl Measured {
     }
 }
 
-/// What most of the windows say; `None` if one more is needed. Two that agree are enough, and three always do, or the rate is not held.
+/// The judgement of most windows; `None` if one more is needed. Two that agree are enough, and three always do, or the rate is not held.
 pub(super) fn agreed(windows: &[StepWindow]) -> Option<(Judgement, String)> {
     for (at, window) in windows.iter().enumerate() {
         if windows[..at].iter().any(|earlier| earlier.judgement == window.judgement) {

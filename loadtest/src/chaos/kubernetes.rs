@@ -25,7 +25,7 @@ const OPERATORS: [&str; 4] = ["exec", "deployment/carillon-router", "--", "/usr/
 const LEAST_STORAGE: u64 = 3;
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What the operator allows.
+/// The operator's consent to faults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Consent {
     /// To say what would be done, and to do nothing.
@@ -298,7 +298,7 @@ impl KubernetesFaults {
         let replicas = self.replicas().await?;
         self.scale(replicas, replicas + 1).await?;
         let (pod, address) = storage_node(replicas);
-        // It is refused until the new node is there.
+        // The command is refused until the new node is there.
         self.insist(&[&OPERATORS[..], &["cluster", "add", &address]].concat()).await?;
         let wait = self.patience.as_secs().to_string();
         let rebalance = [&OPERATORS[..], &["cluster", "rebalance", "--wait", &wait]].concat();

@@ -20,7 +20,7 @@ use crate::{
     scenario_file::ChaosPart,
 };
 
-/// What a fault has hit, and what became of it.
+/// The targets of a fault, and the reason if it failed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Struck {
     pub(crate) hit: Vec<String>,

@@ -52,7 +52,7 @@ struct Stay {
 #[derive(Debug, Default)]
 struct Stays(HashMap<String, Vec<Stay>>);
 
-/// What one device was shown of a group.
+/// Entries of a group that one device was shown.
 pub struct GroupWatcher {
     name: Watcher,
     shown: Mutex<Shown>,
@@ -198,7 +198,7 @@ impl GroupWatcher {
         self.shown.lock().messages += 1;
     }
 
-    /// What is before `first` is not for the device.
+    /// Entries before `first` are not for the device.
     pub fn trimmed(&self, first: u64) {
         let mut shown = self.shown.lock();
         shown.last = shown.last.max(first.saturating_sub(1));

@@ -160,7 +160,7 @@ fn positions_of_a_device_that_are_not_those_of_the_log_are_told() {
     setup.group.shown(&setup.bob, 2, "entry 3");
     setup.reads();
     let found = setup.found();
-    // Who shows a position first is believed: here the reading of the log is told.
+    // The first device that shows a position is believed: here the reading of the log is told.
     assert_eq!(
         found,
         ["misplaced: club/read back: position 2 of group club", "lost: bob/phone: position 3 of group club"]

@@ -48,11 +48,11 @@ pub struct Watcher {
 /// How a send ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It must be delivered.
+    /// The message must be delivered.
     Accepted,
-    /// It must not be delivered.
+    /// The message must not be delivered.
     Refused,
-    /// It may be delivered, once.
+    /// The message may be delivered, once.
     Unknown,
 }
 
@@ -70,7 +70,7 @@ pub struct Summary {
     pub read_back: u64,
 }
 
-/// What the checker found.
+/// The checker's findings.
 #[derive(Debug, Clone)]
 pub struct Findings {
     pub summary: Summary,
@@ -105,7 +105,7 @@ impl Checker {
         self.flow_to(sender, recipient, None)
     }
 
-    /// What this user sends to the group.
+    /// The flow of this user's messages to the group.
     pub fn group_flow(&self, sender: &str, group: &Arc<GroupCheck>) -> Arc<FlowCheck> {
         self.flow_to(sender, &group.name, Some(group))
     }

@@ -1,4 +1,4 @@
-//! What can go wrong.
+//! Violations of what the service promises.
 
 use std::{collections::BTreeMap, fmt};
 

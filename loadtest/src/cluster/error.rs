@@ -1,4 +1,4 @@
-//! What can go wrong with a local cluster.
+//! Errors of a local cluster.
 
 use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
 

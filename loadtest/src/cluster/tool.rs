@@ -55,7 +55,7 @@ pub(crate) async fn ask(program: &Path, arguments: &[&str]) -> Result<String, Cl
     ask_for(program, arguments, ASK).await?.done()
 }
 
-/// The same for a program that may take so long, and whose exit code says something.
+/// Runs a program that may take so long, and whose exit code means something.
 pub(crate) async fn ask_for(program: &Path, arguments: &[&str], patience: Duration) -> Result<Told, ClusterError> {
     let command = format!("{} {}", program.display(), arguments.join(" "));
     let failed = |why: String| ClusterError::Tool { command: command.clone(), why };

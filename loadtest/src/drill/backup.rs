@@ -125,7 +125,7 @@ async fn make(drill: &mut Drill<'_>, name: &str, kills: Option<Kills>, traffic: 
     Ok(())
 }
 
-/// Who is killed, and how many hundredths of the backup are there then.
+/// The nodes to be killed, each at so many hundredths of the backup.
 const KILLED: [(Role, u64); 2] = [(Role::Storage, 25), (Role::Router, 55)];
 
 impl Kills {

@@ -51,7 +51,7 @@ async fn export_and_erase(drill: &mut Drill<'_>, traffic: &Traffic) -> anyhow::R
     }
     let files_before: Vec<_> = search(drill).await?.into_iter().map(|files| files.len()).collect();
     if files_before.iter().all(|files| *files == 0) {
-        // What is not found before the erasure is not found after it either, whatever was erased.
+        // Bytes that are not found before the erasure are not found after it either, whatever was erased.
         drill
             .report
             .missed
@@ -131,7 +131,7 @@ impl Drill<'_> {
     /// Stops and starts the storage nodes whose addresses stand in what the command said, one after the other.
     async fn restart_those_named(&mut self, said: &str) -> anyhow::Result<Vec<String>> {
         let (patience, mut restarted) = (self.options.load.patience, Vec::new());
-        // What was said while it was under way names nodes, too.
+        // Earlier lines, from the time of the erasure, name nodes, too.
         let last = said.lines().last().unwrap_or_default();
         for at in self.cluster.of(Role::Storage) {
             let node = &mut self.cluster.nodes[at];

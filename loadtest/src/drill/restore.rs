@@ -42,7 +42,7 @@ async fn restore(mut drill: Drill<'_>, report: &mut Report) -> anyhow::Result<()
     let Drill { options, cluster, letters, mut witnesses, backed_up, tasks, began, .. } = drill;
     // Its data goes with it, and makes room.
     drop(cluster);
-    // Those of later phases have nothing that the backup must have.
+    // Witnesses of later phases have nothing that the backup must have.
     witnesses.truncate(backed_up);
 
     let mut cluster = Cluster::lay_out(&options.cluster("restored", Counts::ONE_OF_EACH))?;
@@ -90,7 +90,7 @@ async fn restore(mut drill: Drill<'_>, report: &mut Report) -> anyhow::Result<()
     Ok(())
 }
 
-/// One that has the same positions as the backup, and one that knows later ones.
+/// A device that has the same positions as the backup, and one that knows later ones.
 async fn devices(drill: &Drill<'_>) -> anyhow::Result<Vec<Device>> {
     let (target, mut devices) = (target(&drill.cluster), Vec::new());
     let under_load = drill.witnesses[..drill.backed_up].last().map(|witness| witness.user(0));

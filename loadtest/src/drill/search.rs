@@ -50,7 +50,7 @@ impl<'a> Finder<'a> {
     fn is_in(&self, path: &Path) -> io::Result<bool> {
         let mut file = File::open(path)?;
         let mut bytes = vec![0; PIECE + self.wanted.len()];
-        // What was read at the end of the piece before.
+        // Bytes from the end of the piece before.
         let mut kept = 0;
         loop {
             let read = file.read(&mut bytes[kept..])?;

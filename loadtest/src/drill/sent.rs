@@ -8,7 +8,7 @@ use tokio::{sync::Mutex, time::sleep};
 use crate::cluster::{Cluster, admin};
 
 const METRIC: &str = "carillon_storage_snapshot_sent_bytes_total";
-/// What a node has sent since the last look before its end is not known.
+/// Interval of looks. The bytes that a node has sent after the last look before its end are not known.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Counts over the ends and starts of nodes.

@@ -34,7 +34,7 @@ pub(super) struct Traffic {
     tasks: Tasks,
 }
 
-/// What users noticed in a stretch of time.
+/// Effects on users in a stretch of time.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Stretch {
     pub(super) seconds: f64,
@@ -100,7 +100,7 @@ impl Traffic {
         })
     }
 
-    /// The same for a stretch in which nothing happens.
+    /// Measures a stretch in which nothing happens.
     pub(super) async fn quiet(&self, length: Duration, patience: Duration) -> anyhow::Result<Stretch> {
         let beginning = self.begin();
         sleep(length).await;

@@ -77,7 +77,7 @@ pub(super) async fn make_whole(
         (ready, _) => ready,
     };
     match ready {
-        // It makes its directory anew by itself, and keeps the old one.
+        // The node makes its directory anew by itself, and keeps the old one.
         Ok(()) if files == Files::Directory && cluster.stored(at, "directory.corrupt").exists() => {
             notes.push(format!("{} has made its directory anew by itself", cluster.nodes[at].name()));
             return Ok(Ok(()));

@@ -61,7 +61,7 @@ impl Load {
         Ok(Self { pairs: Mutex::new(pairs) })
     }
 
-    /// What the pairs know of their messages, also after the end.
+    /// The pairs' records of their messages, which last beyond the end.
     pub(crate) fn witnesses(&self) -> Vec<Witness> {
         self.pairs.lock().iter().map(Direct::witness).collect()
     }

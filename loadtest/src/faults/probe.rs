@@ -49,7 +49,7 @@ impl Probe {
         Duration::from_micros(self.shared.slowest_micros.load(Ordering::Relaxed))
     }
 
-    /// The same since the last call.
+    /// Gives the slowest time since the last call.
     pub(crate) fn take_slowest(&self) -> Duration {
         Duration::from_micros(self.shared.slowest_micros.swap(0, Ordering::Relaxed))
     }

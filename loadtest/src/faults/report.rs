@@ -32,7 +32,7 @@ pub struct RunRecord {
     pub violations: Vec<String>,
     /// Why the service is not back: a node is not ready, or the load stands still.
     pub problems: Vec<String>,
-    /// What an operator would want to know, such as nodes that ended by themselves.
+    /// Remarks for the operator, such as nodes that ended by themselves.
     pub notes: Vec<String>,
     /// Messages accepted and delivered so far, at the end of each tenth of a second since the beginning of the run.
     pub tenths: Vec<(u64, u64)>,

@@ -1,4 +1,4 @@
-//! What gateways report about sends: how many they refused, and how long accepted ones took.
+//! Figures of gateways about sends: the number of refused ones, and the time that accepted ones took.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,8 +1,8 @@
-//! What Linux reports about processes, see proc(5). On other systems everything here is absent.
+//! Figures of Linux about processes, see proc(5). On other systems everything here is absent.
 
 use std::fs;
 
-/// What a process has used so far.
+/// Resources that a process has used so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// User and system time, in microseconds; the kernel counts it in steps of 10,000.

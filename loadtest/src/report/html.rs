@@ -116,7 +116,7 @@ fn marks(reports: &Named<'_>) -> Vec<(f64, String)> {
     warm_up.into_iter().chain(marks).collect()
 }
 
-/// What each tried rate came to.
+/// A chart of latencies at the tried rates.
 fn tried_rates(reports: &Named<'_>) -> String {
     let mut series = Vec::new();
     for (prefix, report) in reports {

@@ -84,7 +84,7 @@ struct Whole {
     has_messages: bool,
 }
 
-/// What another process has recorded since it last told.
+/// Figures of another process since its last report.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Recorded {
     /// `signed_in` is their present number.

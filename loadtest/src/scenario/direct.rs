@@ -174,7 +174,7 @@ impl Direct {
         Ok(Self { load, clients, no_pauses, tasks: tasks.clone(), sending: None })
     }
 
-    /// The same with what the environment has.
+    /// Makes the accounts, and opens with the target and the recorder of the environment.
     pub(crate) async fn open_in(environment: &Environment, config: DirectConfig) -> Result<Self, RunError> {
         let Environment { credentials, recorder, target, tasks, .. } = environment;
         credentials.prepare((0..config.users).map(|number| user_of(&config.run, "", number))).await?;
@@ -344,7 +344,7 @@ pub async fn run(
     run_at(environment, config, pace, times, measured).await
 }
 
-/// The same at this pace of each user.
+/// Runs the scenario at this pace of each user.
 pub(crate) async fn run_at(
     environment: &Environment,
     config: DirectConfig,
@@ -357,11 +357,7 @@ pub(crate) async fn run_at(
     let mut direct = Direct::open_in(environment, config).await?;
     environment.gate.pass().await;
     direct.send(pace);
-    recorder.set_phase("warming up");
-    recorder.phase_lasts(warm_up);
-    environment.ending.within(warm_up).await;
-    recorder.set_phase("measuring");
-    recorder.measure_from_now();
+    environment.warm_up(warm_up).await;
     let before = Reading::now(&recorder, &environment.servers).await;
     let told_before = environment.gateways.read().await;
     measured.await;

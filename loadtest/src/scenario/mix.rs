@@ -92,7 +92,7 @@ impl Whole<'_> {
         window
     }
 
-    /// What a part is run with: a recorder of its own, and other users than those of other parts.
+    /// The environment of a part: a recorder of its own, and other users than those of other parts.
     fn part(&self, name: &str, mark: &str) -> Environment {
         let environment = self.environment.clone();
         Environment {
@@ -213,7 +213,7 @@ fn join(parts: Vec<Part>, mut whole: Found) -> Found {
         for figure in found.figures {
             let figure = Figure { name: label(&figure.name), ..figure };
             match whole.figures.iter_mut().find(|known| known.name == figure.name) {
-                // Those of all parts together stand already.
+                // The figures of all parts together stand there already.
                 Some(_) if name.is_empty() => {}
                 Some(known) => known.value = worse(known, &figure),
                 None => whole.figures.push(figure),

@@ -1,4 +1,4 @@
-//! What users do, and what is measured while they do it.
+//! Acts of users, with measurements.
 
 mod accounts;
 mod device;
@@ -150,7 +150,7 @@ pub(crate) const NOTHING_ACCEPTED: &str = "nothing was accepted";
 /// Files that the generator needs for itself.
 const SPARE_FILES: u64 = 64;
 
-/// What the clients of a run with messages share.
+/// State that the clients of a run with messages share.
 pub(crate) struct Load {
     pub(crate) run: String,
     pub(crate) target: Target,
@@ -208,6 +208,15 @@ impl Environment {
             send_timeout: Duration::from_secs(30),
             window,
         }
+    }
+
+    /// Lets the time of the warm-up pass. Latencies count from then on.
+    pub(crate) async fn warm_up(&self, time: Duration) {
+        self.recorder.set_phase("warming up");
+        self.recorder.phase_lasts(time);
+        self.ending.within(time).await;
+        self.recorder.set_phase("measuring");
+        self.recorder.measure_from_now();
     }
 
     /// Why the generator was the limit in this window; `None` if it was not.

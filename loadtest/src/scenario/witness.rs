@@ -58,7 +58,7 @@ impl Witness {
         Ok(self.read_as(None, target, token, tasks).await?.checker.finish())
     }
 
-    /// The same in a cluster that was restored from the backup.
+    /// Reads the timelines in a cluster that was restored from the backup.
     pub(crate) async fn read_restored(
         &self,
         target: &Target,

@@ -36,7 +36,7 @@ pub(super) struct Options {
 
 /// The load of a pair goes on when this many more messages were accepted and delivered.
 const PROGRESS: u64 = 20;
-/// Who is called is replaced before who calls.
+/// The order of an upgrade: a called role is replaced before its callers.
 const FORWARD: [Role; 3] = [Role::Storage, Role::Router, Role::Gateway];
 /// The other way round.
 const BACK: [Role; 3] = [Role::Gateway, Role::Router, Role::Storage];

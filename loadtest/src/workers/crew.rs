@@ -88,7 +88,7 @@ impl Crew {
         Ok(Self { workers, answers })
     }
 
-    /// Those of whom something is still heard.
+    /// Numbers of the workers that are still heard.
     pub(super) fn present(&self) -> Vec<usize> {
         (0..self.workers.len()).filter(|at| self.lost(*at).is_none()).collect()
     }

@@ -1,4 +1,4 @@
-//! What a coordinator and its workers say to each other.
+//! Messages between a coordinator and its workers.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ pub(super) enum Order {
     End { patience_ms: u64 },
     /// To come to the end, and tell what was found.
     Finish,
-    /// What it has told has arrived: there is nothing more to do.
+    /// The worker's results have arrived: there is nothing more to do.
     Dismissed,
 }
 
@@ -41,7 +41,7 @@ pub(super) enum Told {
     Measured(Box<Measured>),
     Drained(Drained),
     Done(Box<Found>),
-    /// It can't do its part.
+    /// The worker can't do its part.
     Failed {
         why: String,
     },

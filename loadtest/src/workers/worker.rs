@@ -114,7 +114,7 @@ impl Working<'_> {
         eprintln!("this is {name}: {}", share_of(&scenario));
         let done = self.do_work(run, &scenario).await;
         if let Err(why) = &done {
-            // It may be the coordinator that is lost.
+            // The coordinator itself may be lost.
             let _ = self.tell(Told::Failed { why: format!("{why:#}") }).await;
         }
         done
@@ -160,7 +160,7 @@ impl Working<'_> {
                     Order::Start => environment.gate.let_pass(),
                     Order::Finish => {
                         environment.ending.end();
-                        // It may wait there for a beginning that never comes.
+                        // The run may wait there for a beginning that never comes.
                         environment.gate.let_pass();
                     }
                     _ => {}

@@ -10,7 +10,7 @@ use carillon_proto::planted::PlantedBug;
 
 use crate::service::Service;
 
-/// What the canary promises with its default settings.
+/// The canary's promise with its default settings.
 const FOUND_WITHIN: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(90);
 

@@ -70,7 +70,7 @@ impl World {
         command.args(all).env("PATH", path).current_dir(self.folder.path()).output().expect("runs")
     }
 
-    /// What `kubectl` was asked to change.
+    /// Changes that `kubectl` was asked for.
     fn changes(&self) -> Vec<String> {
         let words = fs::read_to_string(self.at("bin/words")).unwrap_or_default();
         let changes =

@@ -18,7 +18,7 @@ use tokio::{
     sync::mpsc,
 };
 
-/// What the gateway does to one message of each flow.
+/// The gateway's fault with one message of each flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lie {
     None,

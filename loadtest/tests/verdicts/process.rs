@@ -54,7 +54,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It has ended, unless the test failed before.
+        // The process has ended, unless the test failed before.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -158,7 +158,7 @@ fn who_has_another_secret_gets_no_work_and_disturbs_nobody() {
     assert!(said.contains("is not admitted: the other side has another secret"), "{said}");
 }
 
-/// What a report says of a worker that could not begin, and of the other one.
+/// Checks a report's words about a worker that could not begin, and about the other one.
 fn is_named(world: World, why: &str) {
     let xml = world.folder.path().join("run.xml");
     let xml = || fs::read_to_string(&xml).expect("test cases");

@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    process::Command,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -128,6 +129,15 @@ impl Cluster {
 
     pub fn token(&self, user: &str) -> String {
         carillon_loadtest::token::sign(TOKEN_SECRET, user)
+    }
+
+    /// Runs the command `name` of the program as this user at this gateway. Ok: its output; an error: its complaint.
+    pub fn as_user(&self, gateway: usize, user: &str, name: &str, args: &[&str]) -> Result<String, String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
+        command.args([name, "--as", user, "--url", &self.addresses[gateway].to_string()]).args(args);
+        let output = command.env("CARILLON_TOKEN", self.token(user)).output().expect("it runs");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }
 
     /// A canary that signs in at both gateways, and makes its accounts at the routers.

@@ -6,6 +6,7 @@ pub mod calls;
 pub mod certificates;
 pub mod cluster;
 pub mod command;
+pub mod device;
 pub mod node;
 pub mod people;
 pub mod play;

@@ -144,7 +144,7 @@ impl Node {
     fn threads(&self) -> impl Iterator<Item = String> {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
         tasks.filter_map(|task| {
-            // One that has just ended has none.
+            // A task that has just ended has no such file.
             let stat = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
             // Behind the name in parentheses, which may have any character.
             stat.rsplit_once(") ")?.1.split(' ').next().map(str::to_owned)
@@ -239,7 +239,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

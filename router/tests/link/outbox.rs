@@ -1,4 +1,4 @@
-//! What workers make good, and what the operator does with what they could not do. Real routers, with a store in memory.
+//! Rows that workers carry out, and the operator's part in those that they could not carry out. Real routers, with a store in memory.
 
 use carillon_proto::pb::{
     admin::{ListOutboxRequest, OutboxPlace, SettleDeadLettersRequest},

@@ -18,7 +18,7 @@ pub(super) struct Digest {
 const TAG: [u8; 3] = [0xfa, 0x7f, 20];
 const BYTES: usize = TAG.len() + 20;
 
-/// What the value of `APPLIED` says.
+/// The value of `APPLIED`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Sealed<'a> {
     /// Written by a program that does not know of digests.

@@ -101,7 +101,7 @@ fn check_journal(path: &Path, is_last: bool, last_seqno: &mut Option<u64>) -> io
     }
 }
 
-/// What a journal has behind its last readable batch.
+/// The part of a journal behind its last readable batch.
 struct Rest {
     is_zero: bool,
     /// A batch ends there.

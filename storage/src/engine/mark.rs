@@ -27,7 +27,7 @@ pub(crate) struct EngineMark {
 /// How the engine ended the last time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Before {
-    /// It was never opened.
+    /// The engine was never opened.
     Never,
     /// The engine was closed, or its process ended: all of its writes are there.
     Whole,

@@ -40,7 +40,7 @@ impl Node {
     }
 }
 
-/// What a shard of this node lacks, if anything. `caught_up`: the shards that had everything once.
+/// The thing that a shard of this node lacks, in words; `None`: nothing. `caught_up`: the shards that had everything once.
 fn lacking(cluster: &Cluster, caught_up: &mut HashSet<ShardId>) -> Option<String> {
     let mut why = None;
     for shard in cluster.shards().values() {

@@ -1,4 +1,4 @@
-//! What a storage node gives to backups.
+//! Backups of a storage node.
 
 use std::collections::BTreeSet;
 

@@ -28,7 +28,7 @@ use crate::{
 const USERS: [&str; 4] = ["alice", "bob", "carol", "dave"];
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a store holds: the envelopes of each user, and the time of creation of each account.
+/// The content of a store: the envelopes of each user, and the time of creation of each account.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Content {
     timelines: BTreeMap<String, Vec<(u64, Vec<u8>)>>,
@@ -39,7 +39,7 @@ struct Content {
 #[derive(Debug, PartialEq, Eq)]
 enum Left {
     Refused,
-    /// It left while it was read.
+    /// The node left while it was read.
     Gone,
 }
 
@@ -265,7 +265,7 @@ async fn a_flipped_bit_or_a_torn_file_at_rest_is_refused_or_does_no_harm_and_is_
             match &found {
                 Ok(content) => assert!(*content == sound, "served wrong: {place}"),
                 Err(_) => {
-                    // It does not come back before it is made whole, even if the next start would not notice.
+                    // The node does not come back before it is made whole, even if the next start would not notice.
                     assert_eq!(content_of(&mut cluster.nodes[0], 60, false).await, Err(Left::Refused), "{place}");
                     match repaired(&folder).await {
                         // A node that is alone can only be put back.

@@ -328,7 +328,7 @@ async fn a_replica_leaves_and_comes_back_as_another_one_while_the_shard_goes_on(
     cluster.nodes[other].stop().await;
     assert_eq!(cluster.append("alice", 60).await.seq, 61);
     assert_eq!(cluster.read("alice").await.entries.len(), 61);
-    // The same after a restart from its own disk.
+    // The node has the same after a restart from its own disk.
     cluster.nodes[node].stop().await;
     cluster.nodes[node].start().await;
     cluster.nodes[node].ready().await;

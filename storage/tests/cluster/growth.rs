@@ -168,7 +168,7 @@ async fn a_node_that_is_lost_is_replaced_by_one_at_its_address() {
     for _ in 0..20 {
         writing.write(&cluster).await;
     }
-    // It ends at once, as all is spread. From its level on, members change.
+    // The command ends at once, as all is spread. From its level on, members change.
     rebalance(&cluster).await;
     let members = members(&cluster).await;
     let address = cluster.nodes[1].address();

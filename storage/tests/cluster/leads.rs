@@ -51,7 +51,7 @@ fn hurry(cluster: &Cluster, haste: u32) {
     }
 }
 
-/// What each node says that it leads.
+/// The shards that each node claims to lead.
 async fn leads(cluster: &Cluster) -> Vec<BTreeSet<ShardId>> {
     let mut all = Vec::new();
     for node in &cluster.nodes {
@@ -119,7 +119,7 @@ async fn a_node_with_a_slow_disk_gives_its_leads_away_and_gets_them_back_when_it
     writing.until("the node leads again", &[], |leads| leads.iter().all(|led| !led.is_empty())).await;
 }
 
-/// What each node that answers tells the others that it leads.
+/// The shards that each answering node claims to lead, towards the others.
 fn told(members: &MembersReply) -> BTreeMap<u64, BTreeSet<ShardId>> {
     let led = |leads: &Leads| leads.led.iter().filter_map(|lead| ShardId::from_group(lead.group)).collect();
     members.programs.iter().map(|program| (program.node, led(program.leads.as_ref().expect("is told")))).collect()
@@ -168,7 +168,7 @@ async fn leads_stay_when_all_disks_are_equally_slow() {
     }
 }
 
-/// What each node should lead.
+/// The shards that each node should lead.
 fn preferred(members: &MembersReply) -> Vec<BTreeSet<ShardId>> {
     let mut by_node: BTreeMap<u64, BTreeSet<ShardId>> = BTreeMap::new();
     for placed in &members.placement {

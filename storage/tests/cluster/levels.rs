@@ -141,7 +141,7 @@ async fn a_gateway_of_an_older_release_holds_the_level() {
     all_see(&cluster, NEXT).await;
 }
 
-/// It would get users, and work by other rules than the others.
+/// Such a process would get users, and work by other rules than the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_router_or_gateway_that_does_not_know_the_level_gets_no_lease() {
     let mut cluster = Cluster::new(3, quick);

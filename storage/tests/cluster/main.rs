@@ -87,7 +87,7 @@ async fn a_node_that_was_away_too_long_gets_a_snapshot() {
     assert_eq!(cluster.append("alice", key).await.seq, key + 1);
     let read = cluster.read("alice").await;
     assert_eq!(read.head.expect("has one").last, key + 1);
-    // The same after a restart from its own disk.
+    // The node has the same after a restart from its own disk.
     cluster.nodes[away].stop().await;
     cluster.nodes[away].start().await;
     cluster.nodes[away].ready().await;

@@ -60,7 +60,7 @@ fn of(read: &TimelineRead) -> (u64, u64, Vec<u64>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_node_of_three_goes_on_with_what_it_has() {
     let mut cluster = Cluster::started(3, quick).await;
-    // It ends at once, as all is spread. Before it is taken, the cluster may have no rows.
+    // The command ends at once, as all is spread. Before it is taken, the cluster may have no rows.
     rebalance(&cluster).await;
     write(&cluster, 0..20).await;
     cluster.nodes[2].stop().await;
@@ -75,7 +75,7 @@ async fn one_node_of_three_goes_on_with_what_it_has() {
     cluster.nodes[0].stop().await;
     cluster.nodes[1].stop().await;
 
-    // One that was not behind.
+    // A folder of a node that was not behind.
     let full = cluster.path("full");
     let taken = recovered(&[&folders[0]], &full).await.expect("recovers").taken;
     assert!(taken.iter().all(|taken| taken.folder == folders[0]), "{taken:?}");
@@ -86,12 +86,12 @@ async fn one_node_of_three_goes_on_with_what_it_has() {
         assert_eq!((now_last, &now_seqs), (*last, seqs), "{user}");
         assert_ne!(now_epoch, *epoch, "devices have to notice");
         assert_eq!(now.append(user, 100).await.seq, last + 1);
-        // What was sent before is known: a repeat is none.
+        // Earlier messages are known: a repeat is not appended again.
         assert_eq!(now.append(user, 29).await.seq, *last);
     }
     drop(now);
 
-    // One that was behind has less; with the other, nothing is missing.
+    // A node that was behind has less; with the other one, nothing is missing.
     let less = cluster.path("less");
     recovered(&[&folders[2]], &less).await.expect("recovers");
     let now = alone(&less).await;

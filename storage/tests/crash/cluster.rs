@@ -71,7 +71,7 @@ fn kill_during_installation(runtime: &Runtime, moments: &mut Moments, rounds: u6
             runtime.block_on(write_more(&addresses[..AWAY], &mut ledger, 5));
             assert!(begun.elapsed() < Duration::from_secs(120), "no new snapshots");
         }
-        // What has come in of an earlier one stays.
+        // Parts of an earlier snapshot stay.
         let known = names(&snapshots);
         let comes_in = || names(&snapshots).difference(&known).any(is_temporary);
         nodes[AWAY].start();

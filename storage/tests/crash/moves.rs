@@ -33,7 +33,7 @@ use crate::{
     rounds,
 };
 
-/// That of the processes of these tests.
+/// The secret of the processes of these tests.
 const SECRET: &str = "a-secret-of-sixteen-or-more";
 /// Nodes that the cluster is made of; the last one comes later.
 const FIRST: usize = 3;
@@ -60,7 +60,7 @@ fn kill_during_moves(runtime: &Runtime, moments: &mut Moments, rounds: u64) {
     let mut ledger = Ledger::new(6, moments.next(), 1500);
     runtime.block_on(write_more(&addresses, &mut ledger, 20));
 
-    // It is killed when it may have its place, and when it may have some replicas.
+    // The new node is killed when it may have its place, and when it may have some replicas.
     nodes[FIRST].start();
     let new = AddNodeRequest { address: addresses[FIRST].to_string(), replaces: 0 };
     runtime.block_on(done(&addresses[..FIRST], async |mut node| node.add_node(new.clone()).await.map(drop)));

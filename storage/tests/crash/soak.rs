@@ -27,7 +27,7 @@ const TURN: Duration = Duration::from_secs(1);
 const WINDOW: Duration = Duration::from_secs(20);
 const MAX_AGE: Duration = Duration::from_secs(40);
 
-/// What is measured at the end of each minute.
+/// Figures at the end of each minute.
 #[derive(Debug, Clone, Copy)]
 struct Figures {
     resident: u64,
@@ -136,7 +136,7 @@ fn bytes_in(folder: &Path) -> u64 {
     entries
         .map(|entry| match entry.metadata() {
             Ok(meta) if meta.is_dir() => bytes_in(&entry.path()),
-            // What is allocated: the engines make some files longer than what they hold. Some go while this looks.
+            // Allocated bytes: the engines make some files longer than their content. Some files go while this looks.
             meta => meta.map_or(0, |meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512),
         })
         .sum()

@@ -158,7 +158,7 @@ impl Cluster {
         }
     }
 
-    /// The same with so many bytes that can't be compressed.
+    /// Appends so many bytes that can't be compressed.
     pub(crate) async fn append_noise(&self, user: &str, key: u64, bytes: usize) {
         let mut command = append(user, key);
         if let Some(timeline_command::Op::Append(append)) = &mut command.op {

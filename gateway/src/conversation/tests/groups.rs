@@ -1,4 +1,4 @@
-//! What a client asks of groups.
+//! Requests about groups.
 
 mod following;
 
@@ -43,7 +43,7 @@ fn memberships(rows: Vec<memberships_read::Row>, complete: bool) -> Reply {
     Reply::MembershipsRead(MembershipsRead { memberships: rows, complete })
 }
 
-/// What the owner of a group tells of it.
+/// The answer of a group's owner to a read.
 fn group_read(standing: Standing, since: u64, last: u64) -> Reply {
     let reader = Member { standing: standing.into(), since_seq: since, ..Member::default() };
     Reply::GroupRead(Box::new(GroupRead {

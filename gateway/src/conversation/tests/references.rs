@@ -80,7 +80,7 @@ fn sends(play: &mut Play, to: To, content: Content) {
     }));
 }
 
-/// What the service is told of this content to bob.
+/// The header of a message with this content.
 fn header_of(to: To, content: Content) -> Option<store::Header> {
     let mut play = live();
     sends(&mut play, to, content);
@@ -143,7 +143,7 @@ fn the_service_is_told_what_it_has_to_know() {
     let held = store::Header { edit_window_ms: 172_800_000, media, ..about(Kind::Edit, of_alice()) };
     assert_eq!(header_of(bob(), edit(by("alice"), file)), Some(held));
     assert_eq!(header_of(bob(), image(Vec::new(), "https://example.org/a.png")), None, "it is kept elsewhere");
-    // What nobody has to know.
+    // A reply in a thread has no header.
     let reply_to = ReplyTo { message: Some(by("bob")), quote: "what you said".into() };
     let answer = Content { reply_to: Some(Box::new(reply_to)), thread: Some(Box::new(by("bob"))), ..text("yes") };
     assert_eq!(header_of(bob(), answer), None);
@@ -208,7 +208,7 @@ fn what_refers_wrongly_is_refused() {
     sends(&mut play, To::Group("club".into()), reaction(by("bob"), &["x"]));
     let server_frame::Body::Refused(refused) = play.wrote() else { panic!("not refused") };
     assert!(refused.reason.contains("target.seq is missing"), "{}", refused.reason);
-    // What is left of an erased or expired message.
+    // A reference to an erased or expired message has only its id and its sender.
     let gone = MessageRef { sender_device: String::new(), client_id: String::new(), ..by("bob") };
     let mut play = live();
     sends(&mut play, bob(), reaction(gone, &["x"]));

@@ -397,7 +397,7 @@ fn a_timeline_begins_with_the_frame_that_names_it() {
     play.hears_answer(Ok(read(1, 10, 9..=10)));
     assert_eq!(play.delivered(), [9, 10]);
 
-    // It is passed over now.
+    // The frame is passed over now.
     play.says(positions(vec![has("alice", 1)], false));
     play.quiet();
     play.says(send("1", "all positions are there"));

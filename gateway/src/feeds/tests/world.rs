@@ -228,7 +228,7 @@ impl World {
     pub(super) fn opened(&mut self, who: u64) {
         let Some(client) = self.clients.get_mut(&who) else { return };
         let Client::SigningIn { incarnation, epoch, last } = *client else { return };
-        // It has some of it.
+        // The client has a part of the timeline.
         let from = last.saturating_sub(who);
         let followed = Followed::new(self.timeline.clone(), epoch, from, last, self.now);
         let epoch = (epoch.0 != 0).then_some(epoch.0);

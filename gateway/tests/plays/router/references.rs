@@ -59,7 +59,7 @@ pub(super) fn entries(log: &[Bytes], read: &ReadTimeline) -> Vec<StoredEntry> {
     all().map(with_state).collect()
 }
 
-/// What this message says about the one of this id, and the message.
+/// The body of this message, if it refers to the message of this id, and its envelope.
 fn body_about(envelope: &Bytes, id: &str) -> Option<(Body, Envelope)> {
     let envelope = decode(envelope);
     let body = envelope.content.clone()?.body?;

@@ -32,7 +32,7 @@ struct Life {
     over: oneshot::Receiver<()>,
 }
 
-/// What the device was shown.
+/// Entries that the device was shown.
 struct Watched {
     user: String,
     inbox: Arc<WatcherCheck>,
@@ -209,7 +209,7 @@ impl Drop for Showing {
     }
 }
 
-/// What was said in the group, unless it is something else than was sent.
+/// The payload of a message in the group; an error if it is not as it was sent.
 pub(crate) fn said_in<'a>(load: &Load, group: &GroupCheck, envelope: &'a Envelope) -> Result<Payload<'a>, String> {
     let wrong = |what: &str| Err(format!("message {} of group {}: {what}", envelope.id, group.name));
     match envelope.content.as_ref().map(Payload::from_content) {

@@ -72,7 +72,7 @@ struct Groups<'a> {
     members: Vec<Vec<Arc<Member>>>,
 }
 
-/// What the making of the groups took.
+/// Cost of making the groups.
 struct Made {
     took: Duration,
     memberships: usize,
@@ -95,11 +95,7 @@ pub(crate) async fn run_at(
     let senders = environment.tasks.child();
     let pacer = groups.send(&stop, &senders);
     let going_on = async {
-        recorder.set_phase("warming up");
-        recorder.phase_lasts(warm_up);
-        environment.ending.within(warm_up).await;
-        recorder.set_phase("measuring");
-        recorder.measure_from_now();
+        environment.warm_up(warm_up).await;
         let before = Reading::now(recorder, &environment.servers).await;
         measured.await;
         let window = before.until(&Reading::now(recorder, &environment.servers).await);
@@ -163,7 +159,7 @@ impl<'a> Groups<'a> {
         recorder.set_phase("making groups");
         let (began, before) = (Instant::now(), Reading::now(recorder, &self.environment.servers).await);
         let founding = |group: usize| {
-            // Who is away comes first, so that fewer are there to be told of others.
+            // Members who are away join first, so that fewer are there to be told of others.
             let online = plan.members_of(group).skip(1).map(|user| self.load.user("member", user));
             let members = away.iter().cloned().chain(online).collect();
             let owner = self.owner_and_guest(group).0.client()?;

@@ -1,4 +1,4 @@
-//! Who is in which group.
+//! The members of each group.
 
 /// Users and groups, by number.
 #[derive(Debug, Clone, Copy)]

@@ -1,4 +1,4 @@
-//! What happens to groups while messages are sent: members go and come back, and devices start again.
+//! Changes of groups while messages are sent: members go and come back, and devices start again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ pub(crate) struct Unrest {
     pub(crate) restarts: Option<Duration>,
 }
 
-/// What was done.
+/// Number of changes and restarts.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Done {
     pub(super) changes: u64,

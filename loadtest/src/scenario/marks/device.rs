@@ -271,7 +271,7 @@ impl Device {
                 () = self.news.notified() => {}
             }
             if !self.scene.read_after.is_zero() {
-                // What comes meanwhile is read, too.
+                // Messages that come meanwhile are read, too.
                 tokio::select! {
                     _ = stopped.changed() => {}
                     () = tokio::time::sleep(self.scene.read_after) => {}
@@ -284,7 +284,7 @@ impl Device {
             if let (Talk::Pair(peer), true) = (&self.person.talk, is_due) {
                 typed = Some(Instant::now());
                 let peer = UserId::new(peer).expect("a name that this program has made");
-                // It is worth nothing later: nobody tries again.
+                // A chat state is worth nothing later: nobody tries again.
                 let _ = self.client.set_chat_state(&peer, ChatState::Composing).await;
             }
         }

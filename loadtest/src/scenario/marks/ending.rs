@@ -32,7 +32,7 @@ const ON_THE_WAY: Duration = Duration::from_secs(3);
 /// Before something that is not right is looked at again.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Who was not told, and saw what is so only when it asked. News may be lost on their way.
+/// Numbers of devices and writers that were not told, and saw the present state only when they asked. News may be lost on their way.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Asked {
     pub(super) devices: usize,
@@ -71,10 +71,10 @@ impl Talks<'_> {
         eventually(patience, || self.first().all(is_read)).await;
     }
 
-    /// Who had to ask. What is told may come a little later than the answer to who has read.
+    /// Counts the devices and writers that have to ask. News may come a little later than the answer to the device that has read.
     pub(super) async fn who_has_to_ask(&self) -> Asked {
         let is_told = |device: &&Arc<Device>| {
-            // It may look at the same device.
+            // `truth` may lock the same device.
             let unread = self.truth(&device.person).unread;
             device.reading.lock().unread() == unread
         };

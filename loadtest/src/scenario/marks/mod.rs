@@ -113,11 +113,7 @@ pub(crate) async fn run_at(
         senders.spawn("send", sender.run(stop.subscribe()));
         readers.spawn("read", Arc::clone(device).keep_reading(stop_reading.subscribe()));
     }
-    recorder.set_phase("warming up");
-    recorder.phase_lasts(warm_up);
-    environment.ending.within(warm_up).await;
-    recorder.set_phase("measuring");
-    recorder.measure_from_now();
+    environment.warm_up(warm_up).await;
     let (before, counted) = (Meter::now(recorder, &environment.servers).await, Counted::now(&talks.scene.counts));
     measured.await;
     let window = before.until(&Meter::now(recorder, &environment.servers).await);

@@ -1,4 +1,4 @@
-//! Who talks to whom.
+//! Pairs and groups of users who write to each other.
 
 /// Each user is in one conversation: the first ones in pairs, the others in groups.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +41,7 @@ impl Plan {
         }
     }
 
-    /// Those who read nothing are spread evenly.
+    /// True if the user reads what comes. Users who read nothing are spread evenly.
     pub(super) fn reads(self, user: usize) -> bool {
         let before = |user: usize| user * self.not_reading / self.users();
         before(user) == before(user + 1)

@@ -1,10 +1,10 @@
-//! What must be so at the end: what the service counts as unread, and how far it says that others have read.
+//! Checks at the end: the numbers of unread messages, and the marks of others, as the service tells them.
 
 use carillon_proto::pb::client::{Conversation, UserMark};
 
 use super::reading::Message;
 
-/// What must be unread, and how far the user has read.
+/// The true number of unread messages, and the true mark of the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Truth {
     pub(super) unread: u64,
@@ -25,14 +25,14 @@ pub(super) fn check_row(truth: &Truth, row: Option<&Conversation>) -> Result<(),
     Ok(())
 }
 
-/// What the other side of a pair says of this user's mark.
+/// Checks this user's mark, as the other side of a pair sees it.
 pub(super) fn check_mark_of_pair(truth: &Truth, mark: Option<&UserMark>) -> Result<(), String> {
     let told = mark.map_or("", |mark| mark.read_id.as_str());
     let wanted = truth.read.as_ref().map_or("", |read| read.id.as_str());
     if told == wanted { Ok(()) } else { Err(format!("message {told:?} is told to be read, and {wanted:?} is")) }
 }
 
-/// What another member says of this user's mark. `head`: the last position of the group's log.
+/// Checks this user's mark, as another member sees it. `head`: the last position of the group's log.
 pub(super) fn check_mark_of_group(truth: &Truth, mark: Option<&UserMark>, head: u64) -> Result<(), String> {
     let told = mark.and_then(|mark| mark.read).map_or(0, |read| read.seq);
     let wanted = truth.read_seq();

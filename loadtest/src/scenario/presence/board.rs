@@ -1,4 +1,4 @@
-//! What users show, and what their contacts see of it.
+//! Presences of users, and the presences that their contacts see.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -6,7 +6,7 @@ use carillon_proto::pb::client::{Presence, Show};
 
 use super::ring::Ring;
 
-/// What a user shows: the number of its change, counted from 1, from which all else follows.
+/// A presence: the number of its change, counted from 1, from which all else follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Said {
     pub(super) number: u64,
@@ -26,7 +26,7 @@ impl Said {
         format!("{} {}", self.number, self.intended_us)
     }
 
-    /// What a contact is told. `None`: the user is offline.
+    /// Reads a presence as a contact is told it. `None`: the user is offline.
     pub(super) fn told(presence: &Presence) -> Result<Option<Self>, String> {
         if presence.show() == Show::Unspecified {
             return Ok(None);
@@ -40,7 +40,7 @@ impl Said {
     }
 }
 
-/// What each user shows in truth.
+/// The true presence of each user.
 pub(super) struct Board {
     pub(super) ring: Ring,
     truths: Vec<Truth>,
@@ -88,7 +88,7 @@ impl Board {
         (truth.shown.load(Ordering::SeqCst) == 0).then(|| truth.left_us.load(Ordering::SeqCst))
     }
 
-    /// It is not known whether the service has what the user was to show.
+    /// True if the service may not have the user's last change.
     pub(super) fn is_unknown(&self, user: usize) -> bool {
         let truth = &self.truths[user];
         truth.shown.load(Ordering::SeqCst) != 0 && !truth.stored.load(Ordering::SeqCst)
@@ -128,7 +128,7 @@ impl Wrong {
     }
 }
 
-/// What a device sees of its user's contacts, by their slots.
+/// The presences that a device sees, by slots of its user's contacts.
 pub(super) struct Picture {
     /// The number of what the contact shows; 0: it is offline.
     seen: Vec<AtomicU64>,

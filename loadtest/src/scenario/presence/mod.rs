@@ -66,7 +66,7 @@ struct Storm<'a> {
     people: Vec<Arc<Person>>,
 }
 
-/// What the making of the contacts took.
+/// Cost of making the contacts.
 struct Made {
     took: Duration,
     window: Window,
@@ -92,11 +92,7 @@ pub(crate) async fn run_at(
         changing.spawn("change", Arc::clone(person).keep_changing(schedule, stop.subscribe()));
     }
     let going_on = async {
-        recorder.set_phase("warming up");
-        recorder.phase_lasts(warm_up);
-        environment.ending.within(warm_up).await;
-        recorder.set_phase("measuring");
-        recorder.measure_from_now();
+        environment.warm_up(warm_up).await;
         let before = Reading::now(recorder, &environment.servers).await;
         measured.await;
         let window = before.until(&Reading::now(recorder, &environment.servers).await);
@@ -235,7 +231,7 @@ impl<'a> Storm<'a> {
         checker.finish()
     }
 
-    /// Those who are not gone.
+    /// The people who are not gone.
     fn watchers(&self) -> impl Iterator<Item = &Arc<Person>> {
         self.people.iter().filter(|person| person.client().is_some())
     }

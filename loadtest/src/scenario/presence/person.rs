@@ -26,7 +26,7 @@ pub(super) const KIND: &str = "p";
 /// Before a refused change is tried again, at least.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// What all share.
+/// State that all users share.
 pub(super) struct Scene {
     pub(super) load: Arc<Load>,
     pub(super) credentials: Credentials,

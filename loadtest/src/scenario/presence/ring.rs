@@ -1,4 +1,4 @@
-//! Who is a contact of whom.
+//! The contacts of each user.
 
 /// Users in a ring, each of whom has its neighbours on both sides as contacts: so contacts are mutual.
 #[derive(Debug, Clone, Copy)]

@@ -1,11 +1,11 @@
 //! Contacts, and who is told what of whom.
 
-use std::collections::BTreeMap;
+mod last_seen;
 
 use carillon_proto::pb::{
     client::{Presence, Show},
     link::{ContactNews, Presences, Probe, SessionPresence, SetPresence, signaled::Notice},
-    store::{Allowed, AllowedRead, Contact, ContactChanged, ContactsRead, Person, contacts_read},
+    store::{Contact, ContactChanged, ContactsRead, Person, contacts_read},
 };
 
 use super::play::*;
@@ -31,12 +31,21 @@ fn read(contacts: Vec<contacts_read::Row>) -> StoreAnswer {
 }
 
 impl Play {
-    /// What is due at this time after the beginning.
+    /// Lets so much time pass. Gives what is due then.
     fn after(&mut self, millis: u64) -> Vec<Did> {
         self.now += Duration::from_millis(millis);
         self.owner.presence_settles(self.now);
         self.owner.look_at_presences(self.now, 100 * 60_000);
         self.effects()
+    }
+
+    /// The lease of gateway 10 is gone from the registry.
+    fn first_gateway_ends(&mut self) {
+        let view = (*topology(1, "here:1", &["here:1"], &[20, 30]).view).clone();
+        let view = store::RegistryView { version: 100, level: Level::GROUPS.0, ..view };
+        let next = self.owner.topology.followed_by(view).expect("newer");
+        self.owner.follow(Arc::new(next), self.now);
+        assert_eq!(self.after(0), []);
     }
 
     fn all_announced(&mut self) {
@@ -57,7 +66,7 @@ impl Play {
     }
 }
 
-/// Who shows what, and who is told that.
+/// Users with their presences, and the people who are told.
 type Told = (Vec<(String, Show)>, Vec<Person>);
 
 /// `None`: nobody is told anything.
@@ -188,11 +197,7 @@ fn who_comes_back_soon_was_never_away_and_nobody_is_away_before_all_gateways_hav
 fn the_sessions_of_a_gateway_that_has_ended_are_away_soon() {
     let (mut play, _) = Play::with_alice();
     play.all_announced();
-    let view = store::RegistryView { version: 100, ..(*topology(1, "here:1", &["here:1"], &[20, 30]).view).clone() };
-    let view = store::RegistryView { level: Level::GROUPS.0, ..view };
-    let next = play.owner.topology.followed_by(view).expect("newer");
-    play.owner.follow(Arc::new(next), play.now);
-    assert_eq!(play.after(0), []);
+    play.first_gateway_ends();
     let effects = play.after(5_000);
     let [Did::DeleteSession(deleted, 1), Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
     assert_eq!(told(&play.answer(token, read(vec![both("bob", 7)]))), is_told(Show::Unspecified));
@@ -211,11 +216,7 @@ fn the_sessions_of_a_gateway_that_has_ended_are_away_soon() {
 fn of_who_has_come_back_from_a_gateway_that_has_ended_the_store_is_told_nothing() {
     let (mut play, _) = Play::with_alice();
     play.all_announced();
-    let view = store::RegistryView { version: 100, ..(*topology(1, "here:1", &["here:1"], &[20, 30]).view).clone() };
-    let view = store::RegistryView { level: Level::GROUPS.0, ..view };
-    let next = play.owner.topology.followed_by(view).expect("newer");
-    play.owner.follow(Arc::new(next), play.now);
-    assert_eq!(play.after(0), []);
+    play.first_gateway_ends();
     play.knows("alice", &[session("alice", "phone", 20, 4)]);
     for did in play.after(60_000) {
         assert!(matches!(did, Did::ReadContacts(..)), "{did:?}");
@@ -385,120 +386,6 @@ fn a_change_is_told_to_the_users_devices_and_then_to_the_contact() {
     let full = StoreFailure::NoRoom { detail: "the list has 10000 contacts already".into() };
     let effects = play.fails(token, full);
     assert_eq!(refusal(&effects[0]).code(), client::Code::Overloaded);
-}
-
-/// Minutes after 1970 at which the contacts are told that alice was last there; `None`: they are told nothing of her.
-fn last_seen(effects: &[Did]) -> Option<u64> {
-    effects.iter().find_map(|did| match did {
-        Did::Says(Said::Presences(told)) => Some(told.presences[0].last_seen_ms / 60_000),
-        _ => None,
-    })
-}
-
-#[test]
-fn contacts_hear_when_who_leaves_was_last_there_unless_it_is_hidden() {
-    let seen = [(false, false, 99), (true, false, 0), (false, true, 0)];
-    for (hidden, last_seen_hidden, minute) in seen {
-        let (mut play, _) = Play::with_alice();
-        play.all_announced();
-        play.owner.register.remove(&UserId::new("alice").expect("valid"), LeaseId(10), 1);
-        assert_eq!(play.after(0), []);
-        let effects = play.after(6_000);
-        let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
-        let contacts = vec![both("bob", 7)];
-        let read = ContactsRead { contacts, complete: true, hidden, last_seen_hidden, ..ContactsRead::default() };
-        // She left 6 s before.
-        play.owner.answer(token, Ok(StoreAnswer::ContactsRead(read)), play.now, 100 * 60_000 + 5_000);
-        assert_eq!(last_seen(&play.effects()), Some(minute), "{hidden} {last_seen_hidden}");
-    }
-}
-
-#[test]
-fn the_store_is_asked_when_contacts_who_are_offline_were_last_there_if_that_is_wanted() {
-    let mut play = Play::new();
-    play.level_rises(Level::GROUPS);
-    play.all_announced();
-    let (bob, of) = (person("bob", 7), vec![person("alice", 0), person("carol", 3)]);
-    let probe = |last_seen| Said::Probe(Probe { from: Some(bob.clone()), of: of.clone(), last_seen });
-    play.owner.said(probe(false), play.now, 1_000);
-    assert_eq!(last_seen(&play.effects()), Some(0), "nothing was read");
-    play.owner.said(probe(true), play.now, 1_000);
-    let mut told = BTreeMap::new();
-    for did in play.effects() {
-        let Did::ReadAllowed(token, by, users) = did else { panic!("{did:?}") };
-        assert_eq!(by, "bob");
-        let allowed = users
-            .iter()
-            .map(|user| Allowed { last_seen_ms: if user == "alice" { 120_000 } else { 0 }, ..Allowed::default() });
-        let answer = StoreAnswer::AllowedRead(AllowedRead { allowed: allowed.collect() });
-        for did in play.answer(token, answer) {
-            let Did::Says(Said::Presences(Presences { presences, to, .. })) = did else { panic!("{did:?}") };
-            assert_eq!(to, std::slice::from_ref(&bob));
-            told.extend(presences.into_iter().map(|told| (told.user.clone(), (told.show(), told.last_seen_ms))));
-        }
-    }
-    let expected = [("alice".to_owned(), (Show::Unspecified, 120_000)), ("carol".to_owned(), (Show::Unspecified, 0))];
-    assert_eq!(told, BTreeMap::from(expected));
-    // Without an answer of the store, they are offline all the same.
-    play.owner.said(probe(true), play.now, 1_000);
-    let mut offline = 0;
-    for did in play.effects() {
-        let Did::ReadAllowed(token, ..) = did else { panic!("{did:?}") };
-        for did in play.fails(token, StoreFailure::Unexpected) {
-            let Did::Says(Said::Presences(told)) = did else { panic!("{did:?}") };
-            offline += told.presences.len();
-        }
-    }
-    assert_eq!(offline, 2);
-}
-
-#[test]
-fn who_comes_back_while_the_store_is_asked_is_not_said_to_be_offline() {
-    let mut play = Play::new();
-    play.level_rises(Level::GROUPS);
-    play.all_announced();
-    let probe = Probe { from: Some(person("bob", 7)), of: vec![person("alice", 0)], last_seen: true };
-    play.owner.said(Said::Probe(probe), play.now, 1_000);
-    let effects = play.effects();
-    let [Did::ReadAllowed(asked, ..)] = effects[..] else { panic!("{effects:?}") };
-    play.knows("alice", &[session("alice", "phone", 10, 1)]);
-    play.request(show("alice", 1, Show::Online));
-    let effects = play.after(0);
-    let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
-    assert_eq!(told(&play.answer(token, read(vec![both("bob", 7)]))), is_told(Show::Online));
-    let allowed = vec![Allowed { last_seen_ms: 60_000, ..Allowed::default() }];
-    let effects = play.answer(asked, StoreAnswer::AllowedRead(AllowedRead { allowed }));
-    assert_eq!((told(&effects), last_seen(&effects)), (is_told(Show::Online), Some(0)));
-}
-
-#[test]
-fn who_does_not_show_when_it_was_last_there_is_not_told_it_of_others_either() {
-    let (mut play, _) = Play::with_alice();
-    let gone = Presence { user: "bob".into(), last_seen_ms: 60_000, ..Presence::default() };
-    let hears = |play: &mut Play| {
-        let told = Presences { presences: vec![gone.clone()], to: vec![person("alice", 0)], asked: false };
-        play.owner.said(Said::Presences(told), play.now, 1_000);
-        let effects = play.effects();
-        let [Did::Notice(10, _, Notice::Presences(told))] = &effects[..] else { panic!("{effects:?}") };
-        told.presences[0].last_seen_ms
-    };
-    assert_eq!(hears(&mut play), 60_000);
-    let settings = store::PrivacySettings { last_seen: store::Audience::Nobody.into(), ..Default::default() };
-    let set = store::SetPrivacy { last_seen: Some(store::Audience::Nobody.into()), ..Default::default() };
-    let change = Some(link::change_privacy::Change::Set(set));
-    let did = play.request(Op::ChangePrivacy(link::ChangePrivacy { user: "alice".into(), incarnation: 0, change }));
-    let [Did::ChangePrivacy(token, _)] = did[..] else { panic!("{did:?}") };
-    let changed = store::PrivacyChanged { version: 1, settings: Some(settings), ..store::PrivacyChanged::default() };
-    play.answer(token, StoreAnswer::PrivacyChanged(changed));
-    assert_eq!(hears(&mut play), 0, "from the answer on");
-    // Nor does she ask for it.
-    let effects = play.after(1_000);
-    let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
-    let contacts = vec![both("bob", 7)];
-    let read = ContactsRead { contacts, complete: true, last_seen_hidden: true, ..ContactsRead::default() };
-    let effects = play.answer(token, StoreAnswer::ContactsRead(read));
-    let probes = |did: &Did| matches!(did, Did::Says(Said::Probe(Probe { last_seen: false, .. })));
-    assert!(effects.iter().any(probes), "{effects:?}");
 }
 
 #[test]

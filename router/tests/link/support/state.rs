@@ -1,4 +1,4 @@
-//! What the store in memory keeps, and what commands and reads do with it.
+//! Content of the store in memory, with its commands and reads.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -44,7 +44,7 @@ pub(super) struct State {
     pub(super) outbox_reads: u32,
     /// Files that shards hold, by the index of the shard.
     pub(super) held: BTreeMap<u32, Vec<Bytes>>,
-    /// What was found out about files, or told of them, in order, with the index of the shard that heard it.
+    /// Questions and news about files, in order, with the index of the shard that heard them.
     pub(super) about_files: Vec<(u32, AboutFiles)>,
 }
 

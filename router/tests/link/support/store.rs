@@ -125,7 +125,7 @@ impl MemoryStore {
         self.state.lock().held.entry(shard).or_default().push(id);
     }
 
-    /// What shards have heard about files to which something referred.
+    /// Questions and news that shards have heard about files.
     pub(crate) fn about_files(&self) -> Vec<(u32, AboutFiles)> {
         self.state.lock().about_files.clone()
     }
@@ -135,7 +135,7 @@ impl MemoryStore {
         self.state.lock().accounts.get_mut(user).expect("there").deleted = true;
     }
 
-    /// What has become of scheduled messages: their ids, and why they were not sent.
+    /// Ids of settled scheduled messages, with the reasons why they were not sent.
     pub(crate) fn settled(&self) -> Vec<(u64, String)> {
         self.state.lock().settled.clone()
     }
@@ -191,12 +191,12 @@ impl MemoryStore {
         });
     }
 
-    /// What appends have said so far of their messages, each with whose inbox it was.
+    /// The headers of appended messages so far, each with the owner of the inbox.
     pub(crate) fn headers(&self) -> Vec<(String, Option<Box<Header>>)> {
         self.state.lock().headers.clone()
     }
 
-    /// What stands in an inbox, by the clients' ids.
+    /// Client ids of the messages in an inbox.
     pub(crate) fn client_ids(&self, user: &str) -> Vec<String> {
         let state = self.state.lock();
         let envelopes = state.inboxes.get(user).into_iter().flatten();

@@ -56,7 +56,7 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// What has become of a message.
+/// The fate of a message.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fate {
     /// With a position; whether the conversation is a request.
@@ -265,7 +265,7 @@ fn check(shard: &mut OpenShard<TimelineMachine, TimelineReader>, model: &Model) 
     }
 }
 
-/// What the peer asks to know of the owner of the inbox.
+/// The peer's question for the marks of the owner of the inbox.
 fn store_reads(peer: &str, incarnation: u64) -> ReadMarks {
     let conversation = Some(TimelineKey { owner: peer.to_owned().into(), ..inbox() });
     let read = Read { timeline: Some(inbox()), conversation, peer_incarnation: incarnation };
@@ -365,7 +365,7 @@ fn so_many_requests_are_open_and_further_strangers_are_refused_until_one_is_answ
     }
     assert_eq!(apply(&mut shard, stranger(200, 200)), Fate::Rejected(Reason::Forbidden));
     assert_eq!(apply(&mut shard, stranger(7, 201)), Fate::At(201, true), "a request that is open goes on");
-    // What the owner reads of it is not told.
+    // The owner's reading of a request is not told.
     let conversation = Some(TimelineKey { owner: "s7".into(), ..inbox() });
     let marks = vec![move_marks::Mark { conversation, epoch: EPOCH, seq: 201 }];
     let moves = MoveMarks { timeline: Some(inbox()), incarnation: 1, marks };

@@ -1,4 +1,4 @@
-//! What users have read, against a model that keeps every message and counts.
+//! Marks and counts of conversations, against a model that keeps every message and counts.
 
 mod in_groups;
 
@@ -359,7 +359,7 @@ fn check(reader: &TimelineReader, model: &Model) {
     check_marks(reader, model);
 }
 
-/// What the peer is told: only if it is the account that has written, and only of its own time.
+/// Checks the marks that the peer is told: only if it is the account that has written, and only of its own time.
 fn check_marks(reader: &TimelineReader, model: &Model) {
     for (place, peer) in PEERS.iter().enumerate() {
         let row = model.conversations.get(&Model::key(place)).filter(|row| !row.messages.is_empty());
@@ -414,7 +414,7 @@ proptest! {
                         let entry: Vec<_> = acts.iter().filter_map(|act| model.act(act)).collect();
                         commands.push(entry);
                         if acts.iter().any(|act| matches!(act, Act::Sweep)) {
-                            // What is found is what was applied before.
+                            // The state here is that of all commands before.
                             apply(&mut shard, &mut index, std::mem::take(&mut commands));
                             let sweep = sweep(&shard.reader);
                             apply(&mut shard, &mut index, vec![vec![sweep]]);

@@ -1,4 +1,4 @@
-//! What is decided for domains, and the accounts of each, against a model.
+//! Settings of domains, and the accounts of each, against a model.
 
 use std::collections::BTreeMap;
 
@@ -277,17 +277,9 @@ proptest! {
     fn batch_boundaries_make_no_difference_to_domains(
         ops in proptest::collection::vec(proptest::collection::vec(op(), 0..12), 1..10),
     ) {
-        let dir = tempfile::tempdir().expect("folder");
-        let engines = [open(&dir.path().join("a")), open(&dir.path().join("b"))];
-        let machine =
-            |engines: &Engines| at_level(engines.directory(SHARD).expect("shard").0, &set_level(Level::OF_PROGRAM));
-        let [mut one, mut all] = engines.each_ref().map(machine);
-        let commands = ops.into_iter().map(|ops| ops.into_iter().map(command).collect::<Vec<_>>());
-        let entries: Vec<_> = commands.zip(1..).map(|(commands, index)| entry(index, &commands)).collect();
-        let singly: Vec<_> =
-            entries.chunks(1).flat_map(|piece| one.apply(piece, &[0; 8]).expect("applies")).collect();
-        prop_assert_eq!(singly, all.apply(&entries, &[0; 8]).expect("applies"));
-        prop_assert_eq!(records(&mut one), records(&mut all));
+        let entries = ops.into_iter().map(|ops| ops.into_iter().map(command).collect());
+        let set_level = set_level(Level::OF_PROGRAM);
+        check_batches(|engines| engines.directory(SHARD).expect("shard").0, &set_level, entries);
     }
 }
 

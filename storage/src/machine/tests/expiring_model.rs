@@ -1,251 +1,31 @@
 //! Expiring messages against a model that says which texts the engine may still have.
 
+mod commands;
+mod model;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use carillon_proto::{
-    Level, ShardId, ShardKind,
+    ShardId, ShardKind,
     pb::{
-        client::{Content, Envelope, Recipient, Text, content, recipient::To},
+        client::Envelope,
         store::{
-            AdvanceClock, Append, ChangeGroup, CollectGarbage, CreateGroup, EndTimeline, EraseSender, ExpireMessages,
-            GroupSettings, Header, Mentions, Person, ReadHead, ReadTimeline, Redact, Reference, SetLevel, StoreError,
-            TimelineCommand, TimelineKey, Trim, UnreadOf, change_group::Change, header, redact, rejected::Reason,
+            Append, ChangeGroup, CreateGroup, ExpireMessages, GroupSettings, Header, Mentions, Person, ReadHead,
+            ReadTimeline, Reference, StoreError, TimelineKey, UnreadOf, change_group::Change, header, rejected::Reason,
             store_error::Why, timeline_command::Op, timeline_key::Kind,
         },
     },
 };
 use proptest::prelude::*;
 
+use self::{
+    commands::{Act, BEGAN_MS, OWNERS, SENDER, Teller, act, command, id, key, set_level},
+    model::Model,
+};
 use super::*;
 use crate::machine::{Outcome, Retention, TimelineMachine, TimelineReader, expiring_reader::EXPIRED, keys};
 
 const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
-const OWNERS: [&str; 2] = ["a", "ab"];
-const SENDER: &str = "b";
-/// Milliseconds since 1970 when the shard's clock begins; here both go at the same pace.
-const BEGAN_MS: u64 = 1_700_000_000_000;
-
-fn key(kind: Kind, owner: &str) -> Option<TimelineKey> {
-    Some(TimelineKey { kind: kind.into(), owner: owner.to_owned().into() })
-}
-
-fn command(op: Op) -> TimelineCommand {
-    TimelineCommand { op: Some(op) }
-}
-
-fn set_level() -> TimelineCommand {
-    command(Op::SetLevel(SetLevel { level: Level::OF_PROGRAM.0 }))
-}
-
-fn id(number: u8) -> String {
-    format!("{number:026}")
-}
-
-#[derive(Debug, Clone)]
-enum Act {
-    Say {
-        owner: usize,
-        incarnation: u64,
-        number: u8,
-        /// `None`: it does not expire.
-        after_ms: Option<u64>,
-    },
-    /// Something about the message with the first number, by the second one.
-    About(usize, u8, u8, header::Kind),
-    /// For good.
-    Erase(usize, u8, u8),
-    Tick(u32),
-    /// What was due so long ago.
-    Expire(u64),
-    Trim(usize, u64),
-    End(usize, u64),
-    Redact,
-    Collect,
-}
-
-fn act() -> impl Strategy<Value = Act> {
-    let owner = || 0..OWNERS.len();
-    let kind = prop_oneof![
-        4 => Just(header::Kind::Edit), 2 => Just(header::Kind::Reaction), 2 => Just(header::Kind::Pin),
-        1 => Just(header::Kind::Unpin), 1 => Just(header::Kind::Recall),
-    ];
-    let incarnation = prop_oneof![9 => Just(1u64), 1 => 0..4u64];
-    let after_ms = prop_oneof![1 => Just(None), 4 => (1..40u64).prop_map(Some)];
-    prop_oneof![
-        12 => (owner(), incarnation, 0..12u8, after_ms)
-            .prop_map(|(owner, incarnation, number, after_ms)| Act::Say { owner, incarnation, number, after_ms }),
-        8 => (owner(), 0..12u8, 12..40u8, kind).prop_map(|(owner, target, number, kind)| Act::About(owner, target, number, kind)),
-        1 => (owner(), 0..12u8, 40..44u8).prop_map(|(owner, target, number)| Act::Erase(owner, target, number)),
-        4 => (1..15u32).prop_map(Act::Tick),
-        4 => (0..8u64).prop_map(Act::Expire),
-        1 => (owner(), 0..20u64).prop_map(|(owner, before)| Act::Trim(owner, before)),
-        1 => (owner(), 1..4u64).prop_map(|(owner, incarnation)| Act::End(owner, incarnation)),
-        1 => Just(Act::Redact),
-        1 => Just(Act::Collect),
-    ]
-}
-
-/// Makes commands of acts.
-#[derive(Default)]
-struct Teller {
-    clock_ms: u64,
-    /// When each message expires, by inbox and number.
-    expires: BTreeMap<(usize, u8), u64>,
-    texts: u64,
-    erasures: u64,
-}
-
-impl Teller {
-    fn append(&mut self, owner: usize, incarnation: u64, number: u8, header: Option<Header>) -> Append {
-        self.texts += 1;
-        let time_ms = BEGAN_MS + self.clock_ms;
-        let expires_at_ms = header.as_ref().map_or(0, |header| header.expires_at_ms);
-        let text = Text { body: format!("secret {}.", self.texts) };
-        let envelope = Envelope {
-            id: id(number),
-            sender: SENDER.to_owned(),
-            to: Some(Recipient { to: Some(To::User(OWNERS[owner].to_owned())) }),
-            time_ms,
-            content: Some(Content { body: Some(content::Body::Text(text)), ..Content::default() }),
-            expires_at_ms,
-            ..Envelope::default()
-        };
-        Append {
-            timeline: key(Kind::Inbox, OWNERS[owner]),
-            duplicate_key: vec![number; 16].into(),
-            time_ms,
-            envelope: envelope.encode_to_vec().into(),
-            new_epoch: 5,
-            incarnation,
-            sender: SENDER.into(),
-            sender_generation: 1 << 40,
-            header: header.map(Box::new),
-            ..Append::default()
-        }
-    }
-
-    fn about(&mut self, owner: usize, target: u8, number: u8, header: Header) -> Append {
-        let reference = Reference { id: id(target), key: vec![target; 16].into(), by_sender: true, seq: 0 };
-        let expires_at_ms = match header.kind() {
-            header::Kind::Edit => self.expires.get(&(owner, target)).copied().unwrap_or(0),
-            _ => 0,
-        };
-        self.append(owner, 1, number, Some(Header { refers_to: Some(reference), expires_at_ms, ..header }))
-    }
-
-    fn commands(&mut self, act: &Act) -> Vec<Op> {
-        vec![match *act {
-            Act::Say { owner, incarnation, number, after_ms } => {
-                let expires_at_ms = after_ms.map_or(0, |after_ms| BEGAN_MS + self.clock_ms + after_ms);
-                self.expires.insert((owner, number), expires_at_ms);
-                let header = after_ms.map(|_| Header { countable: true, expires_at_ms, ..Header::default() });
-                Op::Append(self.append(owner, incarnation, number, header))
-            }
-            Act::About(owner, target, number, kind) => {
-                let reactions = if kind == header::Kind::Reaction { vec!["x".to_owned()] } else { Vec::new() };
-                Op::Append(self.about(
-                    owner,
-                    target,
-                    number,
-                    Header { kind: kind.into(), reactions, ..Header::default() },
-                ))
-            }
-            Act::Erase(owner, target, number) => {
-                let header = Header { kind: header::Kind::Recall.into(), erase: true, ..Header::default() };
-                Op::Append(self.about(owner, target, number, header))
-            }
-            Act::Tick(elapsed_ms) => {
-                self.clock_ms += u64::from(elapsed_ms);
-                Op::AdvanceClock(AdvanceClock { elapsed_ms })
-            }
-            Act::Expire(ago_ms) => {
-                // What is ahead of the clock is not due, whatever is asked for.
-                let until_ms = if ago_ms == 7 { u64::MAX } else { self.clock_ms.saturating_sub(ago_ms) };
-                Op::ExpireMessages(ExpireMessages { until_ms })
-            }
-            Act::Trim(owner, before_seq) => {
-                Op::Trim(Trim { timeline: key(Kind::Inbox, OWNERS[owner]), before_seq, limit: 256, epoch: 0 })
-            }
-            Act::End(owner, incarnation) => {
-                Op::EndTimeline(EndTimeline { timeline: key(Kind::Inbox, OWNERS[owner]), incarnation })
-            }
-            Act::Redact => {
-                self.erasures += 1;
-                let (sender, generation) = (SENDER.to_owned(), self.erasures);
-                let message = |number| (1..12).map(move |seq| redact::Message { number, seq });
-                let messages = (1..4).flat_map(message).collect();
-                return vec![
-                    Op::EraseSender(EraseSender { sender: sender.clone(), generation }),
-                    Op::Redact(Redact { sender, generation, messages }),
-                ];
-            }
-            Act::Collect => {
-                return (1..4).map(|number| Op::CollectGarbage(CollectGarbage { number, limit: 3 })).collect();
-            }
-        }]
-    }
-}
-
-/// A text that the engine has.
-#[derive(Debug, Clone)]
-struct Alive {
-    text: String,
-    /// `None`: it does not expire.
-    due_ms: Option<u64>,
-    /// The position of what it edits.
-    edits: Option<u64>,
-}
-
-#[derive(Default)]
-struct Model {
-    /// By number of the timeline and position.
-    alive: BTreeMap<(u64, u64), Alive>,
-    /// Times, numbers and positions.
-    rows: BTreeSet<(u64, u64, u64)>,
-    expired: BTreeSet<(u64, u64)>,
-    /// By number in the keys of the shard: incarnation, first and last position of the inbox.
-    living: BTreeMap<usize, Living>,
-    numbers: u64,
-    /// The least incarnation that each inbox may have.
-    least: BTreeMap<usize, u64>,
-}
-
-#[derive(Clone, Copy)]
-struct Living {
-    number: u64,
-    incarnation: u64,
-    first: u64,
-    last: u64,
-}
-
-impl Model {
-    fn forget(&mut self, number: u64, seq: u64) {
-        if let Some(Alive { due_ms: Some(due_ms), .. }) = self.alive.remove(&(number, seq)) {
-            self.rows.remove(&(due_ms, number, seq));
-        }
-    }
-
-    fn is_living(&self, number: u64) -> bool {
-        self.living.values().any(|living| living.number == number)
-    }
-
-    fn appended(&mut self, owner: usize, op: &Append, seq: u64, due_ms: Option<u64>, edits: Option<u64>) {
-        let living = self.living.get(&owner).copied().filter(|living| living.incarnation == op.incarnation);
-        let mut living = living.unwrap_or_else(|| {
-            self.numbers += 1;
-            Living { number: self.numbers, incarnation: op.incarnation, first: 1, last: 0 }
-        });
-        living.last += 1;
-        assert_eq!(living.last, seq);
-        self.living.insert(owner, living);
-        let said = Envelope::decode(op.envelope.clone()).expect("was made here");
-        let Some(content::Body::Text(Text { body: text })) = said.content.and_then(|content| content.body) else {
-            panic!("a text")
-        };
-        self.rows.extend(due_ms.map(|due_ms| (due_ms, living.number, seq)));
-        self.alive.insert((living.number, seq), Alive { text, due_ms, edits });
-    }
-}
 
 type Shard = OpenShard<TimelineMachine, TimelineReader>;
 
@@ -301,7 +81,7 @@ impl World {
                         self.model.alive.remove(&(number, seq));
                         self.model.expired.insert((number, seq));
                     } else if let Some(alive) = self.model.alive.get_mut(&(number, seq)) {
-                        // It goes with the remains of its inbox.
+                        // The text goes with the remains of its inbox.
                         alive.due_ms = None;
                     }
                 }
@@ -428,19 +208,9 @@ proptest! {
     fn batch_boundaries_make_no_difference_to_expiring_messages(
         acts in proptest::collection::vec(proptest::collection::vec(act(), 0..20), 1..15),
     ) {
-        let dir = tempfile::tempdir().expect("folder");
-        let engines = [open(&dir.path().join("a")), open(&dir.path().join("b"))];
-        let [mut one, mut all] =
-            engines.each_ref().map(|engines| at_level(engines.timeline(SHARD).expect("shard").0, &set_level()));
         let mut teller = Teller::default();
-        let commands = acts.iter().map(|acts| -> Vec<_> {
-            acts.iter().flat_map(|act| teller.commands(act)).map(command).collect()
-        });
-        let entries: Vec<_> = commands.zip(1..).map(|(commands, index)| entry(index, &commands)).collect();
-        let singly: Vec<_> =
-            entries.chunks(1).flat_map(|piece| one.apply(piece, &[0; 8]).expect("applies")).collect();
-        prop_assert_eq!(singly, all.apply(&entries, &[0; 8]).expect("applies"));
-        prop_assert_eq!(records(&mut one), records(&mut all));
+        let entries = acts.iter().map(|acts| acts.iter().flat_map(|act| teller.commands(act)).map(command).collect());
+        check_batches(|engines| engines.timeline(SHARD).expect("shard").0, &set_level(), entries);
     }
 }
 
@@ -523,7 +293,7 @@ fn a_copy_that_comes_late_leaves_nothing_either() {
             world.teller.about(0, target, number, Header { kind: kind.into(), reactions, ..Header::default() });
         assert!(matches!(world.apply(Op::Append(copied(append))), Outcome::Appended(_)));
     };
-    // What it edits is not in this inbox: it expires by itself.
+    // The edited message is not in this inbox: the edit expires by itself.
     world.teller.expires.insert((0, 2), BEGAN_MS + 20);
     about(&mut world, 2, 20, edit);
     world.act(&Act::Tick(12));
@@ -534,7 +304,7 @@ fn a_copy_that_comes_late_leaves_nothing_either() {
         let rows = records(&mut world.shard.machine);
         rows.iter().flat_map(|(_, value)| texts_in(value)).collect()
     };
-    // That of the second edit, and the reaction.
+    // The texts of the second edit and of the reaction.
     assert_eq!(left(&mut world), ["secret 2.", "secret 4."]);
     let page = ReadTimeline { timeline: key(Kind::Inbox, "a"), incarnation: 1, states: true, ..Default::default() };
     assert!(world.shard.reader.read(&page).expect("reads").entries[0].state.is_empty(), "nobody has reacted");

@@ -182,15 +182,7 @@ proptest! {
     fn batch_boundaries_make_no_difference_to_groups(
         commands in proptest::collection::vec(proptest::collection::vec(command(), 0..20), 1..20),
     ) {
-        let dir = tempfile::tempdir().expect("folder");
-        let engines = [open(&dir.path().join("a")), open(&dir.path().join("b"))];
-        let [mut one, mut all] =
-            engines.each_ref().map(|engines| at_level(engines.timeline(SHARD).expect("shard").0, &set_level()));
-        let entries: Vec<_> = commands.iter().zip(1..).map(|(commands, index)| entry(index, commands)).collect();
-        let singly: Vec<_> =
-            entries.chunks(1).flat_map(|piece| one.apply(piece, &[0; 8]).expect("applies")).collect();
-        prop_assert_eq!(singly, all.apply(&entries, &[0; 8]).expect("applies"));
-        prop_assert_eq!(records(&mut one), records(&mut all));
+        check_batches(|engines| engines.timeline(SHARD).expect("shard").0, &set_level(), commands);
     }
 }
 
@@ -227,14 +219,14 @@ fn what_was_left_a_day_ago_is_found_and_forgotten() {
     let rows = found(&shard.reader, 9);
     let seen = Seen { number: 1, group: Some(key(GROUPS[0])), incarnation: 0, seq: 5 };
     assert_eq!(rows, std::slice::from_ref(&seen), "who stays is not forgotten");
-    // It has changed since it was examined.
+    // The row has changed since it was examined.
     let outdated = Seen { seq: 4, ..seen };
     let sweep = |rows| TimelineCommand { op: Some(Op::SweepMemberships(SweepMemberships { rows })) };
     apply(&mut shard, sweep(vec![outdated]));
     assert!(matches!(apply(&mut shard, set(0, 3, Standing::Member)), Outcome::Done(_)), "an older change");
     apply(&mut shard, sweep(rows));
     assert_eq!(found(&shard.reader, 9), []);
-    // One that comes even later is put right by the repeat of the leaving that stands behind it in the outbox.
+    // A membership that comes even later is put right by the repeat of the leaving that stands behind it in the outbox.
     assert!(matches!(apply(&mut shard, set(0, 4, Standing::Member)), Outcome::Appended(_)));
     apply(&mut shard, set(0, 5, Standing::Left));
     let op = ReadMemberships { timeline: Some(inbox("a")), ..ReadMemberships::default() };

@@ -97,7 +97,7 @@ fn append(by: &str, number: u8, time_ms: u64, header: Option<Header>) -> Append 
     }
 }
 
-/// What became of a message.
+/// The fate of a message.
 #[derive(Debug, Clone, Copy)]
 struct Said {
     seq: u64,

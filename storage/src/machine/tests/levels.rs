@@ -72,7 +72,7 @@ fn with_a_new_field(command: &impl Message) -> Bytes {
     bytes.freeze()
 }
 
-/// The same within the command's operation.
+/// Adds the field within the command's operation.
 fn with_a_new_field_inside(op: &[u8], number: u32) -> Bytes {
     let mut inner = BytesMut::from(op);
     encode_key(2000, WireType::LengthDelimited, &mut inner);
@@ -297,7 +297,7 @@ fn a_timeline_shard_below_level_7_stops_at_groups_and_its_node_refuses_messages_
     let refused = admit_timeline(shard, map, Level::RING_SLOTS, message.clone()).expect_err("below level 7");
     assert_eq!(refused.reason(), rejected::Reason::Level);
     admit_timeline(shard, map, Level::GROUPS, message).expect("at level 7");
-    // What a level below does not have and does not need is left out.
+    // Fields that a level below does not have and does not need are left out.
     let admitted = |level| {
         let append = command(timeline_command::Op::Append(of_peer.clone()));
         admit_timeline(shard, map, level, append).expect("admitted")
@@ -367,7 +367,7 @@ fn a_directory_shard_below_level_7_stops_at_times_of_ended_sessions_and_its_node
     }
 }
 
-/// What an account is after it was made without a password, replaced so, deleted and made again.
+/// An account that was made without a password and replaced so, and the one that was made after its deletion.
 fn account_made_again(machine: &mut DirectoryMachine, created_ms: u64) -> (Account, Account) {
     let put = |mode: Mode| {
         let account = Some(Account { user: "alice".into(), created_ms, ..Account::default() });

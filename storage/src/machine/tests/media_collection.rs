@@ -1,6 +1,7 @@
 //! Files, what refers to them in several shards, and their collection. The test is the routers: it carries out what is in the outboxes late, twice, and in
 //! another order, and gives up in the middle.
 
+mod acts;
 mod world;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,10 @@ use carillon_proto::{
 };
 use proptest::prelude::*;
 
-use self::world::{Act, KEPT_MS, World, act};
+use self::{
+    acts::{Act, KEPT_MS, act},
+    world::World,
+};
 use super::*;
 use crate::machine::{DueMedia, Retention, TimelineMachine, TimelineReader, keys};
 
@@ -208,7 +212,7 @@ fn files_are_looked_for_when_they_had_time_to_be_sent_when_they_are_released_and
     single.apply(unheld(number));
     let row = single.row(1).expect("stays");
     assert!(row.check == 0 && row.released_ms != 0 && row.state() == State::Complete);
-    // What was to be found out was discarded.
+    // The result of the first check was discarded.
     let discarded = check(&mut single);
     single.advance(24 * 3_600_000);
     assert_eq!((single.checked(&retention), check(&mut single)), (vec![], discarded + 2));

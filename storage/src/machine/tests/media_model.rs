@@ -92,7 +92,7 @@ impl Model {
         of.fold((0, 0), |(files, bytes), row| (files + 1, bytes + row.size_bytes))
     }
 
-    /// What the command has to answer; `None`: it is done.
+    /// The right answer to the command; `None`: it is done.
     fn expected(&mut self, op: &Op) -> Option<Reason> {
         match op {
             Op::CreateMedia(op) => self.create(op),
@@ -238,15 +238,7 @@ proptest! {
     fn batch_boundaries_make_no_difference_to_files(
         commands in proptest::collection::vec(proptest::collection::vec(command(), 0..20), 1..20),
     ) {
-        let dir = tempfile::tempdir().expect("folder");
-        let engines = [open(&dir.path().join("a")), open(&dir.path().join("b"))];
-        let [mut one, mut all] =
-            engines.each_ref().map(|engines| at_level(engines.timeline(SHARD).expect("shard").0, &set_level()));
-        let entries: Vec<_> = commands.iter().zip(1..).map(|(commands, index)| entry(index, commands)).collect();
-        let singly: Vec<_> =
-            entries.chunks(1).flat_map(|piece| one.apply(piece, &[0; 8]).expect("applies")).collect();
-        prop_assert_eq!(singly, all.apply(&entries, &[0; 8]).expect("applies"));
-        prop_assert_eq!(records(&mut one), records(&mut all));
+        check_batches(|engines| engines.timeline(SHARD).expect("shard").0, &set_level(), commands);
     }
 }
 

@@ -60,13 +60,13 @@ fn records(machine: &mut impl Machine) -> Records {
     machine.snapshot().expect("snapshot").collect::<io::Result<_>>().expect("reads")
 }
 
-/// How far it is applied, as these tests tell it to the machines.
+/// The index of the last applied entry, as these tests tell it to the machines.
 fn applied(machine: &impl Machine) -> u64 {
     let applied = machine.applied().expect("reads");
     applied.map_or(0, |bytes| u64::from_be_bytes(bytes.try_into().expect("eight bytes")))
 }
 
-/// The same machine, after the command that brings its shard to a level. How far it is applied stays.
+/// Gives the machine the command that brings its shard to a level. The index of the last applied entry stays.
 fn at_level<M: Machine>(mut machine: M, set_level: &impl Message) -> M {
     let index = applied(&machine).to_be_bytes();
     let set_level = EntryCommands { index: 0, commands: vec![set_level.encode_to_vec().into()] };
@@ -80,6 +80,21 @@ fn copy<M: Machine>(from: &mut M, mut to: M) -> M {
     let mut snapshot = from.snapshot().expect("snapshot");
     to.restore(&mut *snapshot, &index).expect("restores");
     to
+}
+
+/// Gives the commands of each entry to a machine one entry after the other, and to another one all at once: outcomes and records must be the same.
+fn check_batches<M: Machine, C: Message>(
+    machine: fn(&Engines) -> M,
+    set_level: &impl Message,
+    commands: impl IntoIterator<Item = Vec<C>>,
+) {
+    let dir = tempfile::tempdir().expect("folder");
+    let engines = [open(&dir.path().join("a")), open(&dir.path().join("b"))];
+    let [mut one, mut all] = engines.each_ref().map(|engines| at_level(machine(engines), set_level));
+    let entries: Vec<_> = (1..).zip(commands).map(|(index, commands)| entry(index, &commands)).collect();
+    let singly: Vec<_> = entries.chunks(1).flat_map(|piece| one.apply(piece, &[0; 8]).expect("applies")).collect();
+    assert_eq!(singly, all.apply(&entries, &[0; 8]).expect("applies"));
+    assert_eq!(records(&mut one), records(&mut all));
 }
 
 /// A step of a random test. Only the commands change what a shard answers.

@@ -1,4 +1,4 @@
-//! What users allow to each other, against a model that remembers what each has said.
+//! Privacy of users, against a model that remembers the choices of each.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -199,7 +199,7 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// What one owner of a name has said.
+/// The choices of one owner of a name.
 #[derive(Default, Clone)]
 struct Choices {
     settings: [Audience; 5],
@@ -208,14 +208,14 @@ struct Choices {
     listed: BTreeMap<String, Option<u64>>,
     met: BTreeMap<String, u64>,
     asking: BTreeSet<String>,
-    /// Who sees the user, with the incarnation.
+    /// People who see the user, each with the incarnation.
     shown_to: BTreeMap<String, u64>,
     last_seen_ms: u64,
     version: u64,
 }
 
 impl Choices {
-    /// What was agreed with an earlier owner of the name is void.
+    /// Agreements with an earlier owner of the name are void.
     fn meets(&mut self, who: &BlockedUser) {
         self.met.insert(who.user.clone(), who.incarnation);
         self.shown_to.retain(|user, incarnation| *user != who.user || *incarnation == who.incarnation);
@@ -338,7 +338,7 @@ fn perform(world: &mut World, model: &mut Model, act: &Act) {
     }
 }
 
-/// What is read by who knows the versions of `known`.
+/// Reads as a client that knows the versions of `known`.
 fn subscribed(world: &World, user: &str, known: &ContactsRead) -> ContactsRead {
     let read = ReadContacts {
         user: user.to_owned(),
@@ -367,7 +367,7 @@ fn check(world: &mut World, model: &mut Model) {
         }
         let read = subscribed(world, user, &ContactsRead::default());
         let known = model.known.insert(user.to_owned(), (world.incarnation(user), read.clone()));
-        // Who knows the versions is told nothing if, and only if, all is still as it was.
+        // A client that knows the versions is told nothing if, and only if, all is still as it was.
         if let Some((_, known)) = known.filter(|(incarnation, _)| *incarnation == world.incarnation(user)) {
             let again = subscribed(world, user, &known);
             assert!(!again.unchanged || read == known, "{user}: {known:?}, and now {read:?}");
@@ -426,7 +426,7 @@ fn the_blocked_neither_see_the_user_nor_are_seen() {
     assert_eq!(subscribed(&world), [("ab".to_owned(), true)]);
     world.change("a", Change::Unblock(world.person("b"))).expect("unblocked");
     assert_eq!(subscribed(&world).len(), 2, "the subscription was not touched");
-    // Who bears the name next has done nothing.
+    // The next owner of the name has done nothing.
     world.change("a", blocked).expect("blocked");
     world.deletes("b");
     world.creates("b");

@@ -291,15 +291,8 @@ proptest! {
     fn batch_boundaries_make_no_difference_to_reports(
         ops in proptest::collection::vec(proptest::collection::vec(command(), 0..20), 1..20),
     ) {
-        let dir = tempfile::tempdir().expect("folder");
-        let engines = [open(&dir.path().join("a")), open(&dir.path().join("b"))];
-        let [mut one, mut all] =
-            engines.each_ref().map(|engines| at_level(engines.timeline(SHARD).expect("shard").0, &set_level()));
-        let entries: Vec<_> = ops.iter().zip(1..).map(|(ops, index)| entry(index, &as_commands(ops))).collect();
-        let singly: Vec<_> =
-            entries.chunks(1).flat_map(|piece| one.apply(piece, &[0; 8]).expect("applies")).collect();
-        prop_assert_eq!(singly, all.apply(&entries, &[0; 8]).expect("applies"));
-        prop_assert_eq!(records(&mut one), records(&mut all));
+        let entries = ops.iter().map(|ops| as_commands(ops));
+        check_batches(|engines| engines.timeline(SHARD).expect("shard").0, &set_level(), entries);
     }
 }
 

@@ -1,316 +1,29 @@
 //! Scheduled messages against a model that keeps them in memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod commands;
+mod model;
 
-use bytes::Bytes;
 use carillon_proto::{
-    Level, ShardId, ShardKind,
+    ShardId, ShardKind,
     pb::store::{
-        Append, CancelScheduled, ChangeScheduled, EndSender, EndTimeline, Header, Mentions, Person, ReadOutbox,
-        ReadScheduled, ReleaseScheduled, Schedule, ScheduledChanged, ScheduledRow, SendScheduled, SendScheduledNow,
-        SetLevel, SetScheduled, SettleScheduled, StoreError, TimelineCommand, TimelineKey, change_scheduled::Change,
-        outbox_row::Task, rejected::Reason, scheduled_row::State, store_error::Why, timeline_command::Op,
-        timeline_key::Kind,
+        CancelScheduled, ChangeScheduled, EndSender, EndTimeline, ReadOutbox, ReadScheduled, ReleaseScheduled,
+        Schedule, SettleScheduled, StoreError, change_scheduled::Change, outbox_row::Task, rejected::Reason,
+        store_error::Why, timeline_command::Op, timeline_key::Kind,
     },
 };
 use proptest::prelude::*;
 
+use self::{
+    commands::{Act, USERS, act, as_command, command, content, header, key, own_copy, schedule, set_level},
+    model::{Answer, Inbox, Model},
+};
 use super::{media_collection::check_holds, *};
 use crate::machine::{
     Outcome, TimelineMachine, TimelineReader, keys,
-    timeline::scheduled::{CONTENT_BYTES, GONE, MESSAGES, RELEASED},
+    timeline::scheduled::{GONE, MESSAGES, RELEASED},
 };
 
 const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
-const USERS: [&str; 2] = ["a", "ab"];
-/// Two of the long one are most of what a user may have.
-const SIZES: [usize; 3] = [1, 7, 200 * 1024];
-
-fn key(kind: Kind, owner: &str) -> TimelineKey {
-    TimelineKey { kind: kind.into(), owner: owner.to_owned().into() }
-}
-
-fn command(op: Op) -> TimelineCommand {
-    TimelineCommand { op: Some(op) }
-}
-
-fn set_level() -> TimelineCommand {
-    command(Op::SetLevel(SetLevel { level: Level::OF_PROGRAM.0 }))
-}
-
-fn content(size: usize) -> Bytes {
-    vec![7; size].into()
-}
-
-/// What the service knows of this content: the small ones mention somebody, and refer to a file.
-fn header(size: usize) -> Option<Box<Header>> {
-    let mentions = Some(Mentions { users: vec![format!("user{size}")], ..Mentions::default() });
-    let media = vec![vec![size as u8; 16].into()];
-    (size < 100).then(|| Box::new(Header { countable: true, mentions, media, ..Header::default() }))
-}
-
-#[derive(Debug, Clone)]
-enum Act {
-    Schedule {
-        user: usize,
-        incarnation: u64,
-        generation: u64,
-        key: u8,
-        to: bool,
-        size: usize,
-        at_ms: u64,
-    },
-    Change {
-        user: usize,
-        incarnation: u64,
-        id: u64,
-        change: Change,
-    },
-    /// The copy of the message with this key comes into its user's own inbox.
-    Sent(usize, u8),
-    /// At this time.
-    Release(u64),
-    /// Of the inbox with this number.
-    Settle {
-        number: u64,
-        id: u64,
-        fails: bool,
-    },
-    /// An attempt to send one of the messages that are being sent: its answer says that it has failed, though it may have reached the inbox.
-    Fails {
-        which: usize,
-        reaches: bool,
-    },
-    End(usize, u64),
-    EndSender(usize, u64),
-    Collect,
-}
-
-fn act() -> impl Strategy<Value = Act> {
-    let user = || 0..USERS.len();
-    let incarnation = || prop_oneof![9 => Just(1u64), 1 => 0..4u64];
-    let size = || (0..SIZES.len()).prop_map(|size| SIZES[size]);
-    let set = (proptest::option::of(size()), proptest::option::of(1..50u64))
-        .prop_filter("sets something", |set| *set != (None, None))
-        .prop_map(|(size, at_ms)| {
-            Change::Set(SetScheduled { content: size.map(content), at_ms, header: size.and_then(header) })
-        });
-    let now = (1..50u64).prop_map(|time_ms| Change::Now(SendScheduledNow { time_ms }));
-    let change = prop_oneof![3 => set, 2 => Just(Change::Cancel(CancelScheduled {})), 2 => now];
-    prop_oneof![
-        8 => (user(), incarnation(), 1..4u64, 0..12u8, any::<bool>(), size(), 1..50u64).prop_map(
-            |(user, incarnation, generation, key, to, size, at_ms)| {
-                Act::Schedule { user, incarnation, generation, key, to, size, at_ms }
-            }
-        ),
-        5 => (user(), incarnation(), 1..20u64, change)
-            .prop_map(|(user, incarnation, id, change)| Act::Change { user, incarnation, id, change }),
-        2 => (user(), 0..12u8).prop_map(|(user, key)| Act::Sent(user, key)),
-        3 => (1..50u64).prop_map(Act::Release),
-        4 => (1..5u64, 1..20u64, any::<bool>()).prop_map(|(number, id, fails)| Act::Settle { number, id, fails }),
-        3 => (any::<usize>(), any::<bool>()).prop_map(|(which, reaches)| Act::Fails { which, reaches }),
-        1 => (user(), 1..4u64).prop_map(|(user, incarnation)| Act::End(user, incarnation)),
-        1 => (user(), 1..4u64).prop_map(|(user, generation)| Act::EndSender(user, generation)),
-        1 => Just(Act::Collect),
-    ]
-}
-
-#[derive(Default, Clone)]
-struct Inbox {
-    /// 0: there is none.
-    number: u64,
-    incarnation: u64,
-    version: u64,
-    messages: BTreeMap<u64, ScheduledRow>,
-    gone: Vec<(Bytes, u64)>,
-    /// Keys of the messages that are in the inbox itself.
-    sent: BTreeSet<Bytes>,
-}
-
-#[derive(Default)]
-struct Model {
-    inboxes: BTreeMap<&'static str, Inbox>,
-    numbers: u64,
-    generations: BTreeMap<&'static str, u64>,
-    /// Those that were told to workers.
-    sent: Vec<SendScheduled>,
-}
-
-type Answer = Result<ScheduledChanged, Reason>;
-
-impl Model {
-    fn changed(inbox: &Inbox, id: u64, changed: bool) -> Answer {
-        Ok(ScheduledChanged { version: inbox.version, id, changed, failed: false })
-    }
-
-    fn schedule(&mut self, op: &Schedule) -> Answer {
-        let user = USERS.into_iter().find(|user| op.timeline == Some(key(Kind::Inbox, user))).expect("known");
-        if op.sender_generation < self.generations.get(user).copied().unwrap_or(0) {
-            return Err(Reason::SenderGone);
-        }
-        let inbox = self.inboxes.entry(user).or_default();
-        if op.incarnation < inbox.incarnation {
-            return Err(Reason::Gone);
-        }
-        if inbox.number == 0 || op.incarnation > inbox.incarnation {
-            self.numbers += 1;
-            *inbox = Inbox { number: self.numbers, incarnation: op.incarnation, ..Inbox::default() };
-        }
-        if let Some((_, id)) = inbox.gone.iter().find(|(key, _)| *key == op.duplicate_key) {
-            return Self::changed(inbox, *id, false);
-        }
-        if let Some((id, row)) = inbox.messages.iter().find(|(_, row)| row.duplicate_key == op.duplicate_key) {
-            return if row.to == op.to { Self::changed(inbox, *id, false) } else { Err(Reason::Exists) };
-        }
-        let bytes: usize = inbox.messages.values().map(|row| row.content.len()).sum();
-        if bytes + op.content.len() > CONTENT_BYTES as usize || inbox.messages.len() == MESSAGES as usize {
-            return Err(Reason::Full);
-        }
-        inbox.version += 1;
-        let row = ScheduledRow {
-            sender: Some(Person { user: user.to_owned(), incarnation: op.incarnation }),
-            duplicate_key: op.duplicate_key.clone(),
-            device: op.device.clone(),
-            client_id: op.client_id.clone(),
-            to: op.to.clone(),
-            content: op.content.clone(),
-            header: op.header.clone(),
-            at_ms: op.at_ms,
-            expires_after_ms: op.expires_after_ms,
-            state: State::Waiting.into(),
-            ..ScheduledRow::default()
-        };
-        inbox.messages.insert(inbox.version, row);
-        Self::changed(inbox, inbox.version, true)
-    }
-
-    fn change(&mut self, user: usize, incarnation: u64, id: u64, change: &Change) -> Answer {
-        let inbox = self.inboxes.entry(USERS[user]).or_default();
-        if incarnation < inbox.incarnation {
-            return Err(Reason::Gone);
-        }
-        let others: usize =
-            inbox.messages.iter().filter(|(other, _)| **other != id).map(|(_, row)| row.content.len()).sum();
-        let is_own = inbox.number != 0 && incarnation == inbox.incarnation;
-        let row = inbox.messages.get_mut(&id).filter(|row| is_own && row.state() != State::Sending);
-        let Some(row) = row else { return Err(Reason::NotFound) };
-        match change {
-            Change::Set(SetScheduled { content, at_ms, header }) => {
-                let mut after = row.clone();
-                if let Some(content) = content {
-                    (after.content, after.header) = (content.clone(), header.clone());
-                }
-                if let Some(at_ms) = at_ms {
-                    (after.at_ms, after.state, after.why) = (*at_ms, State::Waiting.into(), String::new());
-                }
-                if after == *row {
-                    return Self::changed(inbox, id, false);
-                }
-                if others + after.content.len() > CONTENT_BYTES as usize {
-                    return Err(Reason::Full);
-                }
-                *row = after;
-            }
-            Change::Cancel(_) => {
-                let key = row.duplicate_key.clone();
-                inbox.gone.push((key, id));
-                inbox.messages.remove(&id);
-            }
-            Change::Now(now) => {
-                (row.state, row.time_ms, row.why) = (State::Sending.into(), now.time_ms, String::new());
-                self.sent.push(SendScheduled { sender: row.sender.clone(), number: inbox.number, id });
-            }
-        }
-        inbox.version += 1;
-        Self::changed(inbox, id, true)
-    }
-
-    fn release(&mut self, time_ms: u64) {
-        for (at_ms, number, id) in self.waiting() {
-            let inbox = self.inboxes.values_mut().find(|inbox| inbox.number == number).expect("it waits in one");
-            if at_ms <= time_ms {
-                let row = inbox.messages.get_mut(&id).expect("it waits");
-                (row.state, row.time_ms) = (State::Sending.into(), time_ms);
-                inbox.version += 1;
-                self.sent.push(SendScheduled { sender: row.sender.clone(), number, id });
-            }
-        }
-    }
-
-    /// `None`: the inbox has ended, so that nobody sees what becomes of it.
-    fn settle(&mut self, op: &SettleScheduled) -> Option<Answer> {
-        let inbox = self.inboxes.values_mut().find(|inbox| inbox.number == op.number)?;
-        let row = inbox.messages.get_mut(&op.id).filter(|row| row.state() == State::Sending);
-        let Some(row) = row else { return Some(Self::changed(inbox, op.id, false)) };
-        let failed = !op.failed.is_empty() && !inbox.sent.contains(&row.duplicate_key);
-        if failed {
-            (row.state, row.why) = (State::Failed.into(), op.failed.clone());
-        } else {
-            let key = row.duplicate_key.clone();
-            inbox.gone.push((key, op.id));
-            inbox.messages.remove(&op.id);
-        }
-        inbox.version += 1;
-        Some(Ok(ScheduledChanged { version: inbox.version, id: op.id, changed: true, failed }))
-    }
-
-    /// The messages that are being sent: user and id.
-    fn sending(&self) -> Vec<(&'static str, u64)> {
-        let of = |(user, inbox): (&&'static str, &Inbox)| {
-            let rows = inbox.messages.iter().filter(|(_, row)| row.state() == State::Sending);
-            rows.map(|(id, _)| (*user, *id)).collect::<Vec<_>>()
-        };
-        self.inboxes.iter().flat_map(of).collect()
-    }
-
-    fn end(&mut self, user: &'static str, incarnation: u64) {
-        let inbox = self.inboxes.entry(user).or_default();
-        if inbox.incarnation < incarnation {
-            *inbox = Inbox { incarnation, ..Inbox::default() };
-        }
-    }
-
-    /// Times, numbers of inboxes and ids.
-    fn waiting(&self) -> Vec<(u64, u64, u64)> {
-        let mut all = Vec::new();
-        for inbox in self.inboxes.values() {
-            let waits = inbox.messages.iter().filter(|(_, row)| row.state() == State::Waiting);
-            all.extend(waits.map(|(id, row)| (row.at_ms, inbox.number, *id)));
-        }
-        all.sort_unstable();
-        all
-    }
-}
-
-fn schedule(user: &str, incarnation: u64, sender_generation: u64, number: u8) -> Schedule {
-    Schedule {
-        timeline: Some(key(Kind::Inbox, user)),
-        incarnation,
-        sender_generation,
-        new_epoch: 5,
-        duplicate_key: vec![number; 16].into(),
-        device: "phone".to_owned(),
-        client_id: number.to_string(),
-        to: Some(key(Kind::Inbox, "bob")),
-        content: content(1),
-        header: header(1),
-        at_ms: 10,
-        expires_after_ms: u64::from(number % 3) * 5_000,
-    }
-}
-
-fn own_copy(user: &str, incarnation: u64, number: u8) -> Append {
-    Append {
-        timeline: Some(key(Kind::Inbox, user)),
-        duplicate_key: vec![number; 16].into(),
-        time_ms: 1,
-        envelope: vec![number].into(),
-        new_epoch: 5,
-        incarnation,
-        peer: "bob".into(),
-        ..Append::default()
-    }
-}
 
 fn answer(outcome: &Outcome) -> Answer {
     match outcome {
@@ -448,7 +161,7 @@ impl World {
             })
             .collect();
         let next = self.model.waiting().first().map_or(0, |(at_ms, ..)| *at_ms);
-        // That of an inbox that has ended may still be there.
+        // The time of an inbox that has ended may still be there.
         assert!(outbox.next_scheduled_ms == next || (1..next).contains(&outbox.next_scheduled_ms) || next == 0);
         // One read has no more.
         assert_eq!(rows[..], expected[..rows.len()]);
@@ -478,54 +191,9 @@ proptest! {
     fn batch_boundaries_make_no_difference_to_scheduled_messages(
         acts in proptest::collection::vec(proptest::collection::vec(act(), 0..20), 1..15),
     ) {
-        let dir = tempfile::tempdir().expect("folder");
-        let engines = [open(&dir.path().join("a")), open(&dir.path().join("b"))];
-        let [mut one, mut all] =
-            engines.each_ref().map(|engines| at_level(engines.timeline(SHARD).expect("shard").0, &set_level()));
-        let commands = acts.iter().map(|acts| acts.iter().filter_map(as_command).collect::<Vec<_>>());
-        let entries: Vec<_> = commands.zip(1..).map(|(commands, index)| entry(index, &commands)).collect();
-        let singly: Vec<_> =
-            entries.chunks(1).flat_map(|piece| one.apply(piece, &[0; 8]).expect("applies")).collect();
-        prop_assert_eq!(singly, all.apply(&entries, &[0; 8]).expect("applies"));
-        prop_assert_eq!(records(&mut one), records(&mut all));
+        let entries = acts.iter().map(|acts| acts.iter().filter_map(as_command).collect());
+        check_batches(|engines| engines.timeline(SHARD).expect("shard").0, &set_level(), entries);
     }
-}
-
-/// The command without a look at what there is.
-fn as_command(act: &Act) -> Option<TimelineCommand> {
-    Some(command(match act {
-        Act::Schedule { user, incarnation, generation, key: number, to, size, at_ms } => {
-            let kind = if *to { Kind::Inbox } else { Kind::Group };
-            let (to, content, header) = (Some(key(kind, "bob")), content(*size), header(*size));
-            let at_ms = *at_ms;
-            Op::Schedule(Schedule {
-                to,
-                content,
-                header,
-                at_ms,
-                ..schedule(USERS[*user], *incarnation, *generation, *number)
-            })
-        }
-        Act::Change { user, incarnation, id, change } => {
-            let (timeline, change) = (Some(key(Kind::Inbox, USERS[*user])), Some(change.clone()));
-            Op::ChangeScheduled(ChangeScheduled { timeline, incarnation: *incarnation, id: *id, change })
-        }
-        Act::Sent(user, number) => Op::Append(own_copy(USERS[*user], 1, *number)),
-        Act::Release(time_ms) => Op::ReleaseScheduled(ReleaseScheduled { time_ms: *time_ms }),
-        Act::Settle { number, id, fails } => {
-            let failed = if *fails { "nobody is there".to_owned() } else { String::new() };
-            Op::SettleScheduled(SettleScheduled { number: *number, id: *id, failed })
-        }
-        // What is being sent is not known here.
-        Act::Fails { .. } => return None,
-        Act::End(user, incarnation) => {
-            Op::EndTimeline(EndTimeline { timeline: Some(key(Kind::Inbox, USERS[*user])), incarnation: *incarnation })
-        }
-        Act::EndSender(user, generation) => {
-            Op::EndSender(EndSender { sender: USERS[*user].to_owned(), generation: *generation })
-        }
-        Act::Collect => Op::CollectGarbage(carillon_proto::pb::store::CollectGarbage { number: 1, limit: 3 }),
-    }))
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn check_reads(reader: &TimelineReader, model: &Model) {
     for (timeline, incarnation) in (0..6).map(key).flat_map(|key| (0..INCARNATIONS).map(move |of| (key.clone(), of))) {
         let model = model.get(&timeline);
         if model.is_some_and(|model| model.incarnation > incarnation) {
-            // Who owned it before reads nothing of it.
+            // The earlier owner reads nothing of the timeline.
             let read = ReadTimeline { timeline: Some(timeline.clone()), incarnation, ..ReadTimeline::default() };
             assert!(matches!(reader.read(&read), Err(Unread::Rejected(why)) if why.reason() == rejected::Reason::Gone));
             let head = ReadHead { timeline: Some(timeline), incarnation, ..ReadHead::default() };
@@ -287,7 +287,7 @@ proptest! {
         machine.apply(&[entry(1, &appends), entry(2, &[advance(1000)])], &[0; 8]).expect("applies");
         let month = Retention { max_age_ms: 30 * DAY_MS, ..Retention::default() };
         prop_assert_eq!(due(&reader, month), []);
-        // The same envelopes, as many as there are, when the shard has had a leader for a month.
+        // The envelopes are due when the shard has had a leader for a month.
         let days: Vec<_> = (0..31).map(|_| advance(DAY_MS as u32)).collect();
         machine.apply(&[entry(3, &days)], &[0; 8]).expect("applies");
         let (trims, _) = reader.due_trims(&[], &month, &MessageAges::default(), 9).expect("reads");
@@ -390,7 +390,7 @@ fn a_new_owners_first_message_ends_what_stood_there_and_it_is_removed() {
     assert_eq!(reader.garbage(10).expect("reads"), []);
     let left = records(&mut machine);
     assert_eq!(left.len(), before.len() + 2, "the timeline's row and the next number: {left:?}");
-    // What is trimmed by a look at the old timeline is not taken from the new one.
+    // A trim after a look at the old timeline takes nothing from the new one.
     machine.apply(&[entry(5, &[of(10, append(0, 1, 4, 10, 1))])], &[0; 8]).expect("applies");
     let late = Trim { timeline: Some(key(0)), before_seq: 2, limit: 10, epoch: 8 };
     let late = TimelineCommand { op: Some(Op::Trim(late)) };
@@ -490,7 +490,7 @@ fn what_an_erased_user_has_said_is_nowhere_and_everything_else_stays_in_its_plac
     let has = |value: &[u8], text: &[u8]| value.windows(text.len()).any(|part| part == text);
     let rows = records(&mut machine);
     assert!(rows.iter().filter(|(_, value)| has(value, b"a device")).all(|(_, value)| has(value, b"dave")));
-    // Who bears the name next is not erased by what comes late.
+    // A late command does not erase the next owner of the name.
     apply(&mut machine, by(9, append(0, 50, 2, 20, 7)));
     let last = said(&reader, 0).last().expect("is there").0;
     apply(&mut machine, redact(5, &[(1, last)]));

@@ -80,7 +80,7 @@ fn a_sign_in_that_was_refused_leaves_nothing_behind() {
         assert!(world.dispatch.sessions.is_empty(), "{code:?}");
         assert_eq!(world.dispatch.load.pending(), 0);
     }
-    // One that never reached a router.
+    // A session that never reached a router.
     let mut world = World::with(&["a:1"]);
     world.input(Input::Down(Arc::from("a:1")));
     assert!(world.open().is_empty());
@@ -95,7 +95,7 @@ fn a_sign_in_of_which_nobody_knows_what_came_is_closed_until_that_is_certain() {
     let effects = world.wait(DEADLINE);
     assert_eq!(answers(&effects), [("open", Err(Code::Unavailable))]);
     let [(5, id)] = closes(&effects)[..] else { panic!("{effects:?}") };
-    // That is not answered in time either.
+    // The router does not answer that in time either.
     assert_eq!(closes(&world.reply("a:1", id, refused(Code::Unavailable))), []);
     let again = closes(&world.wait(announce::CLOSE_AGAIN));
     let [(5, id)] = again[..] else { panic!("{again:?}") };

@@ -1,4 +1,4 @@
-//! What is unread in a group.
+//! Unread messages of a group.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn person(user: &str) -> Person {
     Person { user: user.to_owned(), incarnation: 1 }
 }
 
-/// What stands in the log of a group: of each position, who wrote a message there.
+/// The log of a group: the writer of the message at each position.
 #[derive(Default)]
 struct GroupLog {
     log: Vec<Option<usize>>,

@@ -195,7 +195,7 @@ fn settle() -> impl Strategy<Value = Op> {
         2 => Just(Verdict::Replay),
         1 => Just(Verdict::Discard),
     ];
-    // The same row again and again is given up.
+    // A row that is settled again and again is given up.
     let row = (1..6u64, 0..4u32, verdict, 1..10usize).prop_map(|(index, number, verdict, times)| {
         let why = if verdict == Verdict::Refused { "no room".to_owned() } else { String::new() };
         vec![Settled { index, number, verdict: verdict.into(), why }; times]

@@ -1,4 +1,4 @@
-//! What a shard with groups should do, in memory.
+//! A shard with groups in memory, as it should be.
 
 use std::collections::BTreeMap;
 
@@ -353,7 +353,7 @@ fn may(group: &Group, op: &ChangeMembers, actor: &Person, by_operator: bool) -> 
     })
 }
 
-/// What becomes of a user.
+/// Changes the standing of a user.
 fn stand(group: &mut Group, op: &ChangeMembers, person: &Person) {
     let before = group.row(person).cloned();
     let (muted_until_ms, wrote_ms) = before.as_ref().map_or((0, 0), |row| (row.muted_until_ms, row.wrote_ms));

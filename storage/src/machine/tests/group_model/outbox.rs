@@ -1,4 +1,4 @@
-//! What waits for workers, in memory.
+//! Rows that wait for workers, in memory.
 
 use std::collections::BTreeMap;
 

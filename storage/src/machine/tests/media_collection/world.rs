@@ -1,154 +1,36 @@
-//! Shards, users who write to each other in them, and workers.
+//! Shards, and users who write to each other in them.
+
+mod messages;
+mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use carillon_proto::{
-    ClientId, DeviceId, DuplicateKey, MediaId, MessageId, UserId,
-    pb::{
-        client::{Content, Envelope, Recipient, Text, content::Body, recipient::To},
-        store::{
-            AdvanceClock, Append, CancelScheduled, ChangeScheduled, CheckMedia, CollectGarbage, CollectMedia,
-            CompleteMedia, CreateMedia, EndTimeline, EraseSender, FindMediaHolders, ForgetReleasedMedia, Header,
-            NoteReleasedMedia, OutboxRow, Person, ReadHeldMedia, ReadMedia, ReadOutbox, Redact, Reference, RemoveMedia,
-            Schedule, SendScheduledNow, SenderErased, SetScheduled, SettleOutbox, SettleScheduled, TimelineCommand,
-            Trim,
-            change_scheduled::Change,
-            header::Kind,
-            outbox_row::Task,
-            settle_outbox::{Settled, Verdict},
-            timeline_command::Op,
-        },
+    MediaId,
+    pb::store::{
+        AdvanceClock, CancelScheduled, ChangeScheduled, CollectGarbage, CompleteMedia, CreateMedia, Header, Person,
+        ReadMedia, Schedule, SendScheduledNow, SetScheduled, TimelineCommand, change_scheduled::Change, header::Kind,
+        timeline_command::Op,
     },
 };
-use proptest::prelude::*;
-use prost::Message as _;
 
-use super::{SHARD, check_holds, inbox, set_level};
+use self::workers::Asking;
+use super::{
+    SHARD,
+    acts::{Act, KEPT_MS, SENDERS, SHARDS, USERS},
+    check_holds, inbox, set_level,
+};
 use crate::machine::{
-    DueMedia, Machine as _, Outcome, Retention, TimelineMachine, TimelineReader, keys,
+    Machine as _, Outcome, Retention, TimelineMachine, TimelineReader, keys,
     tests::{OpenShard, at_level, entry, open, records},
 };
 
-const SHARDS: usize = 3;
-const USERS: [&str; 2] = ["u", "v"];
-const SENDERS: [&str; 2] = ["s", "t"];
-pub(super) const KEPT_MS: u64 = 6400;
 /// The most that a check takes. Who forwards a file has so much less time for it.
 const CHECK_MS: u64 = 900;
 
 fn retention() -> Retention {
     Retention { unreferenced_media_ms: KEPT_MS, ..Retention::default() }
-}
-
-#[derive(Debug, Clone)]
-pub(super) enum Act {
-    Upload(usize),
-    Say {
-        shard: usize,
-        user: usize,
-        sender: usize,
-        files: [Option<u8>; 2],
-    },
-    Edit {
-        message: u8,
-        file: Option<u8>,
-    },
-    Recall {
-        message: u8,
-        for_good: bool,
-    },
-    /// Forwards the files of a message, which then goes by age.
-    Move {
-        message: u8,
-        shard: usize,
-        user: usize,
-    },
-    /// The copy of an edit reaches the inbox after the message was recalled for good.
-    LateEdit {
-        message: u8,
-        file: u8,
-    },
-    Trim {
-        shard: usize,
-        user: usize,
-        many: u64,
-    },
-    End {
-        shard: usize,
-        user: usize,
-    },
-    Erase(usize),
-    Garbage(usize),
-    Schedule {
-        shard: usize,
-        user: usize,
-        file: u8,
-    },
-    ChangeScheduled {
-        which: u8,
-        file: Option<u8>,
-    },
-    Cancel(u8),
-    SendNow(u8),
-    /// The clocks of the shards that have no leader stand still.
-    Advance {
-        ms: u64,
-        leads: [bool; SHARDS],
-    },
-    Sweep {
-        shard: usize,
-        limit: usize,
-    },
-    /// A worker carries out a row of the outbox, and may do so twice or die before it says so.
-    Work {
-        shard: usize,
-        row: u8,
-        again: bool,
-        dies: bool,
-    },
-    /// A worker asks the next shard.
-    Ask {
-        check: u8,
-        again: bool,
-    },
-    /// A command that was on its way for long arrives.
-    Arrive(u8),
-    Reopen(usize),
-    Restore(usize),
-}
-
-pub(super) fn act() -> impl Strategy<Value = Act> {
-    let shard = || 0..SHARDS;
-    let user = || 0..USERS.len();
-    let file = || 0..12u8;
-    let maybe = move || proptest::option::weighted(0.7, file());
-    prop_oneof![
-        5 => shard().prop_map(Act::Upload),
-        12 => (shard(), user(), 0..SENDERS.len(), [maybe(), proptest::option::weighted(0.2, file())])
-            .prop_map(|(shard, user, sender, files)| Act::Say { shard, user, sender, files }),
-        3 => (any::<u8>(), maybe()).prop_map(|(message, file)| Act::Edit { message, file }),
-        4 => (any::<u8>(), any::<bool>()).prop_map(|(message, for_good)| Act::Recall { message, for_good }),
-        10 => (any::<u8>(), shard(), user()).prop_map(|(message, shard, user)| Act::Move { message, shard, user }),
-        1 => (any::<u8>(), file()).prop_map(|(message, file)| Act::LateEdit { message, file }),
-        5 => (shard(), user(), 1..5u64).prop_map(|(shard, user, many)| Act::Trim { shard, user, many }),
-        1 => (shard(), user()).prop_map(|(shard, user)| Act::End { shard, user }),
-        1 => (0..SENDERS.len()).prop_map(Act::Erase),
-        2 => shard().prop_map(Act::Garbage),
-        2 => (shard(), user(), file()).prop_map(|(shard, user, file)| Act::Schedule { shard, user, file }),
-        1 => (any::<u8>(), maybe()).prop_map(|(which, file)| Act::ChangeScheduled { which, file }),
-        1 => any::<u8>().prop_map(Act::Cancel),
-        1 => any::<u8>().prop_map(Act::SendNow),
-        8 => (prop_oneof![1..400u64, 2000..KEPT_MS + 1000], proptest::array::uniform(prop_oneof![1 => Just(false), 5 => Just(true)]))
-            .prop_map(|(ms, leads)| Act::Advance { ms, leads }),
-        8 => (shard(), 1..6usize).prop_map(|(shard, limit)| Act::Sweep { shard, limit }),
-        10 => (shard(), any::<u8>(), any::<bool>(), any::<bool>())
-            .prop_map(|(shard, row, again, dies)| Act::Work { shard, row, again, dies }),
-        14 => (any::<u8>(), any::<bool>()).prop_map(|(check, again)| Act::Ask { check, again }),
-        3 => any::<u8>().prop_map(Act::Arrive),
-        1 => shard().prop_map(Act::Reopen),
-        1 => shard().prop_map(Act::Restore),
-    ]
 }
 
 /// A message that can be read.
@@ -171,17 +53,6 @@ struct Planned {
     id: u64,
     media: Vec<MediaId>,
     is_sending: bool,
-}
-
-/// A worker that finds out who holds files.
-struct Asking {
-    home: usize,
-    place: (u64, u32),
-    check: u64,
-    unheld: BTreeSet<Bytes>,
-    held: Vec<Bytes>,
-    asked: usize,
-    began_ms: u64,
 }
 
 #[derive(Default, Clone, Copy)]
@@ -399,125 +270,6 @@ impl World {
         }
     }
 
-    fn envelope(&mut self, user: usize, sender: usize) -> (String, Bytes, Bytes) {
-        self.number += 1;
-        let user_id = |name: &str| UserId::new(name).expect("valid");
-        let (device, client_id) = (DeviceId::new("d").expect("valid"), self.number.to_string());
-        let key = DuplicateKey::new(&user_id(SENDERS[sender]), &device, &ClientId::new(&client_id).expect("valid"));
-        let id = MessageId::of(self.now_ms, key.to(&user_id(USERS[user]))).to_string();
-        let envelope = Envelope {
-            id: id.clone(),
-            sender: SENDERS[sender].to_owned(),
-            sender_device: "d".to_owned(),
-            to: Some(Recipient { to: Some(To::User(USERS[user].to_owned())) }),
-            client_id,
-            time_ms: self.now_ms,
-            content: Some(Content { body: Some(Body::Text(Text { body: "b".to_owned() })), ..Content::default() }),
-            ..Envelope::default()
-        };
-        (id, key.0.to_vec().into(), envelope.encode_to_vec().into())
-    }
-
-    fn append(
-        &mut self,
-        shard: usize,
-        user: usize,
-        sender: usize,
-        header: Option<Box<Header>>,
-        is_copy: bool,
-    ) -> Option<Said> {
-        let (id, key, envelope) = self.envelope(user, sender);
-        let (of, generation) = match is_copy {
-            true => (Bytes::new(), 0),
-            false => (Bytes::from_static(SENDERS[sender].as_bytes()), self.generations[sender]),
-        };
-        let incarnation = self.inboxes.entry((shard, user)).or_default().incarnation;
-        let append = Append {
-            timeline: Some(inbox(USERS[user])),
-            duplicate_key: key.clone(),
-            time_ms: self.now_ms,
-            envelope,
-            new_epoch: 7,
-            incarnation,
-            sender: of,
-            sender_generation: generation,
-            header,
-            ..Append::default()
-        };
-        let outcome = self.apply(shard, Op::Append(append.clone()));
-        let Outcome::Appended(appended) = outcome else { return None };
-        // A repeat holds nothing more.
-        self.apply(shard, Op::Append(append));
-        let held = self.inboxes.entry((shard, user)).or_default();
-        held.first = held.first.max(1);
-        held.last = appended.seq;
-        Some(Said { shard, user, sender, seq: appended.seq, id, key, media: Vec::new(), edits: None })
-    }
-
-    fn say(&mut self, shard: usize, user: usize, sender: usize, media: Vec<MediaId>) {
-        let said = self.append(shard, user, sender, header(&media), false).expect("appended");
-        self.said.push(Said { media, ..said });
-    }
-
-    /// A message of the author about its message. True if it was accepted.
-    fn about(&mut self, said: &Said, kind: Kind, erase: bool, media: Vec<MediaId>, is_late: bool) -> bool {
-        let refers_to = Some(Reference { id: said.id.clone(), key: said.key.clone(), by_sender: true, seq: 0 });
-        let ids = media.iter().map(bytes).collect();
-        let header = Header { kind: kind.into(), erase, refers_to, media: ids, ..Header::default() };
-        let Some(about) = self.append(said.shard, said.user, said.sender, Some(Box::new(header)), is_late) else {
-            return false;
-        };
-        if !is_late {
-            let edits = (kind == Kind::Edit).then(|| said.key.clone());
-            self.said.push(Said { media, edits: edits.or_else(|| Some(Bytes::new())), ..about });
-        }
-        true
-    }
-
-    fn trim(&mut self, shard: usize, user: usize, many: u64) {
-        let Some(held) = self.inboxes.get_mut(&(shard, user)) else { return };
-        held.first = (held.first + many).min(held.last + 1);
-        let before_seq = held.first;
-        let gone = |said: &Said| (said.shard, said.user) == (shard, user) && said.seq < before_seq;
-        self.recalled.retain(|said| !gone(said));
-        let trim = Trim { timeline: Some(inbox(USERS[user])), before_seq, limit: 256, epoch: 0 };
-        self.apply(shard, Op::Trim(trim));
-        self.goes(gone);
-    }
-
-    fn end(&mut self, shard: usize, user: usize) {
-        let held = self.inboxes.entry((shard, user)).or_default();
-        let incarnation = held.incarnation + 1;
-        *held = Inbox { incarnation, ..Inbox::default() };
-        self.apply(shard, Op::EndTimeline(EndTimeline { timeline: Some(inbox(USERS[user])), incarnation }));
-        self.recalled.retain(|said| (said.shard, said.user) != (shard, user));
-        self.goes(|said| (said.shard, said.user) == (shard, user));
-        let is_gone = |planned: &Planned| (planned.shard, planned.user) == (shard, user);
-        let gone = self.planned.iter().filter(|planned| is_gone(planned)).flat_map(|planned| planned.media.clone());
-        let gone = gone.collect();
-        self.planned.retain(|planned| !is_gone(planned));
-        self.released(gone);
-    }
-
-    fn erase(&mut self, sender: usize) {
-        self.generations[sender] += 1;
-        let (user, generation) = (SENDERS[sender].to_owned(), self.generations[sender]);
-        for shard in 0..SHARDS {
-            self.apply(shard, Op::EraseSender(EraseSender { sender: user.clone(), generation }));
-            let users = [user.clone()].into();
-            let (found, _) = self.shards[shard].reader.sent_by(&users, &[]).expect("reads");
-            let messages: Vec<_> = found.into_iter().map(|(_, message)| message).collect();
-            for messages in messages.chunks(2) {
-                let redact = Redact { sender: user.clone(), generation, messages: messages.to_vec() };
-                self.apply(shard, Op::Redact(redact.clone()));
-                self.apply(shard, Op::Redact(redact));
-            }
-            self.apply(shard, Op::SenderErased(SenderErased { sender: user.clone(), generation }));
-        }
-        self.recalled.retain(|said| said.sender != sender);
-        self.goes(|said| said.sender == sender);
-    }
-
     fn schedule(&mut self, shard: usize, user: usize, file: u8) {
         let Some(file) = self.file(file) else { return };
         self.number += 1;
@@ -553,110 +305,6 @@ impl World {
         if is_cancelled {
             self.planned.remove(at);
         }
-    }
-
-    fn sweep(&mut self, shard: usize, limit: usize) {
-        let reader = &self.shards[shard].reader;
-        let (due, _) = reader.due_media(&[], &retention(), limit).expect("reads");
-        let released = reader.released_media(&retention(), limit).expect("reads");
-        let (mut files, mut ids) = (Vec::new(), Vec::new());
-        for due in due {
-            match due {
-                DueMedia::Removed(seen) => files.push(seen),
-                DueMedia::Checked(id) => ids.push(id),
-            }
-        }
-        if !files.is_empty() {
-            self.apply(shard, Op::RemoveMedia(RemoveMedia { files }));
-        }
-        if !ids.is_empty() {
-            self.apply(shard, Op::CheckMedia(CheckMedia { ids }));
-        }
-        if !released.is_empty() {
-            self.apply(shard, Op::ForgetReleasedMedia(ForgetReleasedMedia { files: released }));
-        }
-    }
-
-    fn outbox(&self, shard: usize) -> Vec<((u64, u32), OutboxRow)> {
-        let rows = self.shards[shard].reader.outbox(&ReadOutbox::default()).expect("reads").rows;
-        rows.into_iter().map(|row| ((row.index, row.number), row.row.expect("has one"))).collect()
-    }
-
-    fn settle(&mut self, shard: usize, (index, number): (u64, u32)) {
-        let done = Settled { index, number, verdict: Verdict::Done.into(), why: String::new() };
-        self.apply(shard, Op::SettleOutbox(SettleOutbox { rows: vec![done] }));
-    }
-
-    fn work(&mut self, shard: usize, place: (u64, u32), row: OutboxRow, again: bool, dies: bool) {
-        match row.task.expect("a task") {
-            Task::RemoveObjects(remove) => {
-                self.removed.extend(remove.ids.iter().filter_map(|id| MediaId::from_bytes(id)));
-            }
-            Task::MediaReleased(released) => {
-                let mut of_shard: BTreeMap<usize, Vec<Bytes>> = BTreeMap::new();
-                for id in released.ids {
-                    of_shard.entry(home(&MediaId::from_bytes(&id).expect("an id"))).or_default().push(id);
-                }
-                for (home, ids) in of_shard {
-                    let op = Op::NoteReleasedMedia(NoteReleasedMedia { ids });
-                    self.apply(home, op.clone());
-                    if again {
-                        self.late.push((home, op, u64::MAX));
-                    }
-                }
-            }
-            Task::FindMediaHolders(FindMediaHolders { ids, check }) => {
-                let unheld = ids.into_iter().collect();
-                let (held, began_ms) = (Vec::new(), self.now_ms);
-                self.asking.push(Asking { home: shard, place, check, unheld, held, asked: 0, began_ms });
-                return;
-            }
-            Task::SendScheduled(send) => {
-                let settle = SettleScheduled { number: send.number, id: send.id, failed: String::new() };
-                let user = send.sender.expect("a user").user;
-                let outcome = self.apply(shard, Op::SettleScheduled(settle));
-                if matches!(outcome, Outcome::ScheduledChanged(changed) if changed.changed) {
-                    let is_sent = |planned: &Planned| {
-                        planned.shard == shard
-                            && USERS[planned.user] == user
-                            && planned.id == send.id
-                            && planned.is_sending
-                    };
-                    let gone = self.planned.iter().filter(|planned| is_sent(planned));
-                    let gone = gone.flat_map(|planned| planned.media.clone()).collect();
-                    self.planned.retain(|planned| !is_sent(planned));
-                    self.released(gone);
-                }
-            }
-            other => panic!("unexpected: {other:?}"),
-        }
-        if !dies {
-            self.settle(shard, place);
-        }
-    }
-
-    fn ask(&mut self, at: usize, again: bool) {
-        // The calls of a worker have deadlines.
-        if self.now_ms > self.asking[at].began_ms + CHECK_MS {
-            self.asking.remove(at);
-            return;
-        }
-        let asking = &mut self.asking[at];
-        let shard = (asking.home + asking.asked) % SHARDS;
-        let read = ReadHeldMedia { ids: asking.unheld.iter().cloned().collect() };
-        let held = self.shards[shard].reader.held_media(&read).expect("reads").ids;
-        asking.held.extend(held.into_iter().filter(|id| asking.unheld.remove(id)));
-        asking.asked += 1;
-        if asking.asked < SHARDS && !asking.unheld.is_empty() {
-            return;
-        }
-        let Asking { home, place, check, unheld, held, began_ms, .. } = self.asking.remove(at);
-        let op = Op::CollectMedia(CollectMedia { check, held, unheld: unheld.into_iter().collect() });
-        if again {
-            self.late.push((home, op.clone(), began_ms + CHECK_MS));
-        }
-        assert!(matches!(self.apply(home, op), Outcome::Done(_)));
-        self.settle(home, place);
     }
 
     pub(super) fn check(&self) {

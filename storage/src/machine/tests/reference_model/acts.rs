@@ -1,4 +1,4 @@
-//! What people and shards do, at random.
+//! Acts of people and shards, at random.
 
 use carillon_proto::pb::store::header::Kind;
 use proptest::prelude::*;

@@ -1,4 +1,4 @@
-//! What readers see, compared with the model.
+//! Pages of readers, compared with the model.
 
 use std::collections::BTreeMap;
 

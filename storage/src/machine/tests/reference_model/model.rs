@@ -1,4 +1,4 @@
-//! What readers of timelines should see, made of nothing but the messages in them.
+//! Right pages for readers of timelines, made of nothing but the messages in them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,7 +73,7 @@ fn rank(role: Role) -> u8 {
     }
 }
 
-/// What is left of a message that was taken back for good.
+/// The remains of a message that was recalled for good.
 pub(super) fn left_of(envelope: &Envelope) -> Envelope {
     let Envelope { id, sender, to, time_ms, .. } = envelope.clone();
     let content = Some(Content { body: Some(Body::Text(Text::default())), ..Content::default() });
@@ -117,7 +117,7 @@ impl Timeline {
         !self.is_recalled(seq) && pins.next_back().is_some_and(|(_, entry)| entry.header.kind() == Kind::Pin)
     }
 
-    /// What is pinned in the conversation of this message.
+    /// Pinned messages in the conversation of this message.
     fn pinned(&self, seq: u64) -> impl Iterator<Item = u64> {
         let conversation = |seq| self.at(seq).map(|entry| conversation(&entry.envelope));
         (self.first..=self.last())
@@ -133,7 +133,7 @@ impl Timeline {
         edits.filter(|(_, entry)| self.is_recalled(seq) || !entry.envelope.erased).collect()
     }
 
-    /// What each user has chosen last.
+    /// The last choice of each user.
     fn choices(&self, seq: u64, kind: Kind) -> BTreeMap<&str, &Entry> {
         let all = self.of_kind(seq, kind).into_iter().map(|(_, entry)| (&*entry.envelope.sender, entry));
         let mut last: BTreeMap<_, _> = all.collect();

@@ -146,7 +146,7 @@ impl Play {
                 self.now_ms += u64::from(later_ms);
                 if !self.said.is_empty() {
                     let message = message as usize % self.said.len();
-                    // Who has sent it knows its id once it is in the own inbox, too.
+                    // The sender of a message knows its id once it is in the own inbox, too.
                     if self.said[message].sender == USERS[usize::from(who)] {
                         self.act(Act::CopiesArrive);
                     }
@@ -234,7 +234,7 @@ impl Play {
         self.send(who, 1, to, Some(header), Some((reference, id_time_ms)), false, 0)
     }
 
-    /// The same of somebody whom the other user has blocked: nothing enters that user's inbox, and the own one decides. The model does not
+    /// Refers to a message as somebody whom the other user has blocked: nothing enters that user's inbox, and the own one decides. The model does not
     /// know of it.
     pub(super) fn refers_withheld(&mut self, who: &str, to: &str, message: usize, kind: Kind) -> Option<Reason> {
         self.act(Act::CopiesArrive);
@@ -391,7 +391,7 @@ impl Play {
         None
     }
 
-    /// Who of the members now is mentioned.
+    /// Mentioned users who are members now.
     fn mentioned(&self, header: &Header) -> Vec<(String, u64)> {
         let users = header.mentions.iter().flat_map(|mentions| &mentions.users);
         users.filter_map(|user| Some((user.clone(), self.members.get(user)?.incarnation))).collect()

@@ -46,7 +46,7 @@ pub(super) fn append_after(number: u8, duplicate: u8, after: u8) -> TimelineComm
     command
 }
 
-/// The same of another owner of the inbox.
+/// Makes the command one of another owner of the inbox.
 pub(super) fn of(incarnation: u64, mut command: TimelineCommand) -> TimelineCommand {
     match &mut command.op {
         Some(Op::Append(op)) => op.incarnation = incarnation,

@@ -1,4 +1,4 @@
-//! What a timeline shard should do, in memory.
+//! A timeline shard in memory, as it should be.
 
 use std::collections::BTreeMap;
 
@@ -73,7 +73,7 @@ impl Model {
                 }
                 match self.timelines.get(&name(&op.timeline)) {
                     Some(timeline) if timeline.incarnation > op.incarnation => return gone(),
-                    // It begins anew, unless it is refused.
+                    // The timeline begins anew, unless the append is refused.
                     Some(timeline) if timeline.incarnation < op.incarnation || timeline.epoch == 0 => {
                         if op.only_repeat {
                             return not_there();
@@ -259,7 +259,7 @@ impl Model {
     }
 }
 
-/// What is left of a message whose sender is erased.
+/// The remains of a message whose sender is erased.
 pub(super) fn left_of(said: Envelope) -> Envelope {
     let content = Some(Content { body: Some(content::Body::Text(Text::default())), ..Default::default() });
     Envelope { sender_device: String::new(), client_id: String::new(), content, erased: true, ..said }

@@ -1,252 +1,33 @@
-//! The driver of this library for `carillon conformance`: reads what a user does, one JSON object a line, does it by a client, and prints
-//! what the user sees. docs/examples/README.md has the lines.
-//!
-//! ```text
-//! carillon conformance --client 'target/debug/examples/conformance_driver tcp'
-//! ```
-//!
-//! An application that keeps its messages does the same: a message is in a file before it is acknowledged.
+//! The user's acts and the client's events, one after the other.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs, io,
+    io,
     path::PathBuf,
     pin::Pin,
     time::Duration,
 };
 
 use bytes::Bytes;
-use carillon_client::{
-    Acknowledge, Address, Client, ClientConfig, ConversationList, Credential, Event, FetchError, ListVersion,
-    SendError, State,
-};
+use carillon_client::{Client, ConversationList, Event, FetchError, ListVersion, SendError, State};
 use carillon_proto::{
-    Epoch, Position, TimelineId, UserId, now_ms,
-    pb::client::{ChatState, Content, Conversations, Direction, Envelope, Page, Show, content::Body},
-    tasks::Tasks,
+    Position, TimelineId, UserId, now_ms,
+    pb::client::{ChatState, Conversations, Direction, Envelope, Page, Show, content::Body},
 };
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use serde::{Deserialize, Serialize};
+use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
-    time::{Instant, sleep_until},
+use tokio::{io::AsyncWriteExt as _, time::Instant};
+
+use super::{
+    Do, Output,
+    kept::{Kept, Message, Unsent, is_about, text_envelope, text_of},
 };
 
-type Input = Box<dyn AsyncRead + Send + Unpin>;
-type Output = Box<dyn AsyncWrite + Send + Unpin>;
-
-/// Optional abilities of this driver, as its first line names them.
-const CAN: [&str; 16] = [
-    "pipelining",
-    "restart",
-    "outbox",
-    "tickets",
-    "password",
-    "renewal",
-    "history",
-    "edits",
-    "expiring",
-    "typing",
-    "presence",
-    "contacts",
-    "conversations",
-    "privacy",
-    "scheduled",
-    "files",
-];
 /// After so long without a word nobody is writing any more.
 const TYPING: Duration = Duration::from_secs(10);
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() {
-    let carrier = std::env::args().nth(1).unwrap_or_else(|| "tcp".to_owned());
-    drive(Box::new(tokio::io::stdin()), Box::new(tokio::io::stdout()), &carrier).await.expect("the driver goes on");
-}
-
-/// Drives a client until the user stops it, or nobody is left who says what the user does. `carrier`: tcp, ws, or json on a WebSocket.
-pub(crate) async fn drive(input: Input, output: Output, carrier: &str) -> io::Result<()> {
-    let mut lines = BufReader::new(input).lines();
-    let Some(start) = lines.next_line().await? else { return Ok(()) };
-    let start: Start = serde_json::from_str(&start)?;
-    let user = UserId::new(&start.user).map_err(io::Error::other)?;
-    let folder = PathBuf::from(&start.folder);
-    let kept = Kept::read(&folder)?;
-    let (client, mut events) = Client::open(config(&start, carrier, &kept), &Tasks::new()).map_err(io::Error::other)?;
-    let inbox = TimelineId::Inbox(user);
-    let mut driver = Driver {
-        client,
-        inbox,
-        output,
-        folder,
-        kept,
-        was_connected: false,
-        features: Vec::new(),
-        answers: FuturesUnordered::new(),
-        typing: HashMap::new(),
-        conversations: None,
-        meanwhile: None,
-    };
-    driver.show(json!({"shown": "ready", "driver": "carillon-client", "can": CAN})).await?;
-    for Unsent { client_id, to, text, label } in driver.kept.unsent.clone() {
-        driver.submit(client_id, &to, &text, label).await;
-    }
-    let mut ended = false;
-    loop {
-        let wake = driver.next_wake();
-        // Events first: they tell what came before an answer.
-        tokio::select! {
-            biased;
-            event = events.next(), if !ended => match event {
-                Some(event) => driver.event(event).await?,
-                // The user may still look at what is there.
-                None => ended = true,
-            },
-            Some(answer) = driver.answers.next() => driver.answered(answer).await?,
-            // The user waits for the first connection.
-            line = lines.next_line(), if ended || driver.was_connected => {
-                let Some(line) = line? else { return Ok(()) };
-                let line: Do = serde_json::from_str(&line)?;
-                if matches!(line, Do::Stop) {
-                    driver.client.close().await;
-                    return Ok(());
-                }
-                driver.act(line).await?;
-            }
-            () = sleep_until(wake) => driver.time_passes().await?,
-        }
-    }
-}
-
-fn config(start: &Start, carrier: &str, kept: &Kept) -> ClientConfig {
-    let address = match carrier {
-        "json" => format!("{}?format=json", start.ws),
-        "ws" => start.ws.clone(),
-        _ => format!("tcp://{}", start.tcp),
-    };
-    let address: Address = address.parse().expect("an address");
-    let credential = match (&start.token, &start.password) {
-        (Some(token), _) => Credential::Token(token.clone()),
-        (None, password) => Credential::Password(password.clone().unwrap_or_default()),
-    };
-    let mut config = ClientConfig::new(vec![address], &start.user, &start.device, credential);
-    config.positions = kept.position.map(|(epoch, seq)| (inbox_of(&start.user), at(epoch, seq))).into_iter().collect();
-    config.acknowledge = Acknowledge::Explicit(Duration::from_millis(20));
-    config.backoff = (Duration::from_millis(20), Duration::from_millis(500));
-    config.media_url = start.ws.strip_suffix("/ws").map(|base| base.replacen("ws://", "http://", 1));
-    config
-}
-
-fn inbox_of(user: &str) -> TimelineId {
-    TimelineId::Inbox(UserId::new(user).expect("a user"))
-}
-
-fn at(epoch: u64, seq: u64) -> Position {
-    Position { epoch: Epoch(epoch), seq }
-}
-
-#[derive(Deserialize)]
-struct Start {
-    tcp: String,
-    ws: String,
-    user: String,
-    device: String,
-    token: Option<String>,
-    password: Option<String>,
-    folder: String,
-}
-
-#[derive(Deserialize)]
-#[serde(tag = "do", rename_all = "lowercase")]
-enum Do {
-    Send {
-        to: String,
-        text: String,
-        #[serde(rename = "as")]
-        label: String,
-    },
-    Schedule {
-        to: String,
-        text: String,
-        at_ms: u64,
-        #[serde(rename = "as")]
-        label: String,
-    },
-    Messages,
-    History,
-    Conversations,
-    Contacts,
-    Privacy,
-    Presence {
-        show: String,
-    },
-    Typing {
-        to: String,
-    },
-    Renew {
-        token: String,
-    },
-    Download {
-        id: String,
-    },
-    Echo {
-        number: u64,
-    },
-    Stop,
-}
-
-/// Content of the device's file.
-#[derive(Default, Serialize, Deserialize)]
-struct Kept {
-    /// Epoch and number.
-    position: Option<(u64, u64)>,
-    /// By position.
-    messages: BTreeMap<u64, Message>,
-    unsent: Vec<Unsent>,
-    /// Number of messages that were written here.
-    written: u64,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-struct Message {
-    id: String,
-    text: String,
-    expires_at_ms: u64,
-    /// Time and id of the edit that counts.
-    edit: Option<(u64, String)>,
-    recalled: bool,
-    /// The secret of its file.
-    file: Option<Vec<u8>>,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-struct Unsent {
-    client_id: String,
-    to: String,
-    text: String,
-    label: String,
-}
-
-impl Kept {
-    fn read(folder: &std::path::Path) -> io::Result<Self> {
-        match fs::read(folder.join("kept.json")) {
-            Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Returns when it is on the disk.
-    fn write(&self, folder: &std::path::Path) -> io::Result<()> {
-        let (new, file) = (folder.join("kept.json.new"), folder.join("kept.json"));
-        fs::write(&new, serde_json::to_vec(self)?)?;
-        fs::File::open(&new)?.sync_all()?;
-        fs::rename(&new, &file)
-    }
-}
-
 /// The request that an answer of the service belongs to.
-enum Answer {
+pub(super) enum Answer {
     Sent { client_id: String, label: String, result: Result<String, SendError> },
     Page(Result<Page, FetchError>),
     Conversations(Result<ConversationList, FetchError>),
@@ -254,25 +35,41 @@ enum Answer {
     Nothing,
 }
 
-struct Driver {
-    client: Client,
+pub(super) struct Driver {
+    pub(super) client: Client,
     inbox: TimelineId,
     output: Output,
     folder: PathBuf,
-    kept: Kept,
-    was_connected: bool,
+    pub(super) kept: Kept,
+    pub(super) was_connected: bool,
     features: Vec<String>,
-    answers: FuturesUnordered<Pin<Box<dyn Future<Output = Answer> + Send>>>,
-    /// Who is writing, and until when that counts.
+    pub(super) answers: FuturesUnordered<Pin<Box<dyn Future<Output = Answer> + Send>>>,
+    /// Users who are writing, each with the time until which that counts.
     typing: HashMap<String, Instant>,
-    /// As of which version the conversations are known; `None`: nobody has asked for them.
+    /// The version of the conversations that are known; `None`: nobody has asked for them.
     conversations: Option<Option<ListVersion>>,
-    /// While the conversations are read: what was told of changes meanwhile.
+    /// Changes that come while the conversations are read.
     meanwhile: Option<Vec<Conversations>>,
 }
 
 impl Driver {
-    async fn show(&mut self, line: Value) -> io::Result<()> {
+    pub(super) fn new(client: Client, inbox: TimelineId, output: Output, folder: PathBuf, kept: Kept) -> Self {
+        Self {
+            client,
+            inbox,
+            output,
+            folder,
+            kept,
+            was_connected: false,
+            features: Vec::new(),
+            answers: FuturesUnordered::new(),
+            typing: HashMap::new(),
+            conversations: None,
+            meanwhile: None,
+        }
+    }
+
+    pub(super) async fn show(&mut self, line: Value) -> io::Result<()> {
         self.output.write_all(format!("{line}\n").as_bytes()).await?;
         self.output.flush().await
     }
@@ -285,7 +82,7 @@ impl Driver {
         self.answers.push(Box::pin(answer));
     }
 
-    async fn act(&mut self, line: Do) -> io::Result<()> {
+    pub(super) async fn act(&mut self, line: Do) -> io::Result<()> {
         let client = self.client.clone();
         match line {
             Do::Send { to, text, label } => {
@@ -357,7 +154,7 @@ impl Driver {
     }
 
     /// Gives a message to the client, which repeats it until it has its answer.
-    async fn submit(&mut self, client_id: String, to: &str, text: &str, label: String) {
+    pub(super) async fn submit(&mut self, client_id: String, to: &str, text: &str, label: String) {
         let pending = self.client.submit_as(client_id.clone(), Client::user(to), Client::text(text)).await;
         self.later(async move {
             let result = match pending {
@@ -387,7 +184,7 @@ impl Driver {
         }
     }
 
-    async fn answered(&mut self, answer: Answer) -> io::Result<()> {
+    pub(super) async fn answered(&mut self, answer: Answer) -> io::Result<()> {
         match answer {
             Answer::Sent { client_id, label, result } => {
                 // Of a client that has ended it is kept for the next start.
@@ -428,7 +225,7 @@ impl Driver {
         }
     }
 
-    async fn event(&mut self, event: Event) -> io::Result<()> {
+    pub(super) async fn event(&mut self, event: Event) -> io::Result<()> {
         match event {
             Event::State(State::Connected { signed_in, .. }) => {
                 self.was_connected = true;
@@ -535,7 +332,7 @@ impl Driver {
     }
 
     /// The time at which the next expired message or typing notice disappears.
-    fn next_wake(&self) -> Instant {
+    pub(super) fn next_wake(&self) -> Instant {
         let now = now_ms();
         let ends = self.kept.messages.values().map(|message| message.expires_at_ms).filter(|ends| *ends != 0);
         let ends = ends.map(|ends| Instant::now() + Duration::from_millis(ends.saturating_sub(now)));
@@ -543,7 +340,7 @@ impl Driver {
         wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))
     }
 
-    async fn time_passes(&mut self) -> io::Result<()> {
+    pub(super) async fn time_passes(&mut self) -> io::Result<()> {
         let now = now_ms();
         let over = |message: &Message| message.expires_at_ms != 0 && message.expires_at_ms <= now;
         let gone: Vec<_> =
@@ -563,41 +360,4 @@ impl Driver {
         }
         Ok(())
     }
-}
-
-impl Message {
-    fn of(envelope: &Envelope) -> Self {
-        let body = envelope.content.as_ref().and_then(|content| content.body.as_ref());
-        let file = match body {
-            Some(Body::Image(media) | Body::Audio(media) | Body::Video(media) | Body::File(media)) => Some(media),
-            _ => None,
-        };
-        Self {
-            id: envelope.id.clone(),
-            text: envelope.content.as_ref().map(text_of).unwrap_or_default(),
-            // Nothing is left of what is over already.
-            expires_at_ms: if envelope.erased { 0 } else { envelope.expires_at_ms },
-            edit: None,
-            recalled: false,
-            file: file.map(|media| media.id.to_vec()),
-        }
-    }
-}
-
-fn text_envelope(text: &str) -> Envelope {
-    Envelope { content: Some(Client::text(text)), ..Envelope::default() }
-}
-
-fn text_of(content: &Content) -> String {
-    match &content.body {
-        Some(Body::Text(text)) => text.body.clone(),
-        _ => String::new(),
-    }
-}
-
-/// True if it says something about another message, or about a group.
-fn is_about(envelope: &Envelope) -> bool {
-    let body = envelope.content.as_ref().and_then(|content| content.body.as_ref());
-    envelope.change.is_some()
-        || matches!(body, Some(Body::Edit(_) | Body::Recall(_) | Body::Reaction(_) | Body::Pin(_) | Body::Vote(_)))
 }
