@@ -8,7 +8,7 @@ use carillon_proto::{
     },
 };
 
-use super::content::{ContentError, at_most, check_body, media_of, wrong};
+use super::content::{ContentError, at_most, check_body, wrong};
 
 /// Longest quote of a message that is answered, and longest question of a poll, in bytes.
 const MAX_TEXT_BYTES: usize = 1024;
@@ -101,7 +101,7 @@ fn of_message(content: &Content) -> Option<Header> {
 
 /// The ids of the files that are kept as long as the message.
 fn media_ids(content: &Content) -> Vec<bytes::Bytes> {
-    let media = media_of(content);
+    let media = MediaReference::of_content(content);
     media.map(|reference| bytes::Bytes::copy_from_slice(reference.id().as_bytes())).into_iter().collect()
 }
 

@@ -21,7 +21,6 @@ use tokio::{
 
 use super::{
     download::DownloadError,
-    pass::{Pass, Purpose},
     pipe::{Filled, Pipe},
     service::{MediaService, full, put_common, unreadable},
     transfer::Transfer,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use carillon_proto::{
-    Level, ShardId, ShardKind,
+    Level, MediaId, ShardId, ShardKind,
     pb::store::{
         AdvanceClock, EndSender, EndTimeline, EraseSender, Person, PutReport, ReadOutbox, ReadReport, ReadReports,
         RemoveReports, ReportEvidence, ReportPlace, ReportPut, ReportReason, ReportRow, SetLevel, SettleReport,
@@ -46,7 +46,14 @@ fn put(user: &str, incarnation: u64, sender_generation: u64, number: u8, size: u
         text: "look at this".to_owned(),
         evidence: Some(ReportEvidence { messages: vec![message(3, false), message(4, true)] }),
         authors: vec!["eve".to_owned()],
+        media: media(number),
     }
+}
+
+/// The files of the report with this number: none, one, or two, some of which other reports name, too.
+fn media(number: u8) -> Vec<Bytes> {
+    let of = |tail: u8| Bytes::copy_from_slice(MediaId::new(1, [tail; 14]).as_bytes());
+    (0..number % 3).map(|more| of(number % 2 + more)).collect()
 }
 
 fn command() -> impl Strategy<Value = Op> {
@@ -144,6 +151,7 @@ impl Model {
             clock_ms: self.clock_ms,
             key: op.key.clone(),
             resolution: None,
+            media: op.media.clone(),
         };
         self.reports.insert((op.time_ms, self.last_id), (row, evidence));
         Answer::Put(ReportPut { place: Some(place), changed: true })
@@ -278,6 +286,7 @@ proptest! {
                 Step::SnapshotAndRestore => shard = shard.restored_from_its_snapshot(),
             }
             check(&shard.reader, &model);
+            media_collection::check_holds(&records(&mut shard.machine));
         }
         // When the last one goes, nothing is left but the sum.
         let places = model.reports.keys().map(|(time_ms, id)| ReportPlace { time_ms: *time_ms, id: *id }).collect();
@@ -285,6 +294,7 @@ proptest! {
         shard.machine.apply(&[last], &(index + 1).to_be_bytes()).expect("applies");
         let left: Vec<_> = records(&mut shard.machine).into_iter().filter(|(key, _)| key[0] == 0x18).collect();
         prop_assert!(left.iter().all(|(key, _)| **key == *keys::report_sum()), "{:?}", left);
+        media_collection::check_holds(&records(&mut shard.machine));
     }
 
     #[test]
@@ -379,7 +389,7 @@ fn what_is_no_report_does_not_enter_the_log() {
     fn messages(op: &mut PutReport) -> &mut Vec<Reported> {
         &mut op.evidence.as_mut().expect("some").messages
     }
-    let wrong: [fn(&mut PutReport); 14] = [
+    let wrong: [fn(&mut PutReport); 18] = [
         |op| op.timeline = None,
         |op| op.timeline.as_mut().expect("some").kind = Kind::Group.into(),
         |op| op.key = Bytes::new(),
@@ -394,6 +404,10 @@ fn what_is_no_report_does_not_enter_the_log() {
         |op| messages(op).iter_mut().for_each(|message| message.reported = false),
         |op| messages(op).reverse(),
         |op| messages(op)[0].envelope = vec![0; 256 * 1024].into(),
+        |op| op.media = vec![vec![1; 15].into()],
+        |op| op.media = vec![media(1)[0].clone(), media(1)[0].clone()],
+        |op| op.media = media(2).into_iter().rev().collect(),
+        |op| op.media = (0..100).map(|number| vec![number; 16].into()).collect(),
     ];
     for (number, change) in wrong.into_iter().enumerate() {
         assert!(is_refused(change), "{number}");

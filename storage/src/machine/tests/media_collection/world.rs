@@ -10,12 +10,13 @@ use carillon_proto::{
         store::{
             AdvanceClock, Append, CancelScheduled, ChangeScheduled, CheckMedia, CollectGarbage, CollectMedia,
             CompleteMedia, CreateMedia, EndTimeline, EraseSender, FindMediaHolders, ForgetReleasedMedia, Header,
-            NoteReleasedMedia, OutboxRow, Person, ReadHeldMedia, ReadMedia, ReadOutbox, Redact, Reference, RemoveMedia,
-            Schedule, SendScheduledNow, SenderErased, SetScheduled, SettleOutbox, SettleScheduled, TimelineCommand,
-            Trim,
+            NoteReleasedMedia, OutboxRow, Person, PutReport, ReadHeldMedia, ReadMedia, ReadOutbox, Redact, Reference,
+            RemoveMedia, RemoveReports, ReportEvidence, ReportPlace, ReportReason, Schedule, SendScheduledNow,
+            SenderErased, SetScheduled, SettleOutbox, SettleReport, SettleScheduled, TimelineCommand, Trim,
             change_scheduled::Change,
             header::Kind,
             outbox_row::Task,
+            report_evidence::Message as Evidence,
             settle_outbox::{Settled, Verdict},
             timeline_command::Op,
         },
@@ -91,6 +92,17 @@ pub(super) enum Act {
     },
     Cancel(u8),
     SendNow(u8),
+    /// A user reports a message, in the shard of its own inbox.
+    Report {
+        message: u8,
+        shard: usize,
+        by: usize,
+    },
+    /// A moderator resolves a report or removes it, or it has been kept long enough.
+    EndReport {
+        which: u8,
+        how: EndOfReport,
+    },
     /// The clocks of the shards that have no leader stand still.
     Advance {
         ms: u64,
@@ -118,6 +130,13 @@ pub(super) enum Act {
     Restore(usize),
 }
 
+#[derive(Debug, Clone, Copy)]
+pub(super) enum EndOfReport {
+    Resolved,
+    Removed,
+    Old,
+}
+
 pub(super) fn act() -> impl Strategy<Value = Act> {
     let shard = || 0..SHARDS;
     let user = || 0..USERS.len();
@@ -139,6 +158,10 @@ pub(super) fn act() -> impl Strategy<Value = Act> {
         1 => (any::<u8>(), maybe()).prop_map(|(which, file)| Act::ChangeScheduled { which, file }),
         1 => any::<u8>().prop_map(Act::Cancel),
         1 => any::<u8>().prop_map(Act::SendNow),
+        4 => (any::<u8>(), shard(), 0..SENDERS.len())
+            .prop_map(|(message, shard, by)| Act::Report { message, shard, by }),
+        3 => (any::<u8>(), prop_oneof![Just(EndOfReport::Resolved), Just(EndOfReport::Removed), Just(EndOfReport::Old)])
+            .prop_map(|(which, how)| Act::EndReport { which, how }),
         8 => (prop_oneof![1..400u64, 2000..KEPT_MS + 1000], proptest::array::uniform(prop_oneof![1 => Just(false), 5 => Just(true)]))
             .prop_map(|(ms, leads)| Act::Advance { ms, leads }),
         8 => (shard(), 1..6usize).prop_map(|(shard, limit)| Act::Sweep { shard, limit }),
@@ -173,6 +196,14 @@ struct Planned {
     is_sending: bool,
 }
 
+/// A report that is kept.
+struct Reported {
+    shard: usize,
+    by: usize,
+    place: ReportPlace,
+    media: Vec<MediaId>,
+}
+
 /// A worker that finds out who holds files.
 struct Asking {
     home: usize,
@@ -204,6 +235,7 @@ pub(super) struct World {
     said: Vec<Said>,
     recalled: Vec<Said>,
     planned: Vec<Planned>,
+    reports: Vec<Reported>,
     asking: Vec<Asking>,
     /// Commands on their way, each with the time by which it arrives if it does.
     late: Vec<(usize, Op, u64)>,
@@ -238,6 +270,7 @@ impl World {
             said: Vec::new(),
             recalled: Vec::new(),
             planned: Vec::new(),
+            reports: Vec::new(),
             asking: Vec::new(),
             late: Vec::new(),
             removed: BTreeSet::new(),
@@ -309,6 +342,8 @@ impl World {
                 let now = Change::Now(SendScheduledNow { time_ms: 1 });
                 self.change_scheduled(which, now, |planned| planned.is_sending = true);
             }
+            Act::Report { message, shard, by } => self.report(message, shard, by),
+            Act::EndReport { which, how } => self.end_report(which, how),
             Act::Advance { ms, leads } => {
                 self.now_ms += ms;
                 for shard in (0..SHARDS).filter(|shard| leads[*shard]) {
@@ -380,7 +415,8 @@ impl World {
 
     fn is_referred_to(&self, id: &MediaId) -> bool {
         let said = self.said.iter().map(|said| &said.media);
-        said.chain(self.planned.iter().map(|planned| &planned.media)).any(|media| media.contains(id))
+        let others = self.planned.iter().map(|planned| &planned.media);
+        said.chain(others).chain(self.reports.iter().map(|report| &report.media)).any(|media| media.contains(id))
     }
 
     /// These messages can't be read any more.
@@ -516,6 +552,58 @@ impl World {
         }
         self.recalled.retain(|said| said.sender != sender);
         self.goes(|said| said.sender == sender);
+        self.reports_go(|report| report.by == sender);
+    }
+
+    fn report(&mut self, message: u8, shard: usize, by: usize) {
+        let Some(said) = pick(&self.said, message).cloned() else { return };
+        self.number += 1;
+        let mut media = said.media;
+        media.sort_unstable();
+        media.dedup();
+        let evidence = Evidence { seq: said.seq, envelope: "e".into(), reported: true, ..Evidence::default() };
+        let put = PutReport {
+            timeline: Some(inbox(SENDERS[by])),
+            sender_generation: self.generations[by],
+            key: [&self.number.to_be_bytes()[..], &[8; 8]].concat().into(),
+            time_ms: self.now_ms,
+            conversation: Some(inbox(USERS[said.user])),
+            reason: ReportReason::Spam.into(),
+            evidence: Some(ReportEvidence { messages: vec![evidence] }),
+            authors: vec![SENDERS[said.sender].to_owned()],
+            media: media.iter().map(bytes).collect(),
+            ..PutReport::default()
+        };
+        // A user who has too many open ones is refused.
+        let Outcome::ReportPut(done) = self.apply(shard, Op::PutReport(Box::new(put.clone()))) else { return };
+        // A repeat holds nothing more.
+        self.apply(shard, Op::PutReport(Box::new(put)));
+        self.reports.push(Reported { shard, by, place: done.place.expect("one"), media });
+    }
+
+    fn end_report(&mut self, which: u8, how: EndOfReport) {
+        let Some(Reported { shard, place, .. }) = pick(&self.reports, which) else { return };
+        let (shard, place) = (*shard, *place);
+        let remove = matches!(how, EndOfReport::Removed);
+        let op = match how {
+            EndOfReport::Old => Op::RemoveReports(RemoveReports { places: vec![place] }),
+            EndOfReport::Resolved | EndOfReport::Removed => {
+                Op::SettleReport(SettleReport { place: Some(place), time_ms: 9, note: String::new(), remove })
+            }
+        };
+        // Also when it is repeated.
+        for _ in 0..2 {
+            assert!(matches!(self.apply(shard, op.clone()), Outcome::Done(_)));
+        }
+        if !matches!(how, EndOfReport::Resolved) {
+            self.reports_go(|report| (report.shard, report.place) == (shard, place));
+        }
+    }
+
+    fn reports_go(&mut self, is_gone: impl Fn(&Reported) -> bool) {
+        let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.reports).into_iter().partition(is_gone);
+        self.reports = kept;
+        self.released(gone.into_iter().flat_map(|report| report.media).collect());
     }
 
     fn schedule(&mut self, shard: usize, user: usize, file: u8) {
@@ -670,8 +758,11 @@ impl World {
         self.shards.iter_mut().for_each(|shard| check_holds(&records(&mut shard.machine)));
     }
 
-    /// All messages go, and all workers do what is to be done.
+    /// All messages and reports go, and all workers do what is to be done.
     pub(super) fn end_everything(&mut self) {
+        while !self.reports.is_empty() {
+            self.end_report(0, EndOfReport::Old);
+        }
         for shard in 0..SHARDS {
             for user in 0..USERS.len() {
                 self.end(shard, user);
