@@ -1,7 +1,7 @@
 //! Messages that refer to messages: what the service has to know of their content. See docs/adr/0029-references.md.
 
 use carillon_proto::{
-    ClientId, DeviceId, DuplicateKey, InvalidId, MessageId, UserId, limits,
+    ClientId, DeviceId, DuplicateKey, InvalidId, MediaReference, MessageId, UserId, limits,
     pb::{
         client::{self, Content, MessageRef, content::Body, recipient::To},
         store::{self, Header, PollRules, Reference, header::Kind},

@@ -4,7 +4,10 @@
 use std::{io, ops::Range, sync::Arc, time::SystemTime};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use carillon_media::{FilesError, Folder, OpenChunk};
+use carillon_media::{
+    FilesError, Folder, OpenChunk,
+    pass::{Pass, Purpose},
+};
 use http_body_util::BodyExt as _;
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,

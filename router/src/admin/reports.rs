@@ -93,8 +93,7 @@ impl Admin {
         let to = Purpose::Download { version, media_type: media_type.clone(), name: name.clone() };
         let url = PassKeys::of(&self.security).url(&media.url, &Pass { id, size_bytes, expires_ms, to });
         let url = url.ok_or_else(|| Status::failed_precondition("this router does not know the gateways' token"))?;
-        let by = scope.domain().map_or_else(|| "the operator".to_owned(), |domain| format!("domain {domain:?}"));
-        tracing::info!(by, report = %Named(shard, place), file = %id, "a moderator got the address of a reported file");
+        tracing::info!(by = %scope, report = %Named(shard, place), file = %id, "a moderator got the address of a reported file");
         Ok(ReadReportFileReply { url, expires_ms, size_bytes, media_type, name })
     }
 
@@ -114,6 +113,7 @@ impl Admin {
         let op = timeline_command::Op::SettleReport(settle);
         match self.call(shard, Op::Timeline(TimelineCommand { op: Some(op) })).await {
             Ok(StoreAnswer::Done(_)) => {
+                tracing::info!(by = %scope, report = %Named(shard, place), remove, "a moderator has settled a report");
                 // The worker counts again.
                 self.nudges.nudge(shard);
                 Ok(ResolveReportReply {})

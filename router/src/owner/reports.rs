@@ -76,6 +76,9 @@ impl Owner {
         }
         let RequestContext { user, slot, deadline, .. } = parts;
         match checked(&user, report, time_ms) {
+            Ok((TimelineId::Group(group), ..)) if !self.topology.domains.allow(user.domain(), group.domain()) => {
+                self.refuse(slot, &Failure::OtherDomain(group.to_string()));
+            }
             Ok((conversation, seqs, put)) => {
                 let (found, asked) = (Found::default(), Asked::First);
                 self.read_reported(Box::new(Reporting { user, put, conversation, seqs, found, asked, slot, deadline }));

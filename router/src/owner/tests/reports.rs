@@ -282,3 +282,14 @@ fn too_many_reports_are_refused_for_good() {
     let effects = play.fails(puts(&effects).0, StoreFailure::NoRoom { detail: "20 are open".into() });
     assert_eq!((refusal(&effects[0]).code(), refusal(&effects[0]).retry), (Code::RateLimited, false));
 }
+
+#[test]
+fn a_group_of_a_domain_that_does_not_talk_to_the_reporters_is_not_read_for_a_report() {
+    let mut play = play();
+    let of = |group: &str| Op::Report(Box::new(report(key(Kind::Group, group), &[3])));
+    let effects = play.request(of("g@a.example"));
+    assert_eq!(refusal(&effects[0]).code(), Code::Forbidden);
+    let crosses_to = vec![String::new()];
+    play.decides(vec![store::Domain { name: "a.example".to_owned(), crosses_to, ..store::Domain::default() }]);
+    asks(&play.request(of("g@a.example")));
+}

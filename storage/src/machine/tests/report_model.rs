@@ -1,6 +1,6 @@
 //! Reports against a model that keeps them in memory and counts them anew each time.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use carillon_proto::{
@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::machine::{
-    Outcome, Retention, TimelineMachine, TimelineReader, check_timeline, keys,
+    Ages, Outcome, Retention, TimelineMachine, TimelineReader, check_timeline, keys,
     timeline::reports::{KEPT, KEPT_BYTES, OPEN},
 };
 
@@ -244,19 +244,31 @@ fn check(reader: &TimelineReader, model: &Model) {
     assert_eq!(outbox.open_reports, open.len() as u64);
     assert_eq!(outbox.first_report_ms, open.first().map_or(0, |((time_ms, _), _)| *time_ms));
     let retention = Retention { report_age_ms: AGE_MS, ..Retention::default() };
-    let (mut old, mut after) = (Vec::new(), Vec::new());
-    loop {
-        let (found, next) = reader.old_reports(&after, &retention, 2).expect("reads");
-        old.extend(found.into_iter().map(|place| (place.time_ms, place.id)));
-        after = next;
-        if after.is_empty() {
-            break;
+    let never = Retention { report_age_ms: 0, ..retention };
+    // Of users of the domains "" and "b" as the cluster keeps them, and as they do: for a shorter time, never for a longer one.
+    for (retention, ages, expected) in [
+        (retention, vec![], [AGE_MS, AGE_MS]),
+        (retention, vec![("b", AGE_MS / 2)], [AGE_MS, AGE_MS / 2]),
+        (retention, vec![("", AGE_MS / 2), ("b", 2 * AGE_MS)], [AGE_MS / 2, AGE_MS]),
+        (never, vec![("b", AGE_MS)], [u64::MAX, AGE_MS]),
+        (never, vec![], [u64::MAX; 2]),
+    ] {
+        let ages: Ages = Arc::new(ages.into_iter().map(|(name, age_ms)| (name.to_owned(), age_ms)).collect());
+        let (mut old, mut after) = (Vec::new(), Vec::new());
+        loop {
+            let (found, next) = reader.old_reports(&after, &retention, &ages, 2).expect("reads");
+            old.extend(found.into_iter().map(|place| (place.time_ms, place.id)));
+            after = next;
+            if after.is_empty() {
+                break;
+            }
         }
+        old.sort_unstable();
+        let kept_ms = |row: &ReportRow| expected[usize::from(user_of(row).contains('@'))];
+        let is_old = |(row, _): &(ReportRow, _)| model.clock_ms - row.clock_ms > kept_ms(row);
+        let expected = model.reports.iter().filter(|(_, report)| is_old(report)).map(|(place, _)| *place);
+        assert_eq!(old, expected.collect::<Vec<_>>(), "{ages:?}");
     }
-    old.sort_unstable();
-    let is_old = |(row, _): &(ReportRow, _)| model.clock_ms - row.clock_ms > AGE_MS;
-    let expected = model.reports.iter().filter(|(_, report)| is_old(report)).map(|(place, _)| *place);
-    assert_eq!(old, expected.collect::<Vec<_>>());
 }
 
 fn as_commands(ops: &[Op]) -> Vec<TimelineCommand> {
