@@ -1,13 +1,13 @@
-//! How long a domain keeps its messages: over two gateways, while a router and a storage node die, beside domains that keep theirs.
+//! How long a domain keeps its messages and reports: over two gateways, while a router and a storage node die, beside domains that keep theirs.
 
 mod support;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use carillon_client::{Client, ClientConfig, Credential, Events, SendError};
+use carillon_client::{Client, ClientConfig, Credential, Events, FetchError, SendError};
 use carillon_proto::{
     GroupId, TimelineId, UserId,
-    pb::client::{Content, CreateGroup, Direction, content::Body},
+    pb::client::{Content, CreateGroup, Direction, ReportReason, content::Body},
     tasks::Tasks,
 };
 use support::cluster::Cluster;
@@ -64,13 +64,32 @@ impl Device {
 
     /// The texts that are kept.
     async fn reads(&self, timeline: &TimelineId) -> Vec<String> {
+        self.kept(timeline).await.into_iter().map(|(_, text)| text).collect()
+    }
+
+    /// Reports the only text in the inbox, of this user.
+    async fn reports(&self, of: &str) {
+        let seq = self.kept(&self.inbox).await[0].0;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.client.report(Client::user(of), vec![seq], ReportReason::Spam, "").await {
+                Ok(()) => return,
+                Err(FetchError::Refused(refusal)) if refusal.retry => assert!(Instant::now() < until, "{refusal}"),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// The texts that are kept, with their positions.
+    async fn kept(&self, timeline: &TimelineId) -> Vec<(u64, String)> {
         let until = Instant::now() + PATIENCE;
         loop {
             match self.client.fetch(timeline, Direction::Backward, 0, 100).await {
                 Ok(page) => {
-                    let contents = page.entries.into_iter().filter_map(|entry| entry.envelope?.content);
-                    let text = |content: Content| match content.body {
-                        Some(Body::Text(text)) => Some(text.body),
+                    let contents =
+                        page.entries.into_iter().filter_map(|entry| Some((entry.seq, entry.envelope?.content?)));
+                    let text = |(seq, content): (u64, Content)| match content.body {
+                        Some(Body::Text(text)) => Some((seq, text.body)),
                         _ => None,
                     };
                     return contents.filter_map(text).collect();
@@ -83,14 +102,15 @@ impl Device {
 }
 
 #[test]
-fn messages_of_one_domain_go_after_its_time_and_those_of_others_stay_although_nodes_die() {
+fn messages_and_reports_of_one_domain_go_after_its_time_and_those_of_others_stay_although_nodes_die() {
     let keys = DOMAINS.map(|name| {
         format!("gateway.domains.{name:?}.jwt.keys = [{{ algorithm = \"HS256\", secret = {SECRET:?} }}]\n")
     });
     let mut cluster = Cluster::start_as(QUICK_CLOCKS, &keys.concat());
     Runtime::new().expect("runtime").block_on(async {
         let router = cluster.router_addresses()[0].clone();
-        let decides = ["domain", "set", DOMAINS[0], "--message-age", "60s", "--router", &router];
+        let ages = ["--message-age", "60s", "--report-age", "60s"];
+        let decides = [&["domain", "set", DOMAINS[0], "--router", &router], &ages[..]].concat();
         cluster.routers[0].command(&decides).expect("decided");
         let (ann, bob) = (
             Device::enter(&cluster, 0, "ann@acme.example").await,
@@ -98,6 +118,7 @@ fn messages_of_one_domain_go_after_its_time_and_those_of_others_stay_although_no
         );
         let (carol, dave) =
             (Device::enter(&cluster, 0, "carol@partner.example").await, Device::enter(&cluster, 1, "dave").await);
+        let erin = Device::enter(&cluster, 0, "erin").await;
         let create = CreateGroup { members: vec!["bob@acme.example".to_owned()], ..CreateGroup::default() };
         let club = GroupId::new("club@acme.example").expect("valid");
         ann.client.create_group(Some(&club), create).await.expect("made");
@@ -107,7 +128,15 @@ fn messages_of_one_domain_go_after_its_time_and_those_of_others_stay_although_no
         ann.says(&bob.inbox, "of acme").await;
         ann.says(&club, "of the club").await;
         carol.says(&carol.inbox, "of partner").await;
-        dave.says(&dave.inbox, "of none").await;
+        erin.says(&dave.inbox, "of none").await;
+        bob.reports("ann@acme.example").await;
+        dave.reports("erin").await;
+        let reporters = |cluster: &Cluster| {
+            let listed = cluster.routers[1].command(&["reports", "list", "--json"]).expect("listed");
+            let by = |line: &str| serde_json::from_str::<serde_json::Value>(line).expect("an object")["by"].clone();
+            listed.lines().map(by).collect::<Vec<_>>()
+        };
+        assert_eq!(reporters(&cluster), ["bob@acme.example", "dave"]);
         cluster.routers[0].kill();
         let leader = cluster.leader();
         cluster.storage[leader].kill();
@@ -132,6 +161,11 @@ fn messages_of_one_domain_go_after_its_time_and_those_of_others_stay_although_no
         }
         assert_eq!(carol.reads(&carol.inbox).await, ["of partner"]);
         assert_eq!(dave.reads(&dave.inbox).await, ["of none"]);
+        while reporters(&cluster).len() > 1 {
+            assert!(Instant::now() < until, "the report of the domain is still there");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        assert_eq!(reporters(&cluster), ["dave"]);
 
         // What is younger stays, and everything is the same after another restart of the leader.
         ann.says(&bob.inbox, "later").await;

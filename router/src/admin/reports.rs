@@ -77,17 +77,17 @@ impl Admin {
         let no_place =
             || Status::failed_precondition("this router does not know where files are: media.place is not set");
         let media = self.media.as_ref().ok_or_else(no_place)?;
-        let id = MediaId::from_bytes(&request.file);
-        let (id, home) = id
-            .and_then(|id| Some((id, id.shard(self.topology.borrow().shards)?)))
-            .ok_or_else(|| no_file("there is no such file"))?;
+        let shards = self.shards()?;
+        let named = MediaId::from_bytes(&request.file).and_then(|id| Some((id, id.shard(shards)?)));
+        let (id, home) = named.ok_or_else(|| no_file("there is no such file"))?;
         let file = match self.call(home, Op::ReadMedia(ReadMedia { id: request.file.clone() })).await {
             Ok(StoreAnswer::MediaRead(read)) => read.row.unwrap_or_default(),
             Err(StoreFailure::NotFound { .. }) => return Err(no_file("the file went with its owner")),
             other => return Err(failed(other)),
         };
-        let MediaRow { size_bytes, media_type, name, sha256, .. } = file.clone();
-        let version = Version::of_row(&sha256).filter(|_| file.state() == State::Complete);
+        let is_whole = file.state() == State::Complete;
+        let MediaRow { size_bytes, media_type, name, sha256, .. } = file;
+        let version = Version::of_row(&sha256).filter(|_| is_whole);
         let version = version.ok_or_else(|| no_file("the file has never been whole"))?;
         let expires_ms = now_ms().saturating_add(u64::from(media.download_url_s) * 1000);
         let to = Purpose::Download { version, media_type: media_type.clone(), name: name.clone() };

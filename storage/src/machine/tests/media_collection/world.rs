@@ -1,5 +1,7 @@
 //! Shards, users who write to each other in them, and workers.
 
+mod reports;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -10,13 +12,12 @@ use carillon_proto::{
         store::{
             AdvanceClock, Append, CancelScheduled, ChangeScheduled, CheckMedia, CollectGarbage, CollectMedia,
             CompleteMedia, CreateMedia, EndTimeline, EraseSender, FindMediaHolders, ForgetReleasedMedia, Header,
-            NoteReleasedMedia, OutboxRow, Person, PutReport, ReadHeldMedia, ReadMedia, ReadOutbox, Redact, Reference,
-            RemoveMedia, RemoveReports, ReportEvidence, ReportPlace, ReportReason, Schedule, SendScheduledNow,
-            SenderErased, SetScheduled, SettleOutbox, SettleReport, SettleScheduled, TimelineCommand, Trim,
+            NoteReleasedMedia, OutboxRow, Person, ReadHeldMedia, ReadMedia, ReadOutbox, Redact, Reference, RemoveMedia,
+            Schedule, SendScheduledNow, SenderErased, SetScheduled, SettleOutbox, SettleScheduled, TimelineCommand,
+            Trim,
             change_scheduled::Change,
             header::Kind,
             outbox_row::Task,
-            report_evidence::Message as Evidence,
             settle_outbox::{Settled, Verdict},
             timeline_command::Op,
         },
@@ -25,6 +26,7 @@ use carillon_proto::{
 use proptest::prelude::*;
 use prost::Message as _;
 
+use self::reports::{EndOfReport, Reported};
 use super::{SHARD, check_holds, inbox, set_level};
 use crate::machine::{
     DueMedia, Machine as _, Outcome, Retention, TimelineMachine, TimelineReader, keys,
@@ -130,13 +132,6 @@ pub(super) enum Act {
     Restore(usize),
 }
 
-#[derive(Debug, Clone, Copy)]
-pub(super) enum EndOfReport {
-    Resolved,
-    Removed,
-    Old,
-}
-
 pub(super) fn act() -> impl Strategy<Value = Act> {
     let shard = || 0..SHARDS;
     let user = || 0..USERS.len();
@@ -194,14 +189,6 @@ struct Planned {
     id: u64,
     media: Vec<MediaId>,
     is_sending: bool,
-}
-
-/// A report that is kept.
-struct Reported {
-    shard: usize,
-    by: usize,
-    place: ReportPlace,
-    media: Vec<MediaId>,
 }
 
 /// A worker that finds out who holds files.
@@ -553,57 +540,6 @@ impl World {
         self.recalled.retain(|said| said.sender != sender);
         self.goes(|said| said.sender == sender);
         self.reports_go(|report| report.by == sender);
-    }
-
-    fn report(&mut self, message: u8, shard: usize, by: usize) {
-        let Some(said) = pick(&self.said, message).cloned() else { return };
-        self.number += 1;
-        let mut media = said.media;
-        media.sort_unstable();
-        media.dedup();
-        let evidence = Evidence { seq: said.seq, envelope: "e".into(), reported: true, ..Evidence::default() };
-        let put = PutReport {
-            timeline: Some(inbox(SENDERS[by])),
-            sender_generation: self.generations[by],
-            key: [&self.number.to_be_bytes()[..], &[8; 8]].concat().into(),
-            time_ms: self.now_ms,
-            conversation: Some(inbox(USERS[said.user])),
-            reason: ReportReason::Spam.into(),
-            evidence: Some(ReportEvidence { messages: vec![evidence] }),
-            authors: vec![SENDERS[said.sender].to_owned()],
-            media: media.iter().map(bytes).collect(),
-            ..PutReport::default()
-        };
-        // A user who has too many open ones is refused.
-        let Outcome::ReportPut(done) = self.apply(shard, Op::PutReport(Box::new(put.clone()))) else { return };
-        // A repeat holds nothing more.
-        self.apply(shard, Op::PutReport(Box::new(put)));
-        self.reports.push(Reported { shard, by, place: done.place.expect("one"), media });
-    }
-
-    fn end_report(&mut self, which: u8, how: EndOfReport) {
-        let Some(Reported { shard, place, .. }) = pick(&self.reports, which) else { return };
-        let (shard, place) = (*shard, *place);
-        let remove = matches!(how, EndOfReport::Removed);
-        let op = match how {
-            EndOfReport::Old => Op::RemoveReports(RemoveReports { places: vec![place] }),
-            EndOfReport::Resolved | EndOfReport::Removed => {
-                Op::SettleReport(SettleReport { place: Some(place), time_ms: 9, note: String::new(), remove })
-            }
-        };
-        // Also when it is repeated.
-        for _ in 0..2 {
-            assert!(matches!(self.apply(shard, op.clone()), Outcome::Done(_)));
-        }
-        if !matches!(how, EndOfReport::Resolved) {
-            self.reports_go(|report| (report.shard, report.place) == (shard, place));
-        }
-    }
-
-    fn reports_go(&mut self, is_gone: impl Fn(&Reported) -> bool) {
-        let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.reports).into_iter().partition(is_gone);
-        self.reports = kept;
-        self.released(gone.into_iter().flat_map(|report| report.media).collect());
     }
 
     fn schedule(&mut self, shard: usize, user: usize, file: u8) {
