@@ -62,12 +62,13 @@ impl Domains {
 
     /// True if the same domains may talk to each other by these rows.
     pub fn have_same_crossings(&self, other: &Self) -> bool {
-        let crossings = |domains: &Self| -> Vec<(String, Vec<String>)> {
-            let rows = domains.0.iter().flat_map(|rows| rows.values());
-            let crossing = rows.filter(|row| !row.crosses_to.is_empty());
-            crossing.map(|row| (row.name.clone(), row.crosses_to.clone())).collect()
-        };
-        crossings(self) == crossings(other)
+        self.crossings().eq(other.crossings())
+    }
+
+    /// The rows that name other domains.
+    fn crossings(&self) -> impl Iterator<Item = (&str, &[String])> {
+        let rows = self.0.iter().flat_map(|rows| rows.values()).filter(|row| !row.crosses_to.is_empty());
+        rows.map(|row| (&*row.name, &*row.crosses_to))
     }
 
     /// The domain whose administrators have this token.
