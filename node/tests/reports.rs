@@ -219,7 +219,7 @@ fn a_reported_file_stays_for_the_moderators_until_the_report_is_removed() {
         mallory.client.send(Client::user("alice"), other.0).await.expect("accepted");
         // Not near the first one.
         for number in 0..50 {
-            mallory.client.send(Client::user("alice"), Client::text(number.to_string())).await.expect("accepted");
+            mallory.client.send(Client::user("alice"), Client::text(&number.to_string())).await.expect("accepted");
         }
         mallory.client.send(Client::user("alice"), evidence.0).await.expect("accepted");
         let mut messages = Vec::new();
