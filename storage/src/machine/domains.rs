@@ -66,7 +66,7 @@ impl DomainRows {
             changes.delete(keys::domain(&op.name));
             Arc::make_mut(&mut self.0).remove(&op.name);
             let others: Vec<String> = self.0.keys().cloned().collect();
-            others.iter().for_each(|other| _ = self.unname(other, &op.name, changes));
+            others.iter().for_each(|other| self.unname(other, &op.name, changes));
             return Ok(());
         }
         if known.is_none() && self.0.len() >= DOMAINS {
