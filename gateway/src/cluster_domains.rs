@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use carillon_proto::{Domains, UserId, narrowed, pb::store::Domain};
+use carillon_proto::{Domains, UserId, domain_of, narrowed, pb::store::Domain};
 
 /// As this gateway has heard it last. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -13,6 +13,11 @@ impl ClusterDomains {
     /// The rows of the registry's view.
     pub(crate) fn heard(&self, rows: &[Domain]) {
         self.0.store(Arc::new(Domains::of(rows)));
+    }
+
+    /// True if users of the domains of these users and groups may talk to each other.
+    pub(crate) fn allow(&self, one: &str, other: &str) -> bool {
+        domain_of(one) == domain_of(other) || self.0.load().allow_ids(one, other)
     }
 
     /// Longest content of a message of this user.

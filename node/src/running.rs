@@ -185,8 +185,7 @@ async fn open(
         if let Some(address) = addresses.storage.filter(|_| router_config.storage == RouterConfig::default().storage) {
             router_config.storage = vec![from_here(address).to_string()];
         }
-        let files = media.as_ref().map(|media| media.files.clone());
-        let opened = Router::open_with_files(router_config, security.clone(), files).await?;
+        let opened = Router::open_with_media(router_config, security.clone(), media.clone()).await?;
         addresses.router = Some(opened.address());
         health.opened(Role::Router, opened.ready());
         all.router = Some(opened);

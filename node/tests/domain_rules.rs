@@ -139,6 +139,9 @@ fn an_administrator_has_the_users_and_reports_of_one_domain_and_two_keys_while_o
     admin.may_not(&["reports", "list", "--domain", partner], "the token is another domain's");
     assert!(admin.carillon(&["reports", "show", &own]).expect("shown").contains("buy this"));
     admin.may_not(&["reports", "show", &others], "no such report of the domain");
+    let no_file = "0".repeat(32);
+    admin.may_not(&["reports", "file", &others, &no_file], "no such report of the domain");
+    admin.may_not(&["reports", "file", &own, &no_file], "the report refers to no such file");
     admin.may_not(&["reports", "resolve", &others], "no such report of the domain");
     admin.may_not(&["reports", "resolve", &others, "--remove"], "no such report of the domain");
     admin.carillon(&["reports", "resolve", &own, "--note", "warned"]).expect("resolved");
@@ -228,7 +231,9 @@ fn an_administrators_token_opens_each_of_its_calls_and_no_other() {
                 let expected: &[Code] = match (is_admin, path.rsplit('/').next().unwrap_or_default()) {
                     (true, _) if address == service.storage() => &[Code::Unimplemented],
                     (true, "ListUsers" | "ListReports" | "ListDomains") => &[Code::Ok],
-                    (true, "EndSessions" | "ReadReport" | "ResolveReport") => &[Code::InvalidArgument],
+                    (true, "EndSessions" | "ReadReport" | "ReadReportFile" | "ResolveReport") => {
+                        &[Code::InvalidArgument]
+                    }
                     (true, _) => &[Code::PermissionDenied],
                     (false, _) => &[Code::Unauthenticated, Code::Unimplemented],
                 };
@@ -350,8 +355,8 @@ fn a_domain_narrows_what_its_users_may_do_and_nobody_elses() {
     send("ina@acme.example").expect("the operator has made the account");
     as_user(&service, PARTNER, "new@partner.example", &["send", "new@partner.example", "new@partner.example", "hi"])
         .expect("another domain");
-    let wrong = failed(&service, &["domain", "set", acme, "--message-age", "59m"]);
-    assert!(wrong.contains("at least 3600000 ms"), "{wrong}");
+    let wrong = failed(&service, &["domain", "set", acme, "--message-age", "59s"]);
+    assert!(wrong.contains("at least 60000 ms"), "{wrong}");
     let wrong = failed(&service, &["domain", "set", "--default-domain", "--max-users", "5"]);
     assert!(wrong.contains("not counted"), "{wrong}");
 }

@@ -3,11 +3,27 @@
 mod support;
 
 use std::{
+    io::Cursor,
     process::Command,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use support::service::{Carrier, Service};
+use carillon_client::{
+    Change, Client, ClientConfig, ContactChange, Credential, Event, Events, FetchError, NewFile, Refusal, SendError,
+};
+use carillon_proto::{
+    GroupId, TimelineId, UserId, now_ms,
+    pb::client::{
+        ChangeMembers, Code, Content, CreateGroup, Direction, Media, ReportReason, Show, content::Body,
+        members_change::Kind,
+    },
+    tasks::Tasks,
+};
+use support::{
+    people::done,
+    service::{Carrier, Service},
+};
+use tokio::time::timeout;
 
 const ACME: &str = "the-secret-of-acme-of-at-least-32-bytes";
 const PARTNER: &str = "the-secret-of-partner-of-at-least-32-bytes";
@@ -28,16 +44,17 @@ fn carillon(service: &Service, carrier: Carrier, token: &str, args: &[&str]) -> 
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
-#[test]
-fn users_of_a_domain_reach_each_other_and_nobody_else_unless_it_is_allowed() {
+fn service() -> Service {
     let domain = |name: &str, secret: &str| {
         format!("gateway.domains.{name:?}.jwt.keys = [{{ algorithm = \"HS256\", secret = {secret:?} }}]\n")
     };
-    let service = Service::start(&format!(
-        "{}{}router.crossings = [[\"\", \"partner.example\"]]\n",
-        domain("acme.example", ACME),
-        domain("partner.example", PARTNER)
-    ));
+    Service::start(&format!("{}{}", domain("acme.example", ACME), domain("partner.example", PARTNER)))
+}
+
+#[test]
+fn users_of_a_domain_reach_each_other_and_nobody_else_unless_it_is_allowed() {
+    let service = service();
+    done(&service, &["domain", "set", "--default-domain", "--crosses-to", "partner.example"], "");
     let send =
         |carrier, token: &str, from: &str, to: &str| carillon(&service, carrier, token, &["send", from, to, "hello"]);
     let (ann, bob) = ("ann@acme.example", "bob@acme.example");
@@ -92,4 +109,204 @@ fn users_of_a_domain_reach_each_other_and_nobody_else_unless_it_is_allowed() {
     other_domain(contact(&anns, ann, &["add", "ann"]));
     other_domain(contact(&anns, ann, &["accept", "ann@partner.example"]));
     contact(&default_ann, "ann", &["add", "ann@partner.example"]).expect("allowed");
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Device {
+    client: Client,
+    events: Events,
+    inbox: TimelineId,
+    /// Texts that have come, and whether contacts are there.
+    heard: Vec<String>,
+    _tasks: Tasks,
+}
+
+impl Device {
+    async fn enter(service: &Service, secret: &str, user: &str, device: &str) -> Self {
+        let tasks = Tasks::new();
+        let addresses = vec![service.address(Carrier::WebSocketProto)];
+        let config = ClientConfig::new(addresses, user, device, Credential::Token(token(secret, user)));
+        let (client, events) = Client::open(config, &tasks).expect("opens");
+        client.connected(PATIENCE).await.expect("signs in");
+        client.show(Show::Online, "", 0).await.expect("is there");
+        let inbox = TimelineId::Inbox(UserId::new(user).expect("valid"));
+        Self { client, events, inbox, heard: Vec::new(), _tasks: tasks }
+    }
+
+    /// Waits for this.
+    async fn hears(&mut self, what: &str) {
+        let Self { events, heard, .. } = self;
+        let hears = async {
+            while heard.last().is_none_or(|last| last != what) {
+                match events.next().await.expect("it goes on") {
+                    Event::Delivered { envelope, .. } => {
+                        match envelope.content.as_ref().and_then(|content| content.body.as_ref()) {
+                            Some(Body::Text(text)) => heard.push(text.body.clone()),
+                            Some(Body::File(_)) => heard.push("(file)".to_owned()),
+                            _ => {}
+                        }
+                    }
+                    Event::Presence(presence) => {
+                        let is_there = if presence.show() == Show::Unspecified { "gone" } else { "there" };
+                        heard.push(format!("{} is {is_there}", presence.user));
+                    }
+                    _ => {}
+                }
+            }
+        };
+        if timeout(PATIENCE, hears).await.is_err() {
+            panic!("{what} did not come, but {:?}", self.heard);
+        }
+    }
+
+    /// Tries one thing after the other. `None`: it was done.
+    async fn tries(
+        &self,
+        other: &str,
+        club: &GroupId,
+        file: &Content,
+        seqs: [u64; 2],
+    ) -> Vec<(&'static str, Option<Code>)> {
+        let Some(Body::File(media)) = &file.body else { panic!("a file") };
+        let (group, [file_at, said_at]) = (TimelineId::Group(club.clone()), seqs);
+        let user = UserId::new(other).expect("valid");
+        // With the reference in a message of its own.
+        let own = self.client.send(Client::user(self.inbox.owner()), file.clone()).await.expect("to itself");
+        let own_at = own.position.expect("has one").seq;
+        let soon = now_ms() + 3_600_000;
+        vec![
+            ("send", sent(self.client.send(Client::user(other), Client::text("hi")).await)),
+            ("send to the group", sent(self.client.send(Client::group(club.as_str()), Client::text("all")).await)),
+            ("schedule", fetched(self.client.schedule(Client::user(other), Client::text("later"), soon).await)),
+            (
+                "schedule to the group",
+                fetched(self.client.schedule(Client::group(club.as_str()), Client::text("x"), soon).await),
+            ),
+            ("read the group", fetched(self.client.read_group(club).await)),
+            ("read its history", fetched(self.client.fetch(&group, Direction::Backward, 0, 9).await)),
+            ("read its members", fetched(self.client.read_members(members_of(club)).await)),
+            (
+                "report what was said in it",
+                fetched(self.client.report(Client::group(club.as_str()), vec![said_at], ReportReason::Spam, "").await),
+            ),
+            ("be a contact", fetched(self.client.change_contact(&user, ContactChange::Subscribe(String::new())).await)),
+            ("get the file", fetched(self.client.media_url(&media.id, Some((&self.inbox, file_at))).await)),
+            ("get it by an own message", fetched(self.client.media_url(&media.id, Some((&self.inbox, own_at))).await)),
+        ]
+    }
+}
+
+fn members_of(club: &GroupId) -> carillon_proto::pb::client::ReadMembers {
+    carillon_proto::pb::client::ReadMembers { group: club.as_str().to_owned(), ..Default::default() }
+}
+
+fn sent<T>(result: Result<T, SendError>) -> Option<Code> {
+    match result {
+        Ok(_) => None,
+        Err(SendError::Refused(Refusal { code, .. })) => Some(code),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn fetched<T>(result: Result<T, FetchError>) -> Option<Code> {
+    match result {
+        Ok(_) => None,
+        Err(FetchError::Refused(Refusal { code, .. })) => Some(code),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn what_was_allowed_between_domains_ends_at_once_for_all_that_there_is() {
+    let service = service();
+    let decides = |args: &[&str]| done(&service, &[&["domain", "set", "acme.example"], args].concat(), "");
+    let (ann_name, pam_name) = ("ann@acme.example", "pam@partner.example");
+    service.block_on(async {
+        let mut ann = Device::enter(&service, ACME, ann_name, "phone").await;
+        let mut bob = Device::enter(&service, ACME, "bob@acme.example", "phone").await;
+        let mut pam = Device::enter(&service, PARTNER, pam_name, "phone").await;
+        let eve = Device::enter(&service, PARTNER, "eve@partner.example", "phone").await;
+        assert_eq!(sent(pam.client.send(Client::user(ann_name), Client::text("hi")).await), Some(Code::Forbidden));
+        decides(&["--crosses-to", "partner.example"]);
+        let until = Instant::now() + PATIENCE;
+        while sent(pam.client.send(Client::user(ann_name), Client::text("allowed")).await).is_some() {
+            assert!(Instant::now() < until, "the router has not heard of it");
+        }
+        ann.hears("allowed").await;
+
+        // They are contacts, in one group, and one has a file of the other one.
+        let (ann_id, pam_id) = (UserId::new(ann_name).expect("valid"), UserId::new(pam_name).expect("valid"));
+        for (one, other) in [(&ann, &pam_id), (&pam, &ann_id)] {
+            one.client.change_contact(other, ContactChange::Subscribe(String::new())).await.expect("asked");
+            one.client.change_contact(other, ContactChange::Accept).await.expect("accepted");
+        }
+        ann.hears("pam@partner.example is there").await;
+        pam.hears("ann@acme.example is there").await;
+        let club = GroupId::new("club@acme.example").expect("valid");
+        let members = vec![pam_name.to_owned(), "bob@acme.example".to_owned()];
+        ann.client.create_group(Some(&club), CreateGroup { members, ..CreateGroup::default() }).await.expect("made");
+        let said = ann.client.send(Client::group(club.as_str()), Client::text("welcome")).await.expect("accepted");
+        pam.hears("welcome").await;
+        bob.hears("welcome").await;
+        let new = NewFile { size_bytes: 5, media_type: "x/y".into(), name: "x".into() };
+        let uploaded = ann.client.upload(new, &mut Cursor::new(b"bytes".to_vec())).await.expect("uploaded");
+        let media = Media { id: uploaded.id, ..Media::default() };
+        let file = Content { body: Some(Body::File(media)), ..Content::default() };
+        ann.client.send(Client::user(pam_name), file.clone()).await.expect("accepted");
+        pam.hears("(file)").await;
+        let page = pam.client.fetch(&pam.inbox, Direction::Backward, 0, 1).await.expect("fetched");
+        let file_at = page.entries[0].seq;
+        let seqs = [file_at, said.position.expect("has one").seq];
+        for (what, code) in pam.tries(ann_name, &club, &file, seqs).await {
+            assert_eq!(code, None, "{what}");
+        }
+        let add = |user: &str| ChangeMembers {
+            kind: Kind::Added.into(),
+            users: vec![user.to_owned()],
+            ..ChangeMembers::default()
+        };
+        let invite = |user: &str| ChangeMembers {
+            kind: Kind::Invited.into(),
+            users: vec![user.to_owned()],
+            ..ChangeMembers::default()
+        };
+
+        decides(&["--parts-from", "partner.example"]);
+        let until = Instant::now() + PATIENCE;
+        while sent(pam.client.send(Client::user(ann_name), Client::text("still")).await).is_none() {
+            assert!(Instant::now() < until, "the router has not heard of it");
+        }
+        for (what, code) in pam.tries(ann_name, &club, &file, seqs).await {
+            let expected = if what.contains("get") { Code::NotFound } else { Code::Forbidden };
+            assert_eq!(code, Some(expected), "{what}");
+        }
+        assert_eq!(sent(ann.client.send(Client::user(pam_name), Client::text("hi")).await), Some(Code::Forbidden));
+        for change in [add("eve@partner.example"), invite("eve@partner.example")] {
+            let changed = ann.client.change_group(&club, Change::Members(change)).await;
+            assert_eq!(sent(changed), Some(Code::Forbidden));
+        }
+        // Each is gone for the other one, and nothing of the group comes.
+        ann.hears("pam@partner.example is gone").await;
+        pam.hears("ann@acme.example is gone").await;
+        ann.client.send(Client::group(club.as_str()), Client::text("among us")).await.expect("accepted");
+        bob.hears("among us").await;
+        eve.client.send(Client::user(pam_name), Client::text("of partner")).await.expect("accepted");
+        pam.hears("of partner").await;
+        let again = Device::enter(&service, PARTNER, pam_name, "tablet").await;
+        assert!(!pam.heard.iter().any(|heard| heard == "among us"), "{:?}", pam.heard);
+
+        // By the other one's name, and the group is there again from the next sign-in on.
+        done(&service, &["domain", "set", "partner.example", "--crosses-to", "acme.example"], "");
+        let until = Instant::now() + PATIENCE;
+        while sent(again.client.send(Client::user(ann_name), Client::text("again")).await).is_some() {
+            assert!(Instant::now() < until, "the router has not heard of it");
+        }
+        let listed = done(&service, &["domain", "list"], "");
+        assert_eq!(listed.matches("crosses-to=").count(), 2, "both domains tell of it: {listed}");
+        pam.client.close().await;
+        let mut pam = Device::enter(&service, PARTNER, pam_name, "phone").await;
+        pam.hears("among us").await;
+        ann.hears("pam@partner.example is there").await;
+    });
 }

@@ -2,13 +2,18 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    io::Cursor,
+    net::SocketAddr,
+    process::Command,
+    time::{Duration, Instant},
+};
 
-use carillon_client::{Change, Client, ClientConfig, Credential, Event, Events, FetchError, Target};
+use carillon_client::{Change, Client, ClientConfig, Credential, Event, Events, FetchError, NewFile, Target};
 use carillon_proto::{
-    GroupId, TimelineId, UserId,
+    GroupId, MediaReference, TimelineId, UserId,
     pb::client::{
-        ChangeMembers, Code, CreateGroup, Direction, Report, ReportReason, client_frame, content::Body,
+        ChangeMembers, Code, Content, CreateGroup, Direction, Media, Report, ReportReason, client_frame, content::Body,
         members_change::Kind, server_frame,
     },
     tasks::Tasks,
@@ -16,6 +21,7 @@ use carillon_proto::{
 use serde_json::Value;
 use support::{
     cluster::Cluster,
+    node::{get, until},
     people::{Device, done, enter},
     service::{Carrier, Service},
 };
@@ -181,6 +187,79 @@ fn moderators_see_what_was_reported_also_when_its_author_has_taken_it_back_for_g
         while !listed(&cluster, &[]).is_empty() {
             assert!(Instant::now() < until, "reports of an erased user stay");
         }
+    });
+}
+
+/// Uploads a small file. Returns a message that refers to it, and the file's id.
+async fn uploaded(person: &Person, name: &str) -> (Content, String) {
+    let new = NewFile { size_bytes: 5, media_type: "x/y".into(), name: name.into() };
+    let media = person.client.upload(new, &mut Cursor::new(name.as_bytes().to_vec())).await.expect("uploaded");
+    let id = MediaReference::from_bytes(&media.id).expect("a reference").id().to_string();
+    (Content { body: Some(Body::File(Media { id: media.id, ..Media::default() })), ..Content::default() }, id)
+}
+
+#[test]
+fn a_reported_file_stays_for_the_moderators_until_the_report_is_removed() {
+    let cluster = Cluster::start_with("storage.retention.unreferenced_media_ms = 10000\n");
+    let is_kept = |id: &str| {
+        let shards = std::fs::read_dir(cluster.data("files")).into_iter().flatten().flatten();
+        shards
+            .filter_map(|shard| std::fs::read_dir(shard.path().join(id)).ok())
+            .any(|mut chunks| chunks.next().is_some())
+    };
+    Runtime::new().expect("runtime").block_on(async {
+        let mut alice = Person::enter(&cluster, 0, "alice").await;
+        let mallory = Person::enter(&cluster, 1, "mallory").await;
+        let (other, evidence) = (uploaded(&mallory, "other").await, uploaded(&mallory, "proof").await);
+        let inbox = TimelineId::Inbox(UserId::new("mallory").expect("valid"));
+        mallory.client.send(Client::user("alice"), other.0).await.expect("accepted");
+        // Not near the first one.
+        for number in 0..50 {
+            mallory.client.send(Client::user("alice"), Client::text(&number.to_string())).await.expect("accepted");
+        }
+        mallory.client.send(Client::user("alice"), evidence.0).await.expect("accepted");
+        let mut messages = Vec::new();
+        while messages.len() < 2 {
+            let Some(Event::Delivered { position, envelope, .. }) = alice.events.next().await else { continue };
+            if matches!(envelope.content.as_ref().and_then(|content| content.body.as_ref()), Some(Body::File(_))) {
+                messages.push((Target::of(&inbox, 0, &envelope).expect("a message"), position.seq));
+            }
+        }
+        alice.reports("mallory", &[messages[1].1], ReportReason::Illegal).await;
+        for (target, _) in &messages {
+            mallory.client.recall(target, true).await.expect("recalled");
+        }
+        let looked_for =
+            || cluster.routers.iter().map(|router| router.metric("carillon_router_media_checked_total")).sum::<f64>();
+        until("the other file to be collected", 4 * PATIENCE, || !is_kept(&other.1) && looked_for() >= 2.0);
+        assert!(is_kept(&evidence.1));
+
+        let open = listed(&cluster, &[]);
+        let report = open[0]["id"].as_str().expect("an id");
+        let shown = reports(&cluster, &["show", report]).expect("shown");
+        assert!(shown.contains(&format!("file {}", evidence.1)) && !shown.contains(&other.1), "{shown}");
+        let told = reports(&cluster, &["file", report, &evidence.1, "--json"]).expect("told");
+        let told: Value = serde_json::from_str(&told).expect("an object");
+        assert_eq!((&told["name"], &told["size_bytes"]), (&"proof".into(), &5.into()));
+        let path = told["url"].as_str().expect("an URL");
+        assert!(path.starts_with("/media/"), "the routers know no other address: {path}");
+        let ip = cluster.router_addresses()[0].parse::<SocketAddr>().expect("an address").ip();
+        for gateway in [7810, 7811] {
+            let got = get(SocketAddr::new(ip, gateway), path).expect("answers");
+            assert!(got.starts_with("HTTP/1.1 200") && got.ends_with("\r\n\r\nproof"), "{got}");
+        }
+        let refused = reports(&cluster, &["file", report, &other.1]).expect_err("refused");
+        assert!(refused.contains("refers to no such file"), "{refused}");
+        let log = cluster.routers[0].log();
+        let told = log.lines().filter(|line| line.contains("a moderator got the address of a reported file"));
+        let told: Vec<_> = told.collect();
+        assert!(told.len() == 1 && told[0].contains(report) && told[0].contains(&evidence.1), "{told:?}");
+
+        reports(&cluster, &["resolve", report]).expect("resolved");
+        reports(&cluster, &["file", report, &evidence.1]).expect("a second moderator looks at it");
+        reports(&cluster, &["resolve", report, "--remove"]).expect("removed");
+        reports(&cluster, &["file", report, &evidence.1]).expect_err("there is no report");
+        until("the evidence to be collected", 4 * PATIENCE, || !is_kept(&evidence.1));
     });
 }
 

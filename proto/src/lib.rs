@@ -47,7 +47,7 @@ mod woken;
 pub use admission::AdmissionLimit;
 pub use batch::Batches;
 pub use clock::now_ms;
-pub use domains::{Domains, narrowed, new_domain_token, token_hash};
+pub use domains::{ANY_DOMAIN, Domains, domain_of, narrowed, new_domain_token, token_hash};
 pub use duplicate::DuplicateKey;
 pub use envelope::{
     EncodedNames, EnvelopeMarks, EnvelopeParts, EnvelopeTo, expired_envelope, expiring_at, time_of_envelope,

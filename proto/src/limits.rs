@@ -61,8 +61,11 @@ pub const EXPIRES_AFTER_MS: std::ops::RangeInclusive<u64> = 5_000..=366 * 24 * 3
 /// Most domains for which something is decided, and most keys of the administrators of one.
 pub const DOMAINS: usize = 1000;
 pub const DOMAIN_KEYS: usize = 2;
-/// The shortest time after which messages of a domain may be removed: much longer than the steps of a shard's clock.
-pub const LEAST_MESSAGE_AGE_MS: u64 = 3_600_000;
+/// Most domains that one domain names whose users may talk to its own, and that the rows of all domains name.
+pub const DOMAIN_CROSSINGS: usize = 32;
+pub const CROSSINGS: usize = 2000;
+/// The shortest time after which messages and reports of a domain may be removed: as long as the longest step of a shard's clock.
+pub const LEAST_DOMAIN_AGE_MS: u64 = 60_000;
 /// Most heads in one `ReadHeads`.
 pub const HEADS: usize = 256;
 /// Most messages of a report, and the longest text of one in bytes.

@@ -11,7 +11,10 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::{ShardId, ShardKind, ShardMap};
+use crate::{
+    ShardId, ShardKind, ShardMap,
+    pb::client::{Content, content::Body},
+};
 
 const SECRET_BYTES: usize = 22;
 const TAIL_BYTES: usize = 14;
@@ -68,6 +71,17 @@ impl MediaReference {
         bytes[..2].copy_from_slice(&self.shard.to_be_bytes());
         bytes[2..].copy_from_slice(&self.secret);
         bytes
+    }
+
+    /// The file to which the body refers, or that of the edit in it: with the message, its reader can get the file.
+    pub fn of_content(content: &Content) -> Option<Self> {
+        match content.body.as_ref()? {
+            Body::Image(media) | Body::Audio(media) | Body::Video(media) | Body::File(media) => {
+                Self::from_bytes(&media.id)
+            }
+            Body::Edit(edit) => Self::of_content(edit.content.as_ref()?),
+            _ => None,
+        }
     }
 
     pub fn id(self) -> MediaId {

@@ -211,6 +211,11 @@ impl PeerSecurity {
         self.tokens.load().keys(self.tier, purpose)
     }
 
+    /// The same keys as the nodes of another tier have. None if this node does not know the tokens of that tier.
+    pub fn derive_keys_of(&self, tier: Tier, purpose: &str) -> Vec<[u8; 32]> {
+        self.tokens.load().keys(tier, purpose)
+    }
+
     /// A server builder for connections from [`PeerSecurity::incoming`]. Wrap each of its services with
     /// [`PeerSecurity::check`].
     pub fn server(&self) -> Server {

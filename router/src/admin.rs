@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use carillon_media::MediaConfig;
 use carillon_proto::{
     LeaseId, ShardId, ShardMap, UserId,
     pb::{
@@ -28,11 +29,11 @@ use carillon_proto::{
             DeleteUserReply, DeleteUserRequest, DescribeGatewayRequest, EndSessionsReply, EndSessionsRequest,
             EraseUserReply, EraseUserRequest, ListDomainsReply, ListDomainsRequest, ListOutboxReply, ListOutboxRequest,
             ListReportsReply, ListReportsRequest, ListSessionsReply, ListSessionsRequest, ListUsersReply,
-            ListUsersRequest, NodeRelease, PutUserReply, PutUserRequest, ReadReportReply, ReadReportRequest,
-            ResolveReportReply, ResolveReportRequest, RevokeTokensReply, RevokeTokensRequest, SetDomainReply,
-            SetDomainRequest, SettleDeadLettersReply, SettleDeadLettersRequest, ShardStatus, ShowUserReply,
-            ShowUserRequest, StatusReply, StatusRequest, TraceMessageReply, TraceMessageRequest, WatchRequest,
-            admin_server,
+            ListUsersRequest, NodeRelease, PutUserReply, PutUserRequest, ReadReportFileReply, ReadReportFileRequest,
+            ReadReportReply, ReadReportRequest, ResolveReportReply, ResolveReportRequest, RevokeTokensReply,
+            RevokeTokensRequest, SetDomainReply, SetDomainRequest, SettleDeadLettersReply, SettleDeadLettersRequest,
+            ShardStatus, ShowUserReply, ShowUserRequest, StatusReply, StatusRequest, TraceMessageReply,
+            TraceMessageRequest, WatchRequest, admin_server,
         },
         diagnostics::Description,
         store::{
@@ -74,8 +75,10 @@ pub(crate) struct Admin {
     pub(crate) put_out: PutOut,
     pub(crate) made: LastMade,
     pub(crate) nudges: Nudges,
-    /// For calls to storage nodes.
+    /// For calls to storage nodes, and for addresses of files.
     pub(crate) security: PeerSecurity,
+    /// `None`: this router does not know where files are.
+    pub(crate) media: Option<Arc<MediaConfig>>,
     pub(crate) watching: Watching,
 }
 
@@ -207,6 +210,14 @@ impl admin_server::Admin for Admin {
     async fn read_report(&self, request: Request<ReadReportRequest>) -> Result<Response<ReadReportReply>, Status> {
         let (scope, request) = scoped(request)?;
         self.report(&scope, request).await.map(Response::new)
+    }
+
+    async fn read_report_file(
+        &self,
+        request: Request<ReadReportFileRequest>,
+    ) -> Result<Response<ReadReportFileReply>, Status> {
+        let (scope, request) = scoped(request)?;
+        self.reported_file(&scope, &request).await.map(Response::new)
     }
 
     async fn resolve_report(

@@ -5,8 +5,6 @@ use std::{net::SocketAddr, time::Duration};
 use carillon_proto::{address::check_reachable, limits};
 use serde::{Deserialize, Serialize};
 
-use crate::crossings;
-
 /// Times in milliseconds, sizes in items unless the name says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -25,8 +23,6 @@ pub struct RouterConfig {
     pub drain_ms: u32,
     /// What to do with a message to a user who has no account.
     pub unknown_recipient: UnknownRecipient,
-    /// Pairs of domains whose users may talk to each other and be in groups of each other. "" is the default domain, "*" any.
-    pub crossings: Vec<[String; 2]>,
     /// Most devices of one user that are signed in at the same time, in the whole cluster; further ones are refused.
     pub max_devices_per_user: u32,
     /// How many accounts of recipients are kept in memory.
@@ -69,7 +65,6 @@ impl Default for RouterConfig {
             send_deadline_ms: 10_000,
             drain_ms: 3000,
             unknown_recipient: UnknownRecipient::Refuse,
-            crossings: Vec::new(),
             max_devices_per_user: 256,
             directory_entries: 200_000,
             head_check_ms: 60_000,
@@ -97,7 +92,6 @@ impl RouterConfig {
         within("link_requests", self.link_requests as u64, limits::BATCH_ITEMS as u64, 1_000_000)?;
         within("link_pushes", self.link_pushes as u64, 16, 1_000_000)?;
         within("shard_writes", self.shard_writes as u64, 16, 1_000_000)?;
-        crossings::check(&self.crossings)?;
         if self.storage.is_empty() {
             return Err(InvalidConfig { key: "storage", why: "is empty, but must name a storage node".to_owned() });
         }

@@ -36,7 +36,6 @@ pub fn link(mut bytes: &[u8]) {
         accounts: 100,
         cursor_pause: Duration::from_millis(100),
         unknown_recipient: UnknownRecipient::Refuse,
-        crossings: Default::default(),
         max_devices_per_user: 256,
         companions: Companions::default(),
         followers: Default::default(),

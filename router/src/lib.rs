@@ -8,7 +8,6 @@ mod census;
 mod checks;
 mod companions;
 mod config;
-mod crossings;
 mod cursors;
 mod delivery;
 mod departures;

@@ -39,7 +39,6 @@ use crate::{
     checks::Checks,
     companions::Companions,
     config::UnknownRecipient,
-    crossings::Crossings,
     cursors::Cursors,
     delivery::Delivery,
     departures::{Departure, Departures},
@@ -138,7 +137,6 @@ pub(crate) struct Owner {
     asked: KeyedMap<u64, Continuation>,
     next_token: u64,
     unknown_recipient: UnknownRecipient,
-    crossings: Crossings,
     max_devices_per_user: u32,
     /// When restored data was last logged.
     restored_told: Option<Instant>,
@@ -154,7 +152,6 @@ pub(crate) struct OwnerConfig {
     pub(crate) accounts: usize,
     pub(crate) cursor_pause: Duration,
     pub(crate) unknown_recipient: UnknownRecipient,
-    pub(crate) crossings: Crossings,
     pub(crate) max_devices_per_user: u32,
     pub(crate) companions: Companions,
     pub(crate) followers: Followers,
@@ -202,7 +199,6 @@ impl Owner {
             accounts,
             cursor_pause,
             unknown_recipient,
-            crossings,
             max_devices_per_user,
             companions,
             followers,
@@ -232,7 +228,6 @@ impl Owner {
             asked: KeyedMap::default(),
             next_token: 0,
             unknown_recipient,
-            crossings,
             max_devices_per_user,
             restored_told: None,
             watches: None,
@@ -258,6 +253,10 @@ impl Owner {
             let (topology, presences) = (&self.topology, &self.presences);
             self.register.touch(|user| topology.owns(user.as_str()) && presences.incarnation(user).is_none());
             self.presence_settles(now);
+            self.presences_in_doubt(now);
+        } else if !before.domains.have_same_crossings(&self.topology.domains) {
+            // Who sees whom is found out anew.
+            self.audiences.clear();
             self.presences_in_doubt(now);
         }
         if self.watches.is_some() {

@@ -361,6 +361,13 @@ impl Presences {
         None
     }
 
+    /// True if it is known that the contact may see the user.
+    pub(crate) fn is_watcher(&self, user: &UserId, incarnation: u64, contact: &Person) -> bool {
+        let present = self.users.get(user).filter(|present| present.incarnation == incarnation);
+        let watchers = present.and_then(|present| present.watchers.as_ref());
+        watchers.is_some_and(|watchers| watchers.binary_search(&hash(&contact.user, contact.incarnation)).is_ok())
+    }
+
     /// What the contacts of the user were told last.
     pub(crate) fn told(&self, user: &UserId, incarnation: u64) -> Option<&Shown> {
         self.users.get(user).filter(|present| present.incarnation == incarnation)?.told.as_ref()

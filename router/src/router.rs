@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use carillon_media::Files;
+use carillon_media::Media;
 use carillon_proto::{
     Readiness, Ready, Woken,
     lease::{HeldLease, LeaseHolder, give_up},
@@ -24,7 +24,6 @@ use crate::{
     census::Census,
     companions::Companions,
     config::{InvalidConfig, RouterConfig},
-    crossings::Crossings,
     followers::Followers,
     gateway_links::GatewayLinks,
     link::LinkContext,
@@ -87,14 +86,14 @@ struct NotStarted {
 impl Router {
     /// Binds the listener; sends nothing yet.
     pub async fn open(config: RouterConfig, security: PeerSecurity) -> Result<Self, OpenError> {
-        Self::open_with_files(config, security, None).await
+        Self::open_with_media(config, security, None).await
     }
 
-    /// `files`: where files are kept, so that those that nobody needs can be removed.
-    pub async fn open_with_files(
+    /// `media`: where files are kept, so that those that nobody needs can be removed, and moderators get those that were reported.
+    pub async fn open_with_media(
         config: RouterConfig,
         security: PeerSecurity,
-        files: Option<Files>,
+        media: Option<Media>,
     ) -> Result<Self, OpenError> {
         config.validate()?;
         let security = security.of_tier(Tier::Router)?;
@@ -135,7 +134,6 @@ impl Router {
             accounts: config.directory_entries.div_ceil(PARTITIONS),
             cursor_pause: Duration::from_millis(config.cursor_flush_ms.into()),
             unknown_recipient: config.unknown_recipient,
-            crossings: Crossings::of(&config.crossings),
             max_devices_per_user: config.max_devices_per_user,
             companions: Companions::default(),
             followers: followers.clone(),
@@ -171,7 +169,7 @@ impl Router {
             partitions: mailboxes.clone(),
             nudges: nudges.clone(),
             deadline: config.send_deadline(),
-            files,
+            files: media.as_ref().map(|media| media.files.clone()),
         };
         let telling = TellingContext {
             topology: topology.clone(),
@@ -205,6 +203,7 @@ impl Router {
                 made: LastMade::default(),
                 nudges,
                 security: security.clone(),
+                media: media.map(|media| Arc::new(media.config)),
                 watching: Watching::new(closing.clone()),
             },
             security: security.clone(),

@@ -216,7 +216,6 @@ impl Router {
             accounts: 64,
             cursor_pause: Duration::from_millis(100),
             unknown_recipient: UnknownRecipient::Refuse,
-            crossings: Default::default(),
             max_devices_per_user: DEVICES,
             companions: Companions::default(),
             followers: followers.clone(),

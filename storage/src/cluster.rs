@@ -16,7 +16,7 @@ use crate::{
     addresses::AddressBook,
     leads::LeadsKnown,
     lease_clock::Leases,
-    machine::{ClusterRows, MessageAges, RegistryState},
+    machine::{ClusterRows, DomainAges, RegistryState},
     node_load::NodeLoad,
     raft::RaftLinks,
     shard::Shard,
@@ -95,8 +95,8 @@ impl Cluster {
     }
 
     /// Retention of messages by domain, as far as this node has applied it.
-    pub(crate) fn message_ages(&self) -> MessageAges {
-        self.registry.borrow().domains.message_ages()
+    pub(crate) fn domain_ages(&self) -> DomainAges {
+        self.registry.borrow().domains.ages()
     }
 
     /// True for a level that the cluster had only while it was being made.

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use crate::{
     cluster::Serving,
     machine::{
-        DueMedia, MessageAges, Outcome, REMOVED_MEDIA, REMOVED_REPORTS, Retention, SWEEP_CONVERSATIONS, SWEEP_CURSORS,
+        Ages, DueMedia, Outcome, REMOVED_MEDIA, REMOVED_REPORTS, Retention, SWEEP_CONVERSATIONS, SWEEP_CURSORS,
         SWEEP_MEMBERSHIPS, TimelineReader,
     },
     metrics as names,
@@ -37,7 +37,7 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
     let mut rounds: HashMap<ShardId, [Rounds; 8]> = HashMap::new();
     loop {
         sleep(RETENTION_INTERVAL).await;
-        let ages = cluster.message_ages();
+        let ages = cluster.domain_ages();
         for shard in cluster.shards().values() {
             let Reader::Timeline(reader) = shard.reader() else { continue };
             if !shard.group().leads() {
@@ -47,15 +47,15 @@ pub(crate) async fn retain(serving: Arc<Serving>, retention: Retention) {
             let [expired, trims, sweeps, left, conversations, media, reports, released] =
                 rounds.entry(shard.id()).or_default();
             expire(shard, reader, retention, expired).await;
-            trim(shard, reader, retention, &ages, trims).await;
-            if !retention.needs_clock() {
+            trim(shard, reader, retention, &ages.messages, trims).await;
+            if !retention.needs_clock() && ages.is_empty() {
                 continue;
             }
             sweep(shard, reader, retention, sweeps).await;
             sweep_left(shard, reader, retention, left).await;
             sweep_conversations(shard, reader, conversations).await;
             remove_media(shard, reader, retention, media).await;
-            remove_reports(shard, reader, retention, reports).await;
+            remove_reports(shard, reader, retention, &ages.reports, reports).await;
             forget_released_media(shard, reader, retention, released).await;
         }
     }
@@ -76,7 +76,7 @@ async fn expire(shard: &Shard, reader: &TimelineReader, retention: Retention, ro
     }
 }
 
-async fn trim(shard: &Shard, reader: &TimelineReader, retention: Retention, ages: &MessageAges, rounds: &mut Rounds) {
+async fn trim(shard: &Shard, reader: &TimelineReader, retention: Retention, ages: &Ages, rounds: &mut Rounds) {
     if !retention.trims() && ages.is_empty() {
         return;
     }
@@ -169,11 +169,19 @@ async fn forget_released_media(shard: &Shard, reader: &TimelineReader, retention
 }
 
 /// The same for reports that have been kept long enough.
-async fn remove_reports(shard: &Shard, reader: &TimelineReader, retention: Retention, rounds: &mut Rounds) {
-    if retention.report_age_ms == 0 || reader.level() < Level::GROUPS {
+async fn remove_reports(
+    shard: &Shard,
+    reader: &TimelineReader,
+    retention: Retention,
+    ages: &Ages,
+    rounds: &mut Rounds,
+) {
+    if retention.report_age_ms == 0 && ages.is_empty() || reader.level() < Level::GROUPS {
         return;
     }
-    let look = move |reader: &TimelineReader, after: &[u8]| reader.old_reports(after, &retention, REMOVED_REPORTS);
+    let ages = Arc::clone(ages);
+    let look =
+        move |reader: &TimelineReader, after: &[u8]| reader.old_reports(after, &retention, &ages, REMOVED_REPORTS);
     let places = look_for(shard, reader, rounds, look).await;
     if !places.is_empty() {
         carry_out(shard, Op::RemoveReports(RemoveReports { places })).await;

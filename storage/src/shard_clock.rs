@@ -50,7 +50,7 @@ pub(crate) async fn run(serving: Arc<Serving>, retention: Retention) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let now = ticks.tick().await;
-        let of_domains = !cluster.message_ages().is_empty();
+        let of_domains = !cluster.domain_ages().is_empty();
         for shard in cluster.shards().values() {
             let (Reader::Timeline(reader), leads) = (shard.reader(), shard.group().leads()) else { continue };
             let clock = clocks.entry(shard.id()).or_insert_with(|| LeaderClock::new(most(retention)));

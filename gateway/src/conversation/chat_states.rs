@@ -141,7 +141,8 @@ impl Live {
         let Some(Notice::ChatState(told)) = &signal.notice else { return };
         // The other devices of who is writing need not know it.
         let is_own = !told.group.is_empty() && told.from == self.who.user.as_str();
-        if self.follows_conversations && !is_own {
+        let in_other_domain = !told.group.is_empty() && !self.domains.allow(self.who.user.as_str(), &told.group);
+        if self.follows_conversations && !is_own && !in_other_domain {
             out.push(tell(ChatStateTell::Told(told.clone())));
         }
     }

@@ -117,17 +117,6 @@ fn has_group(mut fields: &[u8], within: Within) -> Result<bool, DecodeError> {
     Ok(false)
 }
 
-/// The file to which the body refers, or that of the edit in it: with the message, its reader can get the file.
-pub(super) fn media_of(content: &Content) -> Option<MediaReference> {
-    match content.body.as_ref()? {
-        Body::Image(media) | Body::Audio(media) | Body::Video(media) | Body::File(media) => {
-            MediaReference::from_bytes(&media.id)
-        }
-        Body::Edit(edit) => media_of(edit.content.as_ref()?),
-        _ => None,
-    }
-}
-
 fn check_media(media: &Media) -> Result<(), ContentError> {
     match (media.id.len(), media.url.is_empty()) {
         (0, _) => check_url(&media.url)?,

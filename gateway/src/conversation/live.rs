@@ -30,6 +30,7 @@ use super::{
     positions::{Awaited, DeliveryStart},
 };
 use crate::{
+    cluster_domains::ClusterDomains,
     feeds::{
         Came, Ending, Entry, FeedAsk, FeedId, Followed, Follower, JoinedFeed, Next, OtherEpoch, Own, ReadFailed,
         ReadPage, TimelineName, TimelineRef,
@@ -48,6 +49,7 @@ pub(super) struct Live {
     /// The session's generation. The session is over when its account has a higher one.
     pub(super) generation: u64,
     pub(super) connection: u64,
+    pub(super) domains: ClusterDomains,
     pub(super) expires: Option<Instant>,
     pub(super) timelines: Timelines,
     /// What the inbox says of groups up to here is older than what is read of them.
@@ -121,6 +123,7 @@ impl Live {
             incarnation,
             generation,
             connection,
+            domains: rules.domains.clone(),
             expires,
             timelines: Timelines::default(),
             inbox_known,

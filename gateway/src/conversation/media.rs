@@ -13,9 +13,7 @@ use carillon_proto::{
 use prost::Message as _;
 
 use super::{
-    AskId, Effect, Now, Rules, Tag, Tell,
-    content::media_of,
-    expiring,
+    AskId, Effect, Now, Rules, Tag, Tell, expiring,
     live::Live,
     sending::{may_use, refused},
 };
@@ -304,7 +302,7 @@ fn url(
 /// True if the content of the envelope, or of the edit in it, refers to this file.
 fn refers_to(envelope: &[u8], reference: MediaReference) -> bool {
     let content = Envelope::decode(envelope).ok().and_then(|envelope| envelope.content);
-    content.and_then(|content| media_of(&content)) == Some(reference)
+    content.and_then(|content| MediaReference::of_content(&content)) == Some(reference)
 }
 
 fn check_text(what: &str, text: &str) -> Result<(), Refusal> {

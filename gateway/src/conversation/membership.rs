@@ -117,7 +117,9 @@ impl Live {
         };
         let timeline = self.timelines.get_mut(which)?;
         let user = self.who.user.as_str();
-        let mut telling = Telling { user, now, out: &mut *out, after, ended: false, changed: Vec::new() };
+        // The operator may have decided that the domains no longer talk to each other.
+        let ended = matches!(which, Which::Group(group) if !self.domains.allow(user, group));
+        let mut telling = Telling { user, now, out: &mut *out, after, ended, changed: Vec::new() };
         let result = work(timeline, &mut |next| telling.next(next));
         let Telling { ended, changed, .. } = telling;
         match which {
@@ -178,7 +180,8 @@ impl Live {
             let Some((group, beginning)) = loading.beginning(row) else { continue };
             // What is known of these is more recent.
             let is_known = |name: &str| loading.checked.contains(name) || groups.contains(name);
-            if std::str::from_utf8(&group).is_ok_and(|name| !is_known(name)) {
+            let is_within = |name: &str| self.domains.allow(self.who.user.as_str(), name);
+            if std::str::from_utf8(&group).is_ok_and(|name| is_within(name) && !is_known(name)) {
                 begin.push((group, beginning));
             }
         }

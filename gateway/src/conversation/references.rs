@@ -1,14 +1,14 @@
 //! Messages that refer to messages: what the service has to know of their content. See docs/adr/0029-references.md.
 
 use carillon_proto::{
-    ClientId, DeviceId, DuplicateKey, InvalidId, MessageId, UserId, limits,
+    ClientId, DeviceId, DuplicateKey, InvalidId, MediaReference, MessageId, UserId, limits,
     pb::{
         client::{self, Content, MessageRef, content::Body, recipient::To},
         store::{self, Header, PollRules, Reference, header::Kind},
     },
 };
 
-use super::content::{ContentError, at_most, check_body, media_of, wrong};
+use super::content::{ContentError, at_most, check_body, wrong};
 
 /// Longest quote of a message that is answered, and longest question of a poll, in bytes.
 const MAX_TEXT_BYTES: usize = 1024;
@@ -101,7 +101,7 @@ fn of_message(content: &Content) -> Option<Header> {
 
 /// The ids of the files that are kept as long as the message.
 fn media_ids(content: &Content) -> Vec<bytes::Bytes> {
-    let media = media_of(content);
+    let media = MediaReference::of_content(content);
     media.map(|reference| bytes::Bytes::copy_from_slice(reference.id().as_bytes())).into_iter().collect()
 }
 

@@ -72,7 +72,6 @@ impl Rules {
         self.level.get() >= Level::GROUPS
     }
 
-    /// True once all parts of the service know groups.
     /// Whether the user may sign in by password.
     pub(crate) fn have_passwords(&self, user: &UserId) -> bool {
         self.tokens.load().have_passwords(user.domain(), self.password_sign_in)
@@ -88,6 +87,7 @@ impl Rules {
         self.domains.max_content_bytes(user, self.max_content_bytes)
     }
 
+    /// True once all parts of the service know groups.
     pub(crate) fn has_groups(&self) -> bool {
         self.level.get() >= Level::GROUPS
     }

@@ -4,7 +4,10 @@
 use std::{io, ops::Range, sync::Arc, time::SystemTime};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use carillon_media::{FilesError, Folder, OpenChunk};
+use carillon_media::{
+    FilesError, Folder, OpenChunk,
+    pass::{Pass, Purpose},
+};
 use http_body_util::BodyExt as _;
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
@@ -21,7 +24,6 @@ use tokio::{
 
 use super::{
     download::DownloadError,
-    pass::{Pass, Purpose},
     pipe::{Filled, Pipe},
     service::{MediaService, full, put_common, unreadable},
     transfer::Transfer,

@@ -4,7 +4,6 @@ mod direct;
 mod download;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-mod pass;
 mod pipe;
 mod previewer;
 mod range;
@@ -14,7 +13,7 @@ mod types;
 mod upload;
 mod whole;
 
+pub(crate) use carillon_media::pass::{PATH, Pass, PassKeys, Purpose};
 pub(crate) use direct::Direct;
-pub(crate) use pass::{PATH, Pass, PassKeys, Purpose};
 pub(crate) use service::{MediaBody, MediaService};
 pub(crate) use transfer::Transfers;

@@ -4,7 +4,10 @@ use std::{ops::Range, sync::Arc};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use carillon_media::{Files, FilesError, Folder, Media};
+use carillon_media::{
+    Files, FilesError, Folder, Media,
+    pass::{Pass, PassError, PassKeys, Purpose},
+};
 use carillon_proto::{
     MediaId, now_ms,
     pb::{
@@ -22,7 +25,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     download::{Download, DownloadError},
-    pass::{Pass, PassError, PassKeys, Purpose},
     range::{Asked, asked},
     transfer::Transfer,
     types,

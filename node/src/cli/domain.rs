@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use carillon_proto::{
-    DomainId, new_domain_token, now_ms,
+    ANY_DOMAIN, DomainId, new_domain_token, now_ms,
     pb::{
         admin::{ListDomainsRequest, SetDomainRequest, list_domains_reply::Row},
         store::{Domain, DomainKey, SetDomain},
@@ -122,6 +122,16 @@ pub(super) struct Limits {
     /// For how long messages are kept, for example 24h or 30d: at least an hour; 0: as the cluster keeps them.
     #[arg(long, value_name = "TIME", value_parser = duration_or_none)]
     message_age: Option<Duration>,
+    /// For how long reports of its users are kept, in the same way.
+    #[arg(long, value_name = "TIME", value_parser = duration_or_none)]
+    report_age: Option<Duration>,
+    /// Users of this domain and of that one may talk to each other and be in groups of each other: a name, '' for the default domain, '*' for any.
+    /// May be given several times.
+    #[arg(long, value_name = "DOMAIN", value_parser = crossed)]
+    crosses_to: Vec<String>,
+    /// The domain no longer talks to that one, whichever of the two was to talk to the other. May be given several times.
+    #[arg(long, value_name = "DOMAIN", value_parser = crossed)]
+    parts_from: Vec<String>,
     /// Tokens make no accounts: only the operator and the domain's administrators do.
     #[arg(long, value_name = "true|false")]
     closed: Option<bool>,
@@ -196,9 +206,13 @@ impl Limits {
             max_group_members,
             max_media_bytes,
             message_age,
+            report_age,
+            crosses_to,
+            parts_from,
             closed,
             no_new_groups,
         } = self;
+        let ms = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         SetDomain {
             name,
             max_message_bytes,
@@ -207,7 +221,10 @@ impl Limits {
             max_groups_of_user,
             max_group_members,
             max_media_bytes,
-            message_age_ms: message_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            message_age_ms: message_age.map(ms),
+            report_age_ms: report_age.map(ms),
+            cross_to: crosses_to,
+            part_from: parts_from,
             closed,
             no_new_groups,
             ..SetDomain::default()
@@ -253,11 +270,11 @@ async fn list(config: &Config, output: &Output) -> anyhow::Result<()> {
     for Row { domain, accounts } in rows(config, output.router.as_deref()).await? {
         let domain = domain.unwrap_or_default();
         let decided = decided(&domain);
-        let words: Vec<String> = decided.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let (name, users) = match domain.name.as_str() {
-            "" => ("(default)".to_owned(), String::new()),
-            name => (name.to_owned(), accounts.to_string()),
-        };
+        let numbers = decided.iter().map(|(name, value)| format!("{name}={value}"));
+        let others = domain.crosses_to.iter().map(|other| format!("crosses-to={}", shown(other)));
+        let words: Vec<String> = numbers.chain(others).collect();
+        let users = if domain.name.is_empty() { String::new() } else { accounts.to_string() };
+        let name = shown(&domain.name).to_owned();
         let columns = [name, users, domain.keys.len().to_string(), words.join(" ")];
         let decided =
             serde_json::Map::from_iter(decided.into_iter().map(|(name, value)| (name.to_owned(), value.into())));
@@ -266,10 +283,23 @@ async fn list(config: &Config, output: &Output) -> anyhow::Result<()> {
             "users": accounts,
             "keys": domain.keys.len(),
             "decided": decided,
+            "crosses_to": domain.crosses_to,
         });
         table.row(&columns, &json)?;
     }
     table.end()
+}
+
+fn shown(name: &str) -> &str {
+    if name.is_empty() { "(default)" } else { name }
+}
+
+/// The name of another domain, "" for the default one, or "*" for any.
+fn crossed(text: &str) -> Result<String, String> {
+    match text {
+        "" | ANY_DOMAIN => Ok(text.to_owned()),
+        name => name.parse::<DomainId>().map(|name| name.as_str().to_owned()).map_err(|error| error.to_string()),
+    }
 }
 
 /// The settings, by the names of the options; flags are 1.
@@ -282,6 +312,7 @@ fn decided(domain: &Domain) -> Vec<(&'static str, u64)> {
         ("max-group-members", domain.max_group_members.into()),
         ("max-media-bytes", domain.max_media_bytes),
         ("message-age-s", domain.message_age_ms / 1000),
+        ("report-age-s", domain.report_age_ms / 1000),
         ("closed", domain.closed.into()),
         ("no-new-groups", domain.no_new_groups.into()),
     ];

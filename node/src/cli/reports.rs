@@ -4,11 +4,11 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, anyhow};
 use carillon_proto::{
-    DomainId, ShardId, ShardKind,
+    DomainId, MediaId, MediaReference, ShardId, ShardKind,
     pb::{
         admin::{
-            ListReportsRequest, ReadReportReply, ReadReportRequest, ReportId, ResolveReportRequest,
-            list_reports_reply::Row,
+            ListReportsRequest, ReadReportFileReply, ReadReportFileRequest, ReadReportReply, ReadReportRequest,
+            ReportId, ResolveReportRequest, list_reports_reply::Row,
         },
         client::{Content, Envelope, MessageState, content::Body},
         store::{ReportPlace, ReportRow, TimelineKey, report_evidence::Message, timeline_key::Kind},
@@ -46,6 +46,15 @@ pub(super) enum Reports {
     Show {
         /// As `reports list` shows it, for example timeline-3/1795383845999/17.
         id: Id,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Prints an address at which a file of a report can be downloaded for some minutes. The service logs who has asked.
+    File {
+        id: Id,
+        /// As `reports show` names it, in hexadecimal digits.
+        #[arg(value_parser = file_id)]
+        file: MediaId,
         #[command(flatten)]
         output: Output,
     },
@@ -121,6 +130,7 @@ impl Reports {
         match self {
             Self::List { page, resolved, of, after } => list(config, &page, resolved, of.domain(), after).await,
             Self::Show { id, output } => show(config, id, &output).await,
+            Self::File { id, file, output } => tell_file(config, id, file, &output).await,
             Self::Resolve { id, note, remove, router } => {
                 let request = ResolveReportRequest { id: Some(id.into()), note, remove };
                 let reply = Routers::of(config, router.as_deref())?
@@ -197,6 +207,41 @@ async fn show(config: &Config, id: Id, output: &Output) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn tell_file(config: &Config, id: Id, file: MediaId, output: &Output) -> anyhow::Result<()> {
+    let request = ReadReportFileRequest { id: Some(id.into()), file: file.as_bytes().to_vec().into() };
+    let reply = Routers::of(config, output.router.as_deref())?
+        .ask(async |mut admin, deadline| admin.read_report_file(with_deadline(request.clone(), deadline)).await)
+        .await?;
+    let ReadReportFileReply { url, expires_ms, size_bytes, media_type, name } =
+        reply.map_err(|status| anyhow!("{}", status.message()))?.into_inner();
+    if output.json {
+        let object = json!({
+            "url": url,
+            "expires_ms": expires_ms,
+            "size_bytes": size_bytes,
+            "media_type": media_type,
+            "name": name,
+        });
+        return out::line(format_args!("{object}"));
+    }
+    out::line(&url)?;
+    let what = printable(&format!("{name:?}, {size_bytes} bytes of {media_type:?}"));
+    out::tell(format_args!("{what}, until {}", time(expires_ms)));
+    if url.starts_with('/') {
+        out::tell(
+            "http:// or https:// and the address of a gateway's WebSocket port come before it: media.url is not set",
+        );
+    }
+    Ok(())
+}
+
+fn file_id(text: &str) -> Result<MediaId, String> {
+    let digit = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(digit).collect();
+    let id = bytes.filter(|_| text.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    id.and_then(|bytes| MediaId::from_bytes(&bytes)).ok_or_else(|| format!("{text:?} must be 32 hexadecimal digits"))
+}
+
 /// What is reported has a mark.
 fn show_message(message: &Message, reporter: &str) -> anyhow::Result<()> {
     let envelope = Envelope::decode(message.envelope.clone()).context("a reported message")?;
@@ -207,10 +252,19 @@ fn show_message(message: &Message, reporter: &str) -> anyhow::Result<()> {
     if let Some(edit) = state.edit.as_ref().and_then(|edit| edit.content.as_ref()) {
         out::line(format_args!("{mark}   edited {} times: {}", state.edits, said(edit_of(edit))))?;
     }
+    for file in files(&envelope, &state) {
+        out::line(format_args!("{mark}   file {file}"))?;
+    }
     if let Some(recall) = &state.recall {
         out::line(format_args!("{mark}   recalled by {}", printable(&recall.sender)))?;
     }
     Ok(())
+}
+
+/// The files to which the message and its edit refer.
+fn files(envelope: &Envelope, state: &MessageState) -> Vec<MediaId> {
+    let contents = [envelope.content.as_ref(), state.edit.as_ref().and_then(|edit| edit.content.as_ref())];
+    contents.into_iter().flatten().filter_map(MediaReference::of_content).map(MediaReference::id).collect()
 }
 
 /// What the message says since the edit.
@@ -260,6 +314,7 @@ fn evidence_of(message: &Message) -> anyhow::Result<Value> {
         "cut": message.cut,
         "from": envelope.sender,
         "time_ms": envelope.time_ms,
+        "files": files(&envelope, &state).iter().map(MediaId::to_string).collect::<Vec<_>>(),
         "envelope": serde_json::to_value(&envelope)?,
         "state": serde_json::to_value(&state)?,
     }))
@@ -290,6 +345,11 @@ mod tests {
 
     #[test]
     fn ids_are_read_as_they_are_shown() {
+        let file = MediaId::new(258, [7; 14]);
+        assert_eq!(file_id(&file.to_string()), Ok(file));
+        for wrong in ["", "0", "01", "+1020707070707070707070707070707", "x1020707070707070707070707070707", "é"] {
+            assert!(file_id(wrong).is_err(), "{wrong:?}");
+        }
         let shard = ShardId { kind: ShardKind::Timeline, index: 3 };
         let id = Id { shard, place: ReportPlace { time_ms: 1_795_383_845_999, id: 17 } };
         assert_eq!("timeline-3/1795383845999/17".parse(), Ok(id));

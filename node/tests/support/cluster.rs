@@ -36,6 +36,11 @@ impl Cluster {
 
     /// `of_storage`: further settings of the storage nodes, as lines.
     pub fn start_with(of_storage: &str) -> Self {
+        Self::start_as(of_storage, "")
+    }
+
+    /// The same, with further settings of the gateways.
+    pub fn start_as(of_storage: &str, of_gateways: &str) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let mut cluster = Self {
             storage: Vec::new(),
@@ -69,7 +74,7 @@ impl Cluster {
                  gateway.tcp.listen = \"{ip}:{}\"\n\
                  gateway.ws.listen = \"{ip}:{}\"\n\
                  gateway.grpc.listen = \"{ip}:{}\"\n\
-                 gateway.jwt.keys = [{{ algorithm = \"HS256\", secret = \"{TOKEN_SECRET}\" }}]\n{}",
+                 gateway.jwt.keys = [{{ algorithm = \"HS256\", secret = \"{TOKEN_SECRET}\" }}]\n{of_gateways}{}",
                 7800 + number,
                 7810 + number,
                 7820 + number,

@@ -1,5 +1,7 @@
 //! The operator's settings of domains. See docs/adr/0036-domain-rules.md.
 
+use std::sync::Arc;
+
 use carillon_proto::{
     Level, ShardId, UserId,
     pb::{
@@ -36,8 +38,10 @@ impl Admin {
 
     /// As this router has heard of them.
     pub(super) async fn domains(&self, scope: &Scope) -> Result<ListDomainsReply, Status> {
-        let rows = self.topology.borrow().view.domains.clone();
-        let seen = rows.into_iter().filter(|row| scope.domain().is_none_or(|own| own == row.name));
+        let topology = Arc::clone(&self.topology.borrow());
+        let seen = topology.view.domains.iter().filter(|row| scope.domain().is_none_or(|own| own == row.name));
+        // With those that name it.
+        let seen = seen.map(|row| Domain { crosses_to: topology.domains.crossings_of(&row.name), ..row.clone() });
         let counted = try_join_all(seen.map(|row| async {
             let counts = match row.name.as_str() {
                 "" => Vec::new(),

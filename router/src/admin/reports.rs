@@ -1,15 +1,21 @@
 //! Reports of users, for moderators. See docs/adr/0035-reports.md.
 
+use std::fmt;
+
+use carillon_media::{
+    Version,
+    pass::{Pass, PassKeys, Purpose},
+};
 use carillon_proto::{
-    Level, ShardId, ShardKind, now_ms,
+    Level, MediaId, ShardId, ShardKind, now_ms,
     pb::{
         admin::{
-            ListReportsReply, ListReportsRequest, ReadReportReply, ReadReportRequest, ReportId, ResolveReportReply,
-            ResolveReportRequest, list_reports_reply::Row,
+            ListReportsReply, ListReportsRequest, ReadReportFileReply, ReadReportFileRequest, ReadReportReply,
+            ReadReportRequest, ReportId, ResolveReportReply, ResolveReportRequest, list_reports_reply::Row,
         },
         store::{
-            ReadReport, ReadReports, ReportPlace, ReportRead, ReportsRead, SettleReport, TimelineCommand,
-            store_request::Op, timeline_command,
+            MediaRow, ReadMedia, ReadReport, ReadReports, ReportPlace, ReportRead, ReportsRead, SettleReport,
+            TimelineCommand, media_row::State, store_request::Op, timeline_command,
         },
     },
 };
@@ -17,7 +23,7 @@ use futures_util::future::join_all;
 use tonic::Status;
 
 use super::{Admin, PAGE, failed, scope::Scope};
-use crate::store::StoreAnswer;
+use crate::store::{StoreAnswer, StoreFailure};
 
 /// Reports of all shards stand in the order of these: time, shard, id.
 type Order = (u64, u16, u64);
@@ -55,6 +61,42 @@ impl Admin {
         Ok(ReadReportReply { row, evidence })
     }
 
+    /// Where a file can be downloaded to which a message of the report refers.
+    pub(super) async fn reported_file(
+        &self,
+        scope: &Scope,
+        request: &ReadReportFileRequest,
+    ) -> Result<ReadReportFileReply, Status> {
+        self.has_reports()?;
+        let (shard, place) = self.known(request.id.as_ref())?;
+        let row = self.read_report_at(scope, shard, place).await?.row.unwrap_or_default();
+        let no_file = |why: &str| Status::not_found(why);
+        if !row.media.contains(&request.file) {
+            return Err(no_file("the report refers to no such file"));
+        }
+        let no_place =
+            || Status::failed_precondition("this router does not know where files are: media.place is not set");
+        let media = self.media.as_ref().ok_or_else(no_place)?;
+        let shards = self.shards()?;
+        let named = MediaId::from_bytes(&request.file).and_then(|id| Some((id, id.shard(shards)?)));
+        let (id, home) = named.ok_or_else(|| no_file("there is no such file"))?;
+        let file = match self.call(home, Op::ReadMedia(ReadMedia { id: request.file.clone() })).await {
+            Ok(StoreAnswer::MediaRead(read)) => read.row.unwrap_or_default(),
+            Err(StoreFailure::NotFound { .. }) => return Err(no_file("the file went with its owner")),
+            other => return Err(failed(other)),
+        };
+        let is_whole = file.state() == State::Complete;
+        let MediaRow { size_bytes, media_type, name, sha256, .. } = file;
+        let version = Version::of_row(&sha256).filter(|_| is_whole);
+        let version = version.ok_or_else(|| no_file("the file has never been whole"))?;
+        let expires_ms = now_ms().saturating_add(u64::from(media.download_url_s) * 1000);
+        let to = Purpose::Download { version, media_type: media_type.clone(), name: name.clone() };
+        let url = PassKeys::of(&self.security).url(&media.url, &Pass { id, size_bytes, expires_ms, to });
+        let url = url.ok_or_else(|| Status::failed_precondition("this router does not know the gateways' token"))?;
+        tracing::info!(by = %scope, report = %Named(shard, place), file = %id, "a moderator got the address of a reported file");
+        Ok(ReadReportFileReply { url, expires_ms, size_bytes, media_type, name })
+    }
+
     pub(super) async fn resolve(
         &self,
         scope: &Scope,
@@ -71,6 +113,7 @@ impl Admin {
         let op = timeline_command::Op::SettleReport(settle);
         match self.call(shard, Op::Timeline(TimelineCommand { op: Some(op) })).await {
             Ok(StoreAnswer::Done(_)) => {
+                tracing::info!(by = %scope, report = %Named(shard, place), remove, "a moderator has settled a report");
                 // The worker counts again.
                 self.nudges.nudge(shard);
                 Ok(ResolveReportReply {})
@@ -125,6 +168,16 @@ fn merged(read: Vec<(ShardId, ReportsRead)>, limit: usize) -> ListReportsReply {
     let next = if cut { rows.last().map(|(at, _)| *at) } else { end };
     let reports = rows.into_iter().map(|(at, row)| Row { id: Some(id(at)), row }).collect();
     ListReportsReply { reports, next: next.map(id) }
+}
+
+/// A report as `carillon reports` shows it.
+struct Named(ShardId, ReportPlace);
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(shard, ReportPlace { time_ms, id }) = self;
+        write!(f, "{shard}/{time_ms}/{id}")
+    }
 }
 
 fn order(shard: ShardId, ReportPlace { time_ms, id }: ReportPlace) -> Order {

@@ -1,7 +1,7 @@
 //! The caller: the operator, or the administrators of a domain, who administer this domain and nothing else. See
 //! docs/adr/0036-domain-rules.md.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use carillon_proto::{
     UserId,
@@ -70,6 +70,16 @@ pub(super) fn about_user<T>(request: Request<T>, user: impl Fn(&T) -> &str) -> R
     let (scope, request) = scoped(request)?;
     scope.check(user(&request))?;
     Ok(request)
+}
+
+/// For the log.
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operator => f.write_str("operator"),
+            Self::Domain(own) => write!(f, "domain {own:?}"),
+        }
+    }
 }
 
 impl Scope {

@@ -90,6 +90,8 @@ pub(super) enum Continuation {
     Reported(Box<Reporting>),
     ReportPut(ReportReason, ReplySlot),
     MediaCompleted(ReplySlot),
+    /// A file was read for this user.
+    MediaRead(UserId, ReplySlot),
     /// Heads of groups that a gateway follows: of the request of this number.
     Followed(u64, Vec<GroupId>),
     Conversations(Box<ConversationsAsked>),
@@ -141,7 +143,6 @@ impl Owner {
                     Ok(StoreAnswer::MembershipsRead(read)) => Ok(Answer::MembershipsRead(read)),
                     Ok(StoreAnswer::ContactsRead(read)) => Ok(Answer::ContactsRead(read)),
                     Ok(StoreAnswer::ScheduledRead(read)) => Ok(Answer::ScheduledRead(read)),
-                    Ok(StoreAnswer::MediaRead(read)) => Ok(Answer::MediaRead(Box::new(read))),
                     Ok(StoreAnswer::Privacy(privacy)) => Ok(Answer::Privacy(privacy)),
                     other => Err(unexpected(other)),
                 };
@@ -168,6 +169,7 @@ impl Owner {
             Continuation::Privacy(asked) => self.privacy_answered(*asked, answer, now, time_ms),
             Continuation::GroupChatState(telling) => self.group_chat_state_allowed(*telling, answer),
             Continuation::MediaCompleted(slot) => self.media_completed(slot, answer),
+            Continuation::MediaRead(user, slot) => self.media_read(&user, slot, answer),
             Continuation::MediaCreated(shard, slot) => {
                 self.media_created(shard, slot, answer);
             }

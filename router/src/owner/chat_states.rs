@@ -42,7 +42,7 @@ impl Owner {
         let RequestContext { user, slot, deadline, .. } = parts;
         let Some(from) = tell.from else { return self.refuse(slot, &Failure::Invalid("the notice is of nobody")) };
         match UserId::new(&from.user) {
-            Ok(sender) if self.crossings.allow(sender.domain(), user.domain()) => {}
+            Ok(sender) if self.topology.domains.allow(sender.domain(), user.domain()) => {}
             Ok(_) => return self.refuse(slot, &Failure::OtherDomain(user.to_string())),
             Err(invalid) => return self.refuse(slot, &invalid.into()),
         }
@@ -93,7 +93,7 @@ impl Owner {
         let GroupContext { group, slot, deadline, .. } = parts;
         let Some(from) = tell.from else { return self.refuse(slot, &Failure::Invalid("the notice is of nobody")) };
         match UserId::new(&from.user) {
-            Ok(sender) if self.crossings.allow(sender.domain(), group.domain()) => {}
+            Ok(sender) if self.topology.domains.allow(sender.domain(), group.domain()) => {}
             Ok(_) => return self.refuse(slot, &Failure::OtherDomain(group.to_string())),
             Err(invalid) => return self.refuse(slot, &invalid.into()),
         }

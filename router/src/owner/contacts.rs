@@ -58,7 +58,7 @@ impl Owner {
             Err(invalid) => return self.refuse(parts.slot, &invalid.into()),
         };
         let RequestContext { user, slot, deadline, .. } = parts;
-        if matches!(change, Change::Say(_)) && !self.crossings.allow(user.domain(), contact.domain()) {
+        if matches!(change, Change::Say(_)) && !self.topology.domains.allow(user.domain(), contact.domain()) {
             return self.refuse(slot, &Failure::OtherDomain(contact.to_string()));
         }
         let changing = Box::new(ContactChanging { user, incarnation, contact, change, slot, deadline });

@@ -226,9 +226,12 @@ impl Owner {
         let mut by_shard: BTreeMap<ShardId, Vec<(usize, ReadHead)>> = BTreeMap::new();
         for (place, row) in rows.iter().enumerate() {
             let Some(group) = row.conversation.as_ref().filter(|with| with.kind() == Kind::Group) else { continue };
-            let Some(shard) = group.owner_str().ok().map(|owner| self.topology.shards.timeline_of_owner(owner)) else {
+            let Ok(owner) = group.owner_str() else { continue };
+            // Nothing is told of a group of a domain that does not talk to the user's.
+            if !self.topology.domains.allow_ids(reader.user.as_str(), owner) {
                 continue;
-            };
+            }
+            let shard = self.topology.shards.timeline_of_owner(owner);
             let Conversation { read_epoch, read_seq, .. } = row.row.clone().unwrap_or_default();
             let member = Some(Person { user: reader.user.as_str().to_owned(), incarnation: reader.incarnation });
             let unread_of = Some(UnreadOf { member, epoch: read_epoch, seq: read_seq });
@@ -313,7 +316,6 @@ impl Owner {
         }
         if let Ok(user) = with.owner_str().and_then(UserId::new)
             && user != *by
-            && self.crossings.allow(by.domain(), user.domain())
         {
             let marked = Marked {
                 user: user.as_str().to_owned(),
@@ -365,11 +367,11 @@ impl Owner {
         let by = BlockedUser { user: user.as_str().to_owned(), incarnation };
         if group.is_empty() {
             let asked = MarksAsked { conversation: key_of(&user), by, users, slot, deadline };
-            let crossings = self.crossings.clone();
-            return self.read_marks_of(asked, |other| crossings.allow(user.domain(), other.domain()));
+            let domains = self.topology.domains.clone();
+            return self.read_marks_of(asked, |other| domains.allow(user.domain(), other.domain()));
         }
         let group = match GroupId::new(&group) {
-            Ok(group) if self.crossings.allow(user.domain(), group.domain()) => TimelineId::Group(group),
+            Ok(group) if self.topology.domains.allow(user.domain(), group.domain()) => TimelineId::Group(group),
             Ok(group) => return self.refuse(slot, &Failure::OtherDomain(group.to_string())),
             Err(invalid) => return self.refuse(slot, &invalid.into()),
         };

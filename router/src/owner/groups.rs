@@ -33,10 +33,14 @@ impl Owner {
         if Level(self.topology.view.level) < Level::GROUPS {
             return self.refuse(parts.slot, &Failure::Groups);
         }
-        if let Op::ReadGroup(link::ReadGroup { reader: Some(reader), .. })
-        | Op::ReadMembers(link::ReadMembers { reader: Some(reader), .. }) = &op
-            && UserId::new(&reader.user).is_ok_and(|user| !self.crossings.allow(user.domain(), parts.group.domain()))
-        {
+        let reader = match &op {
+            Op::ReadGroup(link::ReadGroup { reader: Some(reader), .. })
+            | Op::ReadMembers(link::ReadMembers { reader: Some(reader), .. }) => Some(&reader.user),
+            // Without a user the gateway reads for all its sessions that follow the group.
+            Op::Read(read) => Some(&read.user).filter(|user| !user.is_empty()),
+            _ => None,
+        };
+        if reader.is_some_and(|reader| !self.topology.domains.allow_ids(reader, parts.group.as_str())) {
             return self.refuse(parts.slot, &Failure::OtherDomain(parts.group.to_string()));
         }
         match op {
@@ -46,7 +50,6 @@ impl Owner {
             Op::TellChatState(tell) => self.tell_group_chat_state(tell, parts, time_ms),
             Op::Read(read) => {
                 let reader = Person { user: read.user.clone(), incarnation: read.incarnation };
-                // Without a user the gateway reads for all its sessions that follow the group.
                 let reader = Some(reader).filter(|reader| !reader.user.is_empty());
                 let GroupContext { group, slot, deadline, .. } = parts;
                 self.read_page(&TimelineId::Group(group), &read, reader, slot, deadline);
@@ -160,7 +163,7 @@ impl Owner {
         time_ms: u64,
     ) -> Result<GroupMessage, (ReplySlot, Failure)> {
         let message = GroupMessage::new(said, parts, now, time_ms)?;
-        if self.crossings.allow(message.sender.domain(), message.group.domain()) {
+        if self.topology.domains.allow(message.sender.domain(), message.group.domain()) {
             return Ok(message);
         }
         let failure = Failure::OtherDomain(message.group.to_string());
@@ -201,7 +204,7 @@ impl Owner {
         for (at, person) in changing.people_mut().iter_mut().enumerate() {
             match UserId::new(&person.user) {
                 Ok(user) if user == sender => person.incarnation = incarnation,
-                Ok(user) if !self.crossings.allow(user.domain(), domain.as_deref()) => {
+                Ok(user) if !self.topology.domains.allow(user.domain(), domain.as_deref()) => {
                     let failure = Failure::OtherDomain(user.to_string());
                     return self.refuse(changing.message.slot, &failure);
                 }

@@ -1,14 +1,14 @@
 //! Files of users: their rows in the store. See docs/adr/0030-media.md.
 
 use carillon_proto::{
-    Level, MediaId, ShardId, TimelineId, narrowed,
+    Level, MediaId, ShardId, TimelineId, UserId, narrowed,
     pb::{
         link,
         store::{self, Person, TimelineCommand, store_request, timeline_command},
     },
 };
 
-use super::{Answer, Continuation, Owner, done};
+use super::{Answer, Continuation, Owner, done, unexpected};
 use crate::{
     reply::{Failure, ReplySlot},
     send::RequestContext,
@@ -72,7 +72,21 @@ impl Owner {
     pub(super) fn read_media(&mut self, read: link::ReadMedia, parts: RequestContext) {
         let Some((_, shard)) = self.media(&read.id) else { return self.refuse(parts.slot, &NO_ID) };
         let op = store_request::Op::ReadMedia(store::ReadMedia { id: read.id });
-        self.ask(shard, op, String::new(), parts.deadline, Continuation::Read(parts.slot));
+        self.ask(shard, op, String::new(), parts.deadline, Continuation::MediaRead(parts.user, parts.slot));
+    }
+
+    /// Whoever knows the reference of a file gets it, but not from a domain that does not talk to the user's.
+    pub(super) fn media_read(&mut self, user: &UserId, slot: ReplySlot, answer: Result<StoreAnswer, StoreFailure>) {
+        let read = match answer {
+            Ok(StoreAnswer::MediaRead(read)) => {
+                let owner = read.row.as_ref().and_then(|row| row.owner.as_ref());
+                let is_open = owner.is_some_and(|owner| self.topology.domains.allow_ids(user.as_str(), &owner.user));
+                let none = || Failure::Store(StoreFailure::NotFound { detail: "there is no such file".to_owned() });
+                if is_open { Ok(Answer::MediaRead(Box::new(read))) } else { Err(none()) }
+            }
+            other => Err(unexpected(other)),
+        };
+        self.end(slot, read);
     }
 
     fn media(&self, id: &[u8]) -> Option<(MediaId, ShardId)> {

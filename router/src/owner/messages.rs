@@ -30,7 +30,7 @@ impl Owner {
                 return self.refuse(slot, &failure);
             }
         };
-        if !self.crossings.allow(sending.sender.domain(), sending.recipient.domain()) {
+        if !self.topology.domains.allow(sending.sender.domain(), sending.recipient.domain()) {
             return self.refuse(sending.slot, &Failure::OtherDomain(sending.recipient.to_string()));
         }
         self.watch_send(&sending);

@@ -8,7 +8,8 @@ use carillon_proto::{
         client::{Presence, Show},
         link::{self, ContactNews, Presences, Probe, SessionPresence, SetPresence, Signaled, signaled::Notice},
         store::{
-            Allowed, BlockedUser, DeleteSession, Person, ReadAllowed, ReadContacts, directory_command, store_request,
+            Allowed, BlockedUser, ContactsRead, DeleteSession, Person, ReadAllowed, ReadContacts, directory_command,
+            store_request,
         },
     },
 };
@@ -153,6 +154,14 @@ impl Owner {
             Err(StoreFailure::Gone { .. }) => return self.presences.forget(user),
             _ => None,
         };
+        let (read, parted) = match read {
+            Some(read) => {
+                let (read, parted) = self.within_reach(user, incarnation, read);
+                (Some(read), parted)
+            }
+            None => (None, Vec::new()),
+        };
+        self.tell_presence(user, None, parted, time_ms);
         let current = self.current(user);
         let Some(telling) = self.presences.read(user, incarnation, read.as_ref(), &current, now) else { return };
         let read = read.unwrap_or_default();
@@ -205,6 +214,20 @@ impl Owner {
             let of = vec![Person { user: user.as_str().to_owned(), incarnation }];
             self.probed(Probe { from: Some(from), of, last_seen: true }, now, time_ms);
         }
+    }
+
+    /// The contacts without those of domains that do not talk to the user's, and which of those saw the user until now.
+    fn within_reach(&self, user: &UserId, incarnation: u64, mut read: ContactsRead) -> (ContactsRead, Vec<Person>) {
+        let mut parted = Vec::new();
+        read.contacts.retain(|row| {
+            let is_within = self.topology.domains.allow_ids(user.as_str(), &row.contact);
+            if !is_within && let Some(row_of) = &row.row {
+                let contact = Person { user: row.contact.clone(), incarnation: row_of.peer };
+                parted.extend(Some(contact).filter(|contact| self.presences.is_watcher(user, incarnation, contact)));
+            }
+            is_within
+        });
+        (read, parted)
     }
 
     pub(super) fn tell_presence(&mut self, user: &UserId, shown: Option<&Shown>, to: Vec<Person>, time_ms: u64) {
@@ -265,7 +288,11 @@ impl Owner {
         let mut gateways: BTreeMap<LeaseId, Vec<u64>> = BTreeMap::new();
         let mut others = Vec::new();
         for (user, incarnation) in to {
-            let blocks = |presence: &Presence| self.presences.blocks(user, &presence.user);
+            // Nobody sees who is beyond reach, but that it is gone.
+            let is_beyond = |presence: &Presence| {
+                presence.show() != Show::Unspecified && !self.topology.domains.allow_ids(user, &presence.user)
+            };
+            let blocks = |presence: &Presence| self.presences.blocks(user, &presence.user) || is_beyond(presence);
             let hides = says_last_seen && self.presences.hides_last_seen(user);
             if hides || presences.iter().any(blocks) {
                 let heard = presences.iter().filter(|presence| !blocks(presence)).cloned();
@@ -293,6 +320,8 @@ impl Owner {
 
     fn probed(&mut self, Probe { from, of, last_seen }: Probe, now: Instant, time_ms: u64) {
         let Some(from) = from else { return };
+        let domains = self.topology.domains.clone();
+        let of = of.into_iter().filter(|contact| domains.allow_ids(&contact.user, &from.user));
         let is_known = self.missing() == 0;
         let (mut presences, mut unknown, mut offline) = (Vec::new(), Vec::new(), Vec::new());
         for contact in of {

@@ -58,7 +58,7 @@ impl Owner {
         match change {
             Some(Asked::Set(set)) => self.write_privacy(changing, Change::Set(set)),
             Some(Asked::Block(who)) => match UserId::new(&who) {
-                Ok(who) if !self.crossings.allow(changing.user.domain(), who.domain()) => {
+                Ok(who) if !self.topology.domains.allow(changing.user.domain(), who.domain()) => {
                     self.refuse(changing.slot, &Failure::OtherDomain(who.to_string()));
                 }
                 Ok(who) => {
@@ -229,6 +229,9 @@ impl Owner {
 
     /// The other side of a conversation hears how far this user is, if the user allows it.
     pub(super) fn mark(&mut self, by: &UserId, marked: Marked, now: Instant) {
+        if !self.topology.domains.allow_ids(by.as_str(), &marked.user) {
+            return;
+        }
         match self.accounts.get(by) {
             Some(account) => self.mark_by(by, &account, marked, now),
             None => self.wait(by, Waiter::Mark(Box::new(marked)), now),

@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use carillon_proto::{
-    ClientId, DeviceId, DuplicateKey, Level, TimelineId, UserId,
+    ClientId, DeviceId, DuplicateKey, Level, MediaReference, TimelineId, UserId,
     limits::{MAX_FRAME_BYTES, MAX_REPORT_TEXT_BYTES, REPORT_BYTES, REPORTED, REPORTED_AROUND, REPORTED_EDITS},
     pb::{
         client::{Envelope, MessageState, recipient::To},
@@ -75,6 +76,9 @@ impl Owner {
         }
         let RequestContext { user, slot, deadline, .. } = parts;
         match checked(&user, report, time_ms) {
+            Ok((TimelineId::Group(group), ..)) if !self.topology.domains.allow(user.domain(), group.domain()) => {
+                self.refuse(slot, &Failure::OtherDomain(group.to_string()));
+            }
             Ok((conversation, seqs, put)) => {
                 let (found, asked) = (Found::default(), Asked::First);
                 self.read_reported(Box::new(Reporting { user, put, conversation, seqs, found, asked, slot, deadline }));
@@ -260,6 +264,8 @@ impl Reporting {
             }
         }
         kept.sort_unstable_by_key(|message| message.seq);
+        let media: BTreeSet<_> = kept.iter().flat_map(files).map(|file| *file.id().as_bytes()).collect();
+        self.put.media = media.iter().map(|id| Bytes::copy_from_slice(id)).collect();
         self.put.evidence = Some(ReportEvidence { messages: kept });
         Ok(())
     }
@@ -267,6 +273,13 @@ impl Reporting {
 
 fn size(message: &Message) -> usize {
     message.envelope.len() + message.state.len()
+}
+
+/// The files to which the message refers, by what it says and by the edit in its state.
+fn files(message: &Message) -> impl Iterator<Item = MediaReference> {
+    let said = Envelope::decode(message.envelope.clone()).ok();
+    let edit = MessageState::decode(message.state.clone()).ok().and_then(|state| state.edit);
+    [said, edit].into_iter().flatten().filter_map(|envelope| MediaReference::of_content(&envelope.content?))
 }
 
 /// Leaves out what the message says.

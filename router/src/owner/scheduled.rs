@@ -38,7 +38,7 @@ impl Owner {
             TimelineId::Inbox(user) => user.domain(),
             TimelineId::Group(group) => group.domain(),
         };
-        if !self.crossings.allow(parts.user.domain(), domain) {
+        if !self.topology.domains.allow(parts.user.domain(), domain) {
             return self.refuse(parts.slot, &Failure::OtherDomain(to.owner().to_owned()));
         }
         let incarnation = schedule.incarnation;

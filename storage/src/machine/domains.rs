@@ -4,7 +4,8 @@
 use std::{collections::BTreeMap, io, sync::Arc};
 
 use carillon_proto::{
-    limits::{DOMAIN_KEYS, DOMAINS},
+    ANY_DOMAIN,
+    limits::{CROSSINGS, DOMAIN_CROSSINGS, DOMAIN_KEYS, DOMAINS},
     pb::store::{Domain, SetDomain, rejected::Reason},
 };
 use prost::Message as _;
@@ -16,8 +17,21 @@ use crate::engine::{Changes, sled::DirectoryShard};
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct DomainRows(Arc<BTreeMap<String, Domain>>);
 
-/// Retention of messages in milliseconds, of domains that have a time of their own.
-pub(crate) type MessageAges = Arc<BTreeMap<String, u64>>;
+/// Times in milliseconds, of domains that have one of their own.
+pub(crate) type Ages = Arc<BTreeMap<String, u64>>;
+
+/// How long domains keep messages and reports.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct DomainAges {
+    pub(crate) messages: Ages,
+    pub(crate) reports: Ages,
+}
+
+impl DomainAges {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.reports.is_empty()
+    }
+}
 
 impl DomainRows {
     pub(super) fn load(shard: &DirectoryShard) -> io::Result<Self> {
@@ -35,9 +49,12 @@ impl DomainRows {
         self.0.values().cloned().collect()
     }
 
-    pub(crate) fn message_ages(&self) -> MessageAges {
-        let aged = self.0.iter().filter(|(_, row)| row.message_age_ms != 0);
-        Arc::new(aged.map(|(name, row)| (name.clone(), row.message_age_ms)).collect())
+    pub(crate) fn ages(&self) -> DomainAges {
+        let of = |age_ms: fn(&Domain) -> u64| -> Ages {
+            let aged = self.0.iter().filter(|(_, row)| age_ms(row) != 0);
+            Arc::new(aged.map(|(name, row)| (name.clone(), age_ms(row))).collect())
+        };
+        DomainAges { messages: of(|row| row.message_age_ms), reports: of(|row| row.report_age_ms) }
     }
 
     pub(super) fn set(&mut self, op: &SetDomain, changes: &mut Changes) -> Result<(), (Reason, String)> {
@@ -48,6 +65,8 @@ impl DomainRows {
             }
             changes.delete(keys::domain(&op.name));
             Arc::make_mut(&mut self.0).remove(&op.name);
+            let others: Vec<String> = self.0.keys().cloned().collect();
+            others.iter().for_each(|other| self.unname(other, &op.name, changes));
             return Ok(());
         }
         if known.is_none() && self.0.len() >= DOMAINS {
@@ -56,11 +75,63 @@ impl DomainRows {
         let mut row = known.cloned().unwrap_or_else(|| Domain { name: op.name.clone(), ..Domain::default() });
         set_keys(&mut row, op)?;
         set_limits(&mut row, op);
+        self.set_crossings(&mut row, op)?;
         if known != Some(&row) {
             changes.put(keys::domain(&op.name), row.encode_to_vec());
             Arc::make_mut(&mut self.0).insert(op.name.clone(), row);
         }
+        for other in &op.part_from {
+            self.unname(other, &op.name, changes);
+        }
         Ok(())
+    }
+
+    /// Changes which others the row names. Those that name it are not changed yet.
+    fn set_crossings(&self, row: &mut Domain, op: &SetDomain) -> Result<(), (Reason, String)> {
+        for other in &op.part_from {
+            let before = row.crosses_to.len();
+            row.crosses_to.retain(|name| name != other);
+            if before == row.crosses_to.len() && !self.names(other, &op.name) {
+                return Err((Reason::NotFound, self.why_not_named(&op.name, other)));
+            }
+        }
+        let before = row.crosses_to.len();
+        row.crosses_to.extend(op.cross_to.iter().cloned());
+        row.crosses_to.sort_unstable();
+        row.crosses_to.dedup();
+        if row.crosses_to.len() > DOMAIN_CROSSINGS {
+            let why = format!("domain {:?} would cross to more than {DOMAIN_CROSSINGS} others", op.name);
+            return Err((Reason::Full, why));
+        }
+        let others = self.0.values().filter(|other| other.name != op.name).map(|other| other.crosses_to.len());
+        if row.crosses_to.len() > before && others.sum::<usize>() + row.crosses_to.len() > CROSSINGS {
+            return Err((Reason::Full, format!("domains would cross to others more than {CROSSINGS} times in all")));
+        }
+        Ok(())
+    }
+
+    fn names(&self, domain: &str, other: &str) -> bool {
+        self.0.get(domain).is_some_and(|row| row.crosses_to.iter().any(|name| name == other))
+    }
+
+    fn why_not_named(&self, domain: &str, other: &str) -> String {
+        for (of, to) in [(domain, other), (other, domain)] {
+            if self.names(of, ANY_DOMAIN) {
+                return format!("domain {of:?} crosses to any, so also to {to:?}: take {ANY_DOMAIN:?} from it");
+            }
+        }
+        format!("domain {domain:?} does not cross to {other:?}")
+    }
+
+    /// Takes the name of this domain from the row of that one.
+    fn unname(&mut self, of: &str, domain: &str, changes: &mut Changes) {
+        if !self.names(of, domain) {
+            return;
+        }
+        if let Some(row) = Arc::make_mut(&mut self.0).get_mut(of) {
+            row.crosses_to.retain(|name| name != domain);
+            changes.put(keys::domain(of), row.encode_to_vec());
+        }
     }
 }
 
@@ -75,6 +146,7 @@ fn set_limits(row: &mut Domain, op: &SetDomain) {
     to(&mut row.max_group_members, op.max_group_members);
     to(&mut row.max_media_bytes, op.max_media_bytes);
     to(&mut row.message_age_ms, op.message_age_ms);
+    to(&mut row.report_age_ms, op.report_age_ms);
     to(&mut row.closed, op.closed);
     to(&mut row.no_new_groups, op.no_new_groups);
 }

@@ -46,7 +46,7 @@ pub(crate) use self::{
     copied::Kept,
     directory::DirectoryMachine,
     directory_reader::DirectoryReader,
-    domains::MessageAges,
+    domains::{Ages, DomainAges},
     erasure::{Erasing, REDACTED},
     level::{ShardLevel, directory_level, timeline_level},
     media_reader::{DueMedia, FoundFile, REMOVED_MEDIA},

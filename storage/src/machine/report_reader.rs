@@ -3,6 +3,7 @@
 use std::io;
 
 use carillon_proto::{
+    domain_of,
     limits::BATCH_BYTES,
     pb::store::{
         Person, ReadReport, ReadReports, ReportEvidence, ReportPlace, ReportRead, ReportRow, ReportSum, ReportsOfUser,
@@ -12,10 +13,10 @@ use carillon_proto::{
 use prost::Message;
 
 use super::{
-    TimelineReader, Unread, broken,
+    Ages, TimelineReader, Unread, broken,
     groups::refused,
     keys::{self, ReportKey},
-    retention::{LOOKED_AT, Retention, clock},
+    retention::{LOOKED_AT, Retention, age_of, clock},
 };
 use crate::engine::fjall::TimelineView;
 
@@ -78,6 +79,7 @@ impl TimelineReader {
         &self,
         after: &[u8],
         retention: &Retention,
+        ages: &Ages,
         limit: usize,
     ) -> io::Result<(Vec<ReportPlace>, Vec<u8>)> {
         let view = self.shard.view();
@@ -87,7 +89,9 @@ impl TimelineReader {
         let mut old = Vec::new();
         for (looked_at, found) in (1..).zip(view.range(begin..=end)) {
             let (key, value) = found?;
-            if retention.age_ms(clock_ms, decode::<ReportRow>(&value)?.clock_ms) > retention.report_age_ms {
+            let row = decode::<ReportRow>(&value)?;
+            let kept_ms = age_of(retention.report_age_ms, ages, reporter(&row));
+            if kept_ms != 0 && retention.age_ms(clock_ms, row.clock_ms) > kept_ms {
                 old.push(place_of(&key)?);
             }
             if old.len() >= limit || looked_at >= LOOKED_AT {
@@ -112,8 +116,11 @@ pub(super) fn bytes_of(evidence: &ReportEvidence) -> usize {
 }
 
 fn is_of_domain(row: &ReportRow, domain: Option<&str>) -> bool {
-    let of = |user: &str| user.split_once('@').map_or("", |(_, domain)| domain).to_owned();
-    domain.is_none_or(|domain| row.reporter.as_ref().is_some_and(|reporter| of(&reporter.user) == domain))
+    domain.is_none_or(|domain| domain_of(reporter(row)) == domain)
+}
+
+fn reporter(row: &ReportRow) -> &str {
+    row.reporter.as_ref().map_or("", |reporter| &reporter.user)
 }
 
 fn place_of(key: &[u8]) -> io::Result<ReportPlace> {

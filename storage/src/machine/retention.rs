@@ -3,15 +3,17 @@
 
 use std::io;
 
-use carillon_proto::narrowed;
-use carillon_proto::pb::store::{
-    Conversation, Membership, MessageRequest, Trim, member::Standing, sweep_conversations::Seen as SeenConversation,
-    sweep_cursors::Seen, sweep_memberships::Seen as SeenMembership,
+use carillon_proto::{
+    domain_of, narrowed,
+    pb::store::{
+        Conversation, Membership, MessageRequest, Trim, member::Standing,
+        sweep_conversations::Seen as SeenConversation, sweep_cursors::Seen, sweep_memberships::Seen as SeenMembership,
+    },
 };
 use prost::Message as _;
 
 use super::{
-    MessageAges, broken, conversations,
+    Ages, broken, conversations,
     keys::{self, Cursor, GroupCursor, Stored},
     timeline::TimelineState,
 };
@@ -65,15 +67,12 @@ impl Retention {
     }
 }
 
-/// As the domain of this owner has it: its own time, if that is shorter.
-fn of_domain(retention: &Retention, ages: &MessageAges, owner: &[u8]) -> Retention {
-    let at = owner.iter().position(|byte| *byte == b'@').map_or(owner.len(), |at| at + 1);
-    let name = str::from_utf8(&owner[at..]).unwrap_or_default();
-    let max_age_ms = match (retention.max_age_ms, ages.get(name).copied().unwrap_or(0)) {
+/// As the domain of this user or group has it: its own time, if that is shorter. 0: any.
+pub(super) fn age_of(of_cluster: u64, ages: &Ages, id: &str) -> u64 {
+    match (of_cluster, ages.get(domain_of(id)).copied().unwrap_or(0)) {
         (0, of_domain) => of_domain,
         (of_cluster, of_domain) => narrowed(of_cluster, of_domain),
-    };
-    Retention { max_age_ms, ..*retention }
+    }
 }
 
 /// Up to `limit` trims of the timelines after the key `after`, and the key to continue after; empty at the end.
@@ -81,7 +80,7 @@ pub(crate) fn due(
     view: &TimelineView<'_>,
     after: &[u8],
     retention: &Retention,
-    ages: &MessageAges,
+    ages: &Ages,
     limit: usize,
 ) -> io::Result<(Vec<Trim>, Vec<u8>)> {
     let mut trims = Vec::new();
@@ -94,7 +93,9 @@ pub(crate) fn due(
     for record in view.range(begin..=keys::after_timelines()) {
         let (key, value) = record?;
         // The owner stands behind the first byte and the kind.
-        let retention = of_domain(retention, ages, key.get(2..).unwrap_or_default());
+        let owner = str::from_utf8(key.get(2..).unwrap_or_default()).unwrap_or_default();
+        let max_age_ms = age_of(retention.max_age_ms, ages, owner);
+        let retention = Retention { max_age_ms, ..*retention };
         let (first, before_seq) = first_and_first_kept(view, &value, clock_ms, &retention)?;
         if before_seq > first {
             let ([_, epoch, ..], _) = keys::timeline_numbers(&value)?;

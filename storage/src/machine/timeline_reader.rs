@@ -14,7 +14,7 @@ use carillon_proto::{
 };
 
 use super::{
-    MessageAges, ShardLevel, Unread,
+    Ages, ShardLevel, Unread,
     annotations::{self, ReadBy},
     conversations::unread_in_group,
     groups::Readable,
@@ -173,7 +173,7 @@ impl TimelineReader {
         &self,
         after: &[u8],
         retention: &Retention,
-        ages: &MessageAges,
+        ages: &Ages,
         limit: usize,
     ) -> io::Result<(Vec<Trim>, Vec<u8>)> {
         retention::due(&self.shard.view(), after, retention, ages, limit)

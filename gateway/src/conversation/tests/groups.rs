@@ -91,7 +91,11 @@ fn rules_with_groups() -> Arc<Rules> {
 impl Play {
     /// Signed in, with three messages in the inbox that the device has.
     fn with_groups(change: impl FnOnce(&mut client::SignIn)) -> Self {
-        let mut play = Self::with(rules_with_groups());
+        Self::with_groups_by(rules_with_groups(), change)
+    }
+
+    fn with_groups_by(rules: Arc<Rules>, change: impl FnOnce(&mut client::SignIn)) -> Self {
+        let mut play = Self::with(rules);
         let Body::SignIn(mut sign_in) = token_sign_in("alice", 3600) else { panic!("no sign-in") };
         change(&mut sign_in);
         play.says(Body::SignIn(sign_in));

@@ -450,3 +450,68 @@ fn who_asks_while_a_contact_may_come_back_is_told_what_the_others_know() {
         assert_eq!(told(&play.answer(*token, read(vec![both("bob", 7)]))), expected);
     }
 }
+
+#[test]
+fn users_of_domains_that_no_longer_talk_to_each_other_are_gone_for_each_other() {
+    let crossing = || {
+        let crosses_to = vec![String::new()];
+        vec![store::Domain { name: "a.example".to_owned(), crosses_to, ..store::Domain::default() }]
+    };
+    let mut play = Play::new();
+    play.decides(crossing());
+    play.knows("alice", &[session("alice", "phone", 10, 1)]);
+    play.request(show("alice", 1, Show::Online));
+    let (bob, carol) = (person("bob@a.example", 7), person("carol", 8));
+    let contacts = || read(vec![both("bob@a.example", 7), both("carol", 8)]);
+    let reads = |effects: &[Did]| match effects {
+        [Did::ReadContacts(token, _, true, (0, 0))] => *token,
+        other => panic!("{other:?}"),
+    };
+    let probed = |effects: &[Did]| {
+        effects
+            .iter()
+            .find_map(|did| if let Did::Says(Said::Probe(probe)) = did { Some(probe.of.clone()) } else { None })
+    };
+    let all_told =
+        |effects: &[Did]| -> Vec<Told> { effects.iter().filter_map(|did| told(std::slice::from_ref(did))).collect() };
+    let alice = |shown: Show, to: &[&Person]| -> Told {
+        (vec![("alice".to_owned(), shown)], to.iter().copied().cloned().collect())
+    };
+    let token = reads(&play.after(0));
+    let effects = play.answer(token, contacts());
+    assert_eq!(all_told(&effects), [alice(Show::Online, &[&bob, &carol])]);
+    assert_eq!(probed(&effects), Some(vec![bob.clone(), carol.clone()]));
+    let hears = |play: &mut Play, show: Show| {
+        let presences = vec![Presence { user: bob.user.clone(), show: show.into(), ..Presence::default() }];
+        let said = Presences { presences, to: vec![person("alice", 0)], asked: false };
+        play.owner.said(Said::Presences(said), play.now, 1_000);
+        play.effects().len()
+    };
+    assert_eq!(hears(&mut play, Show::Online), 1);
+
+    // At once nothing comes through but that he is gone, and he has no answer.
+    play.decides(vec![]);
+    assert_eq!([hears(&mut play, Show::Away), hears(&mut play, Show::Unspecified)], [0, 1]);
+    let probe = Probe { from: Some(bob.clone()), of: vec![person("alice", 0)], last_seen: true };
+    play.owner.said(Said::Probe(probe.clone()), play.now, 1_000);
+    assert_eq!(play.effects(), []);
+    // Soon she is gone for him, and goes on for others.
+    let token = reads(&play.after(5_000));
+    let effects = play.answer(token, contacts());
+    assert_eq!(all_told(&effects), [alice(Show::Unspecified, &[&bob])]);
+    assert_eq!(probed(&effects), Some(vec![carol.clone()]));
+    play.request(show("alice", 1, Show::Away));
+    let effects = play.after(1_000);
+    let [Did::ReadContacts(token, _, true, _)] = effects[..] else { panic!("{effects:?}") };
+    assert_eq!(all_told(&play.answer(token, contacts())), [alice(Show::Away, &[&carol])]);
+
+    // It is allowed again.
+    play.decides(crossing());
+    let token = reads(&play.after(5_000));
+    let effects = play.answer(token, contacts());
+    assert_eq!(all_told(&effects), [alice(Show::Away, &[&bob])]);
+    assert_eq!(probed(&effects), Some(vec![bob.clone(), carol]));
+    assert_eq!(hears(&mut play, Show::Online), 1);
+    play.owner.said(Said::Probe(probe), play.now, 1_000);
+    assert_eq!(all_told(&play.effects()), [alice(Show::Away, &[&bob])]);
+}

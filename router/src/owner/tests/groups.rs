@@ -4,7 +4,7 @@ use carillon_proto::pb::{
     client::{ChatState, group_change::What},
     link::{ChangeGroup, ChatStateTold, Follow, TellChatState, change_group::Change, signaled::Notice},
     store::{
-        ChangeMembers, CreateGroup, Group, GroupRead, HeadRead, HeadsRead, Person, Role, change_members,
+        ChangeMembers, CreateGroup, Domain, Group, GroupRead, HeadRead, HeadsRead, Person, Role, change_members,
         member::Standing,
     },
 };
@@ -345,6 +345,15 @@ fn nothing_crosses_the_border_of_a_domain_unless_it_is_allowed() {
         let (group, sender) = (Bytes::from(group.to_owned()), Bytes::from(sender.to_owned()));
         Op::ChangeGroup(Box::new(ChangeGroup { group, sender, ..*asked }))
     };
+    let play = || {
+        let mut play = play();
+        play.decides(vec![Domain {
+            name: "b.example".to_owned(),
+            crosses_to: vec!["a.example".to_owned()],
+            ..Domain::default()
+        }]);
+        play
+    };
     let refused = |op: Op| {
         let mut play = play();
         let effects = play.request(op);
@@ -365,6 +374,15 @@ fn nothing_crosses_the_border_of_a_domain_unless_it_is_allowed() {
         Op::ReadGroup(link::ReadGroup { group: group.to_owned(), reader })
     };
     refused(read("club@a.example", "eve"));
+    let history = |group: &str, user: &str| {
+        let timeline = Some(TimelineId::Group(GroupId::new(group).expect("valid")).to_client());
+        Op::Read(link::ReadTimeline { timeline, user: user.to_owned(), limit: 9, ..link::ReadTimeline::default() })
+    };
+    refused(history("club@a.example", "eve"));
+    for user in ["eve@b.example", ""] {
+        let effects = play().request(history("club@a.example", user));
+        assert!(matches!(&effects[..], [Did::ReadTimeline(..)]), "{user:?}: {effects:?}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use carillon_proto::{
     MediaId,
     pb::{
         link::{CompleteMedia, CreateMedia, ReadMedia, router_reply::Result as Reply},
-        store::{MediaRead, MediaRow},
+        store::{Domain, MediaRead, MediaRow, Person},
     },
 };
 
@@ -64,10 +64,33 @@ fn a_file_is_in_the_shard_of_its_owners_inbox_which_its_id_names() {
     let effects = play.request(Op::ReadMedia(ReadMedia { user: "alice".into(), id }));
     let [Did::ReadMedia(token, at, _)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(at, shard);
-    let row = Some(MediaRow { size_bytes: 10, ..MediaRow::default() });
+    let owner = Some(Person { user: "alice".to_owned(), incarnation: 64 });
+    let row = Some(MediaRow { owner, size_bytes: 10, ..MediaRow::default() });
     let answer = play.answer(*token, StoreAnswer::MediaRead(MediaRead { row }));
     let [Did::Answer(3, Reply::MediaRead(read))] = &answer[..] else { panic!("{answer:?}") };
     assert_eq!(read.row.as_ref().map(|row| row.size_bytes), Some(10));
+}
+
+#[test]
+fn a_file_stays_in_the_domains_that_its_owners_domain_talks_to_whoever_knows_its_reference() {
+    let mut play = play();
+    let crosses_to = vec!["b.example".to_owned()];
+    play.decides(vec![Domain { name: "a.example".to_owned(), crosses_to, ..Domain::default() }]);
+    let mut read = |user: &str| {
+        let id = Bytes::copy_from_slice(MediaId::new(0, [1; 14]).as_bytes());
+        let effects = play.request(Op::ReadMedia(ReadMedia { user: user.into(), id }));
+        let [Did::ReadMedia(token, ..)] = effects[..] else { panic!("{effects:?}") };
+        let owner = Some(Person { user: "ann@a.example".to_owned(), incarnation: 64 });
+        let mut answer = play
+            .answer(token, StoreAnswer::MediaRead(MediaRead { row: Some(MediaRow { owner, ..MediaRow::default() }) }));
+        answer.remove(0)
+    };
+    for user in ["bob@a.example", "bob@b.example"] {
+        assert!(matches!(read(user), Did::Answer(_, Reply::MediaRead(_))), "{user}");
+    }
+    for user in ["bob", "bob@c.example"] {
+        assert_eq!(refusal(&read(user)).code(), client::Code::NotFound, "{user}");
+    }
 }
 
 #[test]

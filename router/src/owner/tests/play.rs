@@ -12,7 +12,7 @@ pub(super) use prost::Message as _;
 pub(super) use super::super::*;
 pub(super) use crate::session;
 pub(super) use crate::topology::tests::topology;
-use crate::{companions::Companions, crossings::Crossings, reply::tests::Replies};
+use crate::{companions::Companions, reply::tests::Replies};
 
 pub(super) const GATEWAYS: [u64; 3] = [10, 20, 30];
 
@@ -42,7 +42,6 @@ impl Play {
             accounts: 100,
             cursor_pause: Duration::from_millis(100),
             unknown_recipient: unknown,
-            crossings: Crossings::of(&[["a.example".to_owned(), "b.example".to_owned()]]),
             max_devices_per_user: 256,
             companions: Companions::default(),
             followers: Default::default(),

@@ -1,10 +1,10 @@
 //! Reports: which messages are read, which are kept, and which are no reason for one.
 
 use carillon_proto::{
-    ClientId, DeviceId, DuplicateKey,
+    ClientId, DeviceId, DuplicateKey, MediaReference,
     limits::REPORT_BYTES,
     pb::{
-        client::{Code, Content, Envelope, Recipient, Text, content, recipient::To},
+        client::{Code, Content, Edit, Envelope, Media, MessageState, Recipient, Text, content, recipient::To},
         link::{Report, router_reply::Result as Reply},
         store::{Person, ReportPlace, ReportPut, ReportReason, StoredEntry, TimelineKey, TimelineRead},
     },
@@ -115,6 +115,33 @@ fn messages_are_read_from_the_inbox_of_their_reporter_and_kept_with_those_around
     let done = StoreAnswer::ReportPut(ReportPut { place: Some(ReportPlace::default()), changed: true });
     let answer = play.answer(token, done);
     assert!(matches!(&answer[..], [Did::Answer(1, Reply::Done(_))]), "nobody else hears of it: {answer:?}");
+}
+
+#[test]
+fn a_report_names_the_files_of_its_messages_and_of_their_edits_each_once() {
+    let mut play = play();
+    let reference = |number: u8| MediaReference::from_bytes(&[number; MediaReference::BYTES]).expect("valid");
+    let file = |number: u8| {
+        let media = Media { id: reference(number).to_bytes().to_vec().into(), ..Media::default() };
+        Content { body: Some(content::Body::File(media)), ..Content::default() }
+    };
+    let entry = |seq, number, edited: Option<u8>| {
+        let said = Envelope { content: Some(file(number)), ..envelope("bob", To::User("alice".into()), "") };
+        let edit = edited.map(|number| {
+            let edit = Edit { content: Some(Box::new(file(number))), ..Edit::default() };
+            let content = Content { body: Some(content::Body::Edit(Box::new(edit))), ..Content::default() };
+            Envelope { content: Some(content), ..Envelope::default() }
+        });
+        let state = MessageState { edits: edit.is_some().into(), edit, ..MessageState::default() };
+        StoredEntry { seq, envelope: said.encode_to_vec().into(), state: state.encode_to_vec().into() }
+    };
+    let effects = play.request(of_bob(&[2]));
+    let (token, ..) = asks(&effects);
+    let effects = play.answer(token, read(vec![entry(1, 9, None), entry(2, 4, Some(7)), entry(3, 9, Some(4))]));
+    let (_, put) = puts(&effects);
+    let mut ids = [4, 7, 9].map(|number| reference(number).id().as_bytes().to_vec());
+    ids.sort_unstable();
+    assert_eq!(put.media, ids);
 }
 
 #[test]
@@ -254,4 +281,15 @@ fn too_many_reports_are_refused_for_good() {
     let effects = play.answer(asks(&effects).0, read(vec![entry(7, "bob", "alice", "his")]));
     let effects = play.fails(puts(&effects).0, StoreFailure::NoRoom { detail: "20 are open".into() });
     assert_eq!((refusal(&effects[0]).code(), refusal(&effects[0]).retry), (Code::RateLimited, false));
+}
+
+#[test]
+fn a_group_of_a_domain_that_does_not_talk_to_the_reporters_is_not_read_for_a_report() {
+    let mut play = play();
+    let of = |group: &str| Op::Report(Box::new(report(key(Kind::Group, group), &[3])));
+    let effects = play.request(of("g@a.example"));
+    assert_eq!(refusal(&effects[0]).code(), Code::Forbidden);
+    let crosses_to = vec![String::new()];
+    play.decides(vec![store::Domain { name: "a.example".to_owned(), crosses_to, ..store::Domain::default() }]);
+    asks(&play.request(of("g@a.example")));
 }

@@ -1,8 +1,8 @@
 //! Checks of what is decided for domains.
 
 use carillon_proto::{
-    DomainId,
-    limits::LEAST_MESSAGE_AGE_MS,
+    ANY_DOMAIN, DomainId,
+    limits::{DOMAIN_CROSSINGS, LEAST_DOMAIN_AGE_MS},
     pb::store::{Rejected, SetDomain},
 };
 
@@ -18,11 +18,14 @@ pub(super) fn check_set(op: &SetDomain) -> Result<(), Rejected> {
     if op.name.is_empty() && op.max_users.is_some_and(|users| users != 0) {
         return Err(invalid("accounts of the default domain are not counted, so their number has no limit"));
     }
-    if op.message_age_ms.is_some_and(|age_ms| (1..LEAST_MESSAGE_AGE_MS).contains(&age_ms)) {
-        return Err(invalid(format!(
-            "messages are kept for 0 (as the cluster says) or at least {LEAST_MESSAGE_AGE_MS} ms"
-        )));
+    for (what, age_ms) in [("messages", op.message_age_ms), ("reports", op.report_age_ms)] {
+        if age_ms.is_some_and(|age_ms| (1..LEAST_DOMAIN_AGE_MS).contains(&age_ms)) {
+            let why = format!("{what} are kept for 0 (as the cluster says) or at least {LEAST_DOMAIN_AGE_MS} ms");
+            return Err(invalid(why));
+        }
     }
+    check_crossings(&op.name, &op.cross_to)?;
+    check_crossings(&op.name, &op.part_from)?;
     let is_hash = |bytes: &[u8]| bytes.len() == HASH_BYTES;
     if op.add_key.as_ref().is_some_and(|key| !is_hash(&key.sha256)) {
         return Err(invalid("a key is the SHA-256 of a token, 32 bytes"));
@@ -36,4 +39,15 @@ pub(super) fn check_set(op: &SetDomain) -> Result<(), Rejected> {
         return Err(invalid(why));
     }
     Ok(())
+}
+
+fn check_crossings(domain: &str, others: &[String]) -> Result<(), Rejected> {
+    if others.len() > DOMAIN_CROSSINGS {
+        return Err(invalid(format!("{} other domains at once, not up to {DOMAIN_CROSSINGS}", others.len())));
+    }
+    others.iter().try_for_each(|other| match other.as_str() {
+        other if other == domain => Err(invalid("users of one domain always reach each other")),
+        "" | ANY_DOMAIN => Ok(()),
+        other => DomainId::check(other).map_err(invalid),
+    })
 }

@@ -1,7 +1,8 @@
 //! Checks of commands about reports.
 
+use bytes::Bytes;
 use carillon_proto::{
-    ShardId, ShardMap,
+    MediaId, ShardId, ShardMap,
     limits::{MAX_REPORT_TEXT_BYTES, REPORT_BYTES, REPORTED, REPORTED_AROUND, REPORTED_EDITS},
     pb::store::{
         PutReport, Rejected, RemoveReports, ReportEvidence, ReportPlace, ReportReason, SettleReport, timeline_key::Kind,
@@ -10,6 +11,11 @@ use carillon_proto::{
 
 use super::{check_any_timeline, check_any_user, check_timeline_key, invalid};
 use crate::machine::report_reader::{REMOVED_REPORTS, bytes_of};
+
+/// Most messages of a report.
+const MOST_MESSAGES: usize = REPORTED + REPORTED_EDITS + 2 * REPORTED_AROUND;
+/// A message may refer to a file, and the edit in its state to another one.
+const MOST_FILES: usize = 2 * MOST_MESSAGES;
 
 pub(super) fn check_put(shard: ShardId, map: ShardMap, op: &PutReport) -> Result<(), Rejected> {
     if check_timeline_key(shard, map, op.timeline.as_ref())? != Kind::Inbox {
@@ -27,6 +33,7 @@ pub(super) fn check_put(shard: ShardId, map: ShardMap, op: &PutReport) -> Result
     }
     check_text(&op.text)?;
     check_evidence(op.evidence.as_ref().unwrap_or(&ReportEvidence::default()))?;
+    check_media(&op.media)?;
     match op.authors.len() {
         1..=REPORTED => op.authors.iter().try_for_each(|author| check_any_user(author)),
         count => Err(invalid(format!("messages of {count} users, not 1 to {REPORTED}"))),
@@ -51,6 +58,19 @@ fn check_evidence(evidence: &ReportEvidence) -> Result<(), Rejected> {
         }
         _ => Ok(()),
     }
+}
+
+fn check_media(ids: &[Bytes]) -> Result<(), Rejected> {
+    if ids.len() > MOST_FILES {
+        return Err(invalid(format!("messages of a report refer to {} files, not up to {MOST_FILES}", ids.len())));
+    }
+    if ids.iter().any(|id| MediaId::from_bytes(id).is_none()) {
+        return Err(invalid("a file of a report has no id"));
+    }
+    if !ids.is_sorted_by(|one, next| one < next) {
+        return Err(invalid("files of a report are not each once and in order"));
+    }
+    Ok(())
 }
 
 pub(super) fn check_settled(op: &SettleReport) -> Result<(), Rejected> {

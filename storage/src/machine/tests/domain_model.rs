@@ -1,10 +1,10 @@
 //! Settings of domains, and the accounts of each, against a model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use carillon_proto::{
     Level, ShardId,
-    limits::{DOMAIN_KEYS, LEAST_MESSAGE_AGE_MS},
+    limits::{CROSSINGS, DOMAIN_CROSSINGS, DOMAIN_KEYS, LEAST_DOMAIN_AGE_MS},
     pb::store::{
         Account, CountAccounts, DeleteAccount, DirectoryCommand, Domain, DomainKey, EraseAccount, ListAccounts,
         PutAccount, Rejected, SetDomain, SetLevel, StoreError, directory_command::Op, put_account::Mode,
@@ -38,9 +38,15 @@ fn hash(key: u8) -> Vec<u8> {
 fn set() -> impl Strategy<Value = SetDomain> {
     let number = || proptest::option::of(0..4u32);
     let keys = (proptest::option::of(0..4u8), proptest::option::of(0..4u8));
-    (0..3usize, [number(), number(), number(), number()], keys, any::<[bool; 4]>(), 0..12u8).prop_map(
-        |(domain, [bytes, sends, users, members], (add, remove), [closed, sets_flags, open, _], kind)| {
+    let others = || proptest::collection::vec(0..4usize, 0..3);
+    let numbers = [number(), number(), number(), number()];
+    (0..3usize, numbers, keys, any::<[bool; 4]>(), 0..12u8, [others(), others()]).prop_map(
+        |(domain, [bytes, sends, users, members], (add, remove), [closed, sets_flags, open, _], kind, [to, from])| {
             let name = DOMAINS[domain].to_owned();
+            let named = |others: Vec<usize>| -> Vec<String> {
+                let all = [&DOMAINS[..], &["*"]].concat();
+                others.into_iter().filter(|other| *other != domain).map(|other| all[other].to_owned()).collect()
+            };
             if kind == 0 {
                 return SetDomain { name, remove: true, ..SetDomain::default() };
             }
@@ -52,7 +58,10 @@ fn set() -> impl Strategy<Value = SetDomain> {
                 max_group_members: members,
                 closed: sets_flags.then_some(closed),
                 no_new_groups: sets_flags.then_some(open),
-                message_age_ms: Some(u64::from(kind) * LEAST_MESSAGE_AGE_MS),
+                message_age_ms: Some(u64::from(kind) * LEAST_DOMAIN_AGE_MS),
+                report_age_ms: (kind % 2 == 0).then_some(u64::from(kind) * LEAST_DOMAIN_AGE_MS),
+                cross_to: named(to),
+                part_from: if kind < 4 { named(from) } else { Vec::new() },
                 add_key: add.map(|key| DomainKey { sha256: hash(key).into(), created_ms: key.into() }),
                 remove_key: remove.filter(|_| kind == 1).map(hash).unwrap_or_default().into(),
                 ..SetDomain::default()
@@ -154,7 +163,11 @@ impl Model {
 
     fn set(&mut self, op: &SetDomain) -> Option<Reason> {
         if op.remove {
-            return self.domains.remove(&op.name).is_none().then_some(Reason::NotFound);
+            if self.domains.remove(&op.name).is_none() {
+                return Some(Reason::NotFound);
+            }
+            self.domains.values_mut().for_each(|other| other.crosses_to.retain(|name| *name != op.name));
+            return None;
         }
         let known = self.domains.get(&op.name).cloned();
         let mut row = known.unwrap_or_else(|| Domain { name: op.name.clone(), ..Domain::default() });
@@ -172,6 +185,24 @@ impl Model {
             return Some(Reason::Full);
         }
         row.keys = keys;
+        let mut crossings: BTreeSet<String> = row.crosses_to.into_iter().collect();
+        let mut parted = BTreeSet::new();
+        for other in &op.part_from {
+            let names_this = self.domains.get(other).is_some_and(|row| row.crosses_to.contains(&op.name));
+            // The rows of others change only afterwards, so the second time there is nothing to part from but there.
+            if !crossings.remove(other) && !names_this {
+                return Some(Reason::NotFound);
+            }
+            parted.insert(other.clone());
+        }
+        crossings.extend(op.cross_to.iter().cloned());
+        row.crosses_to = crossings.into_iter().collect();
+        for other in &parted {
+            if let Some(other) = self.domains.get_mut(other) {
+                other.crosses_to.retain(|name| *name != op.name);
+            }
+        }
+        row.report_age_ms = op.report_age_ms.unwrap_or(row.report_age_ms);
         row.max_message_bytes = op.max_message_bytes.unwrap_or(row.max_message_bytes);
         row.sends_per_second = op.sends_per_second.unwrap_or(row.sends_per_second);
         row.max_users = op.max_users.unwrap_or(row.max_users);
@@ -187,13 +218,13 @@ impl Model {
         let state = reader.registry().borrow().clone();
         let rows: Vec<Domain> = self.domains.values().cloned().collect();
         assert_eq!(state.domains.all(), rows);
-        let ages: BTreeMap<String, u64> = self
-            .domains
-            .iter()
-            .map(|(name, row)| (name.clone(), row.message_age_ms))
-            .filter(|(_, age_ms)| *age_ms != 0)
-            .collect();
-        assert_eq!(*state.domains.message_ages(), ages);
+        let of = |age_ms: fn(&Domain) -> u64| -> BTreeMap<String, u64> {
+            let all = self.domains.iter().map(|(name, row)| (name.clone(), age_ms(row)));
+            all.filter(|(_, age_ms)| *age_ms != 0).collect()
+        };
+        let ages = state.domains.ages();
+        assert_eq!(*ages.messages, of(|row| row.message_age_ms));
+        assert_eq!(*ages.reports, of(|row| row.report_age_ms));
         for domain in &DOMAINS[1..] {
             let count = reader.count_accounts(&CountAccounts { domain: (*domain).to_owned() }).expect("reads");
             assert_eq!(count.accounts, self.accounts(domain), "{domain}");
@@ -288,12 +319,14 @@ fn what_can_t_be_decided_is_refused() {
     let check =
         |op: SetDomain| check_directory(SHARD, MAP, &command(Op::SetDomain(op))).map_err(|rejected| rejected.detail);
     let of = |name: &str| SetDomain { name: name.to_owned(), ..SetDomain::default() };
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     let key = |bytes: usize| Some(DomainKey { sha256: vec![1; bytes].into(), created_ms: 1 });
     for right in [
-        SetDomain { max_users: Some(3), message_age_ms: Some(LEAST_MESSAGE_AGE_MS), ..of("acme.example") },
+        SetDomain { max_users: Some(3), message_age_ms: Some(LEAST_DOMAIN_AGE_MS), ..of("acme.example") },
         SetDomain { max_users: Some(0), message_age_ms: Some(0), closed: Some(true), ..of("") },
         SetDomain { add_key: key(32), remove_key: vec![2; 32].into(), ..of("bücher.example") },
         SetDomain { remove: true, ..of("") },
+        SetDomain { cross_to: names(&["", "*", "b.example"]), part_from: names(&["c.example"]), ..of("acme.example") },
     ] {
         assert_eq!(check(right.clone()), Ok(()), "{right:?}");
     }
@@ -302,7 +335,12 @@ fn what_can_t_be_decided_is_refused() {
         ("not set as well", SetDomain { remove: true, closed: Some(true), ..of("acme.example") }),
         ("normal form", SetDomain { closed: Some(true), ..of("Acme.example") }),
         ("not counted", SetDomain { max_users: Some(3), ..of("") }),
-        ("at least 3600000 ms", SetDomain { message_age_ms: Some(LEAST_MESSAGE_AGE_MS - 1), ..of("acme.example") }),
+        ("at least 60000 ms", SetDomain { message_age_ms: Some(LEAST_DOMAIN_AGE_MS - 1), ..of("acme.example") }),
+        ("reports are kept for 0", SetDomain { report_age_ms: Some(1), ..of("acme.example") }),
+        ("always reach each other", SetDomain { cross_to: names(&["acme.example"]), ..of("acme.example") }),
+        ("always reach each other", SetDomain { part_from: names(&[""]), ..of("") }),
+        ("normal form", SetDomain { cross_to: names(&["B.example"]), ..of("acme.example") }),
+        ("not up to 32", SetDomain { cross_to: vec!["*".to_owned(); 33], ..of("acme.example") }),
         ("32 bytes", SetDomain { add_key: key(31), ..of("acme.example") }),
         ("32 bytes", SetDomain { remove_key: vec![1; 33].into(), ..of("acme.example") }),
     ] {
@@ -347,4 +385,62 @@ fn the_number_of_domains_is_bounded() {
     assert_eq!(rejected.reason(), Reason::Full);
     let known = SetDomain { name: "d7.example".into(), closed: Some(false), ..SetDomain::default() };
     assert!(matches!(world.apply(&Op::SetDomain(known)), Outcome::Done(_)));
+}
+
+#[test]
+fn a_crossing_ends_for_both_whoever_named_the_other_one() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let cross = |name: &str, to: &[&str]| {
+        Op::SetDomain(SetDomain { name: name.to_owned(), cross_to: names(to), ..SetDomain::default() })
+    };
+    let part = |name: &str, from: &[&str]| {
+        Op::SetDomain(SetDomain { name: name.to_owned(), part_from: names(from), ..SetDomain::default() })
+    };
+    let mut world = World::new();
+    let does = |world: &mut World, op: Op| match world.apply(&op) {
+        Outcome::Done(_) => Ok(()),
+        Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) }) => Err((rejected.reason(), rejected.detail)),
+        other => panic!("{other:?}"),
+    };
+    let crossings = |world: &World| {
+        let rows = world.shard.reader.registry().borrow().domains.all();
+        rows.into_iter().map(|row| (row.name, row.crosses_to.join(" "))).collect::<Vec<_>>()
+    };
+    let is = |expected: &[(&str, &str)]| -> Vec<(String, String)> {
+        expected.iter().map(|(name, to)| ((*name).to_owned(), (*to).to_owned())).collect()
+    };
+    does(&mut world, cross("a.example", &["c.example", "b.example", "b.example"])).expect("set");
+    does(&mut world, cross("b.example", &["a.example", ""])).expect("set");
+    assert_eq!(crossings(&world), is(&[("a.example", "b.example c.example"), ("b.example", " a.example")]));
+    does(&mut world, part("b.example", &["a.example"])).expect("ended");
+    assert_eq!(crossings(&world), is(&[("a.example", "c.example"), ("b.example", "")]));
+    // By the other one's name, too.
+    does(&mut world, part("c.example", &["a.example"])).expect("ended");
+    assert_eq!(crossings(&world), is(&[("a.example", ""), ("b.example", ""), ("c.example", "")]));
+    let (reason, why) = does(&mut world, part("c.example", &["a.example"])).expect_err("there is none");
+    assert!(reason == Reason::NotFound && why.contains("does not cross to"), "{why}");
+    does(&mut world, cross("a.example", &["*"])).expect("set");
+    let (reason, why) = does(&mut world, part("c.example", &["a.example"])).expect_err("it would go on");
+    assert!(reason == Reason::NotFound && why.contains("take \"*\" from it"), "{why}");
+    does(&mut world, part("a.example", &["*"])).expect("ended");
+    does(&mut world, cross("a.example", &["c.example"])).expect("set");
+    let remove = SetDomain { name: "c.example".to_owned(), remove: true, ..SetDomain::default() };
+    does(&mut world, Op::SetDomain(remove)).expect("removed");
+    assert_eq!(crossings(&world), is(&[("a.example", ""), ("b.example", "")]));
+
+    // Many.
+    let others: Vec<String> = (0..=DOMAIN_CROSSINGS).map(|number| format!("d{number}.example")).collect();
+    let others: Vec<&str> = others.iter().map(String::as_str).collect();
+    does(&mut world, cross("a.example", &others[1..])).expect("as many as may be");
+    assert_eq!(does(&mut world, cross("a.example", &others[..1])).expect_err("one more").0, Reason::Full);
+    does(&mut world, cross("a.example", &others[1..2])).expect("is there already");
+    let mut rows = 1;
+    while (rows + 1) * DOMAIN_CROSSINGS <= CROSSINGS {
+        does(&mut world, cross(&format!("e{rows}.example"), &others[1..])).expect("as many as may be");
+        rows += 1;
+    }
+    let (reason, why) = does(&mut world, cross("f.example", &others[1..])).expect_err("too many in all");
+    assert!(reason == Reason::Full && why.contains("in all"), "{why}");
+    does(&mut world, part("a.example", &others[1..])).expect("ended");
+    does(&mut world, cross("f.example", &others[1..])).expect("there is room");
 }

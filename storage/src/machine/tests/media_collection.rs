@@ -12,8 +12,8 @@ use carillon_proto::{
         client::Envelope,
         store::{
             AdvanceClock, Append, CheckMedia, CollectMedia, CompleteMedia, CreateMedia, Header, MediaHold, MediaRow,
-            NoteReleasedMedia, Person, ReadMedia, ReadOutbox, ScheduledRow, SetLevel, TimelineCommand, TimelineKey,
-            Trim, media_row::State, outbox_row::Task, timeline_command::Op, timeline_key::Kind,
+            NoteReleasedMedia, Person, ReadMedia, ReadOutbox, ReportRow, ScheduledRow, SetLevel, TimelineCommand,
+            TimelineKey, Trim, media_row::State, outbox_row::Task, timeline_command::Op, timeline_key::Kind,
         },
     },
 };
@@ -24,7 +24,10 @@ use self::{
     world::World,
 };
 use super::*;
-use crate::machine::{DueMedia, Retention, TimelineMachine, TimelineReader, keys};
+use crate::machine::{
+    DueMedia, Retention, TimelineMachine, TimelineReader,
+    keys::{self, ReportKey},
+};
 
 const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
 
@@ -35,8 +38,8 @@ fn set_level() -> TimelineCommand {
 /// The counts of a shard are those of what refers to files in it, and nothing that was erased refers to one.
 pub(super) fn check_holds(records: &Records) {
     let mut counts: BTreeMap<MediaId, u64> = BTreeMap::new();
-    let mut holds = |header: Option<&Header>| {
-        for id in header.into_iter().flat_map(|header| &header.media) {
+    let mut holds = |media: &[bytes::Bytes]| {
+        for id in media {
             *counts.entry(MediaId::from_bytes(id).expect("an id")).or_default() += 1;
         }
     };
@@ -47,9 +50,11 @@ pub(super) fn check_holds(records: &Records) {
             let message = stored.header.message.as_deref();
             let is_erased = Envelope::decode(stored.envelope).is_ok_and(|envelope| envelope.erased);
             assert!(!is_erased || message.is_none_or(|message| message.media.is_empty()), "{message:?}");
-            holds(message);
+            holds(message.map_or(&[], |message| &message.media[..]));
         } else if let Ok((_, Some(_))) = keys::scheduled_of(key) {
-            holds(ScheduledRow::decode(&**value).expect("decodes").header.as_deref());
+            holds(&ScheduledRow::decode(&**value).expect("decodes").header.unwrap_or_default().media);
+        } else if let Ok(ReportKey::Open(_) | ReportKey::Resolved(_)) = keys::report_of(key) {
+            holds(&ReportRow::decode(&**value).expect("decodes").media);
         } else if let Ok(id) = keys::media_hold_of(key) {
             let hold = MediaHold::decode(&**value).expect("decodes");
             assert_eq!(hold.count == 0, hold.released_ms != 0, "{hold:?}");

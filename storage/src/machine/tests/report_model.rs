@@ -1,10 +1,10 @@
 //! Reports against a model that keeps them in memory and counts them anew each time.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use carillon_proto::{
-    Level, ShardId, ShardKind,
+    Level, MediaId, ShardId, ShardKind,
     pb::store::{
         AdvanceClock, EndSender, EndTimeline, EraseSender, Person, PutReport, ReadOutbox, ReadReport, ReadReports,
         RemoveReports, ReportEvidence, ReportPlace, ReportPut, ReportReason, ReportRow, SetLevel, SettleReport,
@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::machine::{
-    Outcome, Retention, TimelineMachine, TimelineReader, check_timeline, keys,
+    Ages, Outcome, Retention, TimelineMachine, TimelineReader, check_timeline, keys,
     timeline::reports::{KEPT, KEPT_BYTES, OPEN},
 };
 
@@ -46,7 +46,14 @@ fn put(user: &str, incarnation: u64, sender_generation: u64, number: u8, size: u
         text: "look at this".to_owned(),
         evidence: Some(ReportEvidence { messages: vec![message(3, false), message(4, true)] }),
         authors: vec!["eve".to_owned()],
+        media: media(number),
     }
+}
+
+/// The files of the report with this number: none, one, or two, some of which other reports name, too.
+fn media(number: u8) -> Vec<Bytes> {
+    let of = |tail: u8| Bytes::copy_from_slice(MediaId::new(1, [tail; 14]).as_bytes());
+    (0..number % 3).map(|more| of(number % 2 + more)).collect()
 }
 
 fn command() -> impl Strategy<Value = Op> {
@@ -144,6 +151,7 @@ impl Model {
             clock_ms: self.clock_ms,
             key: op.key.clone(),
             resolution: None,
+            media: op.media.clone(),
         };
         self.reports.insert((op.time_ms, self.last_id), (row, evidence));
         Answer::Put(ReportPut { place: Some(place), changed: true })
@@ -236,19 +244,31 @@ fn check(reader: &TimelineReader, model: &Model) {
     assert_eq!(outbox.open_reports, open.len() as u64);
     assert_eq!(outbox.first_report_ms, open.first().map_or(0, |((time_ms, _), _)| *time_ms));
     let retention = Retention { report_age_ms: AGE_MS, ..Retention::default() };
-    let (mut old, mut after) = (Vec::new(), Vec::new());
-    loop {
-        let (found, next) = reader.old_reports(&after, &retention, 2).expect("reads");
-        old.extend(found.into_iter().map(|place| (place.time_ms, place.id)));
-        after = next;
-        if after.is_empty() {
-            break;
+    let never = Retention { report_age_ms: 0, ..retention };
+    // Of users of the domains "" and "b" as the cluster keeps them, and as they do: for a shorter time, never for a longer one.
+    for (retention, ages, expected) in [
+        (retention, vec![], [AGE_MS, AGE_MS]),
+        (retention, vec![("b", AGE_MS / 2)], [AGE_MS, AGE_MS / 2]),
+        (retention, vec![("", AGE_MS / 2), ("b", 2 * AGE_MS)], [AGE_MS / 2, AGE_MS]),
+        (never, vec![("b", AGE_MS)], [u64::MAX, AGE_MS]),
+        (never, vec![], [u64::MAX; 2]),
+    ] {
+        let ages: Ages = Arc::new(ages.into_iter().map(|(name, age_ms)| (name.to_owned(), age_ms)).collect());
+        let (mut old, mut after) = (Vec::new(), Vec::new());
+        loop {
+            let (found, next) = reader.old_reports(&after, &retention, &ages, 2).expect("reads");
+            old.extend(found.into_iter().map(|place| (place.time_ms, place.id)));
+            after = next;
+            if after.is_empty() {
+                break;
+            }
         }
+        old.sort_unstable();
+        let kept_ms = |row: &ReportRow| expected[usize::from(user_of(row).contains('@'))];
+        let is_old = |(row, _): &(ReportRow, _)| model.clock_ms - row.clock_ms > kept_ms(row);
+        let expected = model.reports.iter().filter(|(_, report)| is_old(report)).map(|(place, _)| *place);
+        assert_eq!(old, expected.collect::<Vec<_>>(), "{ages:?}");
     }
-    old.sort_unstable();
-    let is_old = |(row, _): &(ReportRow, _)| model.clock_ms - row.clock_ms > AGE_MS;
-    let expected = model.reports.iter().filter(|(_, report)| is_old(report)).map(|(place, _)| *place);
-    assert_eq!(old, expected.collect::<Vec<_>>());
 }
 
 fn as_commands(ops: &[Op]) -> Vec<TimelineCommand> {
@@ -278,6 +298,7 @@ proptest! {
                 Step::SnapshotAndRestore => shard = shard.restored_from_its_snapshot(),
             }
             check(&shard.reader, &model);
+            media_collection::check_holds(&records(&mut shard.machine));
         }
         // When the last one goes, nothing is left but the sum.
         let places = model.reports.keys().map(|(time_ms, id)| ReportPlace { time_ms: *time_ms, id: *id }).collect();
@@ -285,6 +306,7 @@ proptest! {
         shard.machine.apply(&[last], &(index + 1).to_be_bytes()).expect("applies");
         let left: Vec<_> = records(&mut shard.machine).into_iter().filter(|(key, _)| key[0] == 0x18).collect();
         prop_assert!(left.iter().all(|(key, _)| **key == *keys::report_sum()), "{:?}", left);
+        media_collection::check_holds(&records(&mut shard.machine));
     }
 
     #[test]
@@ -372,7 +394,7 @@ fn what_is_no_report_does_not_enter_the_log() {
     fn messages(op: &mut PutReport) -> &mut Vec<Reported> {
         &mut op.evidence.as_mut().expect("some").messages
     }
-    let wrong: [fn(&mut PutReport); 14] = [
+    let wrong: [fn(&mut PutReport); 18] = [
         |op| op.timeline = None,
         |op| op.timeline.as_mut().expect("some").kind = Kind::Group.into(),
         |op| op.key = Bytes::new(),
@@ -387,6 +409,10 @@ fn what_is_no_report_does_not_enter_the_log() {
         |op| messages(op).iter_mut().for_each(|message| message.reported = false),
         |op| messages(op).reverse(),
         |op| messages(op)[0].envelope = vec![0; 256 * 1024].into(),
+        |op| op.media = vec![vec![1; 15].into()],
+        |op| op.media = vec![media(1)[0].clone(), media(1)[0].clone()],
+        |op| op.media = media(2).into_iter().rev().collect(),
+        |op| op.media = (0..100).map(|number| vec![number; 16].into()).collect(),
     ];
     for (number, change) in wrong.into_iter().enumerate() {
         assert!(is_refused(change), "{number}");

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 
 use self::{commands::*, model::*};
 use super::*;
-use crate::machine::{MessageAges, Outcome, Retention, TimelineMachine, TimelineReader, Unread, keys};
+use crate::machine::{Ages, Outcome, Retention, TimelineMachine, TimelineReader, Unread, keys};
 
 const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
 const INCARNATIONS: u64 = 4;
@@ -224,7 +224,7 @@ fn due(reader: &TimelineReader, retention: Retention) -> Vec<(TimelineKey, u64)>
     let (mut due, mut after) = (Vec::new(), Vec::new());
     // Two a call: six timelines, and a call that comes to the end.
     for _ in 0..4 {
-        let (trims, next) = reader.due_trims(&after, &retention, &MessageAges::default(), 2).expect("reads");
+        let (trims, next) = reader.due_trims(&after, &retention, &Ages::default(), 2).expect("reads");
         assert!(trims.len() <= 2);
         after = next;
         due.extend(trims.into_iter().map(|trim| (trim.timeline.expect("a key"), trim.before_seq)));
@@ -290,7 +290,7 @@ proptest! {
         // The envelopes are due when the shard has had a leader for a month.
         let days: Vec<_> = (0..31).map(|_| advance(DAY_MS as u32)).collect();
         machine.apply(&[entry(3, &days)], &[0; 8]).expect("applies");
-        let (trims, _) = reader.due_trims(&[], &month, &MessageAges::default(), 9).expect("reads");
+        let (trims, _) = reader.due_trims(&[], &month, &Ages::default(), 9).expect("reads");
         prop_assert_eq!(trims.into_iter().map(|trim| trim.before_seq).collect::<Vec<_>>(), [count + 1]);
     }
 }
@@ -311,8 +311,7 @@ fn a_domain_keeps_its_messages_for_a_shorter_time_and_never_for_a_longer_one() {
         .collect();
     machine.apply(&[entry(1, &appends), entry(2, &[advance(5000)])], &[0; 8]).expect("applies");
     let due = |retention: Retention, ages: &[(&str, u64)]| {
-        let ages: MessageAges =
-            std::sync::Arc::new(ages.iter().map(|(name, age_ms)| ((*name).to_owned(), *age_ms)).collect());
+        let ages: Ages = std::sync::Arc::new(ages.iter().map(|(name, age_ms)| ((*name).to_owned(), *age_ms)).collect());
         let (trims, _) = reader.due_trims(&[], &retention, &ages, 9).expect("reads");
         let owner = |trim: Trim| String::from_utf8(trim.timeline.expect("a key").owner.to_vec()).expect("text");
         let mut owners: Vec<String> = trims.into_iter().map(owner).collect();
@@ -357,7 +356,7 @@ fn envelopes_of_a_version_without_a_clock_are_kept_for_the_whole_time_from_now_o
     machine.apply(&[entry(2, &[advance(6000)])], &[0; 8]).expect("applies");
     assert_eq!((due(&reader, ages), gone_cursors(&reader, ages, 9)), (vec![], vec![]));
     machine.apply(&[entry(3, &[advance(1)])], &[0; 8]).expect("applies");
-    assert_eq!(reader.due_trims(&[], &ages, &MessageAges::default(), 9).expect("reads").0[0].before_seq, 3);
+    assert_eq!(reader.due_trims(&[], &ages, &Ages::default(), 9).expect("reads").0[0].before_seq, 3);
     assert_eq!(gone_cursors(&reader, ages, 9).len(), 1);
 }
 

@@ -58,11 +58,13 @@ impl Batch<'_> {
             clock_ms: self.clock_ms,
             key: op.key.clone(),
             resolution: None,
+            media: op.media.clone(),
         };
         let (key, incarnation) = (op.key.clone(), op.incarnation);
         of_user.kept.push(Kept { key, place: Some(place), incarnation, open: true, bytes });
         self.changes.put(keys::report(place, false), row.encode_to_vec());
         self.changes.put(keys::report_evidence(place), evidence.encode_to_vec());
+        self.hold_media(&op.media)?;
         self.put_reports_of(user, &of_user);
         self.changes.put(keys::report_sum(), sum.encode_to_vec());
         Ok(Outcome::ReportPut(ReportPut { place: Some(place), changed: true }))
@@ -122,6 +124,7 @@ impl Batch<'_> {
         };
         self.changes.delete(keys::report(place, !open));
         self.changes.delete(keys::report_evidence(place));
+        self.release_media(&row.media)?;
         let user = reporter(&row)?;
         let mut of_user = self.reports_of(user)?;
         of_user.kept.retain(|kept| kept.place != Some(place));

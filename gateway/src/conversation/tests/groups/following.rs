@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use carillon_proto::pb::store::Domain;
+
 use super::*;
 use crate::feeds::{Beginning, FeedAsk};
 
@@ -421,4 +423,28 @@ fn a_group_whose_feed_has_not_heard_of_the_membership_yet_tells_it_as_any_other_
     play.hears_push(group_push("club", 11, envelope(11)));
     assert_eq!(play.delivered(), [10, 11]);
     play.quiet();
+}
+
+#[test]
+fn nothing_is_told_of_a_group_whose_domain_does_not_talk_to_the_users_or_no_longer_does() {
+    let rules = rules_with_groups();
+    let crosses_to = vec![String::new()];
+    rules.domains.heard(&[Domain { name: "a.example".to_owned(), crosses_to, ..Domain::default() }]);
+    let (within, beyond) = ("club@a.example", "club@b.example");
+    let mut play = Play::with_groups_by(Arc::clone(&rules), |_| {});
+    play.hears_answer(Ok(memberships(vec![member_of(within, 1), member_of(beyond, 1), member_of("club", 1)], true)));
+    play.followed(&[(within, Some(1)), ("club", Some(1))]);
+    assert!(play.is_followed(within) && play.is_followed("club") && !play.is_followed(beyond));
+    play.hears_answer(Ok(group_page(1, 1..=1)));
+    play.hears_answer(Ok(group_page(1, 1..=1)));
+    play.wrote.clear();
+    play.hears_push(group_push(within, 2, envelope(2)));
+    assert_eq!(play.delivered(), [2]);
+
+    rules.domains.heard(&[]);
+    play.hears_push(group_push(within, 3, envelope(3)));
+    play.quiet();
+    assert!(!play.is_followed(within));
+    play.hears_push(group_push("club", 2, envelope(2)));
+    assert_eq!(play.delivered(), [2]);
 }

@@ -57,6 +57,17 @@ pub(super) enum Act {
     },
     Cancel(u8),
     SendNow(u8),
+    /// A user reports a message, in the shard of its own inbox.
+    Report {
+        message: u8,
+        shard: usize,
+        by: usize,
+    },
+    /// A moderator resolves a report or removes it, or it has been kept long enough.
+    EndReport {
+        which: u8,
+        how: EndOfReport,
+    },
     /// The clocks of the shards that have no leader stand still.
     Advance {
         ms: u64,
@@ -84,6 +95,13 @@ pub(super) enum Act {
     Restore(usize),
 }
 
+#[derive(Debug, Clone, Copy)]
+pub(super) enum EndOfReport {
+    Resolved,
+    Removed,
+    Old,
+}
+
 pub(super) fn act() -> impl Strategy<Value = Act> {
     let shard = || 0..SHARDS;
     let user = || 0..USERS.len();
@@ -105,6 +123,10 @@ pub(super) fn act() -> impl Strategy<Value = Act> {
         1 => (any::<u8>(), maybe()).prop_map(|(which, file)| Act::ChangeScheduled { which, file }),
         1 => any::<u8>().prop_map(Act::Cancel),
         1 => any::<u8>().prop_map(Act::SendNow),
+        4 => (any::<u8>(), shard(), 0..SENDERS.len())
+            .prop_map(|(message, shard, by)| Act::Report { message, shard, by }),
+        3 => (any::<u8>(), prop_oneof![Just(EndOfReport::Resolved), Just(EndOfReport::Removed), Just(EndOfReport::Old)])
+            .prop_map(|(which, how)| Act::EndReport { which, how }),
         8 => (prop_oneof![1..400u64, 2000..KEPT_MS + 1000], proptest::array::uniform(prop_oneof![1 => Just(false), 5 => Just(true)]))
             .prop_map(|(ms, leads)| Act::Advance { ms, leads }),
         8 => (shard(), 1..6usize).prop_map(|(shard, limit)| Act::Sweep { shard, limit }),

@@ -1,6 +1,7 @@
 //! Shards, and users who write to each other in them.
 
 mod messages;
+mod reports;
 mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,10 +16,10 @@ use carillon_proto::{
     },
 };
 
-use self::workers::Asking;
+use self::{reports::Reported, workers::Asking};
 use super::{
     SHARD,
-    acts::{Act, KEPT_MS, SENDERS, SHARDS, USERS},
+    acts::{Act, EndOfReport, KEPT_MS, SENDERS, SHARDS, USERS},
     check_holds, inbox, set_level,
 };
 use crate::machine::{
@@ -75,6 +76,7 @@ pub(super) struct World {
     said: Vec<Said>,
     recalled: Vec<Said>,
     planned: Vec<Planned>,
+    reports: Vec<Reported>,
     asking: Vec<Asking>,
     /// Commands on their way, each with the time by which it arrives if it does.
     late: Vec<(usize, Op, u64)>,
@@ -109,6 +111,7 @@ impl World {
             said: Vec::new(),
             recalled: Vec::new(),
             planned: Vec::new(),
+            reports: Vec::new(),
             asking: Vec::new(),
             late: Vec::new(),
             removed: BTreeSet::new(),
@@ -180,6 +183,8 @@ impl World {
                 let now = Change::Now(SendScheduledNow { time_ms: 1 });
                 self.change_scheduled(which, now, |planned| planned.is_sending = true);
             }
+            Act::Report { message, shard, by } => self.report(message, shard, by),
+            Act::EndReport { which, how } => self.end_report(which, how),
             Act::Advance { ms, leads } => {
                 self.now_ms += ms;
                 for shard in (0..SHARDS).filter(|shard| leads[*shard]) {
@@ -251,7 +256,8 @@ impl World {
 
     fn is_referred_to(&self, id: &MediaId) -> bool {
         let said = self.said.iter().map(|said| &said.media);
-        said.chain(self.planned.iter().map(|planned| &planned.media)).any(|media| media.contains(id))
+        let others = self.planned.iter().map(|planned| &planned.media);
+        said.chain(others).chain(self.reports.iter().map(|report| &report.media)).any(|media| media.contains(id))
     }
 
     /// These messages can't be read any more.
@@ -318,8 +324,11 @@ impl World {
         self.shards.iter_mut().for_each(|shard| check_holds(&records(&mut shard.machine)));
     }
 
-    /// All messages go, and all workers do what is to be done.
+    /// All messages and reports go, and all workers do what is to be done.
     pub(super) fn end_everything(&mut self) {
+        while !self.reports.is_empty() {
+            self.end_report(0, EndOfReport::Old);
+        }
         for shard in 0..SHARDS {
             for user in 0..USERS.len() {
                 self.end(shard, user);

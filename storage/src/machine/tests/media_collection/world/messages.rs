@@ -140,5 +140,6 @@ impl World {
         }
         self.recalled.retain(|said| said.sender != sender);
         self.goes(|said| said.sender == sender);
+        self.reports_go(|report| report.by == sender);
     }
 }

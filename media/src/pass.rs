@@ -11,10 +11,15 @@
 //! In the URL it is base64url without padding (RFC 4648, section 5).
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use carillon_media::Version;
-use carillon_proto::{MediaId, UserId, credentials::hmac, peer::PeerSecurity};
+use carillon_proto::{
+    MediaId, UserId,
+    credentials::hmac,
+    peer::{PeerSecurity, Tier},
+};
 use prost::Message;
 use subtle::ConstantTimeEq as _;
+
+use crate::Version;
 
 const VERSION: u8 = 1;
 const KEY_ID_BYTES: usize = 4;
@@ -23,19 +28,19 @@ const MAC_BYTES: usize = 32;
 /// Longest pass in an URL: names and types are short.
 const MAX_TEXT_BYTES: usize = 2048;
 /// What URLs of files begin with, behind scheme and host.
-pub(crate) const PATH: &str = "/media/";
+pub const PATH: &str = "/media/";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pass {
-    pub(crate) id: MediaId,
-    pub(crate) size_bytes: u64,
+pub struct Pass {
+    pub id: MediaId,
+    pub size_bytes: u64,
     /// In milliseconds since 1970.
-    pub(crate) expires_ms: u64,
-    pub(crate) to: Purpose,
+    pub expires_ms: u64,
+    pub to: Purpose,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub enum Purpose {
     Upload {
         user: UserId,
         /// Of the user's account.
@@ -50,7 +55,7 @@ pub(crate) enum Purpose {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum PassError {
+pub enum PassError {
     #[error(
         "the address of the file is not one of this service, or was made with a secret that is not in use any more"
     )]
@@ -61,7 +66,7 @@ pub(crate) enum PassError {
 
 /// The keys that seal and open passes.
 #[derive(Default)]
-pub(crate) struct PassKeys(Vec<PassKey>);
+pub struct PassKeys(Vec<PassKey>);
 
 struct PassKey {
     id: [u8; KEY_ID_BYTES],
@@ -93,13 +98,13 @@ struct Contents {
 }
 
 impl PassKeys {
-    /// Those of all gateways of the cluster: one for each secret that is in use.
-    pub(crate) fn of(security: &PeerSecurity) -> Self {
-        Self::new(security.derive_keys("gateway: addresses of files 1"))
+    /// Those of all gateways of the cluster, which routers know as well: one for each secret that is in use.
+    pub fn of(security: &PeerSecurity) -> Self {
+        Self::new(security.derive_keys_of(Tier::Gateway, "gateway: addresses of files 1"))
     }
 
     /// The first one seals, all open.
-    pub(crate) fn new(secrets: impl IntoIterator<Item = [u8; 32]>) -> Self {
+    pub fn new(secrets: impl IntoIterator<Item = [u8; 32]>) -> Self {
         let key = |secret: [u8; 32]| {
             let [a, b, c, d, ..] = hmac(&secret, b"id");
             PassKey { id: [a, b, c, d], secret }
@@ -108,7 +113,7 @@ impl PassKeys {
     }
 
     /// `base`: what comes before the path, or nothing. `None` without a key.
-    pub(crate) fn url(&self, base: &str, pass: &Pass) -> Option<String> {
+    pub fn url(&self, base: &str, pass: &Pass) -> Option<String> {
         let key = self.0.first()?;
         let head = [&[VERSION][..], &key.id].concat();
         let contents = Contents::from(pass).encode_to_vec();
@@ -118,7 +123,7 @@ impl PassKeys {
     }
 
     /// Opens the path of an URL.
-    pub(crate) fn open(&self, path: &str, now_ms: u64) -> Result<Pass, PassError> {
+    pub fn open(&self, path: &str, now_ms: u64) -> Result<Pass, PassError> {
         let unknown = PassError::Unknown;
         let text = path.strip_prefix(PATH).filter(|text| text.len() <= MAX_TEXT_BYTES).ok_or(unknown)?;
         let sealed = URL_SAFE_NO_PAD.decode(text).map_err(|_| unknown)?;
