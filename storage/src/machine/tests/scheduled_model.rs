@@ -177,6 +177,7 @@ impl Model {
             header: op.header.clone(),
             at_ms: op.at_ms,
             expires_after_ms: op.expires_after_ms,
+            to_incarnation: op.to_incarnation,
             state: State::Waiting.into(),
             ..ScheduledRow::default()
         };
@@ -296,6 +297,7 @@ fn schedule(user: &str, incarnation: u64, sender_generation: u64, number: u8) ->
         header: header(1),
         at_ms: 10,
         expires_after_ms: u64::from(number % 3) * 5_000,
+        to_incarnation: (number % 2 == 1).then_some(number.into()),
     }
 }
 
