@@ -150,19 +150,19 @@ fn it_does_not_reach_the_next_owner_of_the_name() {
     let effects = play.request(to_bob(64, "1"));
     let [Did::ReadUser(token, _)] = effects[..] else { panic!("{effects:?}") };
     let effects = play.answer(token, found_as(64, Account::default(), &[]));
-    let appending = one_append(effects);
-    assert_eq!(appending.owner, "bob");
-    // The account ends while the message is on its way, and the name has another owner.
+    assert_eq!(one_append(effects).owner, "bob");
+    // The account ends while another message is on its way, and the name has another owner.
+    let appending = one_append(play.request(to_bob(64, "2")));
     let effects = gone(&mut play, appending.token);
     let [Did::ReadUser(token, _)] = effects[..] else { panic!("{effects:?}") };
     let effects = play.answer(token, found_as(128, Account::default(), &[]));
     let why = refusal(&effects[0]);
     assert_eq!((why.code(), why.retry), (Code::NotFound, false));
     assert_eq!(why.reason, "the account of bob for which the message was scheduled has ended");
-    let effects = play.request(to_bob(64, "2"));
+    let effects = play.request(to_bob(64, "3"));
     assert_eq!(refusal(&effects[0]).code(), Code::NotFound);
-    assert_eq!(one_append(play.request(to_bob(128, "3"))).owner, "bob");
-    assert_eq!(one_append(play.request(send("bob", "4"))).owner, "bob", "what is said now is for whoever has the name");
+    assert_eq!(one_append(play.request(to_bob(128, "4"))).owner, "bob");
+    assert_eq!(one_append(play.request(send("bob", "5"))).owner, "bob", "what is said now is for whoever has the name");
 }
 
 #[test]
