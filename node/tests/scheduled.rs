@@ -48,7 +48,7 @@ impl Device {
         let config = ClientConfig::new(addresses, user, device, credential);
         let tasks = Tasks::new();
         let (client, events) = Client::open(config, &tasks).expect("opens");
-        client.connected(PATIENCE).await.map_err(|error| error.to_string())?;
+        client.connected(PATIENCE).await?;
         Ok(Self { client, events, _tasks: tasks })
     }
 
