@@ -147,6 +147,33 @@ fn an_administrator_has_the_users_and_reports_of_one_domain_and_two_keys_while_o
     admin.carillon(&["reports", "resolve", &own, "--note", "warned"]).expect("resolved");
     assert!(done(&service, &["reports", "list"], "").contains(&others), "nothing has become of it");
 
+    // Groups.
+    for (secret, user) in [(ACME, "ann@acme.example"), (PARTNER, "ann@partner.example")] {
+        let domain = user.split_once('@').expect("a domain").1;
+        let name = format!("club@{domain}");
+        let other = format!("bob@{domain}");
+        let args = ["group", "--as", user, "create", &name, "--member", &other];
+        as_user(&service, secret, user, &args).expect("made");
+    }
+    let listed = admin.carillon(&["groups", "list"]).expect("listed");
+    assert!(listed.contains("club@acme.example") && listed.lines().count() == 2, "nothing else: {listed}");
+    admin.may_not(&["groups", "list", "--domain", partner], "the token is another domain's");
+    admin.may_not(&["groups", "list", "--default-domain"], "the token is another domain's");
+    assert!(admin.carillon(&["groups", "show", "club@acme.example"]).expect("shown").contains("owners"));
+    for other in ["club@partner.example", "nothing@partner.example", "club"] {
+        let why = "is no group of the domain of this token";
+        admin.may_not(&["groups", "show", other], why);
+        admin.may_not(&["groups", "members", other], why);
+        admin.may_not(&["groups", "role", other, "owner", "bob@acme.example"], why);
+        admin.may_not(&["groups", "delete", other], why);
+    }
+    let members = admin.carillon(&["groups", "members", "club@acme.example"]).expect("listed");
+    assert!(members.contains("bob@acme.example"), "{members}");
+    admin.carillon(&["groups", "role", "club@acme.example", "owner", "bob@acme.example"]).expect("given");
+    admin.carillon(&["groups", "delete", "club@acme.example"]).expect("deleted");
+    let listed = done(&service, &["groups", "list", "--domain", partner], "");
+    assert!(listed.contains("club@partner.example"), "nothing has become of it: {listed}");
+
     // Of domains it sees its own, and decides nothing.
     done(&service, &["domain", "set", partner, "--closed", "true"], "");
     let listed = admin.carillon(&["domain", "list"]).expect("listed");
@@ -222,7 +249,7 @@ fn an_administrators_token_opens_each_of_its_calls_and_no_other() {
             service.methods.iter().map(move |method| (service.name == "Admin", path(method)))
         })
         .collect();
-    assert!(all.iter().filter(|(is_admin, _)| *is_admin).count() >= 18, "{all:?}");
+    assert!(all.iter().filter(|(is_admin, _)| *is_admin).count() >= 23, "{all:?}");
     service.block_on(async {
         for (is_admin, path) in &all {
             for address in [service.router(), service.storage()] {
@@ -230,7 +257,7 @@ fn an_administrators_token_opens_each_of_its_calls_and_no_other() {
                 // Of a request without anything in it.
                 let expected: &[Code] = match (is_admin, path.rsplit('/').next().unwrap_or_default()) {
                     (true, _) if address == service.storage() => &[Code::Unimplemented],
-                    (true, "ListUsers" | "ListReports" | "ListDomains") => &[Code::Ok],
+                    (true, "ListUsers" | "ListReports" | "ListDomains" | "ListGroups") => &[Code::Ok],
                     (true, "EndSessions" | "ReadReport" | "ReadReportFile" | "ResolveReport") => {
                         &[Code::InvalidArgument]
                     }

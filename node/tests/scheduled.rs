@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use carillon_client::{Client, Event, FetchError, ScheduledChange};
 use carillon_proto::{
-    now_ms,
+    GroupId, now_ms,
     pb::client::{
         ChangeMembers, CreateGroup, Envelope, ScheduledMessage, content::Body, members_change::Kind,
         scheduled_message::State,
@@ -201,5 +201,63 @@ fn a_scheduled_message_is_sent_once_although_nodes_die_when_its_time_comes() {
         heard.sort();
         expected.sort();
         assert_eq!(heard, expected, "each once");
+    });
+}
+
+/// Runs a command of the operator at the first router.
+fn operator(cluster: &Cluster, args: &[&str]) -> String {
+    let output = cluster.routers[0].command(&[args, &["--router", &cluster.router_addresses()[0]]].concat());
+    output.unwrap_or_else(|error| panic!("{args:?}: {error}"))
+}
+
+#[test]
+fn a_message_for_an_account_or_group_that_has_ended_reaches_no_later_one_of_the_name() {
+    let cluster = Cluster::start();
+    Runtime::new().expect("runtime").block_on(async {
+        let mut alice = Device::enter(&cluster, &[0], "alice", "phone").await;
+        let bob = Device::enter(&cluster, &[1], "bob", "phone").await;
+        let club = GroupId::new("club").expect("valid");
+        alice.client.create_group(Some(&club), CreateGroup::default()).await.expect("made");
+        let to_user = alice.schedules("bob", "to the former bob", now_ms() + HOUR_MS).await;
+        let to_group = Client::group(club.as_str());
+        let to_group = alice
+            .client
+            .schedule(to_group, Client::text("to the former club"), now_ms() + HOUR_MS)
+            .await
+            .expect("kept");
+        bob.client.close().await;
+        operator(&cluster, &["user", "delete", "bob"]);
+        alice.client.change_group(&club, carillon_client::Change::Delete).await.expect("deleted");
+        operator(&cluster, &["user", "add", "bob", "--no-password"]);
+        let until = Instant::now() + PATIENCE;
+        // Tokens of the second in which the account was made do not count.
+        let mut bob = loop {
+            match Device::tries(&cluster, &[1], "bob", "tablet").await {
+                Ok(bob) => break bob,
+                Err(why) => assert!(Instant::now() < until, "{why}"),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        };
+        // The name is free when what is left of the group was removed.
+        while let Err(error) = alice.client.create_group(Some(&club), CreateGroup::default()).await {
+            assert!(Instant::now() < until, "{error}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        for id in [to_user, to_group] {
+            alice.client.change_scheduled(id, ScheduledChange::SendNow).await.expect("goes");
+        }
+        let all_failed =
+            |list: &[ScheduledMessage]| list.len() == 2 && list.iter().all(|message| message.state() == State::Failed);
+        alice.sees("two failures", all_failed).await;
+        let list = alice.list().await;
+        let why = |id: u64| list.iter().find(|message| message.id == id).expect("is listed").why.clone();
+        assert_eq!(why(to_user), "the account of bob for which the message was scheduled has ended");
+        assert!(
+            why(to_group).contains("the group for which the message was scheduled was deleted"),
+            "{}",
+            why(to_group)
+        );
+        alice.client.send(Client::user("bob"), Client::text("welcome")).await.expect("accepted");
+        assert_eq!(bob.hears_until("welcome").await, ["welcome"], "nothing of before");
     });
 }

@@ -65,6 +65,26 @@ impl DuplicateKey {
         Self::cut(hash)
     }
 
+    /// The key in a group's timeline for the envelope that makes another member the owner, as the change with this key took the last one:
+    /// SHA-256 over 0xfe, which begins no key of a message, and this key, truncated to 16 bytes.
+    #[must_use]
+    pub fn of_heir(self) -> Self {
+        let mut hash = Sha256::new();
+        hash.update([0xfe]);
+        hash.update(self.0);
+        Self::cut(hash)
+    }
+
+    /// The key in a group's timeline for a change by the operator, who names it by these bytes: SHA-256 over 0xfd, which begins no key of a
+    /// message, these bytes and the group's id, truncated to 16 bytes.
+    pub fn of_operator(group: &GroupId, named: [u8; 16]) -> Self {
+        let mut hash = Sha256::new();
+        hash.update([0xfd]);
+        hash.update(named);
+        hash.update(group.as_str().as_bytes());
+        Self::cut(hash)
+    }
+
     /// The key of the same ids for a sender account of this incarnation, so that a message of the name's previous owner
     /// is not taken for a repeat of the next owner's. 0 stands for the first incarnation and leaves the key unchanged.
     #[must_use]
@@ -104,7 +124,12 @@ mod tests {
         assert_eq!(hex(key.to_group(&group)), KEY_TO_GROUP);
         assert_eq!(hex(DuplicateKey::of_membership(&group, 7, 3)), KEY_OF_MEMBERSHIP);
         // Of `\xff`, 7 and 3 as u64, `\x03bob` and `bob`.
-        assert_eq!(hex(DuplicateKey::of_leaving(&group, &bob, 7, 3)), KEY_OF_LEAVING);
+        let leaving = DuplicateKey::of_leaving(&group, &bob, 7, 3);
+        assert_eq!(hex(leaving), KEY_OF_LEAVING);
+        // Of `\xfe` and that key.
+        assert_eq!(hex(leaving.of_heir()), KEY_OF_HEIR);
+        // Of `\xfd`, sixteen bytes 7 and `bob`.
+        assert_eq!(hex(DuplicateKey::of_operator(&group, [7; 16])), KEY_OF_OPERATOR);
     }
 
     const KEY: &str = "57bc915300902eb4eed5eacc6b7459e2";
@@ -112,6 +137,8 @@ mod tests {
 
     const KEY_TO_GROUP: &str = "20193008a82fb0d6f5d25254e5d6586f";
     const KEY_OF_LEAVING: &str = "ab6f1a20559acf36ee488c897953728c";
+    const KEY_OF_OPERATOR: &str = "a0ac6b4b97bf15ef2cda410bb712ce23";
+    const KEY_OF_HEIR: &str = "9bbdd66353313124d194307fccc769f5";
     const KEY_OF_MEMBERSHIP: &str = "ba06126854227c66f3f0a2fddc77ae5a";
 
     fn hex(key: DuplicateKey) -> String {

@@ -3,6 +3,7 @@
 mod domains;
 mod ending;
 mod erasing;
+mod groups;
 mod messages;
 mod outbox;
 mod put_out;
@@ -26,14 +27,16 @@ use carillon_proto::{
     LeaseId, ShardId, ShardMap, UserId,
     pb::{
         admin::{
-            DeleteUserReply, DeleteUserRequest, DescribeGatewayRequest, EndSessionsReply, EndSessionsRequest,
-            EraseUserReply, EraseUserRequest, ListDomainsReply, ListDomainsRequest, ListOutboxReply, ListOutboxRequest,
-            ListReportsReply, ListReportsRequest, ListSessionsReply, ListSessionsRequest, ListUsersReply,
-            ListUsersRequest, NodeRelease, PutUserReply, PutUserRequest, ReadReportFileReply, ReadReportFileRequest,
-            ReadReportReply, ReadReportRequest, ResolveReportReply, ResolveReportRequest, RevokeTokensReply,
-            RevokeTokensRequest, SetDomainReply, SetDomainRequest, SettleDeadLettersReply, SettleDeadLettersRequest,
-            ShardStatus, ShowUserReply, ShowUserRequest, StatusReply, StatusRequest, TraceMessageReply,
-            TraceMessageRequest, WatchRequest, admin_server,
+            DeleteGroupReply, DeleteGroupRequest, DeleteUserReply, DeleteUserRequest, DescribeGatewayRequest,
+            EndSessionsReply, EndSessionsRequest, EraseUserReply, EraseUserRequest, ListDomainsReply,
+            ListDomainsRequest, ListGroupsReply, ListGroupsRequest, ListMembersReply, ListMembersRequest,
+            ListOutboxReply, ListOutboxRequest, ListReportsReply, ListReportsRequest, ListSessionsReply,
+            ListSessionsRequest, ListUsersReply, ListUsersRequest, NodeRelease, PutUserReply, PutUserRequest,
+            ReadReportFileReply, ReadReportFileRequest, ReadReportReply, ReadReportRequest, ResolveReportReply,
+            ResolveReportRequest, RevokeTokensReply, RevokeTokensRequest, SetDomainReply, SetDomainRequest,
+            SetMemberRoleReply, SetMemberRoleRequest, SettleDeadLettersReply, SettleDeadLettersRequest, ShardStatus,
+            ShowGroupReply, ShowGroupRequest, ShowUserReply, ShowUserRequest, StatusReply, StatusRequest,
+            TraceMessageReply, TraceMessageRequest, WatchRequest, admin_server,
         },
         diagnostics::Description,
         store::{
@@ -49,7 +52,7 @@ use tokio::{
 };
 use tonic::{Request, Response, Status};
 
-use self::scope::{about_user, of_operator, scoped};
+use self::scope::{about_group, about_user, of_operator, scoped};
 use self::watching::Events;
 pub(crate) use self::{ending::end_inboxes, put_out::PutOut, scope::CheckScope, watching::Watching};
 use crate::{
@@ -235,6 +238,34 @@ impl admin_server::Admin for Admin {
     async fn list_domains(&self, request: Request<ListDomainsRequest>) -> Result<Response<ListDomainsReply>, Status> {
         let (scope, ListDomainsRequest {}) = scoped(request)?;
         self.domains(&scope).await.map(Response::new)
+    }
+
+    async fn list_groups(&self, request: Request<ListGroupsRequest>) -> Result<Response<ListGroupsReply>, Status> {
+        let (scope, request) = scoped(request)?;
+        self.groups(&scope, request).await.map(Response::new)
+    }
+
+    async fn show_group(&self, request: Request<ShowGroupRequest>) -> Result<Response<ShowGroupReply>, Status> {
+        let request = about_group(request, |request| &request.group)?;
+        self.group(&request.group).await.map(Response::new)
+    }
+
+    async fn list_members(&self, request: Request<ListMembersRequest>) -> Result<Response<ListMembersReply>, Status> {
+        let request = about_group(request, |request| &request.group)?;
+        self.members(request).await.map(Response::new)
+    }
+
+    async fn set_member_role(
+        &self,
+        request: Request<SetMemberRoleRequest>,
+    ) -> Result<Response<SetMemberRoleReply>, Status> {
+        let request = about_group(request, |request| &request.group)?;
+        self.give_role(request).await.map(Response::new)
+    }
+
+    async fn delete_group(&self, request: Request<DeleteGroupRequest>) -> Result<Response<DeleteGroupReply>, Status> {
+        let request = about_group(request, |request| &request.group)?;
+        self.end_group(request).await.map(Response::new)
     }
 
     type WatchStream = Events;

@@ -212,6 +212,7 @@ pub(crate) fn told(change: &Change) -> client::GroupChange {
                 users: users(&op.users),
                 role: op.role,
                 muted_until_ms: op.muted_until_ms,
+                account_ended: false,
             })
         }
         Change::Delete(_) => What::Deleted(client::GroupDeleted {}),

@@ -47,6 +47,7 @@ pub(crate) struct Said<'a> {
     pub(crate) header: Option<&'a Header>,
     /// As in `link::Send`.
     pub(crate) expires_after_ms: u64,
+    pub(crate) to_incarnation: Option<u64>,
 }
 
 /// In a group only the author's own messages are known by their keys.
@@ -65,6 +66,8 @@ pub(crate) struct GroupMessage {
     /// Of the sender's account and session.
     pub(crate) incarnation: u64,
     generation: u64,
+    /// The only incarnation of the group for which the message is; `None`: for the group that there is.
+    wanted_incarnation: Option<u64>,
     key: DuplicateKey,
     after: Option<DuplicateKey>,
     id: String,
@@ -133,6 +136,7 @@ impl GroupMessage {
             sender,
             incarnation: said.incarnation,
             generation: said.generation,
+            wanted_incarnation: said.to_incarnation,
             key,
             after,
             id,
@@ -164,6 +168,7 @@ impl GroupMessage {
             sender: Bytes::copy_from_slice(self.sender.as_str().as_bytes()),
             sender_generation: self.generation,
             sender_incarnation: self.incarnation,
+            group_incarnation: self.wanted_incarnation,
             header: self.header.clone(),
             ..Append::default()
         }

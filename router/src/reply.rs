@@ -116,6 +116,8 @@ pub(crate) enum Failure {
     OfDomain(String),
     #[error("there is no user {0:?}")]
     NoUser(String),
+    #[error("the account of {0} for which the message was scheduled has ended")]
+    RecipientEnded(String),
     #[error("the timeline belongs to somebody else")]
     Forbidden,
     #[error("{0} is of a domain that this one does not talk to")]
@@ -176,7 +178,7 @@ impl Failure {
             Self::TooManyReports(_) => (Code::RateLimited, false, 0),
             Self::NoRoom(_) | Self::Requests => (Code::Overloaded, true, 60_000),
             Self::TooLarge { .. } | Self::Quota(_) => (Code::TooLarge, false, 0),
-            Self::NoUser(_) => (Code::NotFound, false, 0),
+            Self::NoUser(_) | Self::RecipientEnded(_) => (Code::NotFound, false, 0),
             Self::Forbidden | Self::OtherDomain(_) | Self::Unwanted(_) | Self::OfDomain(_) => {
                 (Code::Forbidden, false, 0)
             }

@@ -32,6 +32,8 @@ pub(crate) struct Sending {
     pub(crate) incarnation: u64,
     /// The generation of the sender's session.
     generation: u64,
+    /// The only incarnation of the recipient's account for which the message is; `None`: for whoever has the name.
+    pub(crate) wanted_incarnation: Option<u64>,
     /// The incarnation of the recipient's account when the first append began.
     pub(crate) recipient_incarnation: u64,
     /// Whether the recipient takes messages of the sender.
@@ -189,6 +191,7 @@ impl Sending {
             recipient,
             incarnation: send.incarnation,
             generation: send.generation,
+            wanted_incarnation: send.to_incarnation,
             recipient_incarnation: 0,
             admission: Admission::Unspecified,
             withheld: false,

@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use carillon_proto::{
     GroupId, ShardKind, TimelineId, UserId,
     pb::{
-        client::Envelope,
+        client::{Envelope, Role, group_change::What},
         link,
         store::{
-            Append, Appended, ChangeGroup, EndTimeline, Person, ReadMembers, ReadMemberships, ReadOutbox, ReadTimeline,
-            StoredEntry, change_group::Change, change_members::Change as OfMembers, member::Standing,
-            store_reply::Result as Outcome, store_request::Op,
+            self, Append, Appended, ChangeGroup, EndTimeline, Person, ReadMembers, ReadMemberships, ReadOutbox,
+            ReadTimeline, StoredEntry, change_group::Change, change_members::Change as OfMembers, member::Standing,
+            members_read, store_reply::Result as Outcome, store_request::Op,
         },
     },
 };
-use prost::Message as _;
+use prost::{Message as _, bytes::Bytes};
 
 use crate::{
     audience::Members,
@@ -66,8 +66,11 @@ impl Group {
             return Err(format!("{name} is of epoch {epoch} after {}", self.epoch));
         }
         if !first_envelope.is_empty() {
-            let first = self.entries.get(*seq as usize - 1).map(|entry| &entry.bytes);
-            return if first == Some(first_envelope) {
+            let is = |seq: u64, envelope: &Bytes| {
+                self.entries.get(seq as usize - 1).is_some_and(|entry| entry.bytes == *envelope)
+            };
+            let heir = &appended.heir_envelope;
+            return if is(*seq, first_envelope) && (heir.is_empty() || is(*seq + 1, heir)) {
                 Ok(false)
             } else {
                 Err(format!("{name} was answered with another message"))
@@ -90,6 +93,22 @@ impl Group {
         let members = self.members_after.last().cloned().unwrap_or_default();
         self.members_after.push(members);
         Ok(true)
+    }
+
+    /// The account of the last owner has ended, and this envelope behind that of the change makes another member the owner.
+    fn falls_to(&mut self, envelope: &Bytes) -> Result<(), String> {
+        let heir = Envelope::decode(envelope.clone()).map_err(|error| error.to_string())?;
+        let users = match heir.change.as_ref().and_then(|change| change.what.as_ref()) {
+            Some(What::Members(members)) if members.role() == Role::Owner => &members.users[..],
+            _ => &[],
+        };
+        let [user] = users else { return Err(format!("{heir:?} makes nobody an owner")) };
+        if !self.is_member(user) {
+            return Err(format!("{user}, who is no member, is made an owner"));
+        }
+        self.entries.push(Entry { envelope: heir, bytes: envelope.clone(), by: 0, is_gone: false });
+        self.members_after.push(self.members_after.last().cloned().unwrap_or_default());
+        Ok(())
     }
 
     /// The last entry has changed who is a member.
@@ -185,7 +204,7 @@ impl Groups {
             Change::Set(_) => {}
         }
         group.members_changed();
-        Ok(())
+        if appended.heir_envelope.is_empty() { Ok(()) } else { group.falls_to(&appended.heir_envelope) }
     }
 
     /// The remains of a deleted group go.
@@ -237,6 +256,11 @@ impl World<'_> {
                 Outcome::MembersRead(read) => read.members,
                 _ => Vec::new(),
             };
+            let is_owner =
+                |row: &members_read::Row| row.member.is_some_and(|member| member.role() == store::Role::Owner);
+            if !found.is_empty() && !found.iter().any(is_owner) {
+                return Err(format!("{name} has members, and no owner: {found:?}"));
+            }
             let found: Vec<_> =
                 found.into_iter().map(|row| (row.user, row.member.map_or(0, |member| member.incarnation))).collect();
             let members = group.people.iter().filter(|(_, row)| row.0 == Standing::Member && !group.is_deleted);

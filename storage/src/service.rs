@@ -285,6 +285,7 @@ fn check(cluster: &Cluster, shard: &Shard, op: Option<Op>) -> Result<Checked, Re
         }
         (ShardKind::Timeline, Some(Op::ReadReports(read))) => Ok(Checked::Read(ReadOp::Reports(read))),
         (ShardKind::Timeline, Some(Op::ReadReport(read))) => Ok(Checked::Read(ReadOp::Report(read))),
+        (ShardKind::Timeline, Some(Op::ListGroups(list))) => Ok(Checked::Read(ReadOp::Groups(list))),
         (ShardKind::Timeline, Some(Op::ReadOutbox(read))) => Ok(Checked::Read(ReadOp::Outbox(read))),
         (ShardKind::Directory, Some(Op::CountAccounts(count))) => Ok(Checked::Read(ReadOp::CountAccounts(count))),
         (ShardKind::Directory, Some(Op::ReadUser(read))) => {
@@ -346,6 +347,7 @@ fn span_of(request: &StoreRequest) -> Option<Span> {
         Some(Op::ReadScheduled(_)) => "read scheduled",
         Some(Op::ReadReports(_)) => "read reports",
         Some(Op::ReadReport(_)) => "read report",
+        Some(Op::ListGroups(_)) => "list groups",
         Some(Op::CountAccounts(_)) => "count accounts",
         Some(Op::ListAccounts(_)) => "list accounts",
         Some(Op::ListSessions(_)) => "list sessions",

@@ -90,6 +90,7 @@ impl Machines {
             | Op::ReadScheduled(_)
             | Op::ReadReports(_)
             | Op::ReadReport(_)
+            | Op::ListGroups(_)
             | Op::CountAccounts(_)
             | Op::ListAccounts(_)
             | Op::ReadContacts(_)
@@ -139,6 +140,7 @@ impl Machines {
                 (ShardKind::Timeline, Op::ReadReport(op)) => {
                     Outcome::ReportRead(Box::new(self.timelines[place].1.report(op)?))
                 }
+                (ShardKind::Timeline, Op::ListGroups(op)) => Outcome::GroupList(self.timelines[place].1.groups(op)?),
                 (ShardKind::Timeline, Op::ReadOutbox(op)) => Outcome::OutboxRead(self.timelines[place].1.outbox(op)?),
                 (ShardKind::Timeline, Op::ReadConversations(op)) => {
                     Outcome::ConversationsRead(self.timelines[place].1.conversations(op)?)

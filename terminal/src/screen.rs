@@ -194,7 +194,9 @@ fn of_message(model: &Model, with: &With, thread: &Thread, seq: u64, said: &Said
     };
     let sender = Style::new().fg(if is_own { Color::Cyan } else { Color::Green }).add_modifier(Modifier::BOLD);
     let time = (model.local)(said.time_ms).format("%H:%M").to_string();
-    let mut lines = wrapped(&time, (&said.message.sender, sender), &said.text, (tick, DIM), width);
+    // The operator's changes of groups have no sender, nor have those that follow from the end of an account.
+    let name = if said.message.sender.is_empty() { "the service" } else { &said.message.sender };
+    let mut lines = wrapped(&time, (name, sender), &said.text, (tick, DIM), width);
     if !said.about.is_empty() {
         lines.push(Line::styled(format!("      {}", said.about.replace('\n', " ")), Style::new().fg(Color::Yellow)));
     }

@@ -94,8 +94,15 @@ fn changed(what: &What) -> String {
         What::Members(members) => {
             let kind = match members.kind() {
                 Kind::Muted if members.muted_until_ms == 0 => "unmuted".to_owned(),
+                Kind::Role => {
+                    format!("role {}", members.role().as_str_name().trim_start_matches("ROLE_").to_lowercase())
+                }
                 kind => kind.as_str_name().trim_start_matches("KIND_").to_lowercase(),
             };
+            // The user who has left is the sender.
+            if members.account_ended {
+                return format!("{kind}, as the account has ended");
+            }
             printable(&format!("{kind} {}", members.users.join(", ")))
         }
     }
@@ -141,7 +148,22 @@ pub(crate) fn local(time_ms: u64) -> NaiveDateTime {
 
 #[cfg(test)]
 mod tests {
+    use carillon_proto::pb::client::{GroupChange, MembersChange, Role};
+
     use super::*;
+
+    #[test]
+    fn whose_account_has_ended_is_told_and_who_is_the_owner_now() {
+        let shown = |members: MembersChange| {
+            let change = Some(Box::new(GroupChange { what: Some(What::Members(members)) }));
+            of(&Envelope { change, ..Envelope::default() }, None).0
+        };
+        let (kind, users) = (Kind::Left.into(), vec!["alice".to_owned()]);
+        let left = MembersChange { kind, users, account_ended: true, ..MembersChange::default() };
+        assert_eq!(shown(left), "[left, as the account has ended]");
+        let (kind, users, role) = (Kind::Role.into(), vec!["bob".to_owned()], Role::Owner.into());
+        assert_eq!(shown(MembersChange { kind, users, role, ..MembersChange::default() }), "[role owner bob]");
+    }
 
     #[test]
     fn sound_is_drawn() {

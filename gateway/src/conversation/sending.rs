@@ -92,6 +92,7 @@ impl Live {
                     wants_marks: self.follows_conversations,
                     header,
                     expires_after_ms,
+                    to_incarnation: None,
                 });
                 let tag = Tag::Send(Sent::new(client_id, named, admitted, now.instant, span));
                 out.push(Effect::Request { tag, op, traceparent });

@@ -276,15 +276,17 @@ pub(super) fn line(envelope: &Envelope, reader: &str) -> String {
         Some(Recipient { to: Some(recipient::To::Group(group)) }) => format!(" in {group}"),
         _ => String::new(),
     };
+    // The operator's changes of groups have no sender, nor have those that follow from the end of an account.
+    let sender = if envelope.sender.is_empty() { "the service" } else { &envelope.sender };
     if envelope.erased {
         let what = if envelope.expires_at_ms == 0 { "erased" } else { "expired" };
-        return format!("{} {}{to}: [{what}]", time(envelope.time_ms), envelope.sender);
+        return format!("{} {sender}{to}: [{what}]", time(envelope.time_ms));
     }
     if let Some(what) = envelope.change.as_ref().and_then(|change| change.what.as_ref()) {
-        return format!("{} {}{to}: [{}]", time(envelope.time_ms), envelope.sender, changed(what));
+        return format!("{} {sender}{to}: [{}]", time(envelope.time_ms), changed(what));
     }
     let text = said(envelope.content.as_ref());
-    format!("{} {}{to}: {text}", time(envelope.time_ms), envelope.sender)
+    format!("{} {sender}{to}: {text}", time(envelope.time_ms))
 }
 
 fn told(mark: &UserMark) -> String {
@@ -327,9 +329,13 @@ fn changed(what: &What) -> String {
         What::Members(members) => {
             let kind = match members.kind() {
                 Kind::Muted if members.muted_until_ms == 0 => "unmuted".to_owned(),
+                Kind::Role => {
+                    format!("role {}", members.role().as_str_name().trim_start_matches("ROLE_").to_lowercase())
+                }
                 kind => kind.as_str_name().trim_start_matches("KIND_").to_lowercase(),
             };
-            format!("{kind}: {}", printable(&members.users.join(", ")))
+            let ended = if members.account_ended { ", as the account has ended" } else { "" };
+            format!("{kind}: {}{ended}", printable(&members.users.join(", ")))
         }
     }
 }
@@ -347,6 +353,8 @@ fn time(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use carillon_proto::pb::client::{GroupChange, MembersChange, Role};
+
     use super::*;
 
     #[test]
@@ -366,5 +374,21 @@ mod tests {
         };
         assert_eq!(line(&envelope, "alice"), "1970-01-01 00:00:00Z bob: hi  [2Jthere");
         assert_eq!(line(&envelope, "bob"), "1970-01-01 00:00:00Z bob to alice: hi  [2Jthere");
+    }
+
+    #[test]
+    fn whose_account_has_ended_is_told_and_who_is_the_owner_now() {
+        let shown = |sender: &str, members: MembersChange| {
+            let change = Some(Box::new(GroupChange { what: Some(What::Members(members)) }));
+            let (sender, to) = (sender.to_owned(), Some(Client::group("club")));
+            line(&Envelope { sender, to, change, ..Envelope::default() }, "bob")
+        };
+        let (kind, users) = (Kind::Left.into(), vec!["alice".to_owned()]);
+        let left = MembersChange { kind, users, account_ended: true, ..MembersChange::default() };
+        let expected = "1970-01-01 00:00:00Z alice in club: [left: alice, as the account has ended]";
+        assert_eq!(shown("alice", left), expected);
+        let (kind, users, role) = (Kind::Role.into(), vec!["bob".to_owned()], Role::Owner.into());
+        let heir = MembersChange { kind, users, role, ..MembersChange::default() };
+        assert_eq!(shown("", heir), "1970-01-01 00:00:00Z the service in club: [role owner: bob]");
     }
 }

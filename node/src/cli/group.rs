@@ -177,7 +177,7 @@ struct Settings {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum RoleName {
+pub(super) enum RoleName {
     Reader,
     Member,
     Admin,

@@ -17,6 +17,7 @@ mod doctor;
 mod domain;
 mod ended;
 mod group;
+mod groups;
 mod media;
 mod message;
 mod out;
@@ -124,6 +125,9 @@ enum Command {
     /// Shows moderators what users have reported, and notes what they have decided.
     #[command(subcommand)]
     Reports(reports::Reports),
+    /// Lists and shows groups, gives members a role and deletes groups, as the operator; `group` does it as one of the users.
+    #[command(subcommand)]
+    Groups(groups::Groups),
     /// Decides limits, keeping and administrators of domains.
     #[command(subcommand)]
     Domain(domain::DomainCommand),
@@ -239,6 +243,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Group(group)) => small(async { group.run(&options.load()?).await }),
         Some(Command::Outbox(outbox)) => small(async { outbox.run(&options.load()?).await }),
         Some(Command::Reports(reports)) => small(async { reports.run(&options.load()?).await }),
+        Some(Command::Groups(groups)) => small(async { groups.run(&options.load()?).await }),
         Some(Command::Domain(domain)) => small(async { domain.run(&options.load()?).await }),
         Some(Command::Conversation(conversation)) => small(async { conversation.run(&options.load()?).await }),
         Some(Command::Contact(contact)) => small(async { contact.run(&options.load()?).await }),

@@ -23,13 +23,17 @@ pub struct Device {
 
 impl Device {
     pub async fn enter(cluster: &Cluster, gateways: &[usize], user: &str, device: &str) -> Self {
+        Self::tries(cluster, gateways, user, device).await.expect("signs in")
+    }
+
+    pub async fn tries(cluster: &Cluster, gateways: &[usize], user: &str, device: &str) -> Result<Self, String> {
         let credential = Credential::Token(cluster.token(user));
         let addresses = gateways.iter().map(|gateway| cluster.addresses[*gateway].clone()).collect();
         let config = ClientConfig::new(addresses, user, device, credential);
         let tasks = Tasks::new();
         let (client, events) = Client::open(config, &tasks).expect("opens");
-        client.connected(PATIENCE).await.expect("signs in");
-        Self { client, events, user: UserId::new(user).expect("valid"), _tasks: tasks }
+        client.connected(PATIENCE).await?;
+        Ok(Self { client, events, user: UserId::new(user).expect("valid"), _tasks: tasks })
     }
 
     pub fn inbox(&self) -> TimelineId {

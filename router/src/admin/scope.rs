@@ -4,7 +4,7 @@
 use std::{fmt, sync::Arc};
 
 use carillon_proto::{
-    UserId,
+    GroupId, UserId,
     peer::{CheckToken, vouch},
 };
 use tokio::sync::watch;
@@ -82,7 +82,26 @@ impl fmt::Display for Scope {
     }
 }
 
+/// The request about a group, if the caller administers its domain.
+pub(super) fn about_group<T>(request: Request<T>, group: impl Fn(&T) -> &str) -> Result<T, Status> {
+    let (scope, request) = scoped(request)?;
+    scope.check_group(group(&request))?;
+    Ok(request)
+}
+
 impl Scope {
+    /// The answer is the same whether there is such a group or not.
+    fn check_group(&self, group: &str) -> Result<(), Status> {
+        let has = match self {
+            Self::Operator => true,
+            Self::Domain(own) => GroupId::new(group).is_ok_and(|group| group.domain().unwrap_or_default() == own),
+        };
+        if has {
+            return Ok(());
+        }
+        Err(Status::permission_denied(format!("{group:?} is no group of the domain of this token")))
+    }
+
     /// True for users whom the caller administers.
     pub(super) fn has(&self, user: &str) -> bool {
         match self {
@@ -156,6 +175,15 @@ mod tests {
         publish.send_replace(view(&[&second]));
         assert_eq!(scope_of(&mut check, &first), Err(Code::Unauthenticated));
         assert_eq!(scope_of(&mut check, &second), Ok(acme));
+    }
+
+    #[test]
+    fn administrators_have_the_groups_of_their_domain_alone() {
+        let groups = ["club", "club@acme.example", "club@b.example", "club@acme.example.b", "", "@acme.example"];
+        let had = |scope: &Scope| groups.map(|group| scope.check_group(group).is_ok());
+        assert_eq!(had(&Scope::Operator), [true; 6]);
+        assert_eq!(had(&Scope::Domain(String::new())), [true, false, false, false, false, false]);
+        assert_eq!(had(&Scope::Domain("acme.example".to_owned())), [false, true, false, false, false, false]);
     }
 
     #[test]

@@ -14,8 +14,15 @@ use carillon_proto::{
 use tokio::time::Instant;
 
 use super::{
-    Announced, Owner, chat_states::GroupTelling, contacts::ContactChanging, conversations::ConversationsAsked, done,
-    head, privacy::PrivacyAsked, reports::Reporting, scheduled::ScheduleChanging, unexpected,
+    Announced, Owner,
+    chat_states::GroupTelling,
+    contacts::ContactChanging,
+    conversations::ConversationsAsked,
+    done, head,
+    privacy::PrivacyAsked,
+    reports::Reporting,
+    scheduled::{ScheduleChanging, Scheduling},
+    unexpected,
 };
 use crate::{
     cursors::Moves,
@@ -85,6 +92,8 @@ pub(super) enum Continuation {
     GroupChatState(Box<GroupTelling>),
     /// A place for a file was made in the shard of this index.
     MediaCreated(u16, ReplySlot),
+    /// The recipient of a message that is to be scheduled was read.
+    Scheduling(Box<Scheduling>),
     Scheduled(Box<ScheduleChanging>),
     /// Messages that are being reported were read.
     Reported(Box<Reporting>),
@@ -173,6 +182,7 @@ impl Owner {
             Continuation::MediaCreated(shard, slot) => {
                 self.media_created(shard, slot, answer);
             }
+            Continuation::Scheduling(scheduling) => self.recipient_read(*scheduling, answer),
             Continuation::Scheduled(changing) => self.scheduled_changed(*changing, answer),
             Continuation::Reported(reporting) => self.reported_read(reporting, answer),
             Continuation::ReportPut(reason, slot) => self.report_put(reason, slot, answer),

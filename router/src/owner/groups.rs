@@ -111,6 +111,7 @@ impl Owner {
             change: &[],
             header: send.header.as_deref(),
             expires_after_ms: send.expires_after_ms,
+            to_incarnation: send.to_incarnation,
         };
         match self.message(&said, parts, now, time_ms) {
             Ok(message) => {
@@ -189,6 +190,7 @@ impl Owner {
             change: &encoded,
             header: None,
             expires_after_ms: 0,
+            to_incarnation: None,
         };
         let message = match self.message(&said, parts, now, time_ms) {
             Ok(message) => message,
@@ -313,7 +315,15 @@ impl Owner {
             except: Some((changing.message.lease, changing.message.connection)),
             passed_on: false,
         };
+        // The name of a user whom the change names was the last owner's, whose account has ended.
+        let heir = Some(appended.heir_envelope).filter(|envelope| !envelope.is_empty()).map(|envelope| Delivery {
+            position: Position { seq: position.seq + 1, ..position },
+            envelope,
+            except: None,
+            ..telling.clone()
+        });
         self.tell_followers(telling);
+        heir.into_iter().for_each(|heir| self.tell_followers(heir));
         for (user, set) in memberships {
             let incarnation = set.append.as_ref().map_or(0, |append| append.incarnation);
             let timeline = TimelineId::Inbox(user.clone());

@@ -46,6 +46,15 @@ impl Owner {
     /// The recipient is known.
     pub(super) fn begin(&mut self, mut sending: Box<Sending>, account: CachedAccount, now: Instant) {
         let CachedAccount { incarnation, remade, privacy } = account;
+        match sending.wanted_incarnation {
+            Some(wanted) if wanted < incarnation => {
+                let failure = Failure::RecipientEnded(sending.recipient.to_string());
+                return self.refuse_send(*sending, &failure);
+            }
+            // What is known of the account is old.
+            Some(wanted) if wanted > incarnation => return self.send_again(sending, now),
+            Some(_) | None => {}
+        }
         // A user who writes to itself means its own account, not the name's next owner.
         sending.recipient_incarnation = if sending.is_to_oneself() { sending.incarnation } else { incarnation };
         sending.is_remade = remade && !sending.is_to_oneself();

@@ -5,7 +5,8 @@ use carillon_proto::{
     pb::{
         link::{self, ScheduledNews, signaled::Notice},
         store::{
-            self, Person, ScheduledChanged, TimelineCommand, change_scheduled::Change, store_request, timeline_command,
+            self, Person, ReadUser, ScheduledChanged, TimelineCommand, User, change_scheduled::Change, store_request,
+            timeline_command,
         },
     },
 };
@@ -27,6 +28,13 @@ pub(super) struct ScheduleChanging {
     slot: ReplySlot,
 }
 
+/// A message that is to be scheduled when its recipient was read.
+pub(super) struct Scheduling {
+    command: store::Schedule,
+    to: TimelineId,
+    parts: RequestContext,
+}
+
 impl Owner {
     pub(super) fn schedule(&mut self, schedule: link::Schedule, parts: RequestContext) {
         let Some(schedule) = schedule.schedule else { return self.refuse(parts.slot, &NOTHING) };
@@ -41,14 +49,56 @@ impl Owner {
         if !self.topology.domains.allow(parts.user.domain(), domain) {
             return self.refuse(parts.slot, &Failure::OtherDomain(to.owner().to_owned()));
         }
-        let incarnation = schedule.incarnation;
-        let command = timeline_command::Op::Schedule(store::Schedule {
+        let command = store::Schedule {
             timeline: Some(TimelineId::Inbox(parts.user.clone()).to_key()),
             new_epoch: Epoch::random().0,
             duplicate_key: key.0.to_vec().into(),
+            to_incarnation: None,
             ..schedule
-        });
-        self.write_scheduled(command, incarnation, false, parts);
+        };
+        if Level(self.topology.view.level) < Level::GROUPS {
+            return self.refuse(parts.slot, &Failure::Scheduled);
+        }
+        let (shard, op) = match &to {
+            TimelineId::Inbox(user) if *user == parts.user => {
+                let to_incarnation = Some(command.incarnation);
+                return self.put_scheduled(store::Schedule { to_incarnation, ..command }, parts);
+            }
+            // What this router knows of the accounts of others may be old.
+            TimelineId::Inbox(user) => {
+                let read = ReadUser { user: user.as_str().to_owned(), ..ReadUser::default() };
+                (self.topology.shards.directory_of(user), store_request::Op::ReadUser(read))
+            }
+            TimelineId::Group(_) => {
+                let read = store::ReadGroup { timeline: Some(to.to_key()), ..store::ReadGroup::default() };
+                (self.topology.shards.timeline_of(&to), store_request::Op::ReadGroup(read))
+            }
+        };
+        let deadline = parts.deadline;
+        let scheduling = Box::new(Scheduling { command, to, parts });
+        self.ask(shard, op, String::new(), deadline, Continuation::Scheduling(scheduling));
+    }
+
+    /// The recipient is known: the message is for this account or group, and for no later one of the name.
+    pub(super) fn recipient_read(&mut self, scheduling: Scheduling, answer: Result<StoreAnswer, StoreFailure>) {
+        let Scheduling { command, to, parts } = scheduling;
+        let to_incarnation = match answer {
+            Ok(StoreAnswer::User(User { account: Some(account), .. })) if account.deleted => {
+                return self.refuse(parts.slot, &Failure::NoUser(to.owner().to_owned()));
+            }
+            // Nobody has had the name: it may have its first owner when the time comes.
+            Ok(StoreAnswer::User(User { account, .. })) => account.map(|account| account.incarnation),
+            // Whether the user may write there is decided when the time comes.
+            Ok(StoreAnswer::GroupRead(read)) => Some(read.incarnation),
+            Err(StoreFailure::NotFound { .. }) => None,
+            other => return self.refuse(parts.slot, &unexpected(other)),
+        };
+        self.put_scheduled(store::Schedule { to_incarnation, ..command }, parts);
+    }
+
+    fn put_scheduled(&mut self, command: store::Schedule, parts: RequestContext) {
+        let incarnation = command.incarnation;
+        self.write_scheduled(timeline_command::Op::Schedule(command), incarnation, false, parts);
     }
 
     pub(super) fn change_scheduled(&mut self, change: link::ChangeScheduled, parts: RequestContext) {

@@ -353,6 +353,7 @@ fn is_write(op: &Op) -> bool {
         | Op::ReadScheduled(_)
         | Op::ReadReports(_)
         | Op::ReadReport(_)
+        | Op::ListGroups(_)
         | Op::CountAccounts(_)
         | Op::ListAccounts(_)
         | Op::ListSessions(_) => false,

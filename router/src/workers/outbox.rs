@@ -351,24 +351,26 @@ impl OutboxWorker {
     fn step_answered(&mut self, lane: Lane, answer: Result<StoreAnswer, StoreFailure>, now: Instant, time_ms: u64) {
         let Some(Running { step, appending, mut rest }) = self.pass.running.remove(&lane) else { return };
         let is_overload = matches!(answer, Err(StoreFailure::Overloaded { .. }));
-        match came_to(&step, answer) {
+        match came_to(&step, &appending, answer) {
             // It comes after those that are under way, and no more than these go at once from here on.
             Outcome::Waits if is_overload && !self.pass.running.is_empty() => {
                 self.pass.at_once = Some(self.pass.running.len());
                 rest.push_front(step);
             }
-            Outcome::Done(position) => {
-                if let Some(position) = position {
-                    self.effects.push(Effect::Deliver(Delivery {
-                        timeline: appending.timeline,
+            Outcome::Done => {}
+            Outcome::Appended(envelopes) => {
+                let deliver = |(position, envelope)| {
+                    Effect::Deliver(Delivery {
+                        timeline: appending.timeline.clone(),
                         incarnation: appending.incarnation,
                         position,
-                        envelope: appending.envelope,
+                        envelope,
                         traceparent: String::new(),
                         except: None,
                         passed_on: false,
-                    }));
-                }
+                    })
+                };
+                self.effects.extend(envelopes.into_iter().map(deliver));
             }
             Outcome::Instead(what) => rest.push_front(Step { what, ..step }),
             Outcome::Refused(why) => {

@@ -212,6 +212,7 @@ fn request(person: &Person, generation: u64, row: &ScheduledRow) -> Result<(Time
         content: row.content.clone(),
         header: row.header.clone(),
         expires_after_ms: row.expires_after_ms,
+        to_incarnation: row.to_incarnation,
         incarnation: person.incarnation,
         generation,
         time_ms: row.time_ms,

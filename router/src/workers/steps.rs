@@ -7,7 +7,7 @@ use carillon_proto::{
     pb::{
         client::{self, Position, group_change::What as Changed, members_change::Kind},
         store::{
-            Append, ChangeGroup, ChangeMembers, Membership, Person, Role, SetMembership, TimelineCommand,
+            Append, Appended, ChangeGroup, ChangeMembers, Membership, Person, Role, SetMembership, TimelineCommand,
             change_group::Change, change_members, member::Standing, store_request::Op, timeline_command,
         },
     },
@@ -119,16 +119,17 @@ impl Step {
         DuplicateKey::of_leaving(&self.group, &self.user, self.incarnation, after)
     }
 
-    /// The envelope that tells the group. Nobody has sent it.
+    /// The envelope that tells the group. No session has sent it.
     fn left(&self, time_ms: u64) -> Bytes {
         let kind = Kind::Left.into();
         let users = vec![self.user.as_str().to_owned()];
-        let what = Changed::Members(client::MembersChange { kind, users, ..client::MembersChange::default() });
+        let members = client::MembersChange { kind, users, account_ended: true, ..client::MembersChange::default() };
+        let what = Changed::Members(members);
         let change = client::GroupChange { what: Some(what) }.encode_to_vec();
         let id = MessageId::of(time_ms, self.leaving()).to_string();
         let parts = EnvelopeParts {
             id: &id,
-            sender: "",
+            sender: self.user.as_str(),
             sender_device: "",
             recipient: EnvelopeTo::Group(self.group.as_str()),
             client_id: "",
@@ -145,28 +146,36 @@ impl Step {
 
 /// What a step came to.
 pub(super) enum Outcome {
-    /// Done, and at this position if it was done by this step.
-    Done(Option<Position>),
+    Done,
+    /// These envelopes of its timeline are to be delivered.
+    Appended(Vec<(Position, Bytes)>),
     Instead(What),
     Refused(String),
     Waits,
 }
 
-pub(super) fn came_to(step: &Step, answer: Result<StoreAnswer, StoreFailure>) -> Outcome {
+pub(super) fn came_to(step: &Step, appending: &Appending, answer: Result<StoreAnswer, StoreFailure>) -> Outcome {
     match (&step.what, answer) {
+        // The router that has carried the change out has delivered it.
+        (What::Tell { .. }, Ok(StoreAnswer::Appended(appended))) if !appended.first_envelope.is_empty() => {
+            Outcome::Done
+        }
+        // Only workers do this. The one whose step it was first may have died before it delivered anything.
         (_, Ok(StoreAnswer::Appended(appended))) => {
-            let position = Position { epoch: appended.epoch, seq: appended.seq };
-            Outcome::Done(appended.first_envelope.is_empty().then_some(position))
+            let Appended { epoch, seq, first_envelope, heir_envelope, .. } = appended;
+            let own = if first_envelope.is_empty() { appending.envelope.clone() } else { first_envelope };
+            let all = [(seq, own), (seq + 1, heir_envelope)].into_iter().filter(|(_, envelope)| !envelope.is_empty());
+            Outcome::Appended(all.map(|(seq, envelope)| (Position { epoch, seq }, envelope)).collect())
         }
         // A later change is there already.
-        (What::Tell { .. }, Ok(StoreAnswer::Done(_))) => Outcome::Done(None),
+        (What::Tell { .. }, Ok(StoreAnswer::Done(_))) => Outcome::Done,
         // Nobody is told any more; and the group must not keep somebody who does not exist.
         (What::Tell { standing: Standing::Member | Standing::Invited, seq, .. }, Err(StoreFailure::Gone { .. })) => {
             Outcome::Instead(What::Leave { after: *seq })
         }
-        (What::Tell { .. }, Err(StoreFailure::Gone { .. })) => Outcome::Done(None),
+        (What::Tell { .. }, Err(StoreFailure::Gone { .. })) => Outcome::Done,
         // The user is not in the group any more, or there is no such group.
-        (What::Leave { .. }, Err(StoreFailure::NotFound { .. })) => Outcome::Done(None),
+        (What::Leave { .. }, Err(StoreFailure::NotFound { .. })) => Outcome::Done,
         // The outbox of the group's shard.
         (What::Leave { .. }, Err(StoreFailure::NoRoom { .. })) => Outcome::Waits,
         (_, Err(failure)) if is_temporary(&failure) => Outcome::Waits,

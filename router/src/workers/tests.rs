@@ -124,12 +124,35 @@ fn who_does_not_exist_any_more_leaves_the_group() {
     let Some(change_group::Change::Members(members)) = leave.change else { panic!("not members") };
     assert_eq!(members.users, [person("bob")]);
     let envelope = Envelope::decode(&*append.envelope).expect("decodes");
-    let told = client::MembersChange { kind: Kind::Left.into(), users: vec!["bob".into()], ..Default::default() };
+    let (kind, users) = (Kind::Left.into(), vec!["bob".into()]);
+    let told = client::MembersChange { kind, users, account_ended: true, ..Default::default() };
     assert_eq!(envelope.change.and_then(|change| change.what), Some(Changed::Members(told)));
-    assert_eq!((&*envelope.sender, envelope.time_ms), ("", NOW_MS));
+    assert_eq!((&*envelope.sender, envelope.time_ms), ("bob", NOW_MS));
     let [delivery] = &play.told[..] else { panic!("{:?}", play.told) };
     assert_eq!((&delivery.timeline, delivery.position.seq), (&TimelineId::Group(friends), 12));
     assert_eq!(delivery.envelope, append.envelope, "as it was sent, and not with a later time");
+    assert_eq!(play.settles(), [(4, Verdict::Done)]);
+}
+
+#[test]
+fn the_group_hears_who_is_its_owner_now_also_from_a_worker_that_repeats() {
+    let mut play = Play::new();
+    let leave = LeaveGroups { person: Some(person("bob")), groups: ["a", "b"].map(group).to_vec() };
+    let row = OutboxRow { task: Some(Task::Leave(leave)), ..OutboxRow::default() };
+    play.rows(vec![outbox_read::Row { index: 4, number: 1, row: Some(row), envelope: Bytes::new(), scheduled: None }]);
+    let (first_envelope, heir_envelope) = (Bytes::from_static(b"bob left"), Bytes::from_static(b"role: carol"));
+    let answer = |first_envelope: &Bytes| {
+        let (heir_envelope, first_envelope) = (heir_envelope.clone(), first_envelope.clone());
+        let appended = Appended { epoch: 7, seq: 12, first_envelope, heir_envelope, ..Appended::default() };
+        Ok(StoreAnswer::Appended(appended))
+    };
+    play.answer(answer(&Bytes::new()));
+    play.answer(answer(&first_envelope));
+    let told: Vec<_> = play.told.iter().map(|told| (told.timeline.clone(), told.position.seq)).collect();
+    let [a, b] = ["a", "b"].map(|group| TimelineId::Group(GroupId::new(group).expect("valid")));
+    assert_eq!(told, [(a.clone(), 12), (a, 13), (b.clone(), 12), (b, 13)]);
+    assert_eq!((&play.told[1].envelope, &play.told[3].envelope), (&heir_envelope, &heir_envelope));
+    assert_eq!(play.told[2].envelope, first_envelope, "as it stands, and not as this worker would have said it");
     assert_eq!(play.settles(), [(4, Verdict::Done)]);
 }
 

@@ -31,6 +31,7 @@ fn send(to: &str, number: u32) -> Op {
         wants_marks: false,
         header: None,
         expires_after_ms: 0,
+        to_incarnation: None,
     })
 }
 

@@ -313,6 +313,9 @@ fn check_append(shard: ShardId, map: ShardMap, op: &Append) -> Result<Kind, Reje
     if kind == Kind::Inbox && op.sender_incarnation != 0 {
         return Err(invalid("the sender's incarnation is for groups"));
     }
+    if kind == Kind::Inbox && op.group_incarnation.is_some() {
+        return Err(invalid("an inbox is no group"));
+    }
     if let Some(header) = &op.header {
         headers::check(kind, header, &op.envelope)?;
         headers::check_expiry(header, op.time_ms, &op.envelope)?;

@@ -2,7 +2,10 @@
 
 use std::{collections::HashSet, io};
 
-use carillon_proto::pb::{client::Envelope, store::redact::Message};
+use carillon_proto::pb::{
+    client::{Envelope, GroupChange, group_change::What},
+    store::redact::Message,
+};
 use prost::Message as _;
 
 use super::{
@@ -32,13 +35,18 @@ struct Whose {
     sender: String,
     #[prost(bool, tag = "9")]
     erased: bool,
+    #[prost(message, optional, tag = "10")]
+    change: Option<GroupChange>,
 }
 
-/// The sender of a message that has not been erased.
+/// The sender of a message that has not been erased; empty for what the service says.
 fn sender_of(envelope: &[u8]) -> Option<String> {
     // Something that is no envelope is nobody's.
-    let whose = Whose::decode(envelope).ok()?;
-    (!whose.erased).then_some(whose.sender)
+    let Whose { sender, erased, change } = Whose::decode(envelope).ok()?;
+    // The user has not said that its account has ended.
+    let is_of_service =
+        matches!(change.and_then(|change| change.what), Some(What::Members(members)) if members.account_ended);
+    (!erased).then(|| if is_of_service { String::new() } else { sender })
 }
 
 /// What is left of this message, if it is of this sender and has not been erased.
@@ -117,9 +125,23 @@ impl TimelineReader {
 
 #[cfg(test)]
 mod tests {
-    use carillon_proto::pb::client::{Content, Recipient, Text, content::Body, recipient::To};
+    use carillon_proto::pb::client::{
+        Content, MembersChange, Recipient, Text, content::Body, members_change::Kind, recipient::To,
+    };
 
     use super::*;
+
+    #[test]
+    fn that_an_account_has_ended_is_not_erased_with_what_it_has_said() {
+        let left = |account_ended| {
+            let users = vec!["alice".to_owned()];
+            let members = MembersChange { kind: Kind::Left.into(), users, account_ended, ..MembersChange::default() };
+            let change = Some(Box::new(GroupChange { what: Some(What::Members(members)) }));
+            Envelope { sender: "alice".into(), change, ..Envelope::default() }.encode_to_vec()
+        };
+        assert_eq!(erased(&left(true), "alice").expect("decodes"), None);
+        assert!(erased(&left(false), "alice").expect("decodes").is_some(), "she has left by herself");
+    }
 
     #[test]
     fn what_is_left_is_a_valid_message_without_what_was_said() {

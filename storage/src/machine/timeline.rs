@@ -1,6 +1,6 @@
 //! The state machine of a timeline shard: assigns positions, recognises repeated sends, trims and ends timelines, and
 //! in `annotations.rs` keeps what messages make of others, in `cursors.rs` cursors, in `conversations.rs` what users have read, in `expiring.rs` removes
-//! contents of messages whose time is over, in `groups.rs` keeps the members of groups, in `media.rs` files, in `media_holds.rs` what refers to them, in
+//! contents of messages whose time is over, in `groups.rs` keeps the members of groups, in `heirs.rs` gives a group another owner, in `media.rs` files, in `media_holds.rs` what refers to them, in
 //! `outbox.rs` what workers have to do, in `reports.rs` what users have reported, in `scheduled.rs` messages that are to be sent later, and in `senders.rs`
 //! ends and erases senders.
 
@@ -10,6 +10,7 @@ pub(super) mod cursors;
 mod expiring;
 mod garbage;
 mod groups;
+mod heirs;
 mod media;
 pub(super) mod media_holds;
 mod mentions;
@@ -271,6 +272,9 @@ impl Batch<'_> {
         }
         let about_another = op.header.as_ref().is_some_and(|header| header.kind() != header::Kind::Message);
         let mut ends_at_ms = 0;
+        if is_group && op.group_incarnation.is_some_and(|wanted| wanted != incarnation) {
+            return Ok(rejected(Reason::NotFound, "the group for which the message was scheduled was deleted"));
+        }
         if is_group && !about_another {
             ends_at_ms = match self.may_write(held.as_ref(), op)? {
                 Ok(ends_at_ms) => ends_at_ms,
@@ -468,6 +472,10 @@ impl Batch<'_> {
         let (Some(timeline), Some(state)) = (timeline, before.map(|before| before.state)) else { return Ok(()) };
         if state.number != 0 {
             self.changes.put(keys::garbage(state.number), RowBytes::default());
+            if timeline.kind() == Kind::Group {
+                let name = timeline.owner_str().map_err(|_| broken("name of a group"))?;
+                self.changes.delete(keys::domain_group(name));
+            }
             self.leave_groups(timeline, &state)?;
         }
         Ok(())

@@ -9,9 +9,9 @@ use std::{
 use carillon_proto::{
     Level, ShardId,
     pb::store::{
-        CountAccounts, ListAccounts, ListSessions, ReadAllowed, ReadContacts, ReadConversations, ReadGroup, ReadHead,
-        ReadHeads, ReadHeldMedia, ReadMarks, ReadMedia, ReadMembers, ReadMemberships, ReadOutbox, ReadPrivacy,
-        ReadReport, ReadReports, ReadScheduled, ReadTimeline, ReadUntold, ReadUser, Rejected, StoreError,
+        CountAccounts, ListAccounts, ListGroups, ListSessions, ReadAllowed, ReadContacts, ReadConversations, ReadGroup,
+        ReadHead, ReadHeads, ReadHeldMedia, ReadMarks, ReadMedia, ReadMembers, ReadMemberships, ReadOutbox,
+        ReadPrivacy, ReadReport, ReadReports, ReadScheduled, ReadTimeline, ReadUntold, ReadUser, Rejected, StoreError,
         rejected::Reason, store_error::Why,
     },
 };
@@ -65,6 +65,7 @@ pub(crate) enum ReadOp {
     Scheduled(ReadScheduled),
     Reports(ReadReports),
     Report(ReadReport),
+    Groups(ListGroups),
 }
 
 pub(super) struct Read {
@@ -178,6 +179,7 @@ impl Reader {
                 (Self::Timeline(reader), ReadOp::Scheduled(op)) => Outcome::ScheduledRead(reader.scheduled(op)?),
                 (Self::Timeline(reader), ReadOp::Reports(op)) => Outcome::ReportsRead(reader.reports(op)?),
                 (Self::Timeline(reader), ReadOp::Report(op)) => Outcome::ReportRead(Box::new(reader.report(op)?)),
+                (Self::Timeline(reader), ReadOp::Groups(op)) => Outcome::GroupList(reader.groups(op)?),
                 (Self::Timeline(reader), ReadOp::Outbox(op)) => Outcome::OutboxRead(reader.outbox(op)?),
                 (Self::Timeline(reader), ReadOp::Conversations(op)) => {
                     Outcome::ConversationsRead(reader.conversations(op)?)

@@ -381,6 +381,7 @@ pub(super) fn send(to: &str, client_id: &str) -> Op {
         wants_marks: false,
         header: None,
         expires_after_ms: 0,
+        to_incarnation: None,
     })
 }
 

@@ -131,6 +131,7 @@ impl State {
             | Op::ReadAllowed(_)
             | Op::ReadScheduled(_)
             | Op::ReadReports(_)
+            | Op::ListGroups(_)
             | Op::ReadReport(_)) => panic!("not asked here: {other:?}"),
         }
     }

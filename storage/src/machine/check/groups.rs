@@ -35,7 +35,7 @@ pub(super) fn check_change(shard: ShardId, map: ShardMap, op: &ChangeGroup) -> R
     if append.header.is_some() {
         return Err(invalid("a change of a group refers to no message"));
     }
-    if append.incarnation != 0 || !append.after_key.is_empty() {
+    if append.incarnation != 0 || append.group_incarnation.is_some() || !append.after_key.is_empty() {
         return Err(invalid("a change of a group names no incarnation of the group, and no message before it"));
     }
     if op.by_operator != append.sender.is_empty() {

@@ -8,8 +8,8 @@ use carillon_proto::pb::store::rejected::Reason;
 pub(super) use self::{
     reader::Readable,
     rules::{
-        Actor, Refused, changed, count, expires_at_ms, founder, is_above, is_admin, is_told, may_delete, may_refer,
-        may_set, readable_from, refused, set, stands, written,
+        Actor, Refused, changed, count, expires_at_ms, founder, has_lost_its_owners, is_above, is_admin, is_told,
+        may_delete, may_refer, may_set, readable_from, refused, set, stands, succession, written,
     },
 };
 

@@ -6,8 +6,9 @@ use std::{
 };
 
 use carillon_proto::pb::store::{
-    Group, GroupRead, Head, Member, MembersRead, Membership, MembershipsRead, Person, ReadGroup, ReadMembers,
-    ReadMemberships, Rejected, TimelineKey, member::Standing, members_read, memberships_read, rejected::Reason,
+    Group, GroupList, GroupRead, GroupSettings, Head, ListGroups, Member, MembersRead, Membership, MembershipsRead,
+    Person, ReadGroup, ReadMembers, ReadMemberships, Rejected, TimelineKey, group_list, member::Standing, members_read,
+    memberships_read, rejected::Reason,
 };
 use prost::Message;
 
@@ -131,6 +132,30 @@ impl TimelineReader {
             members.push(members_read::Row { user: user.to_owned(), member: Some(member) });
         }
         Ok(MembersRead { members, complete })
+    }
+
+    pub(crate) fn groups(&self, op: &ListGroups) -> Result<GroupList, Unread> {
+        let view = self.shard.view();
+        let (begin, end) = keys::domain_groups(op.domain.as_deref()).into_inner();
+        let begin = if op.after.is_empty() { begin } else { begin.max(keys::after(&keys::domain_group(&op.after))) };
+        let mut list = GroupList { groups: Vec::new(), complete: true };
+        let limit = limit(op.limit);
+        if begin > end {
+            return Ok(list);
+        }
+        for row in view.range(begin..=end) {
+            let (key, value) = row?;
+            if list.groups.len() == limit {
+                list.complete = false;
+                break;
+            }
+            let group = view.get(&keys::group(keys::number_of(&value)?))?;
+            let mut group: Group = decode(&group.ok_or_else(|| broken("group of a domain without its row"))?)?;
+            let settings = group.settings.take().unwrap_or_default();
+            group.settings = Some(GroupSettings { name: settings.name, ..GroupSettings::default() });
+            list.groups.push(group_list::Row { group: keys::domain_group_of(&key)?, row: Some(group) });
+        }
+        Ok(list)
     }
 
     pub(crate) fn memberships(&self, op: &ReadMemberships) -> Result<MembershipsRead, Unread> {

@@ -349,9 +349,34 @@ pub(in crate::machine) fn count(group: &mut Group, before: Option<&Member>, afte
     add(after, 1);
 }
 
-/// Checks what must be true of a group after a change. `before`: the group before it. `most`: as in `ChangeGroup.most_members`.
-pub(in crate::machine) fn stands(group: &Group, before: &Group, by_operator: bool, most: u32) -> Result<(), Refused> {
-    if before.owners > 0 && group.owners == 0 && group.members > 0 && !by_operator {
+/// True if the change has taken the last owner from members who stay.
+pub(in crate::machine) fn has_lost_its_owners(group: &Group, before: &Group) -> bool {
+    before.owners > 0 && group.owners == 0 && group.members > 0
+}
+
+/// The place of a member among those to whom a group falls whose last owner's account has ended; the first one becomes the owner. Admins come
+/// first, then who may write at this time, then the others; each from the longest-standing on. `None`: the row is of no member.
+pub(in crate::machine) fn succession(member: &Member, time_ms: u64) -> Option<(u8, u64)> {
+    if member.standing() != Standing::Member {
+        return None;
+    }
+    let class = match rank(member) {
+        Rank::Admin | Rank::Owner | Rank::Operator => 0,
+        Rank::Member if time_ms >= member.muted_until_ms => 1,
+        Rank::Member | Rank::Reader => 2,
+    };
+    Some((class, member.since_seq))
+}
+
+/// Checks what must be true of a group after a change. `before`: the group before it. `may_lose_owners`: the change may take the last owner.
+/// `most`: as in `ChangeGroup.most_members`.
+pub(in crate::machine) fn stands(
+    group: &Group,
+    before: &Group,
+    may_lose_owners: bool,
+    most: u32,
+) -> Result<(), Refused> {
+    if has_lost_its_owners(group, before) && !may_lose_owners {
         return Err(refused(
             Reason::Forbidden,
             "the last owner can't go: make somebody else an owner, or delete the group",

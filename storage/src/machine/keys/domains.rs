@@ -1,8 +1,8 @@
 //! Keys of domains.
 
-use std::io;
+use std::{io, ops::RangeInclusive};
 
-use super::{DOMAIN, DOMAIN_ACCOUNTS, DOMAIN_USER, RowBytes, broken, key};
+use super::{DOMAIN, DOMAIN_ACCOUNTS, DOMAIN_GROUP, DOMAIN_USER, RowBytes, broken, key};
 
 /// Empty: the default domain.
 pub(crate) fn domain(name: &str) -> RowBytes {
@@ -35,7 +35,29 @@ pub(crate) fn domain_users(domain: &str) -> RowBytes {
 }
 
 pub(crate) fn domain_user_of(key: &[u8]) -> io::Result<String> {
-    let rest = key.strip_prefix(&[DOMAIN_USER]).and_then(|rest| Some((rest, rest.iter().position(|byte| *byte == 0)?)));
-    let user = rest.and_then(|(rest, at)| String::from_utf8(rest[at + 1..].to_vec()).ok());
-    user.ok_or_else(|| broken("key of a user of a domain"))
+    behind_domain(DOMAIN_USER, key).ok_or_else(|| broken("key of a user of a domain"))
+}
+
+/// Of this group in its domain.
+pub(crate) fn domain_group(group: &str) -> RowBytes {
+    let domain = group.split_once('@').map_or("", |(_, domain)| domain);
+    key(DOMAIN_GROUP, &[domain.as_bytes(), &[0], group.as_bytes()])
+}
+
+/// The range of all groups of the domain; `None`: of all domains.
+pub(crate) fn domain_groups(domain: Option<&str>) -> RangeInclusive<RowBytes> {
+    match domain {
+        Some(domain) => key(DOMAIN_GROUP, &[domain.as_bytes(), &[0]])..=key(DOMAIN_GROUP, &[domain.as_bytes(), &[1]]),
+        None => key(DOMAIN_GROUP, &[])..=key(DOMAIN_GROUP + 1, &[]),
+    }
+}
+
+pub(crate) fn domain_group_of(key: &[u8]) -> io::Result<String> {
+    behind_domain(DOMAIN_GROUP, key).ok_or_else(|| broken("key of a group of a domain"))
+}
+
+fn behind_domain(first: u8, key: &[u8]) -> Option<String> {
+    let rest = key.strip_prefix(&[first])?;
+    let at = rest.iter().position(|byte| *byte == 0)?;
+    String::from_utf8(rest[at + 1..].to_vec()).ok()
 }

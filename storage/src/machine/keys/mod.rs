@@ -58,6 +58,7 @@
 //! | 0x3c `SCHEDULED` | timeline | number of the inbox u64, id u64 | encoded `ScheduledRow`: a message that is to be sent later |
 //! | 0x3d `DUE` | timeline | ms since 1970 u64, number of the inbox u64, id u64 | nothing: the scheduled message waits until then |
 //! | 0x3e `EXPIRING` | timeline | when its content is to be removed, by the shard's clock u64, number u64, seq u64 of a message | kind u8, owner: the timeline |
+//! | 0x46 `DOMAIN_GROUP` | timeline | domain, or nothing for the default one, 0x00, group | number of the group u64: there is this group |
 //! | 0x3f `MEMBERSHIP_COUNT` | timeline | number of the inbox u64 | how many rows `MEMBERSHIP` it has, u64 |
 //! | 0x40 `GROUP_CURSOR_COUNT` | timeline | number of the inbox u64, device | how many rows `GROUP_CURSOR` the device has, u64. None if it has none, or those of before level 7 alone |
 //! | 0x20 to 0x27 `RECORD` | timeline | number in 1 to 8 bytes, seq u64 | the shard's clock u64, duplicate key 16 bytes, envelope. With a header the first byte is 1, and before the envelope stand the length of the header (varint) and the encoded `RecordHeader` |
@@ -90,7 +91,7 @@
 //! `CLUSTER_GROWTH`, and those below level 5 no `ERASURE`, `ERASING_SENDER`, `ERASED_SENDER` and `ERASED`, and those below level 6
 //! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `MEMBERSHIP_COUNT`, `GROUP_CURSOR_COUNT`, `OUTBOX`,
 //! `DEAD_LETTER`, `ANNOTATION`, `CONVERSATION`, `CONVERSATION_CHANGE`, `CONTACT`, `CONTACT_LIST`, `UNTOLD`, `CONTACTS_END`, `PRIVACY`, `MEDIA`, `MEDIA_SUM`,
-//! `MEDIA_RELEASED`, `MEDIA_HOLD`, `SCHEDULED`, `DUE`, `EXPIRING` and `REPORT`, and no
+//! `MEDIA_RELEASED`, `MEDIA_HOLD`, `SCHEDULED`, `DUE`, `EXPIRING`, `DOMAIN_GROUP` and `REPORT`, and no
 //! records with a header.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
@@ -150,6 +151,7 @@ const PRIVACY: u8 = 0x0f;
 const DOMAIN: u8 = 0x42;
 const DOMAIN_ACCOUNTS: u8 = 0x43;
 const DOMAIN_USER: u8 = 0x44;
+const DOMAIN_GROUP: u8 = 0x46;
 const ACCOUNT: u8 = 0x01;
 const SESSION: u8 = 0x02;
 const LEASE: u8 = 0x03;
@@ -437,7 +439,7 @@ mod tests {
             .chain(rows)
             .chain([GARBAGE, ENDED_SENDER, GROUP_CURSOR, ERASURE, ERASING_SENDER, ERASED_SENDER, RING_SLOT])
             .chain([GROUP, MEMBER, MEMBERSHIP, ANNOTATION, OUTBOX, DEAD_LETTER, CONVERSATION, CONVERSATION_CHANGE])
-            .chain([MEMBERSHIP_COUNT, GROUP_CURSOR_COUNT, EXPIRING])
+            .chain([MEMBERSHIP_COUNT, GROUP_CURSOR_COUNT, EXPIRING, DOMAIN_GROUP])
             .chain([SCHEDULED, DUE, MEDIA, MEDIA_SUM, MEDIA_RELEASED, MEDIA_HOLD])
             .chain([CONTACT, CONTACT_LIST, UNTOLD, CONTACTS_END, PRIVACY, DOMAIN, DOMAIN_ACCOUNTS, DOMAIN_USER])
             .chain(RECORD..=DUPLICATE + 7)

@@ -15,16 +15,16 @@ use prost::Message;
 use super::{
     ACCOUNT, ANNOTATION, AnnotationKey, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CONTACT, CONTACT_LIST, CONTACTS_END,
     CONVERSATION, CONVERSATION_CHANGE, CURSOR, ContactsEnd, ConversationNumbers, Cursor, DEAD_LETTER, DOMAIN,
-    DOMAIN_ACCOUNTS, DOMAIN_USER, DUE, DUPLICATE, ENDED_SENDER, ENDING, ERASED, ERASED_SENDER, ERASING_SENDER, ERASURE,
-    EXPIRING, Erasure, GARBAGE, GROUP, GROUP_CURSOR, GROUP_CURSOR_COUNT, GroupCursor, LEASE, LEVEL, Lease, MEDIA,
-    MEDIA_HOLD, MEDIA_RELEASED, MEDIA_SUM, MEMBER, MEMBERSHIP, MEMBERSHIP_COUNT, NEXT_NUMBER, OUTBOX, PLACEMENT,
-    PRIVACY, RECORD, REGISTRY, REPORT, RING_SLOT, ReportKey, SCHEDULED, SESSION, STORAGE_NODE, Stored, TIMELINE,
-    UNTOLD, annotation_of, broken, changed_conversation_of, contact_of, conversation_change_of, conversation_of,
-    cursor_of, domain_of, domain_user_of, due_of, ended_sender_of, erased_sender_of, expiring_in_of, expiring_of,
-    garbage_of, group_cursor_count_of, group_cursor_of, group_of, lease_of, level_of, media_hold_of, media_of,
-    media_released_of, media_sum_of, member_of, membership_count_of, membership_of, number_of, numbers_of, outbox_of,
-    placement_of, privacy_of, report_of, ring_slot_of, scheduled_of, seq_of, storage_node_of, timeline_numbers,
-    timeline_of, user_of,
+    DOMAIN_ACCOUNTS, DOMAIN_GROUP, DOMAIN_USER, DUE, DUPLICATE, ENDED_SENDER, ENDING, ERASED, ERASED_SENDER,
+    ERASING_SENDER, ERASURE, EXPIRING, Erasure, GARBAGE, GROUP, GROUP_CURSOR, GROUP_CURSOR_COUNT, GroupCursor, LEASE,
+    LEVEL, Lease, MEDIA, MEDIA_HOLD, MEDIA_RELEASED, MEDIA_SUM, MEMBER, MEMBERSHIP, MEMBERSHIP_COUNT, NEXT_NUMBER,
+    OUTBOX, PLACEMENT, PRIVACY, RECORD, REGISTRY, REPORT, RING_SLOT, ReportKey, SCHEDULED, SESSION, STORAGE_NODE,
+    Stored, TIMELINE, UNTOLD, annotation_of, broken, changed_conversation_of, contact_of, conversation_change_of,
+    conversation_of, cursor_of, domain_group_of, domain_of, domain_user_of, due_of, ended_sender_of, erased_sender_of,
+    expiring_in_of, expiring_of, garbage_of, group_cursor_count_of, group_cursor_of, group_of, lease_of, level_of,
+    media_hold_of, media_of, media_released_of, media_sum_of, member_of, membership_count_of, membership_of, number_of,
+    numbers_of, outbox_of, placement_of, privacy_of, report_of, ring_slot_of, scheduled_of, seq_of, storage_node_of,
+    timeline_numbers, timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -89,6 +89,7 @@ fn check_timeline(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
         ENDED_SENDER => ended_sender_of(key).and_then(|_| numbers_of::<2>(value).map(drop)),
         ERASING_SENDER | ERASED_SENDER => erased_sender_of(key).and_then(|_| number_of(value).map(drop)),
         GROUP_CURSOR => group_cursor_of(key).and_then(|_| GroupCursor::decode(value).map(drop)),
+        DOMAIN_GROUP => domain_group_of(key).and_then(|_| number_of(value).map(drop)),
         GROUP => group_of(key).and_then(|_| message::<Group>(value)),
         MEMBER => member_of(key).and_then(|_| message::<Member>(value)),
         MEMBERSHIP => membership_of(key).and_then(|_| message::<Membership>(value)),
@@ -157,12 +158,12 @@ mod tests {
     use super::*;
     use crate::machine::keys::{
         account, annotated, changed_conversation, contact, contact_list, contacts_end, conversation,
-        conversation_change, conversations_version, cursor, dead_letter, domain, domain_accounts, domain_user, due,
-        duplicate, ended_sender, ending, erased_sender, erasing_sender, erasure, expiring, expiring_in, garbage, group,
-        group_cursor_count, lease, media, media_hold, media_released, media_sum, member, membership, membership_count,
-        mentioned, number_value, numbers_value, outbox, pins, placement, privacy, reactions, record, report,
-        report_evidence, report_sum, reports_of, ring_slot, scheduled, scheduled_list, session, storage_node, timeline,
-        timeline_value, untold, votes,
+        conversation_change, conversations_version, cursor, dead_letter, domain, domain_accounts, domain_group,
+        domain_user, due, duplicate, ended_sender, ending, erased_sender, erasing_sender, erasure, expiring,
+        expiring_in, garbage, group, group_cursor_count, lease, media, media_hold, media_released, media_sum, member,
+        membership, membership_count, mentioned, number_value, numbers_value, outbox, pins, placement, privacy,
+        reactions, record, report, report_evidence, report_sum, reports_of, ring_slot, scheduled, scheduled_list,
+        session, storage_node, timeline, timeline_value, untold, votes,
     };
 
     #[test]
@@ -198,6 +199,7 @@ mod tests {
             (cursor(1, "d").to_vec(), numbers_value([1, 2]).to_vec()),
             (NEXT_NUMBER.to_vec(), number.clone()),
             (garbage(3).to_vec(), Vec::new()),
+            (domain_group("club@acme.example").to_vec(), number.clone()),
             (group(3).to_vec(), Group::default().encode_to_vec()),
             (member(3, "alice").to_vec(), Member::default().encode_to_vec()),
             (membership(3, &inbox).to_vec(), Membership::default().encode_to_vec()),

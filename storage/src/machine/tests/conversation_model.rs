@@ -147,6 +147,11 @@ impl Model {
                 let append = self.append(&Envelope { id, sender: from, to, ..Envelope::default() });
                 let seq = self.last;
                 let row = self.conversations.entry(Self::key(*peer)).or_default();
+                let is_next_owner = !row.messages.is_empty() && row.incarnation < *incarnation;
+                if is_next_owner && row.settings != ConversationSettings::default() {
+                    self.version += 1;
+                    (row.settings, row.version) = (ConversationSettings::default(), self.version);
+                }
                 if row.messages.is_empty() || row.incarnation < *incarnation {
                     (row.incarnation, row.since) = (*incarnation, seq);
                 }

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use carillon_proto::{
     ShardId, ShardKind,
     pb::store::{
-        AdvanceClock, Append, GroupRead, Head, Membership, MembershipsRead, MoveCursors, ReadGroup, ReadHead,
-        ReadMembers, ReadMemberships, ReadTimeline, Role, SetMembership, StoreError, SweepMemberships, TimelineCommand,
-        member::Standing, move_cursors::Moved, rejected::Reason, store_error::Why, sweep_memberships::Seen,
-        timeline_command::Op,
+        AdvanceClock, Append, GroupRead, Head, ListGroups, Membership, MembershipsRead, MoveCursors, ReadGroup,
+        ReadHead, ReadMembers, ReadMemberships, ReadTimeline, Role, SetMembership, StoreError, SweepMemberships,
+        TimelineCommand, member::Standing, move_cursors::Moved, rejected::Reason, store_error::Why,
+        sweep_memberships::Seen, timeline_command::Op,
     },
 };
 use proptest::prelude::*;
@@ -71,6 +71,9 @@ fn check_reads(reader: &TimelineReader, model: &Model) {
         }
         check_rows(reader, name, group);
     }
+    let listed = reader.groups(&ListGroups::default()).expect("reads").groups.into_iter().map(|row| row.group);
+    let living = GROUPS.into_iter().filter(|name| model.get(name).is_some_and(Group::lives));
+    assert_eq!(listed.collect::<Vec<_>>(), living.collect::<Vec<_>>());
     for user in USERS {
         check_memberships(reader, user, model);
     }

@@ -7,10 +7,10 @@ use carillon_proto::{
     pb::{
         client::{Content, Envelope, Recipient, Text, content, recipient::To},
         store::{
-            AdvanceClock, Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, ExpireMessages, GroupSettings,
-            Header, Person, ReadTimeline, Reference, Role, SetGroup, SetLevel, StoreError, TimelineCommand,
-            TimelineKey, change_group::Change, change_members::Change as OfMembers, header, rejected::Reason,
-            store_error::Why, timeline_command::Op, timeline_key::Kind,
+            AdvanceClock, Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, DeleteGroup, ExpireMessages,
+            GroupSettings, Header, ListGroups, Person, ReadTimeline, Reference, Role, SetGroup, SetLevel, StoreError,
+            TimelineCommand, TimelineKey, change_group::Change, change_members::Change as OfMembers, header,
+            rejected::Reason, store_error::Why, timeline_command::Op, timeline_key::Kind,
         },
     },
 };
@@ -324,4 +324,48 @@ fn a_change_that_makes_a_group_larger_than_its_domain_allows_is_refused_and_no_o
     assert!(is_done(world.apply(op(3))));
     // A repeat gets its first answer, whatever the limit is by now.
     assert!(is_done(world.apply(op(1))));
+}
+
+#[test]
+fn groups_are_listed_by_domain_as_long_as_they_live() {
+    let mut world = World::new();
+    let names = ["a@acme.example", "b@acme.example", "c", "d@b.example", "e@acme.example.b"];
+    let change = |world: &mut World, name: &str, change: Change| {
+        world.changes += 1;
+        let timeline = Some(TimelineKey { kind: Kind::Group.into(), owner: name.to_owned().into() });
+        let append = Append { timeline, ..append(OWNER, world.changes, 7, None) };
+        let op = ChangeGroup { append: Some(append), by_operator: false, change: Some(change), most_members: 0 };
+        assert!(matches!(world.apply(Op::ChangeGroup(op)), Outcome::Appended(_)));
+    };
+    for name in names {
+        let settings = Some(GroupSettings { name: format!("The {name}"), open: true, ..GroupSettings::default() });
+        change(&mut world, name, Change::Create(CreateGroup { settings, members: Vec::new(), owner: None }));
+    }
+    let list = |world: &World, domain: Option<&str>, after: &str, limit: u32| {
+        let op = ListGroups { domain: domain.map(str::to_owned), after: after.to_owned(), limit };
+        let list = world.shard.reader.groups(&op).expect("reads");
+        (list.groups.iter().map(|row| row.group.clone()).collect::<Vec<_>>(), list.complete)
+    };
+    // `g` is there from the beginning.
+    let all = ["c", "g", "a@acme.example", "b@acme.example", "e@acme.example.b", "d@b.example"].map(str::to_owned);
+    assert_eq!(list(&world, None, "", 0), (all.to_vec(), true));
+    assert_eq!(list(&world, None, "g", 2), (all[2..4].to_vec(), false));
+    assert_eq!(list(&world, Some("acme.example"), "", 0), (all[2..4].to_vec(), true));
+    assert_eq!(list(&world, Some("acme.example"), "", 1), (all[2..3].to_vec(), false));
+    assert_eq!(list(&world, Some("acme.example"), "a@acme.example", 1), (all[3..4].to_vec(), true));
+    assert_eq!(list(&world, Some(""), "", 0), (all[..2].to_vec(), true));
+    // A place in another domain is before or behind all.
+    assert_eq!(list(&world, Some("acme.example"), "c", 0), (all[2..4].to_vec(), true));
+    assert_eq!(list(&world, Some("acme.example"), "d@b.example", 0), (Vec::new(), true));
+    let row =
+        world.shard.reader.groups(&ListGroups { limit: 1, ..ListGroups::default() }).expect("reads").groups.remove(0);
+    let row = row.row.expect("has one");
+    let name = GroupSettings { name: "The c".to_owned(), ..GroupSettings::default() };
+    assert_eq!((row.settings, row.members, row.owners, row.created_ms), (Some(name), 1, 1, 7));
+    change(&mut world, "a@acme.example", Change::Delete(DeleteGroup {}));
+    let leave = ChangeMembers { users: vec![person(OWNER)], ..ChangeMembers::default() };
+    let leave = ChangeMembers { change: OfMembers::Leave.into(), ..leave };
+    change(&mut world, "b@acme.example", Change::Members(leave));
+    world.shard = world.shard.restored_from_its_snapshot();
+    assert_eq!(list(&world, Some("acme.example"), "", 0), (Vec::new(), true));
 }

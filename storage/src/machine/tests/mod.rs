@@ -9,6 +9,7 @@ mod domain_model;
 mod expiring_model;
 mod group_model;
 mod group_rules;
+mod heirs;
 mod levels;
 mod media_collection;
 mod media_model;

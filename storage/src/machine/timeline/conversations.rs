@@ -103,6 +103,8 @@ impl Batch<'_> {
         let seq = inbox.last + 1;
         let is_own = op.sender.is_empty() || op.timeline.as_ref().is_some_and(|inbox| inbox.owner == op.sender);
         let (before, request) = (row.request(), privacy::request_after(row, op, admission, is_own));
+        // What the user wanted of the conversation with the former owner of the name is not wanted of the next one.
+        let drops_settings = row.last_seq != 0 && privacy::begins(row, op) && row.settings.take().is_some();
         if privacy::begins(row, op) {
             (row.peer_incarnation, row.since_seq, row.written) = (op.peer_incarnation, seq, false);
         }
@@ -112,7 +114,7 @@ impl Batch<'_> {
         row.counted += u64::from(!is_own && is_countable);
         let header = RecordHeader { counted: row.counted, ..RecordHeader::default() };
         let in_request = request != MessageRequest::Unspecified;
-        if request != before {
+        if request != before || drops_settings {
             row.request = request.into();
             let row = row.clone();
             // The message has its position soon.
@@ -127,7 +129,7 @@ impl Batch<'_> {
         Ok(Ok(Conversed { header, in_request, moved: None }))
     }
 
-    /// The conversation, which was something else before, is a request, or none any more.
+    /// The conversation has become a request, or is none any more, or has lost its settings. `before`: what it was.
     fn request_moved(
         &mut self,
         inbox: &TimelineState,

@@ -20,13 +20,15 @@ use crate::machine::{
 /// change needs a new level.
 pub(in crate::machine) const MEMBERSHIPS: u64 = 8192;
 
-/// The rows of members that a change writes, and who is not told of it.
+/// What a change makes of members, and who is not told of it.
 #[derive(Default)]
 struct Rows {
     /// Rows of users; `None`: the row is removed.
     rows: Vec<(String, Option<Member>)>,
     /// Users who are not told.
     untold: Vec<String>,
+    /// The account of the last owner has ended: another member becomes the owner.
+    needs_heir: bool,
 }
 
 impl Batch<'_> {
@@ -40,13 +42,14 @@ impl Batch<'_> {
         let before = self.held(&key)?;
         let held = before.filter(|before| before.state.number != 0);
         if let Some(first) = self.repeated(held.as_ref(), &duplicate)? {
+            let first = self.with_heir(first, held.as_ref(), duplicate)?;
             return Ok(of_incarnation(first, before.as_ref()));
         }
         if append.only_repeat {
             return Ok(rejected(Reason::NotFound, "the message is not in the timeline"));
         }
         let seq = held.map_or(1, |held| held.state.last + 1);
-        let (group, Rows { rows, untold }) = match self.after_change(op, append, held.as_ref(), seq)? {
+        let (group, Rows { rows, untold, needs_heir }) = match self.after_change(op, append, held.as_ref(), seq)? {
             Ok(after) => after,
             Err(refused) => return Ok(answer(refused)),
         };
@@ -66,6 +69,12 @@ impl Batch<'_> {
         };
         let number = held.state.number;
         self.changes.put(keys::group(number), group.encode_to_vec());
+        let of_domain = keys::domain_group(name_of(append)?);
+        match (&op.change, group.deleted) {
+            (_, true) => self.changes.delete(of_domain),
+            (Some(Change::Create(_)), false) => self.changes.put(of_domain, keys::number_value(number)),
+            (Some(Change::Set(_) | Change::Members(_) | Change::Delete(_)) | None, false) => {}
+        }
         for (user, row) in rows {
             if row.as_ref().is_none_or(|row| row.standing() != Standing::Member) {
                 self.forget_mentioned(number, &user)?;
@@ -85,7 +94,8 @@ impl Batch<'_> {
             ends: group.deleted,
         };
         self.put_told(tell, append.time_ms)?;
-        let recorded = self.record(key, held, duplicate, held.header(true), &append.envelope)?;
+        let recorded = self.record(key.clone(), held, duplicate, held.header(true), &append.envelope)?;
+        let recorded = if needs_heir { self.put_heir(&key, append, group, recorded)? } else { recorded };
         Ok(of_incarnation(recorded, Some(&held)))
     }
 
@@ -101,7 +111,7 @@ impl Batch<'_> {
         let sender = sender_of(append)?;
         if let Change::Create(create) = change {
             let exists = groups::refused(Reason::Exists, "there is such a group");
-            return Ok(if held.is_some() { Err(exists) } else { founded(create, &sender, op) });
+            return Ok(if held.is_some() { Err(exists) } else { founded(create, &sender, op, append.time_ms) });
         }
         let Some(number) = held.map(|held| held.state.number) else { return Ok(Err(groups::no_group())) };
         let Some(mut group) = self.living_group(number)? else { return Ok(Err(groups::no_group())) };
@@ -133,10 +143,15 @@ impl Batch<'_> {
     ) -> io::Result<Result<Rows, Refused>> {
         let group_before = group.clone();
         let settings = group.settings.clone().unwrap_or_default();
-        let mut rows = Rows { rows: Vec::with_capacity(op.users.len()), untold: Vec::new() };
+        let mut rows = Rows { rows: Vec::with_capacity(op.users.len()), ..Rows::default() };
+        let by_operator = matches!(actor, Actor::Operator);
+        let mut owner_has_ended = by_operator && op.change() == OfMembers::Leave;
         for person in &op.users {
             let before = self.member(number, person)?;
             let of_person = of_account(before.as_ref(), person);
+            // The account that the row is of has ended, and the name has another owner by now.
+            let has_ended = |row: Member| row.incarnation < person.incarnation && row.role() == Role::Owner;
+            owner_has_ended |= before.is_some_and(has_ended);
             if !groups::is_told(op, person, of_person) {
                 rows.untold.push(person.user.clone());
             }
@@ -150,7 +165,8 @@ impl Batch<'_> {
         group.members_seq = seq;
         // Nobody could come back to a group without members.
         group.deleted = group.members == 0 && op.change() == OfMembers::Leave;
-        Ok(groups::stands(group, &group_before, matches!(actor, Actor::Operator), most).map(|()| rows))
+        rows.needs_heir = owner_has_ended && groups::has_lost_its_owners(group, &group_before);
+        Ok(groups::stands(group, &group_before, by_operator || owner_has_ended, most).map(|()| rows))
     }
 
     /// Whether this message may be written to the group's timeline. If so, its writer's row remembers it, and the answer is when it
@@ -315,9 +331,14 @@ fn of_incarnation(outcome: Outcome, held: Option<&CachedTimeline>) -> Outcome {
     }
 }
 
-fn founded(op: &CreateGroup, sender: &Person, command: &ChangeGroup) -> Result<(Group, Rows), Refused> {
+fn founded(
+    op: &CreateGroup,
+    sender: &Person,
+    command: &ChangeGroup,
+    created_ms: u64,
+) -> Result<(Group, Rows), Refused> {
     let ChangeGroup { by_operator, most_members, .. } = *command;
-    let mut group = Group { settings: op.settings.clone(), members_seq: 1, ..Group::default() };
+    let mut group = Group { settings: op.settings.clone(), members_seq: 1, created_ms, ..Group::default() };
     let owner = if by_operator { op.owner.as_ref() } else { Some(sender) };
     let owner = owner.map(|owner| (owner.user.clone(), groups::founder(owner, Role::Owner)));
     let members = op.members.iter().map(|person| (person.user.clone(), groups::founder(person, Role::Member)));
@@ -326,12 +347,18 @@ fn founded(op: &CreateGroup, sender: &Person, command: &ChangeGroup) -> Result<(
         groups::count(&mut group, None, row.as_ref());
     }
     groups::stands(&group, &Group::default(), by_operator, most_members)
-        .map(|()| (group, Rows { rows, untold: Vec::new() }))
+        .map(|()| (group, Rows { rows, ..Rows::default() }))
 }
 
 fn sender_of(append: &Append) -> io::Result<Person> {
     let user = str::from_utf8(&append.sender).map_err(|_| broken("sender of a command"))?.to_owned();
     Ok(Person { user, incarnation: append.sender_incarnation })
+}
+
+/// The name of the group that the command is about.
+pub(super) fn name_of(append: &Append) -> io::Result<&str> {
+    let name = append.timeline.as_ref().and_then(|timeline| timeline.owner_str().ok());
+    name.ok_or_else(|| broken("name of a group"))
 }
 
 fn decode<M: prost::Message + Default>(value: &[u8]) -> io::Result<M> {

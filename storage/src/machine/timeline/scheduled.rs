@@ -55,6 +55,7 @@ impl Batch<'_> {
             header: op.header.clone(),
             at_ms: op.at_ms,
             expires_after_ms: op.expires_after_ms,
+            to_incarnation: op.to_incarnation,
             state: State::Waiting.into(),
             ..ScheduledRow::default()
         };

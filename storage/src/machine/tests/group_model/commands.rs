@@ -56,6 +56,7 @@ fn append() -> impl Strategy<Value = Append> {
             sender: sender.user.into(),
             sender_incarnation: sender.incarnation,
             only_repeat: only_repeat && duplicate.is_multiple_of(16),
+            group_incarnation: (duplicate % 8 == 7).then_some(u64::from(duplicate % 3)),
             ..Append::default()
         },
     )

@@ -2,12 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use carillon_proto::pb::store::{
-    Append, Appended, ChangeGroup, ChangeMembers, EndTimeline, GroupSettings, Person, Role, SetMembership,
-    SweepMemberships, TellMembers, TimelineCommand, TimelineKey, change_group::Change,
-    change_members::Change as OfMembers, member::Standing, rejected::Reason, tell_members::Told, timeline_command::Op,
-    timeline_key::Kind,
+use bytes::Bytes;
+use carillon_proto::{
+    DuplicateKey, MessageId,
+    pb::{
+        client::{
+            self, Envelope, GroupChange, MembersChange, Recipient, group_change::What, members_change::Kind,
+            recipient::To,
+        },
+        store::{
+            Append, Appended, ChangeGroup, ChangeMembers, EndTimeline, GroupSettings, Person, Role, SetMembership,
+            SweepMemberships, TellMembers, TimelineCommand, TimelineKey, change_group::Change,
+            change_members::Change as OfMembers, member::Standing, rejected::Reason, tell_members::Told,
+            timeline_command::Op, timeline_key,
+        },
+    },
 };
+use prost::Message as _;
 
 use super::{commands::key, outbox::Outbox, reason};
 use crate::machine::Outcome;
@@ -35,6 +46,8 @@ pub(super) struct Group {
     /// In the keys of the shard.
     pub(super) number: u64,
     pub(super) known: BTreeMap<Vec<u8>, u64>,
+    /// Envelopes that made somebody the owner, by the keys of the changes before them.
+    heirs: BTreeMap<Vec<u8>, Bytes>,
     pub(super) deleted: bool,
 }
 
@@ -82,6 +95,40 @@ impl Group {
         self.row(person).filter(|row| row.standing == Standing::Member)
     }
 
+    /// The member to whom the group falls.
+    fn heir(&self, time_ms: u64) -> String {
+        let place = |row: &Row| match row.role {
+            Role::Admin => 0,
+            Role::Member if row.muted_until_ms <= time_ms => 1,
+            _ => 2,
+        };
+        let members = self.rows.iter().filter(|(_, row)| row.standing == Standing::Member);
+        let mut members: Vec<_> = members.map(|(user, row)| (place(row), row.since, user.clone())).collect();
+        members.sort();
+        members.remove(0).2
+    }
+
+    fn falls_to(&mut self, heir: &str, append: &Append, outcome: &Outcome) {
+        self.rows.get_mut(heir).expect("a member").role = Role::Owner;
+        let Outcome::Appended(appended) = outcome else { panic!("{outcome:?}") };
+        let key = DuplicateKey(append.duplicate_key.to_vec().try_into().expect("16 bytes"));
+        let envelope = Envelope::decode(appended.heir_envelope.clone()).expect("decodes");
+        let (kind, role) = (Kind::Role.into(), client::Role::Owner.into());
+        let told = MembersChange { kind, role, users: vec![heir.to_owned()], ..MembersChange::default() };
+        let to = Some(Recipient { to: Some(To::Group(name_of(&append.timeline))) });
+        let expected = Envelope {
+            id: MessageId::of(append.time_ms, key.of_heir()).to_string(),
+            to,
+            time_ms: append.time_ms,
+            change: Some(Box::new(GroupChange { what: Some(What::Members(told)) })),
+            ..Envelope::default()
+        };
+        assert_eq!(envelope, expected);
+        self.last += 1;
+        self.known.insert(key.of_heir().0.to_vec(), self.last);
+        self.heirs.insert(append.duplicate_key.to_vec(), appended.heir_envelope.clone());
+    }
+
     fn owners(&self) -> usize {
         self.rows.values().filter(|row| row.standing == Standing::Member && row.role == Role::Owner).count()
     }
@@ -101,7 +148,7 @@ impl Model {
             Op::SetMembership(op) => self.membership(op, outcome),
             Op::SettleOutbox(op) => self.outbox.settle(op),
             Op::SweepMemberships(op) => self.sweep(op),
-            Op::EndTimeline(op) if op.timeline.as_ref().is_some_and(|key| key.kind() == Kind::Inbox) => {
+            Op::EndTimeline(op) if op.timeline.as_ref().is_some_and(|key| key.kind() == timeline_key::Kind::Inbox) => {
                 self.end_inbox(op);
             }
             Op::EndTimeline(op) => {
@@ -115,17 +162,20 @@ impl Model {
     }
 
     /// True if this was said before, and answered as then.
-    fn is_repeated(group: &Group, op: &Append, incarnation: u64, outcome: &Outcome) -> bool {
+    fn is_repeated(group: &Group, op: &Append, is_change: bool, outcome: &Outcome) -> bool {
         let Some(seq) = group.known.get(&*op.duplicate_key) else { return false };
         let first_envelope = vec![op.duplicate_key[0]; 8].into();
-        let expected = Appended { epoch: group.epoch, seq: *seq, first_envelope, incarnation, ..Appended::default() };
+        let heir_envelope = group.heirs.get(&*op.duplicate_key).filter(|_| is_change).cloned().unwrap_or_default();
+        let incarnation = if is_change { group.incarnation } else { 0 };
+        let (epoch, seq) = (group.epoch, *seq);
+        let expected = Appended { epoch, seq, first_envelope, incarnation, heir_envelope, ..Appended::default() };
         assert_eq!(*outcome, Outcome::Appended(expected));
         true
     }
 
     fn message(&mut self, op: &Append, outcome: &Outcome) {
         let group = self.groups.entry(name_of(&op.timeline)).or_default();
-        if group.epoch != 0 && Self::is_repeated(group, op, 0, outcome) {
+        if group.epoch != 0 && Self::is_repeated(group, op, false, outcome) {
             return;
         }
         let writer = sender_of(op);
@@ -133,6 +183,7 @@ impl Model {
         let slow_mode_ms = group.settings.slow_mode_ms;
         let expected = match row {
             _ if op.only_repeat => Some(Reason::NotFound),
+            _ if op.group_incarnation.is_some_and(|wanted| wanted != group.incarnation) => Some(Reason::NotFound),
             row if group.refuses_to_write(row, op.time_ms).is_some() => group.refuses_to_write(row, op.time_ms),
             Some(row) if row.role == Role::Member && row.wrote_ms.abs_diff(op.time_ms) < slow_mode_ms.into() => {
                 Some(Reason::TooEarly)
@@ -154,7 +205,7 @@ impl Model {
     fn change(&mut self, op: &ChangeGroup, outcome: &Outcome) {
         let append = op.append.as_ref().expect("has one");
         let group = self.groups.entry(name_of(&append.timeline)).or_default();
-        if group.epoch != 0 && Self::is_repeated(group, append, group.incarnation, outcome) {
+        if group.epoch != 0 && Self::is_repeated(group, append, true, outcome) {
             return;
         }
         let done = matches!(outcome, Outcome::Appended(_));
@@ -192,17 +243,27 @@ impl Model {
             Change::Members(_) | Change::Create(_) => Role::Unspecified,
         };
         let rank = group.member(&actor).map(|row| row.role);
-        let mut told = Vec::new();
+        let (mut told, mut heir) = (Vec::new(), None);
         if let Change::Members(members) = change {
             let mut after = Group { last: group.last + 1, ..group.clone() };
             members.users.iter().for_each(|person| stand(&mut after, members, person));
             after.last = group.last;
             let is_empty = after.rows.values().all(|row| row.standing != Standing::Member);
-            let has_owner = group.owners() == 0 || after.owners() > 0 || is_empty || op.by_operator;
+            let has_lost_its_owners = group.owners() > 0 && after.owners() == 0 && !is_empty;
+            let is_of_ended = |person: &Person| {
+                let row = group.rows.get(&person.user);
+                row.is_some_and(|row| row.role == Role::Owner && row.incarnation < person.incarnation)
+            };
+            let owner_has_ended =
+                members.users.iter().any(is_of_ended) || op.by_operator && members.change() == OfMembers::Leave;
+            let has_owner = !has_lost_its_owners || owner_has_ended || op.by_operator;
             let allowed = group.lives() && has_owner && may(group, members, &actor, op.by_operator);
             assert_eq!(done, allowed && !append.only_repeat, "{op:?} in {:?}: {outcome:?}", group.rows);
             if done {
                 after.deleted = is_empty && members.change() == OfMembers::Leave;
+                if has_lost_its_owners && owner_has_ended {
+                    heir = Some(after.heir(append.time_ms));
+                }
                 let before = std::mem::replace(group, after);
                 told = who_is_told(&before, group, members);
             }
@@ -217,8 +278,11 @@ impl Model {
         }
         if done {
             let incarnation = group.incarnation;
-            appended(group, append, incarnation, outcome);
+            appended_with(group, append, incarnation, outcome, heir.is_some());
             self.outbox.tell(tells(group, append, told), append.time_ms);
+            if let Some(heir) = heir {
+                group.falls_to(&heir, append, outcome);
+            }
         }
     }
 
@@ -306,15 +370,23 @@ fn tells(group: &Group, append: &Append, told: Vec<Told>) -> TellMembers {
 }
 
 fn appended(group: &mut Group, op: &Append, incarnation: u64, outcome: &Outcome) {
+    appended_with(group, op, incarnation, outcome, false);
+}
+
+/// `heir`: behind it stands the envelope that makes another member the owner.
+fn appended_with(group: &mut Group, op: &Append, incarnation: u64, outcome: &Outcome, heir: bool) {
     if group.epoch == 0 {
         group.epoch = op.new_epoch;
     }
     group.last += 1;
     group.known.insert(op.duplicate_key.to_vec(), group.last);
-    assert_eq!(
-        *outcome,
-        Outcome::Appended(Appended { epoch: group.epoch, seq: group.last, incarnation, ..Appended::default() })
-    );
+    let heir_envelope = match outcome {
+        Outcome::Appended(appended) if heir => appended.heir_envelope.clone(),
+        _ => Bytes::new(),
+    };
+    let (epoch, seq) = (group.epoch, group.last);
+    let expected = Appended { epoch, seq, incarnation, heir_envelope, ..Appended::default() };
+    assert_eq!(*outcome, Outcome::Appended(expected));
 }
 
 /// docs/protocol.md, "Groups": who may do what.

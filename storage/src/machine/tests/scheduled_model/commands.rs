@@ -118,6 +118,7 @@ pub(super) fn schedule(user: &str, incarnation: u64, sender_generation: u64, num
         header: header(1),
         at_ms: 10,
         expires_after_ms: u64::from(number % 3) * 5_000,
+        to_incarnation: (number % 2 == 1).then_some(number.into()),
     }
 }
 
