@@ -8,7 +8,7 @@ use carillon_proto::{
         client::Position,
         link::{self, Marked, Signaled, signaled::Notice},
         store::{
-            self, Allowed, BlockedUser, Conversation, ConversationRow, ConversationsMoved, ConversationsRead,
+            self, Allowed, Audience, BlockedUser, Conversation, ConversationRow, ConversationsMoved, ConversationsRead,
             MarksRead, MessageRequest, Person, ReadAllowed, ReadHead, ReadHeads, RequestAnswer, TimelineCommand,
             TimelineKey, UnreadOf, marks_read, member::Standing, read_marks::Read, store_request, timeline_command,
             timeline_key::Kind,
@@ -17,7 +17,7 @@ use carillon_proto::{
 };
 use tokio::time::Instant;
 
-use super::{Answer, Continuation, Effect, Owner, unexpected};
+use super::{Answer, Continuation, Effect, Owner, Waiter, unexpected};
 use crate::{
     accounts::CachedAccount,
     marks::{MarkMoves, Reader},
@@ -125,11 +125,27 @@ impl Owner {
         self.marks.add(reader, moves.marks, slot, now, deadline);
     }
 
-    pub(super) fn move_marks(&mut self, moves: MarkMoves<ReplySlot>) {
+    pub(super) fn move_marks(&mut self, moves: MarkMoves<ReplySlot>, now: Instant) {
+        match self.accounts.get(&moves.reader.user) {
+            Some(account) => self.move_marks_of(moves, &account),
+            None => self.wait(&moves.reader.user.clone(), Waiter::Marks(Box::new(moves)), now),
+        }
+    }
+
+    /// The store is told to whom the user shows its marks now.
+    pub(super) fn move_marks_of(&mut self, moves: MarkMoves<ReplySlot>, account: &CachedAccount) {
         let MarkMoves { reader, marks, waiters, deadline } = moves;
         let (timeline, incarnation) = (Some(key_of(&reader.user)), reader.incarnation);
-        let command = timeline_command::Op::MoveMarks(store::MoveMarks { timeline, incarnation, marks });
-        self.write_conversations(reader, command, waiters, deadline);
+        let privacy = account.privacy.as_ref();
+        let is_blocked = |with: &TimelineKey| {
+            let blocks = |peer: &str| privacy.is_some_and(|privacy| privacy.blocks_any(peer));
+            with.kind() == Kind::Inbox && with.owner_str().is_ok_and(blocks)
+        };
+        let with = marks.iter().filter_map(|mark| mark.conversation.as_ref());
+        let hidden_from = with.filter(|with| is_blocked(with)).map(|with| with.owner.clone()).collect();
+        let shown_to = privacy.map_or(Audience::Unspecified, |privacy| privacy.shows_marks_to()).into();
+        let moves = store::MoveMarks { timeline, incarnation, marks, shown_to, hidden_from };
+        self.write_conversations(reader, timeline_command::Op::MoveMarks(moves), waiters, deadline);
     }
 
     /// The user has made this one a contact: what it has begun is no request any more. Only one whose messages may be requests.
@@ -416,7 +432,12 @@ impl Owner {
         let by = asked.by.clone();
         self.reading_marks.insert(number, MarksReading { asked, allowed, marks, waits: by_shard.len(), failed: None });
         for (shard, (places, users)) in by_shard {
-            let op = store_request::Op::ReadAllowed(ReadAllowed { by: Some(by.clone()), users, last_seen: false });
+            let op = store_request::Op::ReadAllowed(ReadAllowed {
+                by: Some(by.clone()),
+                users,
+                last_seen: false,
+                contact: true,
+            });
             self.ask_of_conversations(shard, op, deadline, ConversationsAsked::Allowed(number, places));
         }
         self.end_marks(number);
@@ -445,13 +466,14 @@ impl Owner {
         let deadline = *deadline;
         let mut by_shard: BTreeMap<ShardId, (Vec<usize>, Vec<Read>)> = BTreeMap::new();
         let users = users.iter().zip(allowed).enumerate();
-        for (place, (user, _)) in users.filter(|(_, (_, allowed))| !allowed.blocked) {
+        for (place, (user, allowed)) in users.filter(|(_, (_, allowed))| !allowed.blocked) {
             let (places, reads) = by_shard.entry(self.inbox_shard(user)).or_default();
             places.push(place);
             reads.push(Read {
                 timeline: Some(key_of(user)),
                 conversation: Some(conversation.clone()),
                 peer_incarnation: by.incarnation,
+                by_contact: allowed.contact,
             });
         }
         let waits = by_shard.len();
