@@ -20,6 +20,7 @@ use crate::{
     audience::Members,
     clients::user_name,
     model::{Entry, owner_of},
+    recalls,
     store::MAP,
     world::World,
 };
@@ -66,8 +67,8 @@ impl Group {
             return Err(format!("{name} is of epoch {epoch} after {}", self.epoch));
         }
         if !first_envelope.is_empty() {
-            let first = self.entries.get(*seq as usize - 1).map(|entry| &entry.bytes);
-            return if first == Some(first_envelope) {
+            let first = self.entries.get(*seq as usize - 1);
+            return if first.is_some_and(|entry| entry.was_answered(first_envelope)) {
                 Ok(false)
             } else {
                 Err(format!("{name} was answered with another message"))
@@ -85,8 +86,10 @@ impl Group {
         if self.entries.iter().any(|entry| is_double(entry) && entry.envelope.id == envelope.id) {
             return Err(format!("{} of {} is in {name} twice", envelope.client_id, envelope.sender));
         }
-        let by = append.sender_incarnation;
-        self.entries.push(Entry { envelope, bytes: append.envelope.clone(), by, is_gone: false });
+        let (by, envelope_sender) = (append.sender_incarnation, envelope.sender.clone());
+        self.entries.push(Entry { envelope, bytes: append.envelope.clone(), by, is_gone: false, is_recalled: false });
+        let leads = self.may_lead(*seq, &envelope_sender);
+        recalls::note(&mut self.entries, leads);
         let members = self.members_after.last().cloned().unwrap_or_default();
         self.members_after.push(members);
         Ok(true)
@@ -256,7 +259,7 @@ impl World<'_> {
                 let since = group.people[&user].2;
                 let entries = group.entries.iter().zip(1..).skip(since as usize - 1);
                 let expected: Vec<_> = entries
-                    .map(|(entry, seq)| StoredEntry { seq, envelope: entry.bytes.clone(), ..Default::default() })
+                    .map(|(entry, seq)| StoredEntry { seq, envelope: entry.stored(), ..Default::default() })
                     .collect();
                 if read.entries != expected {
                     return Err(format!(
