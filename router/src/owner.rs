@@ -10,6 +10,7 @@ mod domains;
 mod groups;
 mod media;
 mod messages;
+mod moved_marks;
 mod presence;
 mod privacy;
 mod reports;

@@ -8,7 +8,7 @@ use carillon_proto::{
         client::Position,
         link::{self, Marked, Signaled, signaled::Notice},
         store::{
-            self, Allowed, Audience, BlockedUser, Conversation, ConversationRow, ConversationsMoved, ConversationsRead,
+            self, Allowed, BlockedUser, Conversation, ConversationRow, ConversationsMoved, ConversationsRead,
             MarksRead, MessageRequest, Person, ReadAllowed, ReadHead, ReadHeads, RequestAnswer, TimelineCommand,
             TimelineKey, UnreadOf, marks_read, member::Standing, read_marks::Read, store_request, timeline_command,
             timeline_key::Kind,
@@ -17,10 +17,10 @@ use carillon_proto::{
 };
 use tokio::time::Instant;
 
-use super::{Answer, Continuation, Effect, Owner, Waiter, unexpected};
+use super::{Answer, Continuation, Effect, Owner, unexpected};
 use crate::{
     accounts::CachedAccount,
-    marks::{MarkMoves, Reader},
+    marks::Reader,
     metrics,
     reply::{Failure, ReplySlot},
     send::RequestContext,
@@ -81,7 +81,7 @@ pub(super) struct MarksAsked {
 
 impl Owner {
     /// True once the store keeps conversations.
-    fn has_conversations(&self) -> bool {
+    pub(super) fn has_conversations(&self) -> bool {
         Level(self.topology.view.level) >= Level::GROUPS
     }
 
@@ -111,41 +111,6 @@ impl Owner {
         asked: ConversationsAsked,
     ) {
         self.ask(shard, op, String::new(), deadline, Continuation::Conversations(Box::new(asked)));
-    }
-
-    pub(super) fn gather_marks(&mut self, moves: link::MoveMarks, parts: RequestContext, now: Instant) {
-        let RequestContext { user, slot, deadline, .. } = parts;
-        if !self.has_conversations() {
-            return self.refuse(slot, &Failure::Conversations);
-        }
-        if !(1..=limits::MARKS).contains(&moves.marks.len()) {
-            return self.refuse(slot, &Failure::Invalid("a request moves 1 to 256 marks"));
-        }
-        let reader = Reader { user, incarnation: moves.incarnation };
-        self.marks.add(reader, moves.marks, slot, now, deadline);
-    }
-
-    pub(super) fn move_marks(&mut self, moves: MarkMoves<ReplySlot>, now: Instant) {
-        match self.accounts.get(&moves.reader.user) {
-            Some(account) => self.move_marks_of(moves, &account),
-            None => self.wait(&moves.reader.user.clone(), Waiter::Marks(Box::new(moves)), now),
-        }
-    }
-
-    /// The store is told to whom the user shows its marks now.
-    pub(super) fn move_marks_of(&mut self, moves: MarkMoves<ReplySlot>, account: &CachedAccount) {
-        let MarkMoves { reader, marks, waiters, deadline } = moves;
-        let (timeline, incarnation) = (Some(key_of(&reader.user)), reader.incarnation);
-        let privacy = account.privacy.as_ref();
-        let is_blocked = |with: &TimelineKey| {
-            let blocks = |peer: &str| privacy.is_some_and(|privacy| privacy.blocks_any(peer));
-            with.kind() == Kind::Inbox && with.owner_str().is_ok_and(blocks)
-        };
-        let with = marks.iter().filter_map(|mark| mark.conversation.as_ref());
-        let hidden_from = with.filter(|with| is_blocked(with)).map(|with| with.owner.clone()).collect();
-        let shown_to = privacy.map_or(Audience::Unspecified, |privacy| privacy.shows_marks_to()).into();
-        let moves = store::MoveMarks { timeline, incarnation, marks, shown_to, hidden_from };
-        self.write_conversations(reader, timeline_command::Op::MoveMarks(moves), waiters, deadline);
     }
 
     /// The user has made this one a contact: what it has begun is no request any more. Only one whose messages may be requests.
@@ -178,7 +143,7 @@ impl Owner {
         self.write_conversations(reader, timeline_command::Op::SetConversation(set), vec![slot], deadline);
     }
 
-    fn write_conversations(
+    pub(super) fn write_conversations(
         &mut self,
         reader: Reader,
         command: timeline_command::Op,
@@ -512,6 +477,6 @@ impl Owner {
     }
 }
 
-fn key_of(user: &UserId) -> TimelineKey {
+pub(super) fn key_of(user: &UserId) -> TimelineKey {
     TimelineId::Inbox(user.clone()).to_key()
 }

@@ -141,10 +141,13 @@ pub(super) fn unread_in_group(
     let record = view.get(&keys::record(state.number, next))?.ok_or_else(|| broken("gap in a timeline"))?;
     let header = Stored::decode(&record)?.header;
     let before = header.counted - u64::from(!header.uncounted && header.counted > 0);
-    let emptied = view.get(&keys::emptied(state.number, ""))?;
-    let emptied = emptied.map(|value| Emptied::decode(&*value)).transpose();
+    let unread = state.counted.saturating_sub(before);
+    if unread == 0 {
+        return Ok((0, 0));
+    }
+    let emptied = view.get(&keys::emptied(state.number, ""))?.map(|value| Emptied::decode(&*value)).transpose();
     let emptied = emptied.map_err(|_| broken("row of messages without content"))?.unwrap_or_default();
-    let unread = state.counted.saturating_sub(before).saturating_sub(emptied::count_above(&emptied, before));
+    let unread = unread.saturating_sub(emptied::count_above(&emptied, before));
     if unread == 0 {
         return Ok((0, 0));
     }

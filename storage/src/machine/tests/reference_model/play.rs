@@ -8,8 +8,8 @@ use carillon_proto::{
         client::{Content, Envelope, Recipient, Text, content::Body, recipient::To},
         store::{
             Append, EraseSender, Header, Mentions, PollRules, Redact, Reference, Role, SenderErased, SetGroup,
-            SetLevel, StoreError, TimelineCommand, TimelineKey, Trim, append::Admission, change_group::Change,
-            header::Kind, rejected::Reason, store_error::Why, timeline_command::Op, timeline_key::Kind as KeyKind,
+            SetLevel, StoreError, TimelineCommand, TimelineKey, Trim, change_group::Change, header::Kind,
+            rejected::Reason, store_error::Why, timeline_command::Op, timeline_key::Kind as KeyKind,
         },
     },
 };
@@ -243,7 +243,7 @@ impl Play {
     }
 
     /// As it comes to the sender's own inbox if that one decides.
-    fn about(&mut self, who: &str, to: &str, message: usize, kind: Kind) -> Append {
+    pub(super) fn about(&mut self, who: &str, to: &str, message: usize, kind: Kind) -> Append {
         self.sent += 1;
         let client_id = self.sent.to_string();
         let (reference, _) = self.reference(who, 1, to, message, 255);
@@ -287,21 +287,6 @@ impl Play {
         let header =
             Header { kind: Kind::Edit.into(), edit_window_ms: u64::MAX, refers_to, mentions, ..Header::default() };
         self.send(who, 1, to, Some(header), Some((reference, id_time_ms)), false, 0)
-    }
-
-    /// A message about another one in the inbox of a user who lets its sender in only so far. The model does not know of it.
-    pub(super) fn refers_unwanted(
-        &mut self,
-        who: &str,
-        to: &str,
-        message: usize,
-        kind: Kind,
-        admission: Admission,
-    ) -> Outcome {
-        self.act(Act::CopiesArrive);
-        let append = self.about(who, to, message, kind);
-        let (timeline, peer) = (Some(key(to)), Default::default());
-        self.apply(Op::Append(Append { timeline, peer, admission: admission.into(), ..append }))
     }
 
     #[expect(clippy::too_many_arguments, reason = "as in the act")]

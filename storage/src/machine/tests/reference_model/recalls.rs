@@ -2,14 +2,27 @@
 
 use carillon_proto::pb::{
     client::{Envelope, content::Body},
-    store::{MessageRequest, ReadConversations, ReadTimeline, append::Admission, header::Kind},
+    store::{
+        Append, MessageRequest, ReadConversations, ReadTimeline, append::Admission, header::Kind, timeline_command::Op,
+    },
 };
 use prost::Message as _;
 
-use super::play::{Play, key};
+use super::{
+    acts::Act,
+    play::{Play, key},
+};
 use crate::machine::Outcome;
 
 impl Play {
+    /// A message about another one in the inbox of a user who lets its sender in only so far. The model does not know of it.
+    fn refers_unwanted(&mut self, who: &str, to: &str, message: usize, kind: Kind, admission: Admission) -> Outcome {
+        self.act(Act::CopiesArrive);
+        let append = self.about(who, to, message, kind);
+        let (timeline, peer) = (Some(key(to)), Default::default());
+        self.apply(Op::Append(Append { timeline, peer, admission: admission.into(), ..append }))
+    }
+
     /// The texts of all messages of a timeline, as readers get them; with or without those that were recalled.
     fn texts(&self, name: &str, with_recalled: bool) -> Vec<String> {
         let op = ReadTimeline { timeline: Some(key(name)), with_recalled, ..ReadTimeline::default() };
