@@ -86,7 +86,7 @@ pub enum FilesError {
     )]
     Plain,
     /// There is another chunk at this place.
-    #[error("other bytes are there already")]
+    #[error("other bytes are kept there already, and do not change any more")]
     Other,
     #[error("it is not there")]
     NotFound,
@@ -245,15 +245,15 @@ impl Bucket {
     }
 
     async fn put_chunk(&self, id: &MediaId, version: Version, number: u64, bytes: Bytes) -> Result<(), FilesError> {
-        let (path, size) = (self.chunk(id, version, number), bytes.len() as u64);
+        let path = self.chunk(id, version, number);
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match in_time(self.store.put_opts(&path, PutPayload::from_bytes(bytes.clone()), options)).await {
             // An earlier attempt of the same upload.
             Err(FilesError::Store(Error::AlreadyExists { .. } | Error::Precondition { .. })) => {
-                self.is_as_large(&path, size).await
+                self.has_same(&path, &bytes).await
             }
             // The storage knows no condition.
-            Err(FilesError::Store(Error::NotImplemented { .. })) => match self.is_as_large(&path, size).await {
+            Err(FilesError::Store(Error::NotImplemented { .. })) => match self.has_same(&path, &bytes).await {
                 Err(FilesError::NotFound) => {
                     in_time(self.store.put(&path, PutPayload::from_bytes(bytes))).await.map(drop)
                 }
@@ -261,6 +261,12 @@ impl Bucket {
             },
             put => put.map(drop),
         }
+    }
+
+    async fn has_same(&self, path: &Path, bytes: &Bytes) -> Result<(), FilesError> {
+        self.is_as_large(path, bytes.len() as u64).await?;
+        let there = in_time(async { self.store.get(path).await?.bytes().await }).await?;
+        if there == *bytes { Ok(()) } else { Err(FilesError::Other) }
     }
 
     async fn is_as_large(&self, path: &Path, size: u64) -> Result<(), FilesError> {
@@ -350,8 +356,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let files = Files::in_folder(folder.path()).expect("opens");
         files.put_chunk(&id(1), Version::Uploaded, 0, bytes(1, 4)).await.expect("writes");
-        files.put_chunk(&id(1), Version::Uploaded, 0, bytes(2, 4)).await.expect("a repeat");
-        assert!(matches!(files.put_chunk(&id(1), Version::Uploaded, 0, bytes(2, 5)).await, Err(FilesError::Other)));
+        files.put_chunk(&id(1), Version::Uploaded, 0, bytes(1, 4)).await.expect("a repeat");
+        for other in [bytes(2, 4), bytes(1, 5)] {
+            let put = files.put_chunk(&id(1), Version::Uploaded, 0, other).await;
+            assert!(matches!(put, Err(FilesError::Other)), "{put:?}");
+        }
         assert_eq!(files.read(&id(1), Version::Uploaded, 0..4).await.expect("reads"), bytes(1, 4));
         files.replace_chunk(&id(1), 0, bytes(3, 5)).await.expect_err("another length");
         files.replace_chunk(&id(1), 1, bytes(3, 4)).await.expect_err("none is there");
@@ -369,14 +378,14 @@ mod tests {
             let shard = std::fs::read_dir(place.path().join("0003").join(id(1).to_string())).expect("reads");
             shard.map(|entry| entry.expect("reads").file_name().into_string().expect("text")).collect::<Vec<_>>()
         };
-        let half = folder.new_chunk(id(1), 0, 10).await.expect("begins").write(bytes(1, 4)).await.expect("writes");
+        let half = folder.new_chunk(id(1), 0, 10).await.expect("begins").write(bytes(2, 4)).await.expect("writes");
         assert_eq!((half.missing_bytes(), names()), (6, vec!["000000#1".to_owned()]));
         assert_eq!(files.kept(&id(1)).await.expect("lists"), Kept::default());
         assert!(matches!(files.read(&id(1), Version::Uploaded, 0..4).await, Err(FilesError::NotFound)));
         // Another attempt of the same upload overtakes it.
         let other = folder.new_chunk(id(1), 0, 10).await.expect("begins").write(bytes(2, 10)).await.expect("writes");
         other.finish().await.expect("is whole");
-        let late = half.write(bytes(1, 6)).await.expect("writes");
+        let late = half.write(bytes(2, 6)).await.expect("writes");
         late.finish().await.expect("a repeat");
         assert_eq!(names(), ["000000"]);
         assert_eq!(files.read(&id(1), Version::Uploaded, 0..10).await.expect("reads"), bytes(2, 10));

@@ -297,7 +297,7 @@ impl NewChunk {
         match fs::hard_link(&self.growing, &self.place) {
             // An earlier attempt of the same upload.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if fs::metadata(&self.place)?.len() != self.size_bytes {
+                if !has_same_bytes(&self.file, &File::open(&self.place)?, self.size_bytes)? {
                     return Err(FilesError::Other);
                 }
             }
@@ -327,6 +327,24 @@ fn read_ahead(file: &File, range: Range<u64>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// True if both files have this length and the same bytes.
+fn has_same_bytes(one: &File, other: &File, size_bytes: u64) -> io::Result<bool> {
+    if other.metadata()?.len() != size_bytes {
+        return Ok(false);
+    }
+    let mut pieces = [vec![0; READ_AHEAD as usize], vec![0; READ_AHEAD as usize]];
+    for begin in (0..size_bytes).step_by(READ_AHEAD as usize) {
+        let length = READ_AHEAD.min(size_bytes - begin) as usize;
+        for (file, piece) in [one, other].into_iter().zip(&mut pieces) {
+            file.read_exact_at(&mut piece[..length], begin)?;
+        }
+        if pieces[0][..length] != pieces[1][..length] {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn sync(folder: &Path) -> io::Result<()> {

@@ -150,11 +150,19 @@ fn what_who_is_blocked_makes_of_messages_is_answered_as_always_and_seen_by_nobod
 
         alice.client.unblock(&UserId::new("bob").expect("valid")).await.expect("unblocked");
         bob.client.send(Client::user("alice"), Client::text("after")).await.expect("accepted");
+        let (_, taken_back) = alice.hears(|_| true).await;
+        let body = taken_back.content.as_ref().and_then(|content| content.body.as_ref());
+        assert!(matches!(body, Some(Body::Recall(_))), "{taken_back:?}");
         let (_, next) = alice.hears(|_| true).await;
-        assert_eq!([text(&heard), text(&next)], ["of bob", "after"], "nothing between them");
+        assert_eq!([text(&heard), text(&next)], ["of bob", "after"], "nothing but the recall between them");
         let page = alice.client.fetch(&alice.inbox, Direction::Backward, 0, 0).await.expect("fetched");
-        let states: Vec<_> = page.entries.iter().filter_map(|entry| entry.state.as_deref()).collect();
-        assert!(states.iter().all(|state| **state == MessageState::default()), "{states:?}");
+        for Entry { envelope, state, .. } in page.entries {
+            let (envelope, state) = (envelope.expect("an envelope"), state.map(|state| *state).unwrap_or_default());
+            let is_recalled = envelope.id == heard.id;
+            assert_eq!((state.recall.is_some(), envelope.erased), (is_recalled, is_recalled), "{envelope:?}");
+            assert_eq!(MessageState { recall: None, ..state }, MessageState::default());
+            assert!(!is_recalled || text(&envelope).is_empty(), "{envelope:?}");
+        }
     });
 }
 
@@ -272,6 +280,9 @@ fn a_group_votes_and_its_admin_takes_messages_back() {
         assert!(shown.contains(r#""mentions":1"#), "{shown}");
         message(&cluster, 1, "alice", &["--group", "club", "recall", &mention]).expect("recalled");
         bob.is_mentioned("club", 0).await;
+        let shown = bob.sees(&timeline, &mention).await.envelope.expect("stands");
+        assert!(shown.erased && shown.content == Some(Client::text("")), "{shown:?}");
+        message(&cluster, 1, "alice", &["--group", "club", "recall", "--erase", &mention]).expect("can still be named");
         alice.client.send(Client::group("club"), content).await.expect("accepted");
         bob.is_mentioned("club", 1).await;
         bob.client.send(Client::group("club"), Client::text("yes")).await.expect("accepted");

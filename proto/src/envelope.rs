@@ -64,6 +64,8 @@ const CONTENT: u32 = 7;
 const ERASED: u32 = 9;
 const CHANGE: u32 = 10;
 const EXPIRES_AT_MS: u32 = 100;
+/// Of `Content`.
+const RECALL: u32 = 51;
 
 impl EnvelopeParts<'_> {
     pub fn encoded_len(&self) -> usize {
@@ -123,6 +125,8 @@ pub struct EnvelopeMarks<'a> {
     /// 0: it does not expire.
     pub expires_at_ms: u64,
     pub erased: bool,
+    /// It recalls another message.
+    pub recalls: bool,
 }
 
 impl<'a> EnvelopeMarks<'a> {
@@ -141,6 +145,11 @@ impl<'a> EnvelopeMarks<'a> {
                 let (change, rest) = encoded.split_at_checked(length)?;
                 (self.change, *encoded) = (Some(change), rest);
             }
+            (CONTENT, WireType::LengthDelimited) => {
+                let length = usize::try_from(decode_varint(encoded).ok()?).ok()?;
+                let (content, rest) = encoded.split_at_checked(length)?;
+                (self.recalls, *encoded) = (has_field(content, RECALL), rest);
+            }
             (TIME_MS, WireType::Varint) => self.time_ms = decode_varint(encoded).ok()?,
             (EXPIRES_AT_MS, WireType::Varint) => self.expires_at_ms = decode_varint(encoded).ok()?,
             (ERASED, WireType::Varint) => self.erased = decode_varint(encoded).ok()? != 0,
@@ -155,6 +164,20 @@ impl<'a> EnvelopeMarks<'a> {
     }
 }
 
+/// True if the encoded message has this field, up to where it can be read.
+fn has_field(mut encoded: &[u8], wanted: u32) -> bool {
+    while !encoded.is_empty() {
+        let Ok((field, wire)) = decode_key(&mut encoded) else { return false };
+        if field == wanted {
+            return true;
+        }
+        if skip_field(wire, field, &mut encoded, DecodeContext::default()).is_err() {
+            return false;
+        }
+    }
+    false
+}
+
 /// The encoded envelope as it is given out at this time; `None`: as it is.
 pub fn expired_envelope(encoded: &[u8], now_ms: u64) -> Option<Vec<u8>> {
     let marks = EnvelopeMarks::of(encoded);
@@ -163,6 +186,15 @@ pub fn expired_envelope(encoded: &[u8], now_ms: u64) -> Option<Vec<u8>> {
     }
     // One that can't be read has no content that could.
     Some(Envelope::decode(encoded).unwrap_or_default().without_content().encode_to_vec())
+}
+
+/// The encoded envelope of a recalled message as it is given out; `None`: as it is.
+pub fn recalled_envelope(encoded: &[u8]) -> Option<Vec<u8>> {
+    if EnvelopeMarks::of(encoded).erased {
+        return None;
+    }
+    // One that can't be read has no content that could.
+    Some(Envelope::decode(encoded).unwrap_or_default().recalled().encode_to_vec())
 }
 
 /// The encoded envelope with this end instead of its own one. State machines use it: what it returns for the same bytes never changes.
@@ -188,6 +220,13 @@ impl Envelope {
         let Self { id, sender, to, time_ms, expires_at_ms, .. } = self;
         let content = Some(Content { body: Some(Body::Text(Text::default())), ..Content::default() });
         Self { id, sender, to, time_ms, content, expires_at_ms, erased: true, ..Self::default() }
+    }
+
+    /// What is shown of a recalled message: its author can still name it, and recall it for good.
+    pub fn recalled(self) -> Self {
+        let Self { sender_device, client_id, .. } = &self;
+        let (sender_device, client_id) = (sender_device.clone(), client_id.clone());
+        Self { sender_device, client_id, ..self.without_content() }
     }
 }
 
@@ -228,6 +267,7 @@ fn put_unless_empty(field: u32, bytes: &[u8], out: &mut Vec<u8>) -> Range<usize>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pb::client::Recall;
 
     #[test]
     fn the_time_is_found_in_an_envelope() {
@@ -272,8 +312,19 @@ mod tests {
         };
         assert_eq!(EnvelopeMarks::of(&encoded(b"change")).change, Some(&b"change"[..]));
         assert_eq!(EnvelopeMarks::of(&encoded(b"")).change, None);
+        assert!(!EnvelopeMarks::of(&encoded(b"")).recalls);
         let whole = encoded(b"change");
         assert_eq!(EnvelopeMarks::of(&whole[..whole.len() - 4]).change, None, "cut off");
+    }
+
+    #[test]
+    fn a_recall_is_known_by_its_envelope() {
+        let recalls = |body| {
+            let content = Some(Content { body: Some(body), ..Content::default() });
+            EnvelopeMarks::of(&Envelope { content, ..Envelope::default() }.encode_to_vec()).recalls
+        };
+        assert!(recalls(Body::Recall(Recall::default())));
+        assert!(!recalls(Body::Text(Text { body: "recall".into() })) && !recalls(Body::Edit(Box::default())));
     }
 
     #[test]
@@ -290,6 +341,19 @@ mod tests {
         assert!(ended.windows(4).any(|part| part == [0xda, 0x3e, 1, 7]));
         assert_eq!(Envelope::decode(&*ended).expect("decodes").expires_at_ms, 7);
         assert_eq!(expiring_at(&with(0)[..3], 7), None, "cut off");
+    }
+
+    #[test]
+    fn a_recalled_envelope_says_who_when_and_which_and_nothing_else() {
+        let content = Some(Content { body: Some(Body::Text(Text { body: "secret".into() })), ..Content::default() });
+        let [id, sender, sender_device, client_id] = ["01", "alice", "phone", "c"].map(str::to_owned);
+        let said = Envelope { id, sender, sender_device, client_id, time_ms: 5, content, ..Envelope::default() };
+        let left = recalled_envelope(&said.encode_to_vec()).expect("has content");
+        assert!(!left.windows(6).any(|part| part == b"secret"));
+        let shown = Envelope::decode(&*left).expect("decodes");
+        assert!(shown.erased);
+        assert_eq!(Envelope { content: said.content.clone(), erased: false, ..shown }, said);
+        assert_eq!(recalled_envelope(&left), None, "nothing more goes");
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub fn link(mut bytes: &[u8]) {
                 Err(_) => continue,
             }))),
             250 => owner.check(now),
-            _ => owner.flush_cursors(),
+            _ => owner.flush_cursors(now),
         }
         for effect in std::mem::take(&mut owner.effects) {
             match effect {

@@ -10,6 +10,7 @@ mod domains;
 mod groups;
 mod media;
 mod messages;
+mod moved_marks;
 mod presence;
 mod privacy;
 mod reports;
@@ -45,7 +46,7 @@ use crate::{
     followers::Followers,
     group_changes::GroupChanging,
     group_messages::GroupContext,
-    marks::Marks,
+    marks::{MarkMoves, Marks},
     presence::{
         Presences,
         audience::{Audience, Audiences},
@@ -165,6 +166,8 @@ enum Waiter {
     Send(Box<Sending>),
     /// How far the user is, for the other side.
     Mark(Box<Marked>),
+    /// How far the user is, for the store.
+    Marks(Box<MarkMoves<ReplySlot>>),
     /// A chat state of another user, for the devices of this one.
     ChatState(Box<ChatStateTelling>),
     Announce(Box<Announced>),
@@ -352,12 +355,12 @@ impl Owner {
         [self.cursors.due(), self.marks.due()].into_iter().flatten().min()
     }
 
-    pub(crate) fn flush_cursors(&mut self) {
+    pub(crate) fn flush_cursors(&mut self, now: Instant) {
         for moves in self.cursors.take() {
             self.move_cursors(moves);
         }
         for moves in self.marks.take() {
-            self.move_marks(moves);
+            self.move_marks(moves, now);
         }
     }
 

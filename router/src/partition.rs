@@ -271,7 +271,7 @@ impl Partition {
                     let time_ms = now_ms();
                     answers.drain(..).for_each(|(token, answer)| self.owner.answer(token, answer, now, time_ms));
                 }
-                () = poll_fn(|context| flush_cursors.poll(context, cursors_due)) => self.owner.flush_cursors(),
+                () = poll_fn(|context| flush_cursors.poll(context, cursors_due)) => self.owner.flush_cursors(clock::now()),
                 () = poll_fn(|context| check.poll(context, check_due)) => self.owner.check(clock::now()),
                 () = poll_fn(|context| look.poll(context, presences_due)) => self.owner.look_at_presences(clock::now(), now_ms()),
                 taken = poll_fn(|context| {

@@ -42,6 +42,11 @@ impl Privacy {
         self.blocked.get(at).is_some_and(|(known, until)| *known == name && incarnation <= *until)
     }
 
+    /// True if any owner of the name is blocked.
+    pub(crate) fn blocks_any(&self, user: &str) -> bool {
+        self.blocks(user, 0)
+    }
+
     /// `None`: the store has to be asked.
     pub(crate) fn admits(&self, sender: &UserId, incarnation: u64) -> Option<Admission> {
         if self.blocks(sender.as_str(), incarnation) {
@@ -61,6 +66,10 @@ impl Privacy {
 
     pub(crate) fn read_marks(&self) -> Opens {
         opens(self.settings.read_marks())
+    }
+
+    pub(crate) fn shows_marks_to(&self) -> Audience {
+        self.settings.read_marks()
     }
 }
 

@@ -57,15 +57,17 @@ pub(crate) fn is_passing(envelope: &Envelope) -> bool {
 impl Entry {
     /// What the store has of it now.
     pub(crate) fn stored(&self) -> bytes::Bytes {
-        match self.is_gone {
-            true => self.envelope.clone().without_content().encode_to_vec().into(),
-            false => self.bytes.clone(),
+        match (self.is_gone, self.is_recalled) {
+            (true, _) => self.envelope.clone().without_content().encode_to_vec().into(),
+            (false, true) => self.envelope.clone().recalled().encode_to_vec().into(),
+            (false, false) => self.bytes.clone(),
         }
     }
 
     /// True if the store may have answered this, a while ago perhaps.
     pub(crate) fn may_be(&self, envelope: &Envelope) -> bool {
         *envelope == self.envelope
+            || self.is_recalled && *envelope == self.envelope.clone().recalled()
             || self.envelope.expires_at_ms != 0 && *envelope == self.envelope.clone().without_content()
     }
 }
@@ -109,7 +111,7 @@ impl World<'_> {
             let Some(inbox) = self.model.inboxes.get_mut(&(user.clone(), incarnation)) else { continue };
             let mut early = None;
             for (known, stored) in inbox.entries.iter_mut().zip(&entries) {
-                if known.is_gone || known.envelope.expires_at_ms == 0 || stored.envelope == known.bytes {
+                if known.is_gone || known.envelope.expires_at_ms == 0 || stored.envelope == known.stored() {
                     continue;
                 }
                 known.is_gone = true;

@@ -17,6 +17,7 @@ mod model;
 mod order;
 mod presence;
 mod random;
+mod recalls;
 mod references;
 mod report;
 mod routers;

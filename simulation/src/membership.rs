@@ -20,6 +20,7 @@ use crate::{
     audience::Members,
     clients::user_name,
     model::{Entry, owner_of},
+    recalls,
     store::MAP,
     world::World,
 };
@@ -67,7 +68,7 @@ impl Group {
         }
         if !first_envelope.is_empty() {
             let is = |seq: u64, envelope: &Bytes| {
-                self.entries.get(seq as usize - 1).is_some_and(|entry| entry.bytes == *envelope)
+                self.entries.get(seq as usize - 1).is_some_and(|entry| entry.was_answered(envelope))
             };
             let heir = &appended.heir_envelope;
             return if is(*seq, first_envelope) && (heir.is_empty() || is(*seq + 1, heir)) {
@@ -88,8 +89,10 @@ impl Group {
         if self.entries.iter().any(|entry| is_double(entry) && entry.envelope.id == envelope.id) {
             return Err(format!("{} of {} is in {name} twice", envelope.client_id, envelope.sender));
         }
-        let by = append.sender_incarnation;
-        self.entries.push(Entry { envelope, bytes: append.envelope.clone(), by, is_gone: false });
+        let (by, envelope_sender) = (append.sender_incarnation, envelope.sender.clone());
+        self.entries.push(Entry { envelope, bytes: append.envelope.clone(), by, is_gone: false, is_recalled: false });
+        let leads = self.may_lead(*seq, &envelope_sender);
+        recalls::note(&mut self.entries, leads);
         let members = self.members_after.last().cloned().unwrap_or_default();
         self.members_after.push(members);
         Ok(true)
@@ -106,7 +109,7 @@ impl Group {
         if !self.is_member(user) {
             return Err(format!("{user}, who is no member, is made an owner"));
         }
-        self.entries.push(Entry { envelope: heir, bytes: envelope.clone(), by: 0, is_gone: false });
+        self.entries.push(Entry { envelope: heir, bytes: envelope.clone(), by: 0, is_gone: false, is_recalled: false });
         self.members_after.push(self.members_after.last().cloned().unwrap_or_default());
         Ok(())
     }
@@ -280,7 +283,7 @@ impl World<'_> {
                 let since = group.people[&user].2;
                 let entries = group.entries.iter().zip(1..).skip(since as usize - 1);
                 let expected: Vec<_> = entries
-                    .map(|(entry, seq)| StoredEntry { seq, envelope: entry.bytes.clone(), ..Default::default() })
+                    .map(|(entry, seq)| StoredEntry { seq, envelope: entry.stored(), ..Default::default() })
                     .collect();
                 if read.entries != expected {
                     return Err(format!(

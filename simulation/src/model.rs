@@ -22,6 +22,7 @@ use crate::{
     marks::Marks,
     membership::Groups,
     presence::Presence,
+    recalls,
     scheduled::Scheduled,
 };
 
@@ -76,6 +77,8 @@ pub(crate) struct Entry {
     pub(crate) by: u64,
     /// The store has removed the content, as its time was over.
     pub(crate) is_gone: bool,
+    /// It was recalled, or is an edit of such a message.
+    pub(crate) is_recalled: bool,
 }
 
 #[derive(Default)]
@@ -274,7 +277,14 @@ impl Model {
             }
             None if on_time.is_err() => on_time,
             None => {
-                inbox.entries.push(Entry { envelope, bytes: append.envelope, by: 0, is_gone: false });
+                inbox.entries.push(Entry {
+                    envelope,
+                    bytes: append.envelope,
+                    by: 0,
+                    is_gone: false,
+                    is_recalled: false,
+                });
+                recalls::note(&mut inbox.entries, false);
                 inbox.known.insert(key, seq);
                 inbox.by_key.insert(append.duplicate_key, seq);
                 Ok(())

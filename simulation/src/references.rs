@@ -142,12 +142,12 @@ pub(crate) fn is_countable(envelope: &Envelope) -> bool {
     about(envelope).is_none()
 }
 
-fn body(envelope: &Envelope) -> Option<&Body> {
+pub(crate) fn body(envelope: &Envelope) -> Option<&Body> {
     envelope.content.as_ref()?.body.as_ref()
 }
 
 /// What the message is about.
-fn about(envelope: &Envelope) -> Option<&MessageRef> {
+pub(crate) fn about(envelope: &Envelope) -> Option<&MessageRef> {
     match body(envelope)? {
         Body::Edit(edit) => edit.target.as_ref(),
         Body::Recall(recall) => recall.target.as_ref(),

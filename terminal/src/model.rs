@@ -126,7 +126,7 @@ impl Model {
             Input::Room => self.read_more(),
             Input::Time => self.writing.retain(|_, until| *until > now_ms),
         }
-        self.threads.values_mut().for_each(|thread| thread.expire(now_ms));
+        self.threads.values_mut().for_each(|thread| thread.expire(now_ms, &self.user));
     }
 
     pub(crate) fn take_act(&mut self) -> Option<Act> {
@@ -219,7 +219,9 @@ impl Model {
                     // Who writes has accepted.
                     thread.request = MessageRequest::Unspecified;
                 }
-                if thread.put(position.seq, Said::of(&envelope, None)) && !is_own {
+                let is_new = thread.put(position.seq, Said::of(&envelope, None), &self.user);
+                // There is nothing to be read in what was erased, recalled, or has expired before it came.
+                if is_new && !is_own && !envelope.erased {
                     thread.unread += 1;
                     if !is_open && !thread.is_request() && thread.settings.muted_until_ms() <= now_ms {
                         self.acts.push_back(Act::Bell);
@@ -235,7 +237,8 @@ impl Model {
                     thread.request = MessageRequest::Unspecified;
                     let message =
                         MessageRef { id: message_id, sender, sender_device, client_id, seq: 0, expires_at_ms };
-                    thread.put(position.seq, Said { message, time_ms, text, has_file, is_poll, ..Said::default() });
+                    let said = Said { message, time_ms, text, has_file, is_poll, ..Said::default() };
+                    thread.put(position.seq, said, &self.user);
                 }
             }
             Event::Trimmed { timeline, first } => self.began(&timeline, first),
@@ -366,7 +369,7 @@ impl Model {
             let Some(envelope) = entry.envelope.filter(|envelope| about(envelope).is_none()) else { continue };
             if let Some(with) = With::of_message(timeline, &envelope, &self.user) {
                 let said = Said::of(&envelope, entry.state.as_deref());
-                self.threads.entry(with).or_default().put(entry.seq, said);
+                self.threads.entry(with).or_default().put(entry.seq, said, &self.user);
             }
         }
     }

@@ -438,6 +438,30 @@ fn what_expires_vanishes_from_the_screen_in_time_and_is_not_quoted() {
 }
 
 #[test]
+fn what_has_expired_or_was_recalled_is_not_unread() {
+    let mut play = Play::connected(Some("bob"));
+    let carol = carillon_client::Client::user("carol");
+    play.lists(vec![conversation(carol, 0, 1, ConversationSettings::default())]);
+    let passing = Envelope { expires_at_ms: NOW_MS + 60_000, ..envelope(3, "carol", "alice", "the code is 4711") };
+    let bell = |play: &mut Play, seq, envelope| {
+        play.hears(Event::Delivered { timeline: inbox(), position: at(seq), envelope }) == [Act::Bell]
+    };
+    assert!(bell(&mut play, 3, passing));
+    assert!(bell(&mut play, 4, envelope(4, "carol", "alice", "hello")));
+    let unread = |play: &Play| play.model.threads[&With::User(user("carol"))].unread;
+    assert_eq!(unread(&play), 2);
+    play.model.handle(NOW_MS + 60_000, Input::Time);
+    assert_eq!(unread(&play), 1);
+    let recalled = Envelope { erased: true, ..envelope(4, "carol", "alice", "") };
+    let state = MessageState { recall: Some(envelope(6, "carol", "alice", "")), ..MessageState::default() };
+    let entry = Entry { seq: 4, envelope: Some(recalled.clone()), state: Some(Box::new(state)) };
+    play.answered(Answer::Entry(inbox(), Page { entries: vec![entry], ..Page::default() }));
+    assert_eq!(unread(&play), 0);
+    assert!(!bell(&mut play, 7, recalled), "it was recalled before it came");
+    assert_eq!(unread(&play), 0);
+}
+
+#[test]
 fn a_muted_conversation_rings_no_bell() {
     let mut play = Play::connected(Some("bob"));
     let muted = ConversationSettings { muted_until_ms: Some(NOW_MS + 1), ..ConversationSettings::default() };

@@ -7,9 +7,14 @@ use chrono::{DateTime, Local, NaiveDateTime};
 
 /// What is shown of a message whose time is over.
 pub(crate) const EXPIRED: &str = "[expired]";
+/// The same of a message that was recalled.
+const TAKEN_BACK: &str = "[taken back]";
 
 /// The text of a message, and a line about it: edits, pin, reactions.
 pub(crate) fn of(envelope: &Envelope, state: Option<&MessageState>) -> (String, String) {
+    if state.is_some_and(|state| state.recall.is_some()) {
+        return (TAKEN_BACK.to_owned(), String::new());
+    }
     if envelope.erased {
         let what = if envelope.expires_at_ms == 0 { "[erased]" } else { EXPIRED };
         return (what.to_owned(), String::new());
@@ -19,9 +24,6 @@ pub(crate) fn of(envelope: &Envelope, state: Option<&MessageState>) -> (String, 
     }
     let nothing = MessageState::default();
     let state = state.unwrap_or(&nothing);
-    if state.recall.is_some() {
-        return ("[taken back]".to_owned(), String::new());
-    }
     let edit = state.edit.as_ref().and_then(|edit| edit.content.as_ref()).and_then(|content| match &content.body {
         Some(Body::Edit(edit)) => edit.content.as_deref(),
         _ => None,

@@ -158,13 +158,26 @@ impl Thread {
         self.request != MessageRequest::Unspecified
     }
 
-    /// Adds a message. False: it was known.
-    pub(crate) fn put(&mut self, seq: u64, said: Said) -> bool {
+    /// Adds a message. False: it was known. `user`: the one of this terminal.
+    pub(crate) fn put(&mut self, seq: u64, said: Said, user: &UserId) -> bool {
         self.last_seq = self.last_seq.max(seq);
         if said.message.expires_at_ms != 0 {
             self.expiring.insert((said.message.expires_at_ms, seq));
         }
-        self.said.insert(seq, said).is_none()
+        let is_gone = said.is_gone;
+        let known = self.said.insert(seq, said);
+        if is_gone && known.as_ref().is_some_and(|known| !known.is_gone) {
+            self.gone(seq, user);
+        }
+        known.is_none()
+    }
+
+    /// The message at this position has nothing to be read any more.
+    fn gone(&mut self, seq: u64, user: &UserId) {
+        let is_unread = self.read.is_none_or(|read| read.seq < seq);
+        if is_unread && self.said.get(&seq).is_some_and(|said| said.message.sender != user.as_str()) {
+            self.unread = self.unread.saturating_sub(1);
+        }
     }
 
     /// When the first of the messages that are shown expires.
@@ -173,11 +186,15 @@ impl Thread {
     }
 
     /// Forgets what messages said whose time is over.
-    pub(crate) fn expire(&mut self, now_ms: u64) {
+    pub(crate) fn expire(&mut self, now_ms: u64, user: &UserId) {
         while let Some((_, seq)) = self.expiring.first().copied().filter(|(at_ms, _)| *at_ms <= now_ms) {
             self.expiring.pop_first();
             if let Some(said) = self.said.get_mut(&seq) {
-                (said.text, said.about, said.is_gone) = (text::EXPIRED.to_owned(), String::new(), true);
+                let was_there = !std::mem::replace(&mut said.is_gone, true);
+                (said.text, said.about) = (text::EXPIRED.to_owned(), String::new());
+                if was_there {
+                    self.gone(seq, user);
+                }
             }
         }
     }
@@ -261,7 +278,7 @@ mod tests {
         for (seq, id) in [(3, "A"), (5, "B"), (9, "C")] {
             let message = MessageRef { id: id.to_owned(), sender: "me".to_owned(), ..MessageRef::default() };
             let said = Said { message, time_ms: 1, text: String::new(), about: String::new(), ..Said::default() };
-            assert!(thread.put(seq, said));
+            assert!(thread.put(seq, said, &UserId::new("me").expect("valid")));
         }
         thread
     }

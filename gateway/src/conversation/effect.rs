@@ -41,7 +41,12 @@ pub(crate) enum Tag {
     Gap(TimelineId),
     /// A page that a feed lacks: no session gets the answer.
     Feed(TimelineId, FeedId),
-    Fetch(u32, TimelineId),
+    /// `pinned`: of pinned messages alone.
+    Fetch {
+        request: u32,
+        timeline: TimelineId,
+        pinned: bool,
+    },
     /// A change of a group, which is answered as a send is.
     Group(Sent),
     /// What a client has asked about groups.

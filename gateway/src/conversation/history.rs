@@ -5,6 +5,7 @@ use carillon_proto::{
     pb::{
         client::{Code, Direction, recipient::To},
         link::{ReadTimeline, Refusal, router_reply::Result as Reply, router_request::Op},
+        store::StoredEntry,
     },
 };
 
@@ -51,7 +52,8 @@ impl Live {
         match self.fetch_op(rules, now, &fetch) {
             Ok((timeline, op)) => {
                 self.history.waiting += 1;
-                out.push(Effect::Request { tag: Tag::Fetch(request, timeline), op, traceparent: String::new() });
+                let tag = Tag::Fetch { request, timeline, pinned: fetch.pinned_in.is_some() };
+                out.push(Effect::Request { tag, op, traceparent: String::new() });
             }
             Err(why) => out.push(refused(AskId::Request(request), why)),
         }
@@ -80,8 +82,7 @@ impl Live {
     pub(super) fn fetched(
         &mut self,
         now: Now,
-        request: u32,
-        timeline: &TimelineId,
+        (request, timeline, pinned): (u32, &TimelineId, bool),
         result: Result<Reply, Refusal>,
         out: &mut Vec<Effect>,
     ) {
@@ -95,11 +96,18 @@ impl Live {
             Err(why) => return out.push(refused(AskId::Request(request), why)),
         };
         let head = read.head.unwrap_or_default();
+        // What has expired is pinned no more, although the store may need a while to remove it.
+        let is_there = |entry: &StoredEntry| !pinned || expiring::shown_until(&entry.envelope, now).is_some();
         out.push(Effect::Tell(Tell::Page(Box::new(Page {
             request,
             timeline: timeline.clone(),
             epoch: head.epoch,
-            entries: read.entries.into_iter().map(|entry| expiring::shown_in_page(entry, now)).collect(),
+            entries: read
+                .entries
+                .into_iter()
+                .filter(is_there)
+                .map(|entry| expiring::shown_in_page(entry, now))
+                .collect(),
             first: head.first.max(1),
             last: head.last,
             complete: read.complete,

@@ -357,7 +357,7 @@ impl Live {
             Tag::Memberships => self.memberships_read(now, result, out),
             Tag::Membership(group) => self.checked(now, group, result, out),
             Tag::Gap(timeline) => self.gap_read(now, &timeline, result, out)?,
-            Tag::Fetch(request, timeline) => self.fetched(now, request, &timeline, result, out),
+            Tag::Fetch { request, timeline, pinned } => self.fetched(now, (request, &timeline, pinned), result, out),
             Tag::Renew(renewal) => self.renewed(now, renewal, result, out)?,
             Tag::Ack(timeline) => self.acked(now, &timeline, &result),
             Tag::Account | Tag::Ensure | Tag::Open | Tag::Close | Tag::Feed(..) | Tag::MediaComplete => {}

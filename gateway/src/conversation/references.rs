@@ -41,7 +41,9 @@ pub(super) fn header(
             check_context(new)?;
             let (media, expires_at_ms) =
                 (media_ids(content), edit.target.as_ref().map_or(0, |target| target.expires_at_ms));
-            let header = Header { kind: Kind::Edit.into(), edit_window_ms, media, expires_at_ms, ..Header::default() };
+            let mentions = mentions_of(new);
+            let header =
+                Header { kind: Kind::Edit.into(), edit_window_ms, mentions, media, expires_at_ms, ..Header::default() };
             (&edit.target, header)
         }
         Some(Body::Recall(recall)) => {
@@ -90,13 +92,17 @@ fn of_message(content: &Content) -> Option<Header> {
         }
         _ => None,
     };
-    let mentions = content.mentions.as_deref().cloned();
+    let mentions = mentions_of(content);
     let media = media_ids(content);
     if poll.is_none() && mentions.is_none() && media.is_empty() {
         return None;
     }
-    let mentions = mentions.map(|client::Mentions { users, all, here }| store::Mentions { users, all, here });
     Some(Header { kind: Kind::Message.into(), countable: true, mentions, poll, media, ..Header::default() })
+}
+
+fn mentions_of(content: &Content) -> Option<store::Mentions> {
+    let mentions = content.mentions.as_deref().cloned();
+    mentions.map(|client::Mentions { users, all, here }| store::Mentions { users, all, here })
 }
 
 /// The ids of the files that are kept as long as the message.

@@ -22,6 +22,8 @@ pub(crate) struct Entry {
     pub(crate) time_ms: u64,
     /// When the content must not be given out any more, in milliseconds since 1970; 0: never.
     expires_at_ms: u64,
+    /// It recalls another message.
+    pub(super) recalls: bool,
     pub(crate) came: Came,
     /// The connection that sent the message; its client learns the position from `Accepted`.
     pub(crate) sender: Option<Follower>,
@@ -67,10 +69,23 @@ impl Entry {
         came: Came,
     ) -> Self {
         let (sender, traceparent) = (None, String::new());
-        let EnvelopeMarks { change, time_ms, expires_at_ms, .. } = EnvelopeMarks::of(&envelope);
+        let EnvelopeMarks { change, time_ms, expires_at_ms, recalls, .. } = EnvelopeMarks::of(&envelope);
         let change = change.and_then(|change| GroupChange::decode(change).ok()).map(Box::new);
         let rendered = Default::default();
-        Self { feed, timeline, position, envelope, change, time_ms, expires_at_ms, came, sender, traceparent, rendered }
+        Self {
+            feed,
+            timeline,
+            position,
+            envelope,
+            change,
+            time_ms,
+            expires_at_ms,
+            recalls,
+            came,
+            sender,
+            traceparent,
+            rendered,
+        }
     }
 
     /// Adds the sender and the trace context of a push.

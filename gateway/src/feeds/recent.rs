@@ -29,6 +29,11 @@ impl RecentEntries {
     }
 
     pub(super) fn push(&mut self, entry: Arc<Entry>, now: Instant) {
+        if entry.recalls {
+            // The message is given to nobody any more. The store knows which one it is.
+            self.entries.clear();
+            self.bytes = 0;
+        }
         self.bytes += entry.size();
         self.entries.push_back(entry);
         self.since = now;
@@ -43,5 +48,40 @@ impl RecentEntries {
         let first = self.entries.front()?.position.seq;
         let skip = usize::try_from(next.checked_sub(first)?).ok()?;
         Some(self.entries.iter().skip(skip).cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_proto::{
+        Epoch, Position, TimelineId, UserId,
+        pb::client::{Content, Envelope, Recall, Text, content::Body},
+    };
+    use prost::Message as _;
+
+    use super::*;
+    use crate::feeds::{
+        FeedId,
+        entry::{Came, TimelineName},
+    };
+
+    #[test]
+    fn who_joins_after_a_recall_reads_what_stood_before_from_the_store() {
+        let now = Instant::now();
+        let timeline = Arc::new(TimelineName::new(TimelineId::Inbox(UserId::new("alice").expect("valid"))));
+        let entry = |seq, body| {
+            let content = Some(Content { body: Some(body), ..Content::default() });
+            let envelope = Envelope { content, ..Envelope::default() }.encode_to_vec().into();
+            let position = Position { epoch: Epoch(7), seq };
+            Arc::new(Entry::new(FeedId(1), Arc::clone(&timeline), position, envelope, Came::Push))
+        };
+        let mut recent = RecentEntries::new(now);
+        recent.push(entry(1, Body::Text(Text { body: "secret".into() })), now);
+        assert_eq!(recent.from(1).map(|kept| kept.len()), Some(1));
+        recent.push(entry(2, Body::Recall(Recall::default())), now);
+        recent.push(entry(3, Body::Text(Text { body: "hello".into() })), now);
+        assert_eq!(recent.from(1).map(|kept| kept.len()), None);
+        assert_eq!(recent.from(2).map(|kept| kept.len()), Some(2));
+        assert_eq!(recent.bytes, recent.from(2).expect("kept").iter().map(|entry| entry.size()).sum::<usize>());
     }
 }

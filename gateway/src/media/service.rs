@@ -157,8 +157,9 @@ impl MediaService {
             Err(error) => {
                 let answer = text(error.status(), &error.to_string());
                 return Err(Box::new(match error {
-                    UploadError::NotHere { stored } => of_upload(answer, stored, size_bytes),
-                    UploadError::Files(FilesError::Other) => answer,
+                    UploadError::NotHere { stored } | UploadError::Different { stored } => {
+                        of_upload(answer, stored, size_bytes)
+                    }
                     UploadError::Files(error) => {
                         tracing::warn!(file = %id, %error, "an upload has stopped: its bytes can't be kept");
                         again(answer)

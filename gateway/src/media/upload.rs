@@ -31,6 +31,10 @@ pub(super) enum UploadError {
     /// Bytes that would leave a gap.
     #[error("the next byte must be that at {stored}, or at a multiple of {CHUNK_BYTES} before it")]
     NotHere { stored: u64 },
+    #[error(
+        "bytes came that are not the kept ones, which do not change any more: if all are kept, PUT with Content-Range: bytes */SIZE"
+    )]
+    Different { stored: u64 },
     #[error("more bytes came than the {expected} that were told")]
     TooLarge { expected: u64 },
     #[error("the upload ended before all {expected} bytes had come: go on behind those that are kept")]
@@ -47,7 +51,7 @@ impl UploadError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Wrong(_) | Self::Short { .. } => StatusCode::BAD_REQUEST,
-            Self::NotHere { .. } | Self::Files(FilesError::Other) => StatusCode::CONFLICT,
+            Self::NotHere { .. } | Self::Different { .. } => StatusCode::CONFLICT,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::Expired => StatusCode::GONE,
@@ -79,17 +83,25 @@ impl Upload<'_> {
         self.transfer.waits_for_place();
         let kept = self.files.kept(&self.id).await?;
         let stored = stored_bytes(kept, self.size_bytes);
-        if range.is_empty() || kept.uploaded_bytes < stored {
+        if range.is_empty() {
             return Ok(stored);
+        }
+        // The uploaded bytes of a picture are gone: nothing can be compared with them.
+        if kept.uploaded_bytes < stored {
+            return Err(UploadError::Different { stored });
         }
         if range.start > stored || !range.start.is_multiple_of(CHUNK_BYTES) {
             return Err(UploadError::NotHere { stored });
         }
         self.transfer.waits_for_client();
-        match from {
+        let taken = match from {
             Source::Http(body) => self.take_from_http(range, body).await,
             Source::Socket(body) => self.take_from_socket(range, body).await,
-        }
+        };
+        taken.map_err(|error| match error {
+            UploadError::Files(FilesError::Other) => UploadError::Different { stored },
+            error => error,
+        })
     }
 
     async fn take_from_http(&mut self, range: Range<u64>, mut body: Incoming) -> Result<u64, UploadError> {

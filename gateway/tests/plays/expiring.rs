@@ -7,8 +7,8 @@ use carillon_proto::{
     now_ms,
     pb::{
         client::{
-            Code, Content, Direction, Edit, Envelope, Fetch, Media, MessageRef, Page, Recipient, ReplyTo, Schedule,
-            Send, Text, Timeline, client_frame::Body, content, recipient::To, server_frame, timeline::Owner,
+            Code, Content, Direction, Edit, Envelope, Fetch, Media, MessageRef, Page, Pin, Recipient, ReplyTo,
+            Schedule, Send, Text, Timeline, client_frame::Body, content, recipient::To, server_frame, timeline::Owner,
         },
         store::header::Kind,
     },
@@ -187,6 +187,24 @@ async fn nothing_of_an_expired_message_is_given_out_whatever_the_store_still_has
         (&true.into(), &serde_json::json!({"text": {}})),
         "{first}"
     );
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_expired_message_is_not_among_the_pinned_ones_whatever_the_store_still_has() {
+    let world = world(|_| {}).await;
+    world.has(text("secret"), now_ms() - 1);
+    world.has(text("open"), now_ms() + 3_600_000);
+    // All have one id here, so this one is about all of them.
+    let pin = Pin { target: Some(of_alice(0)), unpin: false };
+    world.has(Content { body: Some(content::Body::Pin(pin)), ..Content::default() }, 0);
+    let mut bob = world.client("bob", "phone").await;
+    for _ in 0..3 {
+        assert!(matches!(bob.hears().await, server_frame::Body::Deliver(_)));
+    }
+    let pinned_in = Some(Recipient { to: Some(To::User("alice".to_owned())) });
+    let entries = page(&mut bob, Fetch { pinned_in, ..Fetch::default() }).await.entries;
+    assert_eq!(entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [2, 3]);
     world.end().await;
 }
 

@@ -192,7 +192,22 @@ async fn what_is_whole_does_not_change_any_more() {
     let play = play(|_| {}).await;
     let (mut alice, _bob, place) = sent_to_bob(&play, PNG).await;
     let other = vec![b'x'; PNG.len()];
-    http(play.http, "PUT", &place.url, &[], &other).await;
+    let size = PNG.len().to_string();
+    for chunked in [false, true] {
+        // Chunked bodies go another way.
+        let put = |bytes: &[u8]| match chunked {
+            false => (Vec::new(), bytes.to_vec()),
+            true => {
+                let body = [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n0\r\n\r\n"].concat();
+                (vec!["Transfer-Encoding: chunked"], body)
+            }
+        };
+        let (headers, body) = put(&other);
+        let refused = http(play.http, "PUT", &place.url, &headers, &body).await;
+        assert_eq!((refused.status, refused.header("upload-offset")), (409, Some(&*size)), "{}", refused.head);
+        let (headers, body) = put(PNG);
+        assert_eq!(http(play.http, "PUT", &place.url, &headers, &body).await.status, 201, "the same bytes");
+    }
     let told = url(&mut alice, &place.id, None).await.expect("the owner");
     assert_eq!(http(play.http, "GET", &told.url, &[], b"").await.body, PNG);
 }

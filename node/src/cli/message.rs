@@ -224,10 +224,10 @@ pub(super) async fn find(client: &Client, timeline: &TimelineId, id: MessageId) 
     bail!("message {id} is not among the last {} messages", PAGES * PAGE as usize)
 }
 
-/// Looks for a message that is neither erased nor expired.
+/// Looks for a message that is neither erased nor expired. It may have been recalled: its author can still recall it for good.
 pub(super) async fn find_alive(client: &Client, timeline: &TimelineId, id: MessageId) -> anyhow::Result<Target> {
     let FoundMessage { target, entry } = find(client, timeline, id).await?;
-    if entry.envelope.is_some_and(|envelope| envelope.erased) {
+    if entry.envelope.is_some_and(|envelope| envelope.erased && envelope.client_id.is_empty()) {
         bail!("message {id} is gone: it was erased or has expired");
     }
     Ok(target)

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::{Answer, Continuation, Effect, Owner, unexpected};
 use crate::{
     accounts::CachedAccount,
-    marks::{MarkMoves, Reader},
+    marks::Reader,
     metrics,
     reply::{Failure, ReplySlot},
     send::RequestContext,
@@ -81,7 +81,7 @@ pub(super) struct MarksAsked {
 
 impl Owner {
     /// True once the store keeps conversations.
-    fn has_conversations(&self) -> bool {
+    pub(super) fn has_conversations(&self) -> bool {
         Level(self.topology.view.level) >= Level::GROUPS
     }
 
@@ -111,25 +111,6 @@ impl Owner {
         asked: ConversationsAsked,
     ) {
         self.ask(shard, op, String::new(), deadline, Continuation::Conversations(Box::new(asked)));
-    }
-
-    pub(super) fn gather_marks(&mut self, moves: link::MoveMarks, parts: RequestContext, now: Instant) {
-        let RequestContext { user, slot, deadline, .. } = parts;
-        if !self.has_conversations() {
-            return self.refuse(slot, &Failure::Conversations);
-        }
-        if !(1..=limits::MARKS).contains(&moves.marks.len()) {
-            return self.refuse(slot, &Failure::Invalid("a request moves 1 to 256 marks"));
-        }
-        let reader = Reader { user, incarnation: moves.incarnation };
-        self.marks.add(reader, moves.marks, slot, now, deadline);
-    }
-
-    pub(super) fn move_marks(&mut self, moves: MarkMoves<ReplySlot>) {
-        let MarkMoves { reader, marks, waiters, deadline } = moves;
-        let (timeline, incarnation) = (Some(key_of(&reader.user)), reader.incarnation);
-        let command = timeline_command::Op::MoveMarks(store::MoveMarks { timeline, incarnation, marks });
-        self.write_conversations(reader, command, waiters, deadline);
     }
 
     /// The user has made this one a contact: what it has begun is no request any more. Only one whose messages may be requests.
@@ -162,7 +143,7 @@ impl Owner {
         self.write_conversations(reader, timeline_command::Op::SetConversation(set), vec![slot], deadline);
     }
 
-    fn write_conversations(
+    pub(super) fn write_conversations(
         &mut self,
         reader: Reader,
         command: timeline_command::Op,
@@ -418,7 +399,12 @@ impl Owner {
         let by = asked.by.clone();
         self.reading_marks.insert(number, MarksReading { asked, allowed, marks, waits: by_shard.len(), failed: None });
         for (shard, (places, users)) in by_shard {
-            let op = store_request::Op::ReadAllowed(ReadAllowed { by: Some(by.clone()), users, last_seen: false });
+            let op = store_request::Op::ReadAllowed(ReadAllowed {
+                by: Some(by.clone()),
+                users,
+                last_seen: false,
+                contact: true,
+            });
             self.ask_of_conversations(shard, op, deadline, ConversationsAsked::Allowed(number, places));
         }
         self.end_marks(number);
@@ -447,13 +433,14 @@ impl Owner {
         let deadline = *deadline;
         let mut by_shard: BTreeMap<ShardId, (Vec<usize>, Vec<Read>)> = BTreeMap::new();
         let users = users.iter().zip(allowed).enumerate();
-        for (place, (user, _)) in users.filter(|(_, (_, allowed))| !allowed.blocked) {
+        for (place, (user, allowed)) in users.filter(|(_, (_, allowed))| !allowed.blocked) {
             let (places, reads) = by_shard.entry(self.inbox_shard(user)).or_default();
             places.push(place);
             reads.push(Read {
                 timeline: Some(key_of(user)),
                 conversation: Some(conversation.clone()),
                 peer_incarnation: by.incarnation,
+                by_contact: allowed.contact,
             });
         }
         let waits = by_shard.len();
@@ -492,6 +479,6 @@ impl Owner {
     }
 }
 
-fn key_of(user: &UserId) -> TimelineKey {
+pub(super) fn key_of(user: &UserId) -> TimelineKey {
     TimelineId::Inbox(user.clone()).to_key()
 }

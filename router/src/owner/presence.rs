@@ -385,7 +385,12 @@ impl Owner {
         for (shard, contacts) in by_shard {
             for of in contacts.chunks(ALLOWED) {
                 let users = of.iter().map(|contact| contact.user.clone()).collect();
-                let op = store_request::Op::ReadAllowed(ReadAllowed { by: Some(by.clone()), users, last_seen: true });
+                let op = store_request::Op::ReadAllowed(ReadAllowed {
+                    by: Some(by.clone()),
+                    users,
+                    last_seen: true,
+                    contact: false,
+                });
                 let asked = Continuation::LastSeen(from.clone(), of.to_vec());
                 self.ask(shard, op, String::new(), now + READ_USER, asked);
             }

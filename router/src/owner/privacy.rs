@@ -221,7 +221,7 @@ impl Owner {
     }
 
     pub(super) fn read_allowed(&mut self, by: BlockedUser, user: &UserId, deadline: Instant, asked: PrivacyAsked) {
-        let read = ReadAllowed { by: Some(by), users: vec![user.as_str().to_owned()], last_seen: false };
+        let read = ReadAllowed { by: Some(by), users: vec![user.as_str().to_owned()], ..ReadAllowed::default() };
         let shard = self.topology.shards.directory_of(user);
         let op = store_request::Op::ReadAllowed(read);
         self.ask(shard, op, String::new(), deadline, Continuation::Privacy(Box::new(asked)));

@@ -112,6 +112,8 @@ impl Owner {
             reader,
             states: true,
             edits_of,
+            // The author may have taken back what is reported.
+            with_recalled: true,
             ..ReadTimeline::default()
         });
         let shard = self.topology.shards.timeline_of(&timeline);

@@ -147,7 +147,7 @@ impl Owner {
         // An announcement that still waits for the account would restore the session.
         let is_of_it = |waiter: &Waiter| match waiter {
             Waiter::Announce(announced) => is_same(&announced.session, session),
-            Waiter::Send(_) | Waiter::Mark(_) | Waiter::ChatState(_) | Waiter::Nobody => false,
+            Waiter::Send(_) | Waiter::Mark(_) | Waiter::Marks(_) | Waiter::ChatState(_) | Waiter::Nobody => false,
         };
         for waiter in self.accounts.take_waiters(&user, is_of_it) {
             if let Waiter::Announce(announced) = waiter {

@@ -180,6 +180,7 @@ impl Owner {
             states: read.states,
             edits_of: read.edits_of,
             pinned_with: read.pinned_with.clone(),
+            with_recalled: false,
         });
         let shard = self.topology.shards.timeline_of(timeline);
         self.ask(shard, op, String::new(), deadline, Continuation::Read(slot));

@@ -102,6 +102,7 @@ impl Owner {
             Waiter::Send(sending) => self.begin(sending, account, now),
             Waiter::ChatState(telling) => self.chat_state_to(telling, &account),
             Waiter::Mark(marked) => self.mark_by(user, &account, *marked, now),
+            Waiter::Marks(moves) => self.move_marks_of(*moves, &account),
             Waiter::Nobody => {}
             Waiter::Announce(announced) => self.announced(user, account.incarnation, rows, *announced),
         }
@@ -113,6 +114,7 @@ impl Owner {
             // The notice may be lost: the settings are read later.
             Waiter::Nobody | Waiter::Mark(_) => {}
             Waiter::ChatState(telling) => self.refuse(telling.slot, failure),
+            Waiter::Marks(moves) => self.end_all(moves.waiters, &Err(failure.clone())),
             Waiter::Announce(announced) => {
                 let session = announced.session;
                 if let Ok(user) = UserId::new(&session.user) {

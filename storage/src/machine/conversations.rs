@@ -3,9 +3,9 @@
 use std::io;
 
 use carillon_proto::pb::store::{
-    Conversation, ConversationRow, ConversationSettings, ConversationsRead, MarksRead, MessageRequest,
-    ReadConversations, ReadMarks, RequestAnswer, SetConversation, TimelineKey, UnreadOf, marks_read, read_marks::Read,
-    timeline_key::Kind,
+    Audience, Conversation, ConversationRow, ConversationSettings, ConversationsRead, Emptied, MarksRead,
+    MessageRequest, ReadConversations, ReadMarks, RequestAnswer, SetConversation, ShownMark, TimelineKey, UnreadOf,
+    marks_read, read_marks::Read, timeline_key::Kind,
 };
 use carillon_proto::pb::store::{Membership, member::Standing};
 use prost::Message;
@@ -13,7 +13,7 @@ use prost::Message;
 use super::{
     TimelineReader, Unread,
     annotations::{self, ReadBy},
-    broken,
+    broken, emptied,
     groups::Readable,
     keys::{self, ConversationNumbers, Cursor, GroupCursor, Stored},
     timeline::TimelineState,
@@ -64,7 +64,34 @@ impl Said {
 
 /// How many messages of the other are not read.
 pub(super) fn unread(inbox: &TimelineState, row: &Conversation) -> u64 {
-    if row.last_seq < inbox.first { 0 } else { row.counted.saturating_sub(row.read_counted) }
+    if row.last_seq < inbox.first {
+        0
+    } else {
+        row.counted.saturating_sub(row.read_counted).saturating_sub(row.emptied)
+    }
+}
+
+/// Up to where others may know that the owner of the inbox has read.
+pub(super) fn shown_mark(row: &Conversation, to_contact: bool) -> u64 {
+    match row.shown {
+        Some(shown) if to_contact => shown.to_contacts_seq.min(row.read_seq),
+        Some(shown) => shown.seq.min(row.read_seq),
+        None => row.read_seq,
+    }
+}
+
+/// Up to where others may know it after the mark has moved, by those to whom the user shows it now. `before`: the row before the mark moved.
+pub(super) fn shown_after(before: &Conversation, row: &Conversation, shown_to: Audience) -> Option<ShownMark> {
+    // Positions of another epoch say nothing of these.
+    let is_same = before.read_epoch == row.read_epoch;
+    let earlier = |to_contact| if is_same { shown_mark(before, to_contact) } else { 0 };
+    match shown_to {
+        Audience::Unspecified | Audience::Everyone => None,
+        Audience::Contacts | Audience::Requests => {
+            Some(ShownMark { seq: earlier(false), to_contacts_seq: row.read_seq })
+        }
+        Audience::Nobody => Some(ShownMark { seq: earlier(false), to_contacts_seq: earlier(true) }),
+    }
 }
 
 pub(super) fn set(settings: &mut ConversationSettings, op: &SetConversation) {
@@ -115,6 +142,12 @@ pub(super) fn unread_in_group(
     let header = Stored::decode(&record)?.header;
     let before = header.counted - u64::from(!header.uncounted && header.counted > 0);
     let unread = state.counted.saturating_sub(before);
+    if unread == 0 {
+        return Ok((0, 0));
+    }
+    let emptied = view.get(&keys::emptied(state.number, ""))?.map(|value| Emptied::decode(&*value)).transpose();
+    let emptied = emptied.map_err(|_| broken("row of messages without content"))?.unwrap_or_default();
+    let unread = unread.saturating_sub(emptied::count_above(&emptied, before));
     if unread == 0 {
         return Ok((0, 0));
     }
@@ -235,7 +268,7 @@ fn mark(view: &TimelineView<'_>, op: &Read) -> io::Result<Option<marks_read::Mar
     let Some(inbox) = state.filter(|state| state.number != 0) else { return Ok(None) };
     let row = view.get(&keys::conversation(inbox.number, with))?.map(|row| decode(&row)).transpose()?;
     if with.kind() == Kind::Group {
-        return mark_in_group(view, &inbox, with, row.unwrap_or_default()).map(Some);
+        return mark_in_group(view, &inbox, op, with, row.unwrap_or_default()).map(Some);
     }
     // What an earlier owner of the name has said is not told to the next one.
     // Nor is anything told to a stranger whose messages are a request.
@@ -260,7 +293,7 @@ fn mark(view: &TimelineView<'_>, op: &Read) -> io::Result<Option<marks_read::Mar
         Ok(String::new())
     };
     let mark = marks_read::Mark {
-        read_id: last_of(row.read_seq)?,
+        read_id: last_of(shown_mark(&row, op.by_contact))?,
         delivered_id: last_of(delivered.max(row.read_seq))?,
         ..marks_read::Mark::default()
     };
@@ -270,11 +303,13 @@ fn mark(view: &TimelineView<'_>, op: &Read) -> io::Result<Option<marks_read::Mar
 fn mark_in_group(
     view: &TimelineView<'_>,
     inbox: &TimelineState,
+    op: &Read,
     group: &TimelineKey,
     row: Conversation,
 ) -> io::Result<marks_read::Mark> {
-    let mut mark =
-        marks_read::Mark { read_epoch: row.read_epoch, read_seq: row.read_seq, ..marks_read::Mark::default() };
+    let read_seq = shown_mark(&row, op.by_contact);
+    let read_epoch = if read_seq == 0 { 0 } else { row.read_epoch };
+    let mut mark = marks_read::Mark { read_epoch, read_seq, ..marks_read::Mark::default() };
     for (device, _) in devices(view, inbox)? {
         let Some(value) = view.get(&keys::group_cursor(inbox.number, &device, group))? else { continue };
         let cursor = GroupCursor::decode(&value)?;

@@ -12,6 +12,7 @@ mod copied;
 mod directory;
 mod directory_reader;
 mod domains;
+mod emptied;
 mod erasure;
 mod expiring_reader;
 mod groups;

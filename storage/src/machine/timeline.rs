@@ -1,12 +1,14 @@
 //! The state machine of a timeline shard: assigns positions, recognises repeated sends, trims and ends timelines, and
-//! in `annotations.rs` keeps what messages make of others, in `cursors.rs` cursors, in `conversations.rs` what users have read, in `expiring.rs` removes
-//! contents of messages whose time is over, in `groups.rs` keeps the members of groups, in `heirs.rs` gives a group another owner, in `media.rs` files, in `media_holds.rs` what refers to them, in
+//! in `annotations.rs` keeps what messages make of others, in `cursors.rs` cursors, in `conversations.rs` what users have read, in `emptied.rs` what is not unread
+//! any more, in `expiring.rs` removes contents of messages whose time is over, in `groups.rs` keeps the members of groups, in `heirs.rs` gives a group another
+//! owner, in `media.rs` files, in `media_holds.rs` what refers to them, in
 //! `outbox.rs` what workers have to do, in `reports.rs` what users have reported, in `scheduled.rs` messages that are to be sent later, and in `senders.rs`
 //! ends and erases senders.
 
 mod annotations;
 mod conversations;
 pub(super) mod cursors;
+mod emptied;
 mod expiring;
 mod garbage;
 mod groups;
@@ -29,7 +31,7 @@ use carillon_proto::{
     KeyedMap, Level,
     pb::store::{
         AdvanceClock, Append, Appended, Conversation, Done, EndTimeline, RecordHeader, Rejected, RenewEpoch,
-        StoreError, TimelineCommand, TimelineKey, Trim, header, rejected::Reason, store_error::Why,
+        StoreError, TimelineCommand, TimelineKey, Trim, append::Admission, header, rejected::Reason, store_error::Why,
         timeline_command::Op, timeline_key::Kind,
     },
 };
@@ -286,6 +288,8 @@ impl Batch<'_> {
             Err(refused) => return Ok(refused),
         };
         let op = ended.as_ref().unwrap_or(op);
+        let takes_back = !is_group && self.takes_back(held.as_ref(), op, admission, &duplicate)?;
+        let admission = if takes_back { Admission::Unspecified } else { admission };
         if held.is_none() && privacy::is_refused(None, op, admission) {
             return Ok(privacy::refused());
         }
@@ -308,7 +312,7 @@ impl Batch<'_> {
         let Conversed { header, in_request, moved } = match is_group {
             true if about_another => Conversed { header: held.header(true), ..Conversed::default() },
             true => Conversed { header: held.count(), ..Conversed::default() },
-            false => match self.converse(op, admission, &duplicate, &held.state)? {
+            false => match self.converse(op, admission, &duplicate, &held.state, takes_back)? {
                 Ok(conversed) => conversed,
                 Err(kept_out) => {
                     self.touched.insert(key, Some(held));
@@ -316,8 +320,10 @@ impl Batch<'_> {
                 }
             },
         };
-        let header = RecordHeader { message: kept.header, expires_ms: kept.expires_ms, ..header };
-        let envelope = kept.envelope.as_ref().unwrap_or(&op.envelope);
+        let moved = moved.or(kept.moved);
+        let Kept { header: message, envelope, expires_ms, recalled, .. } = kept;
+        let header = RecordHeader { message, expires_ms, recalled, ..header };
+        let envelope = envelope.as_ref().unwrap_or(&op.envelope);
         match self.record(key, held, duplicate, header, envelope)? {
             Outcome::Appended(appended) => {
                 let expires_at_ms = if ended.is_some() { ends_at_ms } else { 0 };
@@ -341,7 +347,7 @@ impl Batch<'_> {
             let stored = Stored::decode(value)?;
             let message = stored.header.message.as_ref().filter(|message| message.ended_by_rule);
             let expires_at_ms = message.map_or(0, |message| message.expires_at_ms);
-            Ok((stored.envelope(), expires_at_ms))
+            Ok((stored.shown(), expires_at_ms))
         })?;
         let (first_envelope, expires_at_ms) = first.ok_or_else(|| broken("duplicate key without its envelope"))?;
         Ok(Some(Outcome::Appended(Appended { epoch, seq, first_envelope, expires_at_ms, ..Appended::default() })))

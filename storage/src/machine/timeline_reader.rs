@@ -249,7 +249,8 @@ fn collect(
     let mut bytes = 0;
     for record in records.take(or(op.limit, MAX_ENTRIES, MAX_ENTRIES)) {
         let (key, value) = record?;
-        let (seq, envelope) = (keys::seq_of(&key)?, Stored::decode(&value)?.envelope());
+        let (seq, stored) = (keys::seq_of(&key)?, Stored::decode(&value)?);
+        let envelope = if op.with_recalled { stored.envelope() } else { stored.shown() };
         let state = state(seq)?;
         bytes += envelope.len() + state.len();
         if bytes > max_bytes && !read.entries.is_empty() {
@@ -287,7 +288,7 @@ fn entries_at(
     let (max_bytes, limit) = (or(op.max_bytes, BATCH_BYTES, MAX_BYTES), or(op.limit, MAX_ENTRIES, MAX_ENTRIES));
     let mut bytes = 0;
     for seq in seqs {
-        let Some(envelope) = annotations::envelope(view, timeline.number, seq)? else { continue };
+        let Some(envelope) = annotations::envelope(view, timeline.number, seq, op.with_recalled)? else { continue };
         let entry = StoredEntry { seq, envelope, state: state(seq)? };
         bytes += entry.envelope.len() + entry.state.len();
         if read.entries.len() == limit || (bytes > max_bytes && !read.entries.is_empty()) {

@@ -129,6 +129,13 @@ fn the_service_is_told_what_it_has_to_know() {
         Some(store::Header { poll: rules, ..message.clone() })
     );
     let mentioning = Content { mentions: Some(Box::new(mentions)), ..text("you there") };
+    let edit_window_ms = 172_800_000;
+    let edited = store::Header { mentions: told.clone(), edit_window_ms, ..about(Kind::Edit, of_alice()) };
+    assert_eq!(
+        header_of(bob(), edit(by("alice"), mentioning.clone())),
+        Some(edited),
+        "an edit mentions for its message"
+    );
     assert_eq!(header_of(bob(), mentioning), Some(store::Header { mentions: told, ..message }));
     // Files are kept as long as what refers to them.
     let uploaded = MediaSecret::random().in_shard(3);

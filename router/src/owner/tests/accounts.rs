@@ -60,7 +60,7 @@ fn acknowledgements_are_stored_once_and_answered_together() {
     let effects = play.request(acknowledge("carol", 1));
     assert_eq!(refusal(&effects[0]).code(), client::Code::Forbidden);
     assert_eq!(play.owner.cursors_due(), Some(play.now + Duration::from_millis(100)));
-    play.owner.flush_cursors();
+    play.owner.flush_cursors(play.now);
     let effects = play.effects();
     let [Did::SetCursor(token, device, 8)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!(device, "a");
@@ -78,7 +78,7 @@ fn from_level_2_on_one_command_moves_all_cursors_of_a_device() {
     }
     let newer = Acknowledge { position: Some(client::Position { epoch: 9, seq: 1 }), ..acknowledge("bob", "a", 0) };
     assert_eq!(play.request(Op::Acknowledge(newer)), []);
-    play.owner.flush_cursors();
+    play.owner.flush_cursors(play.now);
     let effects = play.effects();
     let [Did::MoveCursors(of_a, user, a, 64, moved), Did::MoveCursors(of_b, _, b, 64, _)] = &effects[..] else {
         panic!("{effects:?}")
@@ -97,7 +97,7 @@ fn a_shard_that_is_below_the_clusters_level_gets_one_command_for_each_cursor() {
     let mut play = Play::new();
     play.level_rises(Level::CURSORS);
     play.request(Op::Acknowledge(acknowledge("bob", "a", 3)));
-    play.owner.flush_cursors();
+    play.owner.flush_cursors(play.now);
     let effects = play.effects();
     let [Did::MoveCursors(token, ..)] = effects[..] else { panic!("{effects:?}") };
     let effects = play.fails(token, StoreFailure::Level { detail: String::new() });
@@ -111,7 +111,7 @@ fn what_a_gateway_of_the_release_before_acknowledges_is_stored_as_before() {
     let mut play = Play::new();
     play.level_rises(Level::CURSORS);
     play.request(Op::Acknowledge(Acknowledge { incarnation: None, ..acknowledge("bob", "a", 3) }));
-    play.owner.flush_cursors();
+    play.owner.flush_cursors(play.now);
     let effects = play.effects();
     assert!(matches!(effects[..], [Did::SetCursor(_, _, 3)]), "{effects:?}");
 }

@@ -44,7 +44,7 @@ fn play() -> Play {
 
 /// Requests whose marks go together in one command.
 fn one_move(play: &mut Play) -> (u64, Vec<Mark>) {
-    play.owner.flush_cursors();
+    play.owner.flush_cursors(play.now);
     match <[Did; 1]>::try_from(play.effects()) {
         Ok([Did::MoveMarks(token, moves)]) => {
             assert_eq!((moves.timeline, moves.incarnation), (with("alice"), 0));
@@ -160,7 +160,7 @@ fn who_wants_to_hear_of_it_is_told_when_a_device_of_the_recipient_has_the_messag
     };
     let mut told = |seq| {
         play.request(acknowledge(seq));
-        play.owner.flush_cursors();
+        play.owner.flush_cursors(play.now);
         let did = play.effects();
         let [Did::MoveCursors(token, ..)] = did[..] else { panic!("{did:?}") };
         let marked = |did| match did {

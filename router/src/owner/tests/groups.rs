@@ -323,7 +323,7 @@ fn a_device_has_its_cursor_in_a_group_moved_with_the_one_in_its_inbox() {
     let mut play = play();
     assert_eq!(play.request(acknowledge(TimelineId::Inbox(bob), false)), []);
     assert_eq!(play.request(acknowledge(TimelineId::Group(group()), false)), []);
-    play.owner.flush_cursors();
+    play.owner.flush_cursors(play.now);
     let effects = play.effects();
     let [Did::MoveCursors(token, user, _, 64, moved)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!((user.as_str(), &**moved), ("bob", &[("bob".into(), 7, 3), ("friends".into(), 7, 3)][..]));

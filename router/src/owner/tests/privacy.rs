@@ -153,7 +153,7 @@ fn how_far_a_request_is_read_is_told_to_nobody() {
         let mark = store::move_marks::Mark { conversation: Some(with.clone()), epoch: 7, seq: 5 };
         let moves = link::MoveMarks { user: "alice".into(), incarnation: 0, marks: vec![mark] };
         assert_eq!(play.request(Op::MoveMarks(moves)), []);
-        play.owner.flush_cursors();
+        play.owner.flush_cursors(play.now);
         let effects = play.effects();
         let [Did::MoveMarks(token, _)] = effects[..] else { panic!("{effects:?}") };
         let row = Conversation { read_seq: 5, request: request.into(), ..Conversation::default() };
@@ -272,7 +272,7 @@ impl Play {
     fn alice_reads(&mut self) -> Vec<Did> {
         let mark = store::move_marks::Mark { epoch: 7, seq: 5, ..Default::default() };
         self.request(Op::MoveMarks(link::MoveMarks { user: "alice".into(), incarnation: 0, marks: vec![mark] }));
-        self.owner.flush_cursors();
+        self.owner.flush_cursors(self.now);
         let did = self.effects();
         let [Did::MoveMarks(token, _)] = did[..] else { panic!("{did:?}") };
         self.answer(token, moved()).into_iter().filter(|did| !matches!(did, Did::Answer(..))).collect()
@@ -283,10 +283,8 @@ impl Play {
 fn how_far_a_user_has_read_is_told_to_whom_the_user_allows_it() {
     let marked = Marked { user: "bob".into(), by: "alice".into(), read_id: "m5".into(), ..Marked::default() };
     let mut play = play();
-    // The user's choice is not known yet.
-    let did = play.alice_reads();
-    let [Did::ReadUser(token, _)] = did[..] else { panic!("{did:?}") };
-    assert_eq!(play.answer(token, found("alice", &[])), [Did::Marked(marked.clone())]);
+    play.knows("alice", &[]);
+    assert_eq!(play.alice_reads(), [Did::Marked(marked.clone())]);
     play.knows_privacy("alice", blocking("bob"));
     assert_eq!(play.alice_reads(), []);
     play.knows_privacy("alice", setting(PrivacySettings { read_marks: Audience::Nobody.into(), ..Default::default() }));
@@ -299,6 +297,33 @@ fn how_far_a_user_has_read_is_told_to_whom_the_user_allows_it() {
         assert_eq!(by, "bob");
         let did = play.answer(token, allowed(Allowed { read_marks: is_contact, ..Allowed::default() }));
         assert_eq!(did, if is_contact { vec![Did::Marked(marked.clone())] } else { Vec::new() });
+    }
+}
+
+#[test]
+fn the_store_is_told_to_whom_the_user_shows_what_it_reads_now() {
+    let mut play = play();
+    let moves_of = |did: Vec<Did>| match <[Did; 1]>::try_from(did) {
+        Ok([Did::MoveMarks(_, moves)]) => (moves.shown_to(), moves.hidden_from),
+        other => panic!("{other:?}"),
+    };
+    let reads = |play: &mut Play| {
+        let marks = ["bob", "carol"].map(|user| {
+            let conversation = Some(TimelineKey { kind: Kind::Inbox.into(), owner: user.into() });
+            store::move_marks::Mark { conversation, epoch: 7, seq: 5 }
+        });
+        play.request(Op::MoveMarks(link::MoveMarks { user: "alice".into(), incarnation: 0, marks: marks.into() }));
+        play.owner.flush_cursors(play.now);
+        play.effects()
+    };
+    // The settings are not known yet.
+    let did = reads(&mut play);
+    let [Did::ReadUser(token, _)] = did[..] else { panic!("{did:?}") };
+    assert_eq!(moves_of(play.answer(token, found("alice", &[]))), (Audience::Unspecified, vec![]));
+    for audience in [Audience::Nobody, Audience::Contacts, Audience::Everyone] {
+        let settings = PrivacySettings { read_marks: audience.into(), ..Default::default() };
+        play.knows_privacy("alice", store::Privacy { settings: Some(settings), ..blocking("bob") });
+        assert_eq!(moves_of(reads(&mut play)), (audience, vec!["bob".into()]));
     }
 }
 

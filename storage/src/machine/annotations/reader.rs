@@ -35,7 +35,7 @@ pub(in crate::machine) fn state(
     read_by: Option<ReadBy<'_>>,
 ) -> io::Result<Bytes> {
     let Some(row) = row::<Annotated>(view, &keys::annotated(number, seq))? else { return Ok(Bytes::new()) };
-    let envelope = |seq: u64| -> io::Result<Bytes> { Ok(envelope(view, number, seq)?.unwrap_or_default()) };
+    let envelope = |seq: u64| -> io::Result<Bytes> { Ok(envelope(view, number, seq, false)?.unwrap_or_default()) };
     if let Some(recall) = &row.recall {
         let recalled = RawMessageState { recall: envelope(recall.seq)?, ..RawMessageState::default() };
         return Ok(recalled.encode_to_vec().into());
@@ -91,8 +91,16 @@ pub(in crate::machine) fn mentions(
     Ok(seqs.len().min(MENTIONED))
 }
 
-pub(in crate::machine) fn envelope(view: &TimelineView<'_>, number: u64, seq: u64) -> io::Result<Option<Bytes>> {
-    view.get(&keys::record(number, seq))?.map(|record| Ok(Stored::decode(&record)?.envelope())).transpose()
+/// `with_recalled`: also what a recalled message said.
+pub(in crate::machine) fn envelope(
+    view: &TimelineView<'_>,
+    number: u64,
+    seq: u64,
+    with_recalled: bool,
+) -> io::Result<Option<Bytes>> {
+    let Some(record) = view.get(&keys::record(number, seq))? else { return Ok(None) };
+    let stored = Stored::decode(&record)?;
+    Ok(Some(if with_recalled { stored.envelope() } else { stored.shown() }))
 }
 
 fn row<M: Message + Default>(view: &TimelineView<'_>, key: &[u8]) -> io::Result<Option<M>> {

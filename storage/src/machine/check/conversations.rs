@@ -6,7 +6,7 @@ use carillon_proto::{
     ShardId, ShardMap,
     limits::{MARKS, MAX_DRAFT_BYTES},
     pb::store::{
-        Append, MoveMarks, Rejected, RequestAnswer, SetConversation, SweepConversations, TimelineKey,
+        Append, Audience, MoveMarks, Rejected, RequestAnswer, SetConversation, SweepConversations, TimelineKey,
         conversation_settings::Notify, timeline_key::Kind,
     },
 };
@@ -35,6 +35,10 @@ pub(super) fn check_marks(shard: ShardId, map: ShardMap, op: &MoveMarks) -> Resu
     if !(1..=MARKS).contains(&op.marks.len()) {
         return Err(invalid(format!("moves of {} marks, not 1 to {MARKS}", op.marks.len())));
     }
+    if op.hidden_from.len() > op.marks.len() {
+        return Err(invalid("marks are hidden from more users than there are marks"));
+    }
+    Audience::try_from(op.shown_to).map_err(|_| invalid("audience of marks is unknown"))?;
     op.marks.iter().try_for_each(|mark| {
         check_any_timeline(mark.conversation.as_ref())?;
         if mark.epoch == 0 { Err(invalid("mark of epoch 0")) } else { Ok(()) }

@@ -19,7 +19,8 @@ pub(super) fn check(timeline: Kind, header: &Header, envelope: &[u8]) -> Result<
     let is_message = kind == header::Kind::Message;
     let fits = header.target_seq == 0
         && !header.ended_by_rule
-        && (is_message || !header.countable && header.mentions.is_none() && header.poll.is_none())
+        && (is_message || !header.countable && header.poll.is_none())
+        && (header.mentions.is_none() || is_message || kind == header::Kind::Edit)
         && (header.media.is_empty() || is_message || kind == header::Kind::Edit)
         && (header.edit_window_ms == 0 || kind == header::Kind::Edit)
         && (header.expires_at_ms == 0 || is_message || kind == header::Kind::Edit)

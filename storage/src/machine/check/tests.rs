@@ -274,7 +274,7 @@ fn malformed_words_about_conversations_are_refused() {
 
     let mark = |conversation, epoch| Mark { conversation, epoch, seq: 1 };
     let moves = |kind, marks| {
-        timeline(TimelineOp::MoveMarks(MoveMarks { timeline: key(kind, "alice"), incarnation: 0, marks }))
+        timeline(TimelineOp::MoveMarks(MoveMarks { timeline: key(kind, "alice"), marks, ..MoveMarks::default() }))
     };
     let good = || mark(key(Kind::Inbox, "bob"), 1);
     assert_eq!(moves(Kind::Inbox, vec![good(); 256]), Ok(()));

@@ -61,6 +61,7 @@
 //! | 0x46 `DOMAIN_GROUP` | timeline | domain, or nothing for the default one, 0x00, group | number of the group u64: there is this group |
 //! | 0x3f `MEMBERSHIP_COUNT` | timeline | number of the inbox u64 | how many rows `MEMBERSHIP` it has, u64 |
 //! | 0x40 `GROUP_CURSOR_COUNT` | timeline | number of the inbox u64, device | how many rows `GROUP_CURSOR` the device has, u64. None if it has none, or those of before level 7 alone |
+//! | 0x47 `EMPTIED` | timeline | number u64, the other user of a direct conversation, or nothing in a group | encoded `Emptied`: messages that do not count as unread any more |
 //! | 0x20 to 0x27 `RECORD` | timeline | number in 1 to 8 bytes, seq u64 | the shard's clock u64, duplicate key 16 bytes, envelope. With a header the first byte is 1, and before the envelope stand the length of the header (varint) and the encoded `RecordHeader` |
 //! | 0x28 to 0x2f `DUPLICATE` | timeline | number in 1 to 8 bytes, duplicate key 16 bytes | seq u64 |
 //!
@@ -91,7 +92,7 @@
 //! `CLUSTER_GROWTH`, and those below level 5 no `ERASURE`, `ERASING_SENDER`, `ERASED_SENDER` and `ERASED`, and those below level 6
 //! no `RING_SLOT`, and those below level 7 no `GROUP`, `MEMBER`, `MEMBERSHIP`, `MEMBERSHIP_COUNT`, `GROUP_CURSOR_COUNT`, `OUTBOX`,
 //! `DEAD_LETTER`, `ANNOTATION`, `CONVERSATION`, `CONVERSATION_CHANGE`, `CONTACT`, `CONTACT_LIST`, `UNTOLD`, `CONTACTS_END`, `PRIVACY`, `MEDIA`, `MEDIA_SUM`,
-//! `MEDIA_RELEASED`, `MEDIA_HOLD`, `SCHEDULED`, `DUE`, `EXPIRING`, `DOMAIN_GROUP` and `REPORT`, and no
+//! `MEDIA_RELEASED`, `MEDIA_HOLD`, `SCHEDULED`, `DUE`, `EXPIRING`, `DOMAIN_GROUP`, `EMPTIED` and `REPORT`, and no
 //! records with a header.
 //!
 //! Each shard is a tree (sled) or a keyspace (fjall) `shard-INDEX`. The number of the format is in the file `*.mark` beside
@@ -102,12 +103,14 @@ mod contacts;
 mod conversations;
 mod directory;
 mod domains;
+mod emptied;
 mod expiring;
 mod media_holds;
 mod privacy;
 mod reports;
 mod rows;
 mod scheduled;
+mod stored;
 mod timeline;
 
 use std::io;
@@ -121,12 +124,14 @@ pub(crate) use self::{
     conversations::*,
     directory::*,
     domains::*,
+    emptied::*,
     expiring::*,
     media_holds::*,
     privacy::*,
     reports::*,
     rows::{check, is_of_nodes},
     scheduled::*,
+    stored::*,
     timeline::*,
 };
 use super::broken;
@@ -187,6 +192,7 @@ const REPORT: u8 = 0x18;
 const SCHEDULED: u8 = 0x3c;
 const DUE: u8 = 0x3d;
 const EXPIRING: u8 = 0x3e;
+const EMPTIED: u8 = 0x47;
 const RECORD: u8 = 0x20;
 const DUPLICATE: u8 = 0x28;
 
@@ -269,7 +275,7 @@ mod tests {
             prop_assert_eq!(garbage_of(&garbage(a)).expect("decodes"), a);
             prop_assert_eq!(user_of(&account(&text)).expect("decodes"), text.clone());
             prop_assert_eq!(user_of(&ending(&text)).expect("decodes"), text.clone());
-            let [records, duplicates, its_cursors, in_groups, memberships, members, its_group, conversations, changes, annotations, later, count, cursor_counts] =
+            let [records, duplicates, its_cursors, in_groups, memberships, members, its_group, conversations, changes, annotations, later, count, cursor_counts, without_content] =
                 all_of(a);
             prop_assert!(record(a, b).starts_with(&records) && !record(b, a).starts_with(&records) || a == b);
             prop_assert!(duplicate(a, &sixteen).starts_with(&duplicates) && cursor(a, &text).starts_with(&its_cursors));
@@ -326,6 +332,9 @@ mod tests {
             let timeline_key = TimelineKey { kind: i32::from(kind), owner: text.clone().into() };
             let value = expiring_in(&timeline(&timeline_key));
             prop_assert_eq!(expiring_in_of(&value).expect("decodes"), timeline_key);
+            let row = emptied(a, &text);
+            prop_assert!(row.starts_with(&without_content));
+            prop_assert_eq!(emptied_of(&row).expect("decodes"), (a, &*text));
             for (row, rows) in [(outbox(a, d), outbox_rows()), (dead_letter(a, d), dead_letters())] {
                 prop_assert!(rows.contains(&row));
                 prop_assert_eq!(outbox_of(&row).expect("decodes"), (a, d));
@@ -349,7 +358,7 @@ mod tests {
             prop_assert_eq!(Lease::decode(&lease.encode()).expect("decodes"), lease);
             let clock_ms = a >> 24;
             let message = Some(Box::default());
-            for header in [RecordHeader::default(), RecordHeader { counted: b, uncounted: kind == 1, message, expires_ms: c }] {
+            for header in [RecordHeader::default(), RecordHeader { counted: b, uncounted: kind == 1, message, expires_ms: c, recalled: kind == 2 }] {
                 let encoded = Stored { clock_ms, duplicate: sixteen, header: header.clone(), envelope: &bytes }.encode();
                 let stored = Stored::decode(&encoded).expect("decodes");
                 prop_assert_eq!((stored.clock_ms, stored.duplicate, stored.header), (clock_ms, sixteen, header));
@@ -414,6 +423,7 @@ mod tests {
             let _ = (timeline_numbers(&bytes), outbox_of(&bytes), conversation_of(&bytes), conversation_change_of(&bytes));
             let _ = (annotation_of(&bytes).is_ok(), media_hold_of(&bytes), media_released_of(&bytes));
             let _ = (expiring_of(&bytes), expiring_in_of(&bytes), group_cursor_count_of(&bytes).is_ok());
+            let _ = emptied_of(&bytes).is_ok();
         }
     }
 
@@ -439,7 +449,7 @@ mod tests {
             .chain(rows)
             .chain([GARBAGE, ENDED_SENDER, GROUP_CURSOR, ERASURE, ERASING_SENDER, ERASED_SENDER, RING_SLOT])
             .chain([GROUP, MEMBER, MEMBERSHIP, ANNOTATION, OUTBOX, DEAD_LETTER, CONVERSATION, CONVERSATION_CHANGE])
-            .chain([MEMBERSHIP_COUNT, GROUP_CURSOR_COUNT, EXPIRING, DOMAIN_GROUP])
+            .chain([MEMBERSHIP_COUNT, GROUP_CURSOR_COUNT, EXPIRING, DOMAIN_GROUP, EMPTIED])
             .chain([SCHEDULED, DUE, MEDIA, MEDIA_SUM, MEDIA_RELEASED, MEDIA_HOLD])
             .chain([CONTACT, CONTACT_LIST, UNTOLD, CONTACTS_END, PRIVACY, DOMAIN, DOMAIN_ACCOUNTS, DOMAIN_USER])
             .chain(RECORD..=DUPLICATE + 7)
@@ -496,6 +506,7 @@ mod tests {
         assert_eq!(expiring(3, 1, 2)[..9], [0x3e, 0, 0, 0, 0, 0, 0, 0, 3]);
         assert_eq!(expiring(3, 1, 2)[9..], scheduled(1, 2)[1..]);
         assert_eq!(*expiring_in(&timeline(&inbox)), [1, b'a', b'l']);
+        assert_eq!(*emptied(1, "al"), [0x47, 0, 0, 0, 0, 0, 0, 0, 1, b'a', b'l']);
         assert_eq!(*garbage(1), [0x16, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(*ending("al"), [5, b'a', b'l']);
         assert_eq!(*account("al"), [1, b'a', b'l']);

@@ -5,8 +5,8 @@ use std::io;
 use carillon_proto::{
     ShardKind,
     pb::store::{
-        Account, Annotated, Contact, ContactList, Conversation, Domain, Group, MediaHold, MediaRow, MediaSum, Member,
-        Membership, Mentioned, OutboxRow, Pins, Placement, Privacy, ReportEvidence, ReportRow, ReportSum,
+        Account, Annotated, Contact, ContactList, Conversation, Domain, Emptied, Group, MediaHold, MediaRow, MediaSum,
+        Member, Membership, Mentioned, OutboxRow, Pins, Placement, Privacy, ReportEvidence, ReportRow, ReportSum,
         ReportsOfUser, ScheduledList, ScheduledRow, Session, StorageNode, UserAnnotation,
     },
 };
@@ -15,16 +15,16 @@ use prost::Message;
 use super::{
     ACCOUNT, ANNOTATION, AnnotationKey, CLOCK, CLUSTER_GROWTH, CLUSTER_LEVEL, CONTACT, CONTACT_LIST, CONTACTS_END,
     CONVERSATION, CONVERSATION_CHANGE, CURSOR, ContactsEnd, ConversationNumbers, Cursor, DEAD_LETTER, DOMAIN,
-    DOMAIN_ACCOUNTS, DOMAIN_GROUP, DOMAIN_USER, DUE, DUPLICATE, ENDED_SENDER, ENDING, ERASED, ERASED_SENDER,
+    DOMAIN_ACCOUNTS, DOMAIN_GROUP, DOMAIN_USER, DUE, DUPLICATE, EMPTIED, ENDED_SENDER, ENDING, ERASED, ERASED_SENDER,
     ERASING_SENDER, ERASURE, EXPIRING, Erasure, GARBAGE, GROUP, GROUP_CURSOR, GROUP_CURSOR_COUNT, GroupCursor, LEASE,
     LEVEL, Lease, MEDIA, MEDIA_HOLD, MEDIA_RELEASED, MEDIA_SUM, MEMBER, MEMBERSHIP, MEMBERSHIP_COUNT, NEXT_NUMBER,
     OUTBOX, PLACEMENT, PRIVACY, RECORD, REGISTRY, REPORT, RING_SLOT, ReportKey, SCHEDULED, SESSION, STORAGE_NODE,
     Stored, TIMELINE, UNTOLD, annotation_of, broken, changed_conversation_of, contact_of, conversation_change_of,
-    conversation_of, cursor_of, domain_group_of, domain_of, domain_user_of, due_of, ended_sender_of, erased_sender_of,
-    expiring_in_of, expiring_of, garbage_of, group_cursor_count_of, group_cursor_of, group_of, lease_of, level_of,
-    media_hold_of, media_of, media_released_of, media_sum_of, member_of, membership_count_of, membership_of, number_of,
-    numbers_of, outbox_of, placement_of, privacy_of, report_of, ring_slot_of, scheduled_of, seq_of, storage_node_of,
-    timeline_numbers, timeline_of, user_of,
+    conversation_of, cursor_of, domain_group_of, domain_of, domain_user_of, due_of, emptied_of, ended_sender_of,
+    erased_sender_of, expiring_in_of, expiring_of, garbage_of, group_cursor_count_of, group_cursor_of, group_of,
+    lease_of, level_of, media_hold_of, media_of, media_released_of, media_sum_of, member_of, membership_count_of,
+    membership_of, number_of, numbers_of, outbox_of, placement_of, privacy_of, report_of, ring_slot_of, scheduled_of,
+    seq_of, storage_node_of, timeline_numbers, timeline_of, user_of,
 };
 
 /// The last first byte of `DUPLICATE`.
@@ -123,6 +123,7 @@ fn check_timeline(first: u8, key: &[u8], value: &[u8]) -> io::Result<()> {
             ReportKey::Evidence(_) => message::<ReportEvidence>(value),
             ReportKey::OfUser(_) => message::<ReportsOfUser>(value),
         },
+        EMPTIED => emptied_of(key).and_then(|_| message::<Emptied>(value)),
         EXPIRING => expiring_of(key).and_then(|_| expiring_in_of(value).map(drop)),
         OUTBOX | DEAD_LETTER => outbox_of(key).and_then(|_| message::<OutboxRow>(value)),
         RECORD..DUPLICATE => seq_of(key).and_then(|_| Stored::decode(value).map(drop)),
@@ -159,7 +160,7 @@ mod tests {
     use crate::machine::keys::{
         account, annotated, changed_conversation, contact, contact_list, contacts_end, conversation,
         conversation_change, conversations_version, cursor, dead_letter, domain, domain_accounts, domain_group,
-        domain_user, due, duplicate, ended_sender, ending, erased_sender, erasing_sender, erasure, expiring,
+        domain_user, due, duplicate, emptied, ended_sender, ending, erased_sender, erasing_sender, erasure, expiring,
         expiring_in, garbage, group, group_cursor_count, lease, media, media_hold, media_released, media_sum, member,
         membership, membership_count, mentioned, number_value, numbers_value, outbox, pins, placement, privacy,
         reactions, record, report, report_evidence, report_sum, reports_of, ring_slot, scheduled, scheduled_list,
@@ -171,7 +172,13 @@ mod tests {
         let inbox = TimelineKey { kind: Kind::Inbox.into(), owner: "alice".into() };
         let number = number_value(7).to_vec();
         let stored = Stored { clock_ms: 1, duplicate: [2; 16], header: RecordHeader::default(), envelope: b"x" };
-        let header = RecordHeader { counted: 300, uncounted: true, message: Some(Box::default()), expires_ms: 7 };
+        let header = RecordHeader {
+            counted: 300,
+            uncounted: true,
+            message: Some(Box::default()),
+            expires_ms: 7,
+            recalled: true,
+        };
         let with_header = Stored { header, clock_ms: 1, duplicate: [2; 16], envelope: b"x" };
         let lease_row = Lease { kind: 1, ttl_ms: 1, ends: 1, nonce: [0; 16], address: String::new() };
         let in_directory = [
@@ -229,6 +236,7 @@ mod tests {
             (report_evidence(ReportPlace::default()).to_vec(), ReportEvidence::default().encode_to_vec()),
             (reports_of(b"alice").to_vec(), ReportsOfUser::default().encode_to_vec()),
             (expiring(7, 3, 1).to_vec(), expiring_in(&timeline(&inbox)).to_vec()),
+            (emptied(3, "bob").to_vec(), Emptied::default().encode_to_vec()),
             (erasing_sender(b"alice").to_vec(), number.clone()),
             (erased_sender(b"alice").to_vec(), number.clone()),
             (ended_sender(b"alice").to_vec(), numbers_value([1, 2]).to_vec()),

@@ -5,20 +5,19 @@ use std::io;
 use bytes::Bytes;
 use carillon_proto::{
     MediaId,
-    pb::store::{RecordHeader, TimelineKey, timeline_key::Kind},
+    pb::store::{TimelineKey, timeline_key::Kind},
 };
-use prost::Message as _;
 
 use super::{
     ANNOTATION, CONVERSATION, CONVERSATION_CHANGE, CURSOR, DEAD_LETTER, DUPLICATE, DUPLICATE_1, ENDED_SENDER,
     ERASED_SENDER, ERASING_SENDER, GARBAGE, GROUP, GROUP_CURSOR, GROUP_CURSOR_COUNT, MEDIA, MEDIA_SUM, MEMBER,
-    MEMBERSHIP, MEMBERSHIP_COUNT, OUTBOX, RECORD, RECORD_1, RowBytes, TIMELINE, broken, key, number_of, numbers_of,
-    numbers_value, scheduled_list,
+    MEMBERSHIP, MEMBERSHIP_COUNT, OUTBOX, RECORD, RECORD_1, RowBytes, TIMELINE, broken, emptied, key, number_of,
+    numbers_of, numbers_value, scheduled_list,
 };
 
 /// A clock value from here on is a time since 1970: as such it is 2004 or later, and as a shard's clock it would be 34
 /// years.
-const SINCE_1970_MS: u64 = 1 << 40;
+pub(super) const SINCE_1970_MS: u64 = 1 << 40;
 
 pub(crate) fn timeline(timeline: &TimelineKey) -> RowBytes {
     key(TIMELINE, &[&[kind_byte(timeline.kind())], &timeline.owner])
@@ -112,8 +111,9 @@ pub(crate) fn outdated() -> std::ops::RangeInclusive<RowBytes> {
 }
 
 /// The prefixes of everything that a timeline has: records, duplicate keys and cursors, of an inbox its devices' cursors in
-/// groups, its user's memberships, conversations and scheduled messages, of a group its members and its own row; and what messages have made of others.
-pub(crate) fn all_of(number: u64) -> [RowBytes; 13] {
+/// groups, its user's memberships, conversations and scheduled messages, of a group its members and its own row; what messages have made of others, and which ones have
+/// lost their content.
+pub(crate) fn all_of(number: u64) -> [RowBytes; 14] {
     let [in_groups, memberships, conversations, changes, annotations] =
         [GROUP_CURSOR, MEMBERSHIP, CONVERSATION, CONVERSATION_CHANGE, ANNOTATION]
             .map(|first| key(first, &[&number.to_be_bytes()]));
@@ -134,6 +134,7 @@ pub(crate) fn all_of(number: u64) -> [RowBytes; 13] {
         scheduled,
         membership_count(number),
         group_cursor_count(number, ""),
+        emptied(number, ""),
     ]
 }
 
@@ -450,53 +451,5 @@ impl GroupCursor {
     pub(crate) fn decode(value: &[u8]) -> io::Result<Self> {
         let [epoch, seq, moved_ms] = numbers_of(value)?;
         Ok(Self { epoch, seq, moved_ms })
-    }
-}
-
-/// The value of `RECORD`.
-pub(crate) struct Stored<'a> {
-    /// The shard's clock at the append.
-    pub(crate) clock_ms: u64,
-    pub(crate) duplicate: [u8; 16],
-    pub(crate) header: RecordHeader,
-    pub(crate) envelope: &'a [u8],
-}
-
-/// The first byte of a record that has a header. It is in the place of the clock's highest byte.
-const WITH_HEADER: u8 = 1;
-
-impl<'a> Stored<'a> {
-    pub(crate) fn encode(&self) -> RowBytes {
-        let mut head = [0; 24];
-        head[..8].copy_from_slice(&self.clock_ms.to_be_bytes());
-        head[8..].copy_from_slice(&self.duplicate);
-        if self.header == RecordHeader::default() {
-            return RowBytes::fused(&head, self.envelope);
-        }
-        head[0] = WITH_HEADER;
-        RowBytes::fused(&[&head[..], &self.header.encode_length_delimited_to_vec()].concat(), self.envelope)
-    }
-
-    pub(crate) fn decode(value: &'a [u8]) -> io::Result<Self> {
-        let (clock, rest) = value.split_first_chunk::<8>().ok_or_else(|| broken("record"))?;
-        let (duplicate, mut rest) = rest.split_first_chunk().ok_or_else(|| broken("record"))?;
-        let mut clock = *clock;
-        let layout = std::mem::take(&mut clock[0]);
-        let header = match layout {
-            0 => RecordHeader::default(),
-            WITH_HEADER => {
-                let length = prost::decode_length_delimiter(&mut rest).map_err(|_| broken("record"))?;
-                let (header, envelope) = rest.split_at_checked(length).ok_or_else(|| broken("record"))?;
-                rest = envelope;
-                RecordHeader::decode(header).map_err(|_| broken("header of a record"))?
-            }
-            _ => return Err(broken("record of a layout that this release does not know")),
-        };
-        let clock_ms = Some(u64::from_be_bytes(clock)).filter(|clock_ms| *clock_ms < SINCE_1970_MS).unwrap_or(0);
-        Ok(Self { clock_ms, duplicate: *duplicate, header, envelope: rest })
-    }
-
-    pub(crate) fn envelope(&self) -> Bytes {
-        Bytes::copy_from_slice(self.envelope)
     }
 }

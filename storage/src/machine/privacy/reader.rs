@@ -6,7 +6,7 @@ use carillon_proto::pb::store::{
     Account, Allowed, AllowedRead, BlockedUser, Contact, Privacy, ReadAllowed, ReadPrivacy, Rejected, rejected::Reason,
 };
 
-use super::rules::{allowed, asks_for_contacts, shows_last_seen};
+use super::rules::{allowed, asks_for_contacts, is_contact, shows_last_seen};
 use crate::machine::{DirectoryReader, Unread, directory::decode, keys};
 
 impl DirectoryReader {
@@ -37,7 +37,8 @@ impl DirectoryReader {
                     true => self.last_seen(&account, &by)?,
                     false => 0,
                 };
-                Ok(Allowed { last_seen_ms, ..allowed })
+                let contact = op.contact && !allowed.blocked && self.lists(&account, &by)?;
+                Ok(Allowed { last_seen_ms, contact, ..allowed })
             }
             None => Ok(Allowed::default()),
         });
@@ -59,6 +60,13 @@ impl DirectoryReader {
             false => None,
         };
         Ok(allowed(&privacy, by, contact.as_ref()))
+    }
+
+    /// True if this one is a contact of the user.
+    fn lists(&self, account: &Account, by: &BlockedUser) -> io::Result<bool> {
+        let row = self.shard.get(&keys::contact(&account.user, account.incarnation, &by.user))?;
+        let row = row.map(|value| decode::<Contact>(&value, "contact")).transpose()?;
+        Ok(row.is_some_and(|row| is_contact(&row, by)))
     }
 
     /// When the user was last there; 0 if this one may not know it.

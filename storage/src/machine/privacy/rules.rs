@@ -55,8 +55,7 @@ pub(super) fn allowed(privacy: &Privacy, by: &BlockedUser, contact: Option<&Cont
         return Allowed { blocked: true, ..Allowed::default() };
     }
     let settings = privacy.settings.unwrap_or_default();
-    // A row that says of no incarnation yet is about the name.
-    let is_contact = contact.is_some_and(|row| row.listed && (!row.met || row.peer == by.incarnation));
+    let is_contact = contact.is_some_and(|row| is_contact(row, by));
     let opens = |audience| match audience {
         Audience::Unspecified | Audience::Everyone => true,
         Audience::Contacts | Audience::Requests => is_contact,
@@ -70,7 +69,13 @@ pub(super) fn allowed(privacy: &Privacy, by: &BlockedUser, contact: Option<&Cont
         read_marks: opens(settings.read_marks()),
         last_seen_ms: 0,
         requests: settings.write() == Audience::Requests,
+        contact: false,
     }
+}
+
+/// A row that says of no incarnation yet is about the name.
+pub(super) fn is_contact(row: &Contact, by: &BlockedUser) -> bool {
+    row.listed && (!row.met || row.peer == by.incarnation)
 }
 
 /// True if somebody who is not blocked may know when the user was last there. `contact`: the user's row of that one.

@@ -268,7 +268,7 @@ fn check(shard: &mut OpenShard<TimelineMachine, TimelineReader>, model: &Model) 
 /// The peer's question for the marks of the owner of the inbox.
 fn store_reads(peer: &str, incarnation: u64) -> ReadMarks {
     let conversation = Some(TimelineKey { owner: peer.to_owned().into(), ..inbox() });
-    let read = Read { timeline: Some(inbox()), conversation, peer_incarnation: incarnation };
+    let read = Read { timeline: Some(inbox()), conversation, peer_incarnation: incarnation, by_contact: false };
     ReadMarks { reads: vec![read] }
 }
 
@@ -368,7 +368,7 @@ fn so_many_requests_are_open_and_further_strangers_are_refused_until_one_is_answ
     // The owner's reading of a request is not told.
     let conversation = Some(TimelineKey { owner: "s7".into(), ..inbox() });
     let marks = vec![move_marks::Mark { conversation, epoch: EPOCH, seq: 201 }];
-    let moves = MoveMarks { timeline: Some(inbox()), incarnation: 1, marks };
+    let moves = MoveMarks { timeline: Some(inbox()), incarnation: 1, marks, ..MoveMarks::default() };
     assert_eq!(apply(&mut shard, TimelineCommand { op: Some(Op::MoveMarks(moves)) }), Fate::Answered);
     assert_eq!(shard.reader.marks(&store_reads("s7", 3)).expect("reads").marks, [Mark::default()]);
 

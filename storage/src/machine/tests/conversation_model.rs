@@ -1,6 +1,7 @@
 //! Marks and counts of conversations, against a model that keeps every message and counts.
 
 mod in_groups;
+mod shown;
 
 use std::collections::BTreeMap;
 
@@ -182,7 +183,7 @@ impl Model {
                     seq: *seq,
                 };
                 let (timeline, marks) = (Some(inbox(OWNER)), marks.iter().map(of).collect());
-                Op::MoveMarks(MoveMarks { timeline, incarnation: self.incarnation, marks })
+                Op::MoveMarks(MoveMarks { timeline, incarnation: self.incarnation, marks, ..MoveMarks::default() })
             }
             Act::Set(place, pinned, draft, unread) => {
                 if (pinned, draft, unread) == (&None, &None, &None) {
@@ -370,7 +371,7 @@ fn check_marks(reader: &TimelineReader, model: &Model) {
         let row = model.conversations.get(&Model::key(place)).filter(|row| !row.messages.is_empty());
         for incarnation in 1..6 {
             let (timeline, conversation) = (Some(inbox(OWNER)), Some(inbox(peer)));
-            let read = Read { timeline, conversation, peer_incarnation: incarnation };
+            let read = Read { timeline, conversation, peer_incarnation: incarnation, by_contact: false };
             let mark = reader.marks(&ReadMarks { reads: vec![read] }).expect("reads").marks.remove(0);
             let row = row.filter(|row| row.incarnation == incarnation);
             let at = row.map_or(0, |row| if row.read.1 < row.since.max(model.first) { 0 } else { row.read.1 });

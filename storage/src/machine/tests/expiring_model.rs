@@ -10,9 +10,10 @@ use carillon_proto::{
     pb::{
         client::Envelope,
         store::{
-            Append, ChangeGroup, CreateGroup, ExpireMessages, GroupSettings, Header, Mentions, Person, ReadHead,
-            ReadTimeline, Reference, StoreError, TimelineKey, UnreadOf, change_group::Change, header, rejected::Reason,
-            store_error::Why, timeline_command::Op, timeline_key::Kind,
+            Append, ChangeGroup, ConversationRow, CreateGroup, EndTimeline, ExpireMessages, GroupSettings, Header,
+            Mentions, MoveMarks, Person, ReadConversations, ReadHead, ReadTimeline, Reference, StoreError, TimelineKey,
+            UnreadOf, change_group::Change, header, move_marks, rejected::Reason, store_error::Why,
+            timeline_command::Op, timeline_key::Kind,
         },
     },
 };
@@ -134,11 +135,16 @@ impl World {
         self.model.appended(owner, op, appended.seq, due_ms, edits);
         let number = self.model.living[&owner].number;
         self.seqs.insert((number, op.duplicate_key[0]), appended.seq);
-        if header.erase {
+        if header.kind() == header::Kind::Recall {
             let target = target.expect("it takes something back");
             let edits = self.model.alive.iter().filter(|((of, _), alive)| *of == number && alive.edits == Some(target));
             let edits: Vec<u64> = edits.map(|((_, seq), _)| *seq).collect();
-            edits.into_iter().chain([target]).for_each(|seq| self.model.forget(number, seq));
+            for seq in edits.into_iter().chain([target]) {
+                self.model.recalled.insert((number, seq));
+                if header.erase {
+                    self.model.forget(number, seq);
+                }
+            }
         }
     }
 
@@ -164,7 +170,8 @@ impl World {
             for entry in &page.entries {
                 let left = Envelope::decode(entry.envelope.clone()).expect("decodes");
                 let place = (living.number, entry.seq);
-                assert_eq!(left.erased, !self.model.alive.contains_key(&place), "{place:?}");
+                let is_shown = self.model.alive.contains_key(&place) && !self.model.recalled.contains(&place);
+                assert_eq!(left.erased, !is_shown, "{place:?}");
                 if self.model.expired.contains(&place) {
                     assert!(left.expires_at_ms != 0 && entry.state.is_empty(), "{place:?}: {entry:?}");
                 }
@@ -347,5 +354,53 @@ fn an_expired_message_of_a_group_mentions_nobody_and_is_pinned_no_more() {
     assert_eq!(seen(&world), (1, 1, 1));
     world.act(&Act::Tick(10));
     world.apply(Op::ExpireMessages(ExpireMessages { until_ms: 10 }));
-    assert_eq!(seen(&world), (1, 0, 0), "its place is still there, and unread");
+    assert_eq!(seen(&world), (0, 0, 0), "its place is still there, and nothing to be read");
+}
+
+#[test]
+fn an_expired_message_is_not_unread_however_far_the_user_has_read() {
+    let mut world = World::new();
+    // Those with even numbers expire.
+    for number in 1..=8 {
+        let after_ms = (number % 2 == 0).then_some(10);
+        world.act(&Act::Say { owner: 0, incarnation: 1, number, after_ms });
+    }
+    let row = |world: &World| {
+        let op = ReadConversations { timeline: key(Kind::Inbox, "a"), incarnation: 1, ..ReadConversations::default() };
+        world.shard.reader.conversations(&op).expect("reads").rows.remove(0)
+    };
+    let read_to = |world: &mut World, seq: u64| {
+        let mark = move_marks::Mark { conversation: key(Kind::Inbox, SENDER), epoch: 5, seq };
+        let (timeline, marks) = (key(Kind::Inbox, "a"), vec![mark]);
+        world.apply(Op::MoveMarks(MoveMarks { timeline, incarnation: 1, marks, ..MoveMarks::default() }));
+    };
+    let rows_left = |world: &mut World| {
+        records(&mut world.shard.machine).iter().filter(|(key, _)| keys::emptied_of(key).is_ok()).count()
+    };
+    assert_eq!(row(&world).unread, 8);
+    read_to(&mut world, 2);
+    let before = row(&world);
+    world.act(&Act::Tick(10));
+    world.apply(Op::ExpireMessages(ExpireMessages { until_ms: 10 }));
+    let after = row(&world);
+    assert_eq!((before.unread, after.unread), (6, 3), "3, 5 and 7");
+    let version = |row: &ConversationRow| row.row.as_ref().expect("a row").version;
+    assert!(version(&after) > version(&before), "devices that ask what has changed are told");
+    for (seq, unread) in [(3, 2), (4, 2), (5, 1), (6, 1), (7, 0)] {
+        read_to(&mut world, seq);
+        assert_eq!(row(&world).unread, unread, "read up to {seq}");
+    }
+    assert_eq!(rows_left(&mut world), 1);
+    read_to(&mut world, 8);
+    assert_eq!((row(&world).unread, rows_left(&mut world)), (0, 0));
+    world.act(&Act::Say { owner: 0, incarnation: 1, number: 9, after_ms: Some(5) });
+    assert_eq!(row(&world).unread, 1);
+    world.act(&Act::Tick(5));
+    world.apply(Op::ExpireMessages(ExpireMessages { until_ms: 15 }));
+    assert_eq!((row(&world).unread, rows_left(&mut world)), (0, 1));
+    // The rows go with the conversation, and with the inbox.
+    let timeline = key(Kind::Inbox, "a");
+    world.apply(Op::EndTimeline(EndTimeline { timeline, incarnation: 2 }));
+    world.act(&Act::Collect);
+    assert_eq!(rows_left(&mut world), 0);
 }

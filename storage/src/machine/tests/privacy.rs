@@ -134,12 +134,12 @@ impl World {
 
     fn allowed(&self, user: &str, by: &BlockedUser) -> Allowed {
         let users = vec!["nobody".into(), user.to_owned()];
-        let read = ReadAllowed { by: Some(by.clone()), users, last_seen: true };
+        let read = ReadAllowed { by: Some(by.clone()), users, last_seen: true, contact: true };
         let mut read = self.shard.reader.read_allowed(&read).expect("reads").allowed;
         assert_eq!(read[0], Allowed::default(), "there is no such user");
         let allowed = read.remove(1);
         if self.incarnation(user).is_some() {
-            let unasked = Allowed { last_seen_ms: 0, ..allowed };
+            let unasked = Allowed { last_seen_ms: 0, contact: false, ..allowed };
             assert_eq!(self.shard.reader.user_for(user, Some(by)).expect("reads").allowed, Some(unasked));
         }
         allowed
@@ -252,7 +252,16 @@ impl Model {
         let sees = !is_hidden && said.shown_to.get(&by.user) == Some(&by.incarnation);
         let last_seen_ms = if sees { said.last_seen_ms } else { 0 };
         let (groups, read_marks) = (opens(1), opens(2));
-        Allowed { blocked: false, write: opens(0), write_back, groups, read_marks, last_seen_ms, requests }
+        Allowed {
+            blocked: false,
+            write: opens(0),
+            write_back,
+            groups,
+            read_marks,
+            last_seen_ms,
+            requests,
+            contact: is_contact,
+        }
     }
 }
 

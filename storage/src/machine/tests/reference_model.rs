@@ -5,6 +5,7 @@ mod checks;
 mod members;
 mod model;
 mod play;
+mod recalls;
 
 use proptest::prelude::*;
 
@@ -121,6 +122,34 @@ fn mentions_are_counted_up_to_100_and_end_with_a_recall() {
     play.check();
     play.says("m0", "@g");
     assert_eq!(mentions(&play, "m0", 0), 0, "who writes has read what stands before");
+}
+
+#[test]
+fn the_mentions_of_a_message_are_those_of_its_last_edit() {
+    use carillon_proto::pb::store::{Mentions, header::Kind};
+    let mut play = Play::new();
+    play.makes_group_of(2);
+    let mention = |users: &[&str], all| {
+        Some(Mentions { users: users.iter().map(|user| (*user).to_owned()).collect(), all, here: false })
+    };
+    let mentions = |play: &Play| ["m0", "m1"].map(|who| play.counted(who, 1, 0).mentions);
+    let first = play.says_to("a", "@g", mention(&["m0"], false));
+    play.says_to("a", "@g", mention(&["m1"], false));
+    assert_eq!(mentions(&play), [1, 1]);
+    for (edit, expected) in [
+        (None, [0, 1]),
+        (mention(&["m0", "m1"], false), [1, 2]),
+        (mention(&[], true), [1, 2]),
+        (mention(&["m1"], false), [0, 2]),
+    ] {
+        assert_eq!(play.edits_to("a", "@g", first, edit.clone()), None);
+        assert_eq!(mentions(&play), expected, "{edit:?}");
+        play.check();
+    }
+    assert_eq!(play.counted("m1", 1, play.position(first)).mentions, 1, "who has read a message has read its edits");
+    assert_eq!(play.refers("a", "@g", first, Kind::Recall, &[]), None);
+    assert_eq!(mentions(&play), [0, 1], "the recall takes out those of the edit");
+    play.check();
 }
 
 #[test]

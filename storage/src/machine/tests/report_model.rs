@@ -16,7 +16,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::machine::{
-    Ages, Outcome, Retention, TimelineMachine, TimelineReader, check_timeline, keys,
+    Ages, Outcome, Retention, TimelineMachine, TimelineReader,
+    annotations::EnvelopeHead,
+    check_timeline, keys,
     timeline::reports::{KEPT, KEPT_BYTES, OPEN},
 };
 
@@ -369,6 +371,36 @@ fn a_user_has_a_bounded_number_of_open_reports_and_of_all() {
     assert_eq!(world.apply(Op::PutReport(Box::new(again.clone()))), Answer::Refused(Reason::Full));
     assert_eq!(world.apply(Op::RemoveReports(RemoveReports { places: vec![places[7]] })), Answer::Done);
     assert!(matches!(world.apply(Op::PutReport(Box::new(again))), Answer::Put(_)), "there is room for one again");
+}
+
+#[test]
+fn messages_that_are_all_in_an_open_report_of_the_user_are_not_reported_again() {
+    let mut world = World::new();
+    let mut number = 0;
+    let mut put = |world: &mut World, user: &str, incarnation: u64, ids: &[&str]| {
+        number += 1;
+        let mut op = put(user, incarnation, 1, number, 1);
+        let said = |id: &str| EnvelopeHead { id: id.to_owned(), ..EnvelopeHead::default() }.encode_to_vec();
+        let message =
+            |(seq, id): (u64, &&str)| Reported { seq, envelope: said(id).into(), reported: true, ..Default::default() };
+        op.evidence = Some(ReportEvidence { messages: (1..).zip(ids).map(message).collect() });
+        match world.apply(Op::PutReport(Box::new(op))) {
+            Answer::Put(put) => (put.place.expect("a place"), put.changed),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (first, is_new) = put(&mut world, "a", 1, &["m1", "m2"]);
+    assert!(is_new);
+    for again in [&["m1"][..], &["m2"], &["m1", "m2"]] {
+        assert_eq!(put(&mut world, "a", 1, again), (first, false), "{again:?}");
+    }
+    let (second, is_new) = put(&mut world, "a", 1, &["m1", "m3"]);
+    assert!(is_new && second != first, "one of them is new");
+    assert!(put(&mut world, "ab", 1, &["m1"]).1, "another user");
+    world.resolves(first);
+    world.resolves(second);
+    assert!(put(&mut world, "a", 1, &["m1"]).1, "moderators may look at it anew");
+    assert!(put(&mut world, "a", 2, &["m1"]).1, "the next owner of the name");
 }
 
 #[test]

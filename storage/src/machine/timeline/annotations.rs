@@ -1,5 +1,6 @@
 //! Messages that are about other messages of their timeline. See docs/adr/0029-references.md.
 
+mod recall;
 mod trim;
 
 use std::io;
@@ -8,8 +9,8 @@ use bytes::Bytes;
 use carillon_proto::{
     DuplicateKey, MessageId, UserId,
     pb::store::{
-        Annotated, Append, Header, Member, Pins, RecordHeader, Reference, Stamp, TimelineKey, UserAnnotation,
-        header::Kind, rejected::Reason,
+        Annotated, Append, ConversationsMoved, Header, Member, Pins, RecordHeader, Reference, Stamp, TimelineKey,
+        UserAnnotation, header::Kind, rejected::Reason,
     },
 };
 use prost::Message;
@@ -17,7 +18,7 @@ use prost::Message;
 use super::{Batch, CachedTimeline, Outcome, TimelineState, groups::answer, media_holds};
 use crate::machine::{
     annotations::{self, Case, EnvelopeHead, InGroup},
-    broken, erasure,
+    broken, emptied, erasure,
     groups::{self, Refused},
     keys::{self, RowBytes, Stored},
 };
@@ -35,6 +36,9 @@ pub(super) struct Kept {
     pub(super) envelope: Option<Bytes>,
     /// As in `RecordHeader`.
     pub(super) expires_ms: u64,
+    pub(super) recalled: bool,
+    /// The conversation in which less is unread now.
+    pub(super) moved: Option<Box<ConversationsMoved>>,
 }
 
 /// A message that another one is about.
@@ -44,6 +48,8 @@ struct Target {
     header: Header,
     /// As in `RecordHeader`.
     expires_ms: u64,
+    /// By which it counts as unread, if it does.
+    number: Option<u64>,
     /// The sender of the other one is its author.
     by_author: bool,
 }
@@ -78,7 +84,7 @@ impl Batch<'_> {
                 self.mention(&held.state, mentions)?;
             }
             let expires_ms = self.expires_ms(op, header);
-            return Ok(Ok(Kept { header: Some(Box::new(header.clone())), envelope: None, expires_ms }));
+            return Ok(Ok(Kept { header: Some(Box::new(header.clone())), expires_ms, ..Kept::default() }));
         }
         let said =
             EnvelopeHead::decode(op.envelope.clone()).map_err(|_| broken("envelope of a message with a header"))?;
@@ -102,7 +108,7 @@ impl Batch<'_> {
             if is_copy {
                 let expires_ms = self.expires_ms(op, header);
                 let header = Header { target_seq: 0, ..header.clone() };
-                return Ok(Ok(Kept { header: Some(Box::new(header)), envelope: None, expires_ms }));
+                return Ok(Ok(Kept { header: Some(Box::new(header)), expires_ms, ..Kept::default() }));
             }
             return Ok(Err(answer(missing(reference, said.time_ms, in_group))));
         };
@@ -111,10 +117,12 @@ impl Batch<'_> {
             return Ok(Err(answer(refused)));
         }
         let has_expired = target.header.expires_at_ms != 0 && target.said.erased;
-        let late_edit = header.kind() == Kind::Edit && (row.erased || has_expired);
-        if !has_expired {
-            self.annotate(place, op, header, &said, &target, row)?;
-        }
+        let is_edit = header.kind() == Kind::Edit;
+        let (late_edit, recalled) = (is_edit && (row.erased || has_expired), is_edit && row.recall.is_some());
+        let moved = match has_expired {
+            true => None,
+            false => self.annotate(place, op, header, &said, &target, row)?,
+        };
         let envelope = if late_edit { erasure::tombstone(&op.envelope)? } else { None };
         let expires_ms = match target.expires_ms {
             _ if late_edit || header.expires_at_ms == 0 => 0,
@@ -124,8 +132,10 @@ impl Batch<'_> {
         let mut header = Header { target_seq: target.seq, ..header.clone() };
         if envelope.is_some() {
             header.media.clear();
+            header.mentions = None;
         }
-        Ok(Ok(Kept { header: Some(Box::new(header)), envelope: envelope.map(Bytes::from), expires_ms }))
+        let (header, envelope) = (Some(Box::new(header)), envelope.map(Bytes::from));
+        Ok(Ok(Kept { header, envelope, expires_ms, recalled, moved }))
     }
 
     fn target(&self, place: Place<'_>, reference: &Reference, said: &EnvelopeHead) -> io::Result<Option<Target>> {
@@ -164,9 +174,9 @@ impl Batch<'_> {
             let Stored { header, envelope, .. } = Stored::decode(record)?;
             // Something that is no envelope is not meant.
             let Ok(said) = EnvelopeHead::decode(envelope) else { return Ok(None) };
-            let expires_ms = header.expires_ms;
+            let (expires_ms, number) = (header.expires_ms, emptied::number_of(&header));
             let header = header.message.map(|header| *header).unwrap_or_default();
-            Ok(Some(Target { seq, said, header, expires_ms, by_author }))
+            Ok(Some(Target { seq, said, header, expires_ms, number, by_author }))
         })?;
         let is_meant = |target: &Target| {
             let EnvelopeHead { id, sender, change, .. } = &target.said;
@@ -237,17 +247,23 @@ impl Batch<'_> {
         said: &EnvelopeHead,
         target: &Target,
         mut row: Annotated,
-    ) -> io::Result<()> {
+    ) -> io::Result<Option<Box<ConversationsMoved>>> {
         let Place { state: TimelineState { number, last, .. }, in_group, .. } = place;
+        let mut moved = None;
         let stamp = Stamp { seq: last + 1, time_ms: said.time_ms, id: said.id.clone() };
         // A later recall for good takes away all edits.
         if row.recall.is_some() && !matches!(header.kind(), Kind::Recall | Kind::Edit) {
-            return Ok(());
+            return Ok(None);
         }
         match header.kind() {
-            Kind::Message => return Ok(()),
-            Kind::Edit => annotations::put_edit(&mut row, stamp, in_group),
-            Kind::Recall => self.recall(place, header.erase, stamp, said, target, &mut row)?,
+            Kind::Message => return Ok(None),
+            Kind::Edit => {
+                if in_group {
+                    self.mention_anew(&place.state, target.seq, &row, &target.header, header.mentions.as_ref())?;
+                }
+                annotations::put_edit(&mut row, stamp, in_group);
+            }
+            Kind::Recall => moved = self.recall(place, header.erase, stamp, said, target, &mut row)?,
             Kind::Reaction | Kind::Vote => self.choose(place, op, header, stamp, target, &mut row)?,
             Kind::Pin | Kind::Unpin => {
                 if annotations::is_later(&stamp, row.pin.as_ref(), in_group) {
@@ -257,37 +273,7 @@ impl Batch<'_> {
             }
         }
         self.put_annotated(number, target.seq, &row);
-        Ok(())
-    }
-
-    fn recall(
-        &mut self,
-        place: Place<'_>,
-        erase: bool,
-        stamp: Stamp,
-        said: &EnvelopeHead,
-        target: &Target,
-        row: &mut Annotated,
-    ) -> io::Result<()> {
-        let number = place.state.number;
-        if annotations::is_later(&stamp, row.recall.as_ref(), place.in_group) {
-            row.recall = Some(stamp);
-        }
-        self.set_pinned(place, said, target.seq, row, false)?;
-        if let Some(mentions) = target.header.mentions.as_ref().filter(|_| place.in_group) {
-            self.forget_mentions(number, target.seq, mentions)?;
-        }
-        row.reactions.clear();
-        row.votes.clear();
-        row.voters = 0;
-        if erase && !row.erased {
-            row.erased = true;
-            self.leave_nothing(number, target.seq)?;
-            for edit in &row.edits {
-                self.leave_nothing(number, edit.seq)?;
-            }
-        }
-        Ok(())
+        Ok(moved)
     }
 
     /// Reactions and votes of a user.
@@ -370,14 +356,15 @@ impl Batch<'_> {
     ) -> io::Result<()> {
         let number = place.state.number;
         let key = keys::annotated(number, seq);
-        if let Some(mut row) = self.get(&key, decode::<Annotated>)? {
+        let found = self.get(&key, decode::<Annotated>)?;
+        if place.in_group {
+            self.forget_mentions_of(number, seq, &found.clone().unwrap_or_default(), header)?;
+        }
+        if let Some(mut row) = found {
             self.set_pinned(place, said, seq, &mut row, false)?;
             self.changes.delete(key);
         }
-        match header.mentions.as_ref().filter(|_| place.in_group) {
-            Some(mentions) => self.forget_mentions(number, seq, mentions),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn annotated(&self, number: u64, seq: u64) -> io::Result<Annotated> {
@@ -393,30 +380,13 @@ impl Batch<'_> {
         }
     }
 
-    /// Replaces what the record says by what is left of a message that was taken back for good, or whose time is over.
-    pub(super) fn leave_nothing(&mut self, number: u64, seq: u64) -> io::Result<()> {
-        let key = keys::record(number, seq);
-        let left = self.get(&key, |record| {
-            let stored = Stored::decode(record)?;
-            let Some(envelope) = erasure::tombstone(stored.envelope)? else { return Ok(None) };
-            let (media, expires_ms) = (media_holds::held_by(&stored), stored.header.expires_ms);
-            let header = silent(stored.header);
-            Ok(Some((Stored { header, envelope: &envelope, ..stored }.encode(), media, expires_ms)))
-        })?;
-        if let Some((left, media, expires_ms)) = left.flatten() {
-            self.changes.put(key, left);
-            self.release_media(&media)?;
-            self.forget_expiry(expires_ms, number, seq);
-        }
-        Ok(())
-    }
-
     /// The message at this position, of a user that is being erased, no longer counts for the message that it is about.
     pub(super) fn withdraw(&mut self, number: u64, seq: u64, user: &str, header: &Header) -> io::Result<()> {
-        if let Some(mentions) = &header.mentions {
-            self.forget_mentions(number, seq, mentions)?;
-        }
         let target = header.target_seq;
+        if let Some(mentions) = &header.mentions {
+            // An edit mentions by its target.
+            self.forget_mentions(number, if header.kind() == Kind::Edit { target } else { seq }, mentions)?;
+        }
         let Some(mut row) = self.get(&keys::annotated(number, target), decode::<Annotated>)? else { return Ok(()) };
         match header.kind() {
             Kind::Edit => row.edits.retain(|edit| edit.seq != seq),

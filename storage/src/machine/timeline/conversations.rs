@@ -5,9 +5,9 @@ use std::io;
 use carillon_proto::{
     KeyedMap, Level,
     pb::store::{
-        Append, Conversation, ConversationRow, ConversationsMoved, Membership, MessageRequest, MoveMarks, RecordHeader,
-        RequestAnswer, SetConversation, SweepConversations, TimelineKey, append::Admission, move_marks::Mark,
-        rejected::Reason, timeline_key::Kind,
+        Append, Audience, Conversation, ConversationRow, ConversationsMoved, Membership, MessageRequest, MoveMarks,
+        RecordHeader, RequestAnswer, SetConversation, SweepConversations, TimelineKey, append::Admission,
+        move_marks::Mark, rejected::Reason, timeline_key::Kind,
     },
 };
 use prost::Message as _;
@@ -68,14 +68,15 @@ impl TimelineMachine {
 }
 
 impl Batch<'_> {
-    /// Moves the conversation that the message belongs to, which gets the next position of this inbox. `Err`: the answer to a message that
-    /// gets none.
+    /// Moves the conversation that the message belongs to, which gets the next position of this inbox. `takes_back`: see there. `Err`: the
+    /// answer to a message that gets none.
     pub(super) fn converse(
         &mut self,
         op: &Append,
         admission: Admission,
         duplicate: &[u8; 16],
         inbox: &TimelineState,
+        takes_back: bool,
     ) -> io::Result<Result<Conversed, Outcome>> {
         let peer = if op.peer.is_empty() { &op.sender } else { &op.peer };
         if self.reading.level < Level::GROUPS || peer.is_empty() {
@@ -102,7 +103,9 @@ impl Batch<'_> {
         }
         let seq = inbox.last + 1;
         let is_own = op.sender.is_empty() || op.timeline.as_ref().is_some_and(|inbox| inbox.owner == op.sender);
-        let (before, request) = (row.request(), privacy::request_after(row, op, admission, is_own));
+        let before = row.request();
+        // Who takes something back is not thereby let in.
+        let request = if takes_back { before } else { privacy::request_after(row, op, admission, is_own) };
         // What the user wanted of the conversation with the former owner of the name is not wanted of the next one.
         let drops_settings = row.last_seq != 0 && privacy::begins(row, op) && row.settings.take().is_some();
         if privacy::begins(row, op) {
@@ -144,6 +147,16 @@ impl Batch<'_> {
         Ok(Box::new(self.moved(inbox, &versions, rows)))
     }
 
+    /// The conversation, of which the row has changed, gets the next version.
+    pub(super) fn conversation_moved(
+        &mut self,
+        inbox: &TimelineState,
+        with: &TimelineKey,
+        row: Conversation,
+    ) -> io::Result<Box<ConversationsMoved>> {
+        self.request_moved(inbox, with, row.request(), row)
+    }
+
     pub(super) fn move_marks(&mut self, op: &MoveMarks) -> io::Result<Outcome> {
         let inbox = match self.own_inbox(op.timeline.as_ref(), op.incarnation)? {
             Ok(Some(inbox)) => inbox,
@@ -153,17 +166,25 @@ impl Batch<'_> {
         let number = inbox.number;
         #[cfg(feature = "planted-bugs")]
         let number = super::planted::number_of_marks(number);
+        // An unknown audience must not be taken for a known one.
+        let shown_to = Audience::try_from(op.shown_to).map_err(|_| broken("audience of marks"))?;
         let mut versions = self.versions(number)?;
         let mut rows: Vec<ConversationRow> = Vec::with_capacity(op.marks.len());
         for mark in &op.marks {
             let with = mark.conversation.as_ref().ok_or_else(|| broken("mark without a conversation"))?;
             let owner = op.timeline.as_ref().map_or(&[][..], |inbox| &inbox.owner);
             let Some(before) = self.marked(&inbox, with)? else { continue };
-            let after = self.read_to(&inbox, owner, with, mark, before.clone())?;
+            let mut after = self.read_to(&inbox, owner, with, mark, before.clone())?;
             let has_read = after.read_seq != before.read_seq || after.read_epoch != before.read_epoch;
+            let is_hidden = with.kind() == Kind::Inbox && op.hidden_from.contains(&with.owner);
+            let shown_to = if is_hidden { Audience::Nobody } else { shown_to };
+            if has_read {
+                after.shown = conversations::shown_after(&before, &after, shown_to);
+                after = self.read_emptied(number, with, after)?;
+            }
             let after = if after == before { after } else { self.change(&mut versions, with, after) };
             rows.retain(|row| row.conversation.as_ref() != Some(with));
-            rows.push(self.row(&inbox, with, after, has_read)?);
+            rows.push(self.row(&inbox, with, after, has_read && shown_to != Audience::Nobody)?);
         }
         Ok(Outcome::ConversationsMoved(self.moved(&inbox, &versions, rows)))
     }
@@ -225,6 +246,7 @@ impl Batch<'_> {
         }
         versions.count(row.request(), MessageRequest::Unspecified);
         self.put_versions(&versions);
+        self.forget_emptied(number, with, &row)?;
         self.changes.delete(key.clone());
         self.touched_conversations.insert(key, None);
         Ok(())

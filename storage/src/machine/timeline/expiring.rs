@@ -18,7 +18,7 @@ use super::{
 };
 use crate::machine::{
     annotations::EnvelopeHead,
-    broken,
+    broken, emptied,
     expiring_reader::EXPIRED,
     keys::{self, RowBytes, Stored},
     timeline_reader::is_group,
@@ -92,13 +92,17 @@ impl Batch<'_> {
         let found = self.get(&keys::record(number, seq), |record| {
             let Stored { header, envelope, .. } = Stored::decode(record)?;
             let said = EnvelopeHead::decode(envelope).map_err(|_| broken("envelope of an expiring message"))?;
-            Ok((said, header.message.unwrap_or_default()))
+            let number = emptied::number_of(&header);
+            Ok((said, number, header.message.unwrap_or_default()))
         })?;
-        let (said, header) = found.ok_or_else(|| broken("time of a message that is not there"))?;
+        let (said, counts_by, header) = found.ok_or_else(|| broken("time of a message that is not there"))?;
         // An edit has a row of its own, and goes with what it edits.
         if header.kind() == Kind::Message {
             let place = Place { state, owner: owner_of(Some(timeline))?, in_group: is_group(timeline) };
             self.forget_annotated(place, &said, seq, &header)?;
+            if let Some(counts_by) = counts_by {
+                self.empty(place, &said, counts_by)?;
+            }
         }
         self.leave_nothing(number, seq)
     }

@@ -2,11 +2,15 @@
 
 use std::{collections::BTreeSet, io};
 
-use carillon_proto::pb::store::{Member, Mentioned, Mentions, member::Standing};
+use carillon_proto::pb::store::{Annotated, Header, Member, Mentioned, Mentions, member::Standing};
 use prost::Message as _;
 
 use super::{Batch, TimelineState};
-use crate::machine::{annotations::MENTIONED, broken, keys};
+use crate::machine::{
+    annotations::MENTIONED,
+    broken,
+    keys::{self, Stored},
+};
 
 /// The row of everybody.
 const EVERYBODY: (&str, u64) = ("", 0);
@@ -14,7 +18,46 @@ const EVERYBODY: (&str, u64) = ("", 0);
 impl Batch<'_> {
     /// The next message of the group mentions members.
     pub(super) fn mention(&mut self, state: &TimelineState, mentions: &Mentions) -> io::Result<()> {
-        let TimelineState { number, first, last, .. } = *state;
+        self.mention_at(state, state.last + 1, mentions)
+    }
+
+    /// An edit of the message at this position, which has this row, mentions these instead.
+    pub(super) fn mention_anew(
+        &mut self,
+        state: &TimelineState,
+        seq: u64,
+        row: &Annotated,
+        header: &Header,
+        mentions: Option<&Mentions>,
+    ) -> io::Result<()> {
+        self.forget_mentions_of(state.number, seq, row, header)?;
+        match mentions {
+            Some(mentions) => self.mention_at(state, seq, mentions),
+            None => Ok(()),
+        }
+    }
+
+    /// The message at this position, as it was edited last, mentions nobody any more. `header`: as it was written.
+    pub(super) fn forget_mentions_of(
+        &mut self,
+        number: u64,
+        seq: u64,
+        row: &Annotated,
+        header: &Header,
+    ) -> io::Result<()> {
+        let of_edit = |record: &[u8]| Ok(Stored::decode(record)?.header.message.and_then(|header| header.mentions));
+        let mentions = match row.edits.last() {
+            Some(edit) => self.get(&keys::record(number, edit.seq), of_edit)?.flatten(),
+            None => header.mentions.clone(),
+        };
+        match mentions {
+            Some(mentions) => self.forget_mentions(number, seq, &mentions),
+            None => Ok(()),
+        }
+    }
+
+    fn mention_at(&mut self, state: &TimelineState, seq: u64, mentions: &Mentions) -> io::Result<()> {
+        let TimelineState { number, first, .. } = *state;
         let mut mentioned = Vec::new();
         if mentions.all || mentions.here {
             mentioned.push(EVERYBODY);
@@ -28,10 +71,14 @@ impl Batch<'_> {
             let row = self.mentioned(number, user)?.filter(|row| row.incarnation == incarnation);
             let mut row = row.unwrap_or(Mentioned { incarnation, seqs: Vec::new() });
             row.seqs.retain(|seq| *seq >= first);
-            if row.seqs.len() == MENTIONED {
+            // Nearly always at the end.
+            let at = row.seqs.partition_point(|known| *known < seq);
+            if row.seqs.get(at) != Some(&seq) {
+                row.seqs.insert(at, seq);
+            }
+            if row.seqs.len() > MENTIONED {
                 row.seqs.remove(0);
             }
-            row.seqs.push(last + 1);
             self.changes.put(keys::mentioned(number, user), row.encode_to_vec());
         }
         Ok(())

@@ -55,6 +55,16 @@ impl Batch<'_> {
         Ok(fate(row.as_ref(), op, admission, duplicate, requests) != Fate::Enters)
     }
 
+    /// True if an earlier attempt of this message was withheld.
+    pub(super) fn was_withheld_before(
+        &mut self,
+        held: &CachedTimeline,
+        op: &Append,
+        duplicate: &[u8; 16],
+    ) -> io::Result<bool> {
+        Ok(self.row_with_peer(Some(held), op)?.is_some_and(|row| was_withheld(&row, duplicate)))
+    }
+
     /// How many requests of this inbox are open, if it matters.
     pub(super) fn open_requests(&self, number: Option<u64>, admission: Admission) -> io::Result<u64> {
         match number {

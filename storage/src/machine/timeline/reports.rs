@@ -3,13 +3,14 @@
 use std::io;
 
 use carillon_proto::pb::store::{
-    Person, PutReport, RemoveReports, ReportPlace, ReportPut, ReportRow, ReportSum, ReportsOfUser, SettleReport,
-    rejected::Reason, report_row::Resolution, reports_of_user::Kept,
+    Person, PutReport, RemoveReports, ReportEvidence, ReportPlace, ReportPut, ReportRow, ReportSum, ReportsOfUser,
+    SettleReport, rejected::Reason, report_row::Resolution, reports_of_user::Kept,
 };
 use prost::Message as _;
 
 use super::{Batch, Outcome, done, rejected, timeline_key};
 use crate::machine::{
+    annotations::EnvelopeHead,
     broken, keys,
     report_reader::{bytes_of, decode},
 };
@@ -39,6 +40,14 @@ impl Batch<'_> {
             return Ok(Outcome::ReportPut(ReportPut { place: known.place, changed: false }));
         }
         let evidence = op.evidence.as_ref().ok_or_else(|| broken("report without messages"))?;
+        let messages = reported(evidence);
+        let is_same = |kept: &&Kept| {
+            let own = kept.open && kept.incarnation == op.incarnation && !messages.is_empty();
+            own && messages.iter().all(|id| kept.messages.contains(id))
+        };
+        if let Some(known) = of_user.kept.iter().find(is_same) {
+            return Ok(Outcome::ReportPut(ReportPut { place: known.place, changed: false }));
+        }
         let (mut sum, bytes) = (self.report_sum()?, bytes_of(evidence) as u64);
         if let Some(full) = too_many(&of_user, op.incarnation, &sum, bytes) {
             return Ok(full);
@@ -61,7 +70,7 @@ impl Batch<'_> {
             media: op.media.clone(),
         };
         let (key, incarnation) = (op.key.clone(), op.incarnation);
-        of_user.kept.push(Kept { key, place: Some(place), incarnation, open: true, bytes });
+        of_user.kept.push(Kept { key, place: Some(place), incarnation, open: true, bytes, messages });
         self.changes.put(keys::report(place, false), row.encode_to_vec());
         self.changes.put(keys::report_evidence(place), evidence.encode_to_vec());
         self.hold_media(&op.media)?;
@@ -90,6 +99,7 @@ impl Batch<'_> {
         let mut of_user = self.reports_of(user)?;
         for kept in of_user.kept.iter_mut().filter(|kept| kept.place == Some(place)) {
             kept.open = false;
+            kept.messages.clear();
         }
         self.put_reports_of(user, &of_user);
         let sum = self.report_sum()?;
@@ -155,6 +165,13 @@ impl Batch<'_> {
             false => self.changes.put(key, of_user.encode_to_vec()),
         }
     }
+}
+
+/// The ids of the reported messages; nothing if one of them has none.
+fn reported(evidence: &ReportEvidence) -> Vec<String> {
+    let messages = evidence.messages.iter().filter(|message| message.reported);
+    let ids = messages.map(|message| EnvelopeHead::decode(message.envelope.clone()).ok().map(|said| said.id));
+    ids.map(|id| id.filter(|id| !id.is_empty())).collect::<Option<_>>().unwrap_or_default()
 }
 
 fn reporter(row: &ReportRow) -> io::Result<&str> {

@@ -25,6 +25,8 @@ pub(super) struct Model {
     /// Times, numbers and positions.
     pub(super) rows: BTreeSet<(u64, u64, u64)>,
     pub(super) expired: BTreeSet<(u64, u64)>,
+    /// The engine has their texts, and readers do not get them.
+    pub(super) recalled: BTreeSet<(u64, u64)>,
     /// The present inboxes, by user.
     pub(super) living: BTreeMap<usize, Living>,
     numbers: u64,

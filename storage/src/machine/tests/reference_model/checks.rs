@@ -115,9 +115,8 @@ impl Play {
                 (entry.seq, Envelope::decode(&*entry.envelope).expect("decodes"), state)
             })
             .collect();
-        let expected: Vec<_> = (from..=timeline.last())
-            .map(|seq| (seq, timeline.at(seq).expect("kept").envelope.clone(), timeline.state(seq, of)))
-            .collect();
+        let expected: Vec<_> =
+            (from..=timeline.last()).map(|seq| (seq, timeline.shown(seq), timeline.state(seq, of))).collect();
         assert_eq!(found, expected, "{name} for {of:?}");
         self.check_pins(name, timeline, &op, from);
         for (seq, _, state) in expected {

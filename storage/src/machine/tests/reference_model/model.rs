@@ -80,6 +80,12 @@ pub(super) fn left_of(envelope: &Envelope) -> Envelope {
     Envelope { id, sender, to, time_ms, content, erased: true, ..Envelope::default() }
 }
 
+/// What is shown of a message that was recalled, and of its edits.
+fn recalled(envelope: &Envelope) -> Envelope {
+    let Envelope { sender_device, client_id, .. } = envelope.clone();
+    Envelope { sender_device, client_id, ..left_of(envelope) }
+}
+
 impl Timeline {
     pub(super) fn last(&self) -> u64 {
         self.entries.len() as u64
@@ -87,6 +93,16 @@ impl Timeline {
 
     pub(super) fn at(&self, seq: u64) -> Option<&Entry> {
         if seq < self.first.max(1) { None } else { self.entries.get(seq as usize - 1) }
+    }
+
+    /// The message at this position as a reader gets it.
+    pub(super) fn shown(&self, seq: u64) -> Envelope {
+        let entry = self.at(seq).expect("kept");
+        let of = if entry.header.kind() == Kind::Edit { entry.target } else { Some(seq) };
+        match of.is_some_and(|of| self.is_recalled(of)) && !entry.envelope.erased {
+            true => recalled(&entry.envelope),
+            false => entry.envelope.clone(),
+        }
     }
 
     /// The messages about this one, from the earliest to the one that counts.
@@ -265,8 +281,12 @@ impl Timeline {
         let unread = (read + 1).max(self.first)..=self.last();
         let mentions = unread.filter(|seq| {
             let Some(entry) = self.at(*seq) else { return false };
-            let all = entry.header.mentions.as_ref().is_some_and(|mentions| mentions.all || mentions.here);
-            !entry.envelope.erased && !self.is_recalled(*seq) && (all || entry.mentioned.contains(&account))
+            // As it was edited last.
+            let said = self.edits(*seq).last().map_or(entry, |(_, edit)| edit);
+            let all = said.header.mentions.as_ref().is_some_and(|mentions| mentions.all || mentions.here);
+            let is_message = entry.header.kind() == Kind::Message;
+            let is_gone = entry.envelope.erased || self.is_recalled(*seq);
+            is_message && !is_gone && (all || said.mentioned.contains(&account))
         });
         mentions.count().min(100)
     }
@@ -325,8 +345,9 @@ impl Timeline {
 
     /// The message and its edits.
     pub(super) fn history(&self, seq: u64) -> Vec<(u64, Envelope)> {
-        let edits = self.edits(seq).into_iter().map(|(seq, entry)| (seq, entry.envelope.clone()));
-        self.at(seq).map(|entry| (seq, entry.envelope.clone())).into_iter().chain(edits).collect()
+        let edits = self.edits(seq).into_iter().map(|(seq, _)| seq);
+        let kept = self.at(seq).map(|_| seq);
+        kept.into_iter().chain(edits).map(|seq| (seq, self.shown(seq))).collect()
     }
 }
 

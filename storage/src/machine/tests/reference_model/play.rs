@@ -238,6 +238,12 @@ impl Play {
     /// know of it.
     pub(super) fn refers_withheld(&mut self, who: &str, to: &str, message: usize, kind: Kind) -> Option<Reason> {
         self.act(Act::CopiesArrive);
+        let append = self.about(who, to, message, kind);
+        reason(&self.apply(Op::Append(append)))
+    }
+
+    /// As it comes to the sender's own inbox if that one decides.
+    pub(super) fn about(&mut self, who: &str, to: &str, message: usize, kind: Kind) -> Append {
         self.sent += 1;
         let client_id = self.sent.to_string();
         let (reference, _) = self.reference(who, 1, to, message, 255);
@@ -253,7 +259,7 @@ impl Play {
             time_ms: self.now_ms,
             ..Envelope::default()
         };
-        let append = Append {
+        Append {
             timeline: Some(key(who)),
             duplicate_key: duplicate.0.to_vec().into(),
             time_ms: self.now_ms,
@@ -264,8 +270,23 @@ impl Play {
             peer: to.to_owned().into(),
             header: Some(Box::new(header)),
             ..Append::default()
-        };
-        reason(&self.apply(Op::Append(append)))
+        }
+    }
+
+    /// An edit that mentions these.
+    pub(super) fn edits_to(
+        &mut self,
+        who: &str,
+        to: &str,
+        message: usize,
+        mentions: Option<Mentions>,
+    ) -> Option<Reason> {
+        self.act(Act::CopiesArrive);
+        let (reference, id_time_ms) = self.reference(who, 1, to, message, 255);
+        let refers_to = Some(reference.clone());
+        let header =
+            Header { kind: Kind::Edit.into(), edit_window_ms: u64::MAX, refers_to, mentions, ..Header::default() };
+        self.send(who, 1, to, Some(header), Some((reference, id_time_ms)), false, 0)
     }
 
     #[expect(clippy::too_many_arguments, reason = "as in the act")]
@@ -289,6 +310,7 @@ impl Play {
             },
             votes: if kind == Kind::Vote { bits(3).map(u32::from).collect() } else { Vec::new() },
             media: if kind == Kind::Edit { file(choice) } else { Vec::new() },
+            mentions: if kind == Kind::Edit { mentions(choice) } else { None },
             refers_to: Some(reference.clone()),
             ..Header::default()
         };
