@@ -20,7 +20,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{sleep_until, timeout};
 
 use crate::{
-    Connection, ConnectionError, Event, FetchError, Refusal, RenewError, SendError, Ticket,
+    Connection, ConnectionError, Ending, Event, FetchError, Refusal, RenewError, SendError, Ticket,
     command::Command,
     connection::{Incoming, Outgoing},
     contacts::OWN,
@@ -322,9 +322,12 @@ impl Driver {
                 Ok(())
             }
             Frame::Bye(bye) => {
-                let why = format!("{}: {}", bye.code().as_str_name(), bye.reason);
+                let why = if bye.reason.is_empty() { bye.code().as_str_name().to_owned() } else { bye.reason.clone() };
                 let after = bye_pause(&bye);
-                Err(if bye.reconnect { End::Lost { why, after } } else { End::Final { why } })
+                Err(match bye.reconnect {
+                    true => End::Lost { why, after },
+                    false => End::Final { ending: Ending::of_bye(&bye, true), why },
+                })
             }
             Frame::Challenge(_) | Frame::SignedIn(_) => Err(lost_because("a frame of the sign-in came after it")),
         }
