@@ -216,7 +216,8 @@ fn a_small_window_is_enough() {
     fay.shows("number 19.");
     fay.types("/mut\t1\r");
     fay.types("/repyl x\r");
-    fay.shows("did you mean /reply?");
+    // In a second line.
+    fay.shows("/reply?");
     fay.types("\u{3}");
     fay.ends();
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, future::Future, pin::Pin, time::Duration};
 
-use carillon_client::{Client, FetchError, SendError, Target};
+use carillon_client::{Client, FetchError, MediaError, SendError, Target};
 use carillon_proto::{
     GroupId, TimelineId, UserId,
     pb::client::{Accepted, ChatState, Content, Direction, ReadMembers},
@@ -55,13 +55,13 @@ impl<'a> Acts<'a> {
             Act::Upload { with, client_id, path, caption } => Box::pin(async move {
                 Some(match client.upload_path(&path, &caption).await {
                     Ok(content) => Answer::Uploaded(with, client_id, Box::new(content)),
-                    Err(error) => Answer::Refused(with, client_id, error.to_string()),
+                    Err(error) => Answer::Refused(with, client_id, why_not_moved(&error)),
                 })
             }),
             Act::Save { timeline, seq, path } => Box::pin(async move {
                 Some(Answer::Told(match client.save_file(&timeline, seq, path.as_deref()).await {
                     Ok((path, told)) => format!("{}: {} bytes", path.display(), told.size_bytes),
-                    Err(error) => error.to_string(),
+                    Err(error) => why_not_moved(&error),
                 }))
             }),
             Act::Forward { timeline, seq, to } => Box::pin(async move {
@@ -240,6 +240,13 @@ async fn who(client: &Client, group: &GroupId, seq: u64, but: &[Option<String>])
 fn why_not_sent(error: &SendError) -> String {
     match error {
         SendError::Refused(refusal) => refusal.reason.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn why_not_moved(error: &MediaError) -> String {
+    match error {
+        MediaError::Asked(error) => why_not_found(error),
         other => other.to_string(),
     }
 }

@@ -129,7 +129,8 @@ fn last_seen(model: &Model, seen_ms: u64) -> String {
 fn draw_line(frame: &mut Frame<'_>, area: Rect, model: &Model, has_list: bool) {
     let block = Block::new().borders(Borders::TOP | Borders::BOTTOM).border_style(DIM);
     let mut block = block.title_top(Line::styled(below(model), Style::new().fg(Color::Yellow)));
-    if !has_list {
+    // There is room for one of the two.
+    if !has_list && model.scroll == 0 {
         block = block.title_top(Line::styled(elsewhere(model), BOLD).right_aligned());
     }
     let inner = block.inner(area);

@@ -2,8 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, bail};
-use carillon_client::Client;
+use anyhow::bail;
+use carillon_client::{Client, MediaError};
 use carillon_proto::{
     GroupId, MessageId, TimelineId, UserId,
     pb::client::{Content, Mentions, Recipient},
@@ -96,7 +96,11 @@ impl Saying {
                 let progress = Progress::new("sent", json);
                 let uploaded = client.upload_path_watched(file, text, &|moved| progress.tell(moved)).await;
                 drop(progress);
-                uploaded.map_err(failed).with_context(|| format!("{} was not uploaded", file.display()))?
+                uploaded.map_err(|error| match error {
+                    // It names the file.
+                    MediaError::Path(..) => error.into(),
+                    error => failed(error).context(format!("{} was not uploaded", file.display())),
+                })?
             }
         };
         if let Some(id) = self.reply_to {
