@@ -120,8 +120,7 @@ fn a_refusal_is_said_once_in_words_and_by_the_exit_code() {
     assert!(shown.contains("slow mode        one message in 10 minutes"), "{shown}");
     run(service, "viktor", &["group", "--as", "viktor", "send", "vgroup", "first"]).done();
     let slow = run(service, "viktor", &["group", "--as", "viktor", "send", "vgroup", "second"]);
-    let words =
-        "message to group vgroup was refused: slow mode: one message in 10 minutes; it may be tried again in";
+    let words = "message to group vgroup was refused: slow mode: one message in 10 minutes; it may be tried again in";
     assert!(slow.code == Some(1) && slow.err.contains(words), "{}", slow.err);
 
     let past = ["scheduled", "--as", "vera", "add", "--to", "viktor", "late", "--at", "2020-01-01T00:00:00Z"];

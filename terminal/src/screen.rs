@@ -34,7 +34,8 @@ pub(crate) fn draw(frame: &mut Frame<'_>, model: &mut Model) -> bool {
     let (columns, rows) = (usize::from(area.width), usize::from(area.height));
     let typed: usize = model.line.lines().iter().map(|line| columns::rows(line, columns.max(1))).sum();
     // The cursor stands behind the last character.
-    let is_full = model.line.lines().last().is_some_and(|line| !line.is_empty() && width(line).is_multiple_of(columns.max(1)));
+    let is_full =
+        model.line.lines().last().is_some_and(|line| !line.is_empty() && width(line).is_multiple_of(columns.max(1)));
     let typed = (typed + usize::from(is_full)).clamp(1, LINES.min(rows / 3).max(1));
     let status = status(model, columns, LINES.min(rows / 3));
     let heights = [Constraint::Min(3), Constraint::Length(typed as u16 + 2), Constraint::Length(status.len() as u16)];
@@ -152,8 +153,7 @@ fn below(model: &Model) -> String {
 fn elsewhere(model: &Model) -> String {
     let is_other = |with: &With| model.open.as_ref() != Some(with);
     let unread = model.listed().into_iter().filter(|(with, thread)| is_other(with) && thread.unread > 0);
-    let named: Vec<_> =
-        unread.filter(|(_, thread)| !thread.is_request()).collect();
+    let named: Vec<_> = unread.filter(|(_, thread)| !thread.is_request()).collect();
     let shown: Vec<_> = named
         .iter()
         .take(2)
