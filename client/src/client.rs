@@ -12,7 +12,7 @@ use std::{
 };
 
 use carillon_proto::{
-    ClientId, Position, TimelineId,
+    ClientId, Position, TimelineId, duration,
     pb::client::{self, Accepted, Content, Direction, Fetch, Page, Recipient, SignedIn, recipient::To},
     tasks::Tasks,
 };
@@ -20,7 +20,8 @@ use rand::RngExt as _;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::{
-    Acknowledge, ClientConfig, ConnectOptions, Event, Events, FetchError, OpenError, RenewError, SendError, State,
+    Acknowledge, ClientConfig, ConnectOptions, Ending, Event, Events, FetchError, OpenError, RenewError, SendError,
+    State,
     acks::Acks,
     command::{Command, ReplyTo},
     driver::Driver,
@@ -49,7 +50,7 @@ struct Inner {
     counter: AtomicU64,
 }
 
-/// A sent message that waits for its answer.
+/// A sent message that waits for its answer. It is ready before any event that the service told after the answer, see [`Event`].
 #[must_use = "a message counts only when it was accepted"]
 pub struct Pending {
     pub client_id: String,
@@ -203,11 +204,19 @@ impl Client {
         self.inner.acks.note(timeline, position);
     }
 
+    /// Why the client has ended; `None`: it has not.
+    pub fn ending(&self) -> Option<Ending> {
+        match &*self.inner.state.borrow() {
+            State::Ended { ending, .. } => Some(*ending),
+            State::Connecting | State::Connected { .. } | State::Disconnected { .. } => None,
+        }
+    }
+
     pub fn state(&self) -> watch::Receiver<State> {
         self.inner.state.clone()
     }
 
-    /// Waits until the client is signed in. An error says why it never will be, or why it was not in time.
+    /// Waits until the client is signed in. An error says why it never will be, or why it was not in time; [`Client::ending`] tells them apart.
     pub async fn connected(&self, deadline: Duration) -> Result<Arc<SignedIn>, String> {
         let mut state = self.inner.state.clone();
         let mut last = "still connecting".to_owned();
@@ -215,7 +224,7 @@ impl Client {
             loop {
                 match &*state.borrow_and_update() {
                     State::Connected { signed_in, .. } => return Ok(Arc::clone(signed_in)),
-                    State::Ended { why } => return Err(why.clone()),
+                    State::Ended { why, .. } => return Err(why.clone()),
                     State::Disconnected { why } => last.clone_from(why),
                     State::Connecting => {}
                 }
@@ -226,7 +235,7 @@ impl Client {
         };
         match tokio::time::timeout(deadline, signed_in).await {
             Ok(result) => result,
-            Err(_) => Err(format!("not signed in within {} ms: {last}", deadline.as_millis())),
+            Err(_) => Err(format!("not signed in within {}: {last}", duration::in_words(deadline))),
         }
     }
 
@@ -241,7 +250,7 @@ impl Client {
 
     fn why_ended(&self) -> String {
         match &*self.inner.state.borrow() {
-            State::Ended { why } => why.clone(),
+            State::Ended { why, .. } => why.clone(),
             _ => "closed".to_owned(),
         }
     }

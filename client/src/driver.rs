@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    Address, ClientConfig, Connection, ConnectionError, Credential, Event, FetchError, RenewError, SendError,
+    Address, ClientConfig, Connection, ConnectionError, Credential, Ending, Event, FetchError, RenewError, SendError,
     SignInError, State,
     acks::Acks,
     attempts::Attempts,
@@ -75,7 +75,7 @@ pub(crate) enum End {
     /// Reconnect, not before the time that the gateway asked for.
     Lost { why: String, after: Option<Duration> },
     /// Reconnecting is of no use.
-    Final { why: String },
+    Final { ending: Ending, why: String },
 }
 
 /// How often deadlines are checked.
@@ -111,9 +111,9 @@ impl Driver {
     }
 
     pub(crate) async fn run(mut self, tasks: Tasks) {
-        let why = tokio::select! {
-            why = self.stay_signed_in() => why,
-            () = tasks.stopping() => "stopped".to_owned(),
+        let (ending, why) = tokio::select! {
+            ended = self.stay_signed_in() => ended,
+            () = tasks.stopping() => (Ending::Stopped, "stopped".to_owned()),
         };
         for answer in self.outbox.drain() {
             answer.give(Err(SendError::Ended(why.clone())));
@@ -124,7 +124,7 @@ impl Driver {
         for renewal in self.renewals.drain(..) {
             let _ = renewal.answer.send(Err(RenewError::Ended(why.clone())));
         }
-        self.set_state(State::Ended { why });
+        self.set_state(State::Ended { ending, why });
         self.events.give_what_fits();
         for closed in self.closing.drain(..) {
             let _ = closed.send(());
@@ -132,7 +132,8 @@ impl Driver {
     }
 
     /// Returns the reason when it ends.
-    async fn stay_signed_in(&mut self) -> String {
+    async fn stay_signed_in(&mut self) -> (Ending, String) {
+        let closed = || (Ending::Closed, "closed".to_owned());
         loop {
             let address = self.config.addresses[self.backoff.address()].clone();
             self.answer_renewals();
@@ -140,13 +141,13 @@ impl Driver {
             let resumes = self.sign_in_cache.ticket.lock().is_some();
             let attempt = self.attempt(address.clone());
             let (why, after) = match self.serve_until(attempt).await {
-                None => return "closed".to_owned(),
+                None => return closed(),
                 // The ticket was refused, and with it the connection. There is none any more, so this is no loop.
                 Some(Err(SignInError::Bye(bye))) if resumes && bye.code() == Code::Unauthenticated => {
                     tracing::debug!(%address, why = bye.reason, "the resume ticket was not taken");
                     continue;
                 }
-                Some(Err(error)) if error.is_final() => return error.to_string(),
+                Some(Err(error)) if error.is_final() => return (Ending::of_sign_in(&error), error.to_string()),
                 Some(Err(SignInError::Bye(bye))) => (bye.reason.clone(), bye_pause(&bye)),
                 Some(Err(SignInError::Refused(refusal))) => (refusal.to_string(), Some(refusal.retry_after)),
                 Some(Err(error)) => (error.to_string(), None),
@@ -164,8 +165,8 @@ impl Driver {
                         self.backoff.succeeded();
                     }
                     match end {
-                        End::Closed => return "closed".to_owned(),
-                        End::Final { why } => return why,
+                        End::Closed => return closed(),
+                        End::Final { ending, why } => return (ending, why),
                         End::Lost { why, after } => (why, after),
                     }
                 }
@@ -174,7 +175,7 @@ impl Driver {
             let pause = self.backoff.failed(rand::rng().random(), after);
             self.set_state(State::Disconnected { why });
             if self.serve_until(sleep(pause)).await.is_none() {
-                return "closed".to_owned();
+                return closed();
             }
         }
     }

@@ -10,10 +10,17 @@ use carillon_proto::{
 };
 use tokio::sync::mpsc;
 
-use crate::acks::Acks;
+use crate::{Ending, acks::Acks};
 
+/// # Order
+///
 /// For one timeline, `Delivered` and `Sent` come in the order of their positions, each once, without gaps other than
-/// those reported by `Trimmed`.
+/// those reported by `Trimmed`. All events come in the order in which the service told the client.
+///
+/// An answer is there before every event that the service told after it: when [`Events::next`] gives a message that came
+/// after the answer to a send, the [`Pending`](crate::Pending) of this send is ready, and so is any other answer. The opposite does not hold: answers
+/// do not wait in the queue of events, so that an answer may be seen before events that the service told earlier. Who needs the place of an own
+/// message among the others takes it from `Sent`, or compares positions.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "nearly all are deliveries")]
 pub enum Event {
@@ -69,12 +76,14 @@ pub enum State {
         address: String,
         signed_in: Arc<SignedIn>,
     },
-    /// The client reconnects by itself.
+    /// The client reconnects by itself: the gateway stops, the connection broke, or the service has no room at present.
     Disconnected {
         why: String,
     },
-    /// The client has ended: it was closed, or retrying is of no use.
+    /// The client has ended: it was closed, or retrying is of no use. This is the last event.
     Ended {
+        ending: Ending,
+        /// For people.
         why: String,
     },
 }

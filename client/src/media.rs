@@ -2,6 +2,7 @@
 
 mod http;
 mod local;
+mod progress;
 
 use std::{
     io::{self, SeekFrom},
@@ -21,6 +22,7 @@ use crate::{
     fetches::{Found, Query},
 };
 use http::{Broken, Http, Transfer};
+pub use progress::Moved;
 
 /// Attempts in a row that move nothing, before a transfer is given up.
 const ATTEMPTS: u32 = 5;

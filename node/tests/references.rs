@@ -197,7 +197,7 @@ fn both_users_see_what_became_of_a_direct_message() {
         );
 
         let pinned = message(&cluster, 1, "alice", &["pinned", "--with", "bob"]).expect("shown");
-        assert!(pinned.lines().count() == 1 && pinned.contains("hallo"), "{pinned}");
+        assert!(pinned.lines().count() == 1 && pinned.contains("alice to bob: hello"), "as it is now: {pinned}");
 
         let refused = bob.client.edit(&of_bob, Client::text("hi")).await.expect_err("it is not his");
         assert_eq!(code(refused), Code::Forbidden);

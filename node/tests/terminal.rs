@@ -23,7 +23,7 @@ use support::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The program in a terminal of 80 columns and 20 lines.
+/// The program in a terminal.
 struct Terminal {
     keys: File,
     screen: Arc<parking_lot::Mutex<vt100::Parser>>,
@@ -31,10 +31,15 @@ struct Terminal {
 }
 
 impl Terminal {
+    /// Of 80 columns and 20 rows.
     fn chat(service: &Service, user: &str, with: &[&str]) -> Self {
+        Self::sized(service, user, with, (20, 80))
+    }
+
+    fn sized(service: &Service, user: &str, with: &[&str], (rows, columns): (u16, u16)) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
         grantpt(&master).and_then(|()| unlockpt(&master)).expect("may be used");
-        let size = Winsize { ws_row: 20, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&master, size).expect("has a size");
         let name = ptsname(&master, Vec::new()).expect("has a name").into_string().expect("text");
         let open = || File::options().read(true).write(true).open(&name).expect("opens");
@@ -44,7 +49,7 @@ impl Terminal {
         let program = command.stdin(open()).stdout(open()).stderr(open()).spawn().expect("starts");
         let keys = File::from(master);
         let mut shown = keys.try_clone().expect("another one");
-        let screen = Arc::new(parking_lot::Mutex::new(vt100::Parser::new(20, 80, 0)));
+        let screen = Arc::new(parking_lot::Mutex::new(vt100::Parser::new(rows, columns, 0)));
         let to = Arc::clone(&screen);
         // Ends with the terminal.
         thread::spawn(move || {
@@ -68,6 +73,14 @@ impl Terminal {
         let end = Instant::now() + PATIENCE;
         while !self.screen().contains(what) {
             assert!(Instant::now() < end, "waited for {what:?} on the screen:\n{}", self.screen());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn hides(&self, what: &str) {
+        let end = Instant::now() + PATIENCE;
+        while self.screen().contains(what) {
+            assert!(Instant::now() < end, "waited until {what:?} is gone from the screen:\n{}", self.screen());
             thread::sleep(Duration::from_millis(20));
         }
     }
@@ -165,4 +178,46 @@ fn a_file_goes_from_screen_to_screen() {
         screen.types("\u{3}");
         screen.ends();
     }
+}
+
+#[test]
+fn a_small_window_is_enough() {
+    let service = Service::shared();
+    service.block_on(async {
+        for user in ["fay", "gus"] {
+            enter(service, user).await;
+        }
+    });
+    let mut fay = Terminal::sized(service, "fay", &["gus"], (12, 40));
+    fay.shows("fay at");
+    fay.types("/help\r");
+    fay.shows("/with USER");
+    // The key End.
+    fay.types("\u{1b}[F");
+    fay.shows("the end");
+    fay.types("\u{1b}");
+    fay.hides("the end");
+    // Ctrl+U, and a long word by bracketed paste, with the end of a line in it.
+    fay.types("never sent\u{15}");
+    fay.types(&format!("\u{1b}[200~BEGIN{}END\nsecond\n\u{1b}[201~", "x".repeat(70)));
+    fay.shows("second");
+    assert!(fay.screen().contains("END"), "{}", fay.screen());
+    fay.types("\r");
+    fay.shows("✓");
+    for number in 0..20 {
+        fay.types(&format!("number {number}.\r"));
+    }
+    fay.shows("number 19. ✓");
+    fay.types("\u{1b}[5~\u{1b}[5~");
+    fay.shows("lines below: PageDown");
+    fay.hides("number 19.");
+    assert!(!fay.screen().contains("never sent"), "{}", fay.screen());
+    fay.types("\u{1b}[6~\u{1b}[6~\u{1b}[6~");
+    fay.shows("number 19.");
+    fay.types("/mut\t1\r");
+    fay.types("/repyl x\r");
+    // In a second line.
+    fay.shows("/reply?");
+    fay.types("\u{3}");
+    fay.ends();
 }

@@ -61,7 +61,7 @@ pub(crate) enum StoreFailure {
     Expired { shard: ShardId },
     #[error("{detail}")]
     Exists { detail: String },
-    #[error("not found: {detail}")]
+    #[error("{detail}")]
     NotFound { detail: String },
     #[error("{detail}")]
     OutOfOrder { detail: String },

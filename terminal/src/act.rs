@@ -77,7 +77,12 @@ pub(crate) enum Act {
     AnswerRequest(UserId, RequestAnswer),
     ReadMarks(UserId),
     /// Who has read the message at this position of the group.
-    Who(GroupId, u64),
+    Who {
+        group: GroupId,
+        seq: u64,
+        /// Who has written it, if that is known.
+        author: Option<String>,
+    },
     Show(Show, String),
     /// Of the message at this position.
     Report {
@@ -95,5 +100,7 @@ pub(crate) enum Act {
         at_ms: u64,
     },
     Bell,
+    /// Draws the screen anew.
+    Redraw,
     Quit,
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, future::Future, pin::Pin, time::Duration};
 
-use carillon_client::{Client, FetchError, SendError, Target};
+use carillon_client::{Client, FetchError, MediaError, SendError, Target};
 use carillon_proto::{
     GroupId, TimelineId, UserId,
     pb::client::{Accepted, ChatState, Content, Direction, ReadMembers},
@@ -55,13 +55,13 @@ impl<'a> Acts<'a> {
             Act::Upload { with, client_id, path, caption } => Box::pin(async move {
                 Some(match client.upload_path(&path, &caption).await {
                     Ok(content) => Answer::Uploaded(with, client_id, Box::new(content)),
-                    Err(error) => Answer::Refused(with, client_id, error.to_string()),
+                    Err(error) => Answer::Refused(with, client_id, why_not_moved(&error)),
                 })
             }),
             Act::Save { timeline, seq, path } => Box::pin(async move {
                 Some(Answer::Told(match client.save_file(&timeline, seq, path.as_deref()).await {
                     Ok((path, told)) => format!("{}: {} bytes", path.display(), told.size_bytes),
-                    Err(error) => error.to_string(),
+                    Err(error) => why_not_moved(&error),
                 }))
             }),
             Act::Forward { timeline, seq, to } => Box::pin(async move {
@@ -74,7 +74,7 @@ impl<'a> Acts<'a> {
                     let target = Target { to: with.recipient(), message };
                     Some(match refer(client, &target, about).await {
                         Ok(_) => Answer::Referred(timeline, seq),
-                        Err(error) => Answer::Told(error.to_string()),
+                        Err(error) => Answer::Told(why_not_sent(&error)),
                     })
                 })
             }
@@ -102,10 +102,13 @@ impl<'a> Acts<'a> {
                 let marks = client.read_marks(None, vec![user.to_string()]).await;
                 Some(Answer::Marks(user, marks))
             }),
-            Act::Who(group, seq) => Box::pin(async move {
-                let told = who(client, &group, seq).await;
-                Some(Answer::Told(told.unwrap_or_else(|error| error.to_string())))
-            }),
+            Act::Who { group, seq, author } => {
+                let but = [Some(self.user.to_string()), author];
+                Box::pin(async move {
+                    let told = who(client, &group, seq, &but).await;
+                    Some(Answer::Told(told.unwrap_or_else(|error| why_not_found(&error))))
+                })
+            }
             Act::Show(show, text) => Box::pin(async move {
                 // A cluster without presence shows nothing.
                 let _ = client.show(show, &text, 0).await;
@@ -122,23 +125,23 @@ impl<'a> Acts<'a> {
             Act::Report { with, seq, reason, text } => Box::pin(async move {
                 Some(Answer::Told(match client.report(with.recipient(), vec![seq], reason, &text).await {
                     Ok(()) => "the moderators will see it; nobody else is told".to_owned(),
-                    Err(error) => error.to_string(),
+                    Err(error) => why_not_found(&error),
                 }))
             }),
             Act::Block(user) => Box::pin(async move {
                 Some(Answer::Told(match client.block(&user).await {
                     Ok(()) => format!("{user} is blocked"),
-                    Err(error) => error.to_string(),
+                    Err(error) => why_not_found(&error),
                 }))
             }),
             Act::Later { with, content, at_ms } => Box::pin(async move {
                 Some(Answer::Told(match client.schedule(with.recipient(), content, at_ms).await {
                     Ok(id) => format!("it will be sent at {}, as number {id}", text::local(at_ms).format("%H:%M")),
-                    Err(error) => error.to_string(),
+                    Err(error) => why_not_found(&error),
                 }))
             }),
             // The terminal does these.
-            Act::Bell | Act::Quit => return,
+            Act::Bell | Act::Redraw | Act::Quit => return,
         };
         self.working.push(working);
     }
@@ -153,7 +156,7 @@ impl<'a> Acts<'a> {
                 self.placing = Some(Box::pin(async move {
                     match client.submit_expiring_as(client_id.clone(), with.recipient(), content, after).await {
                         Ok(pending) => Ok((with, pending)),
-                        Err(error) => Err(Answer::Refused(with, client_id, error.to_string())),
+                        Err(error) => Err(Answer::Refused(with, client_id, why_not_sent(&error))),
                     }
                 }));
             }
@@ -164,7 +167,7 @@ impl<'a> Acts<'a> {
                         Ok((with, pending)) => self.working.push(Box::pin(async move {
                             let client_id = pending.client_id.clone();
                             let refused = pending.await.err()?;
-                            Some(Answer::Refused(with, client_id, refused.to_string()))
+                            Some(Answer::Refused(with, client_id, why_not_sent(&refused)))
                         })),
                         Err(answer) => return answer,
                     }
@@ -213,21 +216,44 @@ async fn refer(client: &Client, target: &Target, about: About) -> Result<Accepte
 }
 
 async fn forward(client: &Client, timeline: &TimelineId, seq: u64, to: &With) -> Result<String, String> {
-    let page = client.fetch(timeline, Direction::Forward, seq, 1).await.map_err(|error| error.to_string())?;
+    let page = client.fetch(timeline, Direction::Forward, seq, 1).await.map_err(|error| why_not_found(&error))?;
     let entry = page.entries.into_iter().find(|entry| entry.seq == seq);
     let said = entry.and_then(|entry| Client::forwarded(entry.envelope.as_ref()?, entry.state.as_deref()));
     let content = said.ok_or("this message can't be sent on")?;
-    client.send(to.recipient(), content).await.map_err(|error| error.to_string())?;
+    client.send(to.recipient(), content).await.map_err(|error| why_not_sent(&error))?;
     Ok(format!("sent on to {}", to.name()))
 }
 
-async fn who(client: &Client, group: &GroupId, seq: u64) -> Result<String, FetchError> {
+/// `but`: those who do not count: the user, and who has written the message.
+async fn who(client: &Client, group: &GroupId, seq: u64, but: &[Option<String>]) -> Result<String, FetchError> {
     let read = ReadMembers { group: group.to_string(), limit: MEMBERS, ..ReadMembers::default() };
     let members = client.read_members(read).await?;
-    let names: Vec<String> = members.members.into_iter().map(|member| member.user).collect();
-    let (all, more) = (names.len(), if members.complete { "" } else { " (of the first 256)" });
-    let marks = client.read_marks(Some(group), names).await?;
-    let has = |position: Option<carillon_proto::pb::client::Position>| position.is_some_and(|at| at.seq >= seq);
-    let read: Vec<&str> = marks.iter().filter(|mark| has(mark.read)).map(|mark| &*mark.user).collect();
-    Ok(format!("{} of {all}{more} have read the last message: {}", read.len(), read.join(", ")))
+    let names = members.members.into_iter().map(|member| member.user);
+    let names: Vec<String> = names.filter(|name| but.iter().flatten().all(|but| but != name)).collect();
+    if names.is_empty() {
+        return Ok("nobody else is in this group".to_owned());
+    }
+    let marks = client.read_marks(Some(group), names.clone()).await?;
+    Ok(text::readers(&names, &marks, seq, members.complete))
+}
+
+fn why_not_sent(error: &SendError) -> String {
+    match error {
+        SendError::Refused(refusal) => refusal.reason.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn why_not_moved(error: &MediaError) -> String {
+    match error {
+        MediaError::Asked(error) => why_not_found(error),
+        other => other.to_string(),
+    }
+}
+
+fn why_not_found(error: &FetchError) -> String {
+    match error {
+        FetchError::Refused(refusal) => refusal.reason.clone(),
+        other => other.to_string(),
+    }
 }

@@ -8,7 +8,10 @@ use carillon_proto::{
     pb::client::{ConversationSettings, Poll, ReportReason, RequestAnswer, Show},
 };
 
-use crate::thread::{Said, With};
+use crate::{
+    help,
+    thread::{Said, With},
+};
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {
@@ -62,25 +65,6 @@ impl About {
         }
     }
 }
-
-pub(crate) const HELP: &str = "\
-/with USER      talk with a user            /group GROUP    talk in a group
-/mute [HOURS]   no bell, /unmute            /pin /unpin     first in the list
-/archive        last in the list, /unarchive
-/unread         as if it were not read      /who            who has read the last message of a group
-/accept         what a stranger (?) writes  /decline        nothing more comes
-/online /away /busy [TEXT]                  what contacts see of you
-Alt+Up, Alt+Down choose a message; without a choice it is the last one that fits:
-/reply TEXT     /edit TEXT                  /react EMOJI... (none: takes them back)
-/recall         takes back, /erase for good /keep, /unkeep  pins the message
-/file PATH [| CAPTION]                      /save [PATH]    the file of a message
-/forward USER, /forward #GROUP              sends a message on
-/poll QUESTION | OPTION | OPTION            /vote NUMBER...
-/later MINUTES TEXT sends it then           /report REASON [TEXT] to moderators, /block
-/expire TIME TEXT sends it for 30s, 15m, 24h or 7d
-Tab, Shift+Tab  next conversation           PageUp, PageDown, and with an empty line Up, Down: history
-Alt+Enter       a line more                 Ctrl+C          the end
-A line that begins with // is a message that begins with one.";
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -175,7 +159,7 @@ pub(crate) fn parse(line: &str, now_ms: u64) -> Result<Result<Command, String>, 
         ("block", "") => Ok(Ok(Command::Block)),
         ("help", "") => Ok(Ok(Command::Help)),
         ("quit", "") => Ok(Ok(Command::Quit)),
-        _ => Err(format!("/{command} is no command; /help has those that there are")),
+        _ => Err(help::wrong(name)),
     }
 }
 
@@ -229,6 +213,10 @@ mod tests {
         assert_eq!(parse("/save /tmp/a b"), Ok(Ok(Command::Save(Some(PathBuf::from("/tmp/a b"))))));
         let club = With::Group(GroupId::new("club").expect("valid"));
         assert_eq!(parse("/forward #club"), Ok(Ok(Command::Forward(club))));
+        for name in help::names() {
+            let what = super::parse(&format!("/{name}"), 1_000);
+            assert!(!what.is_err_and(|why| why.contains("no command")), "{name}");
+        }
         for wrong in [
             "/file",
             "/file | look",

@@ -6,32 +6,44 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use crate::{
     act::Act,
-    command::{self, Command, HELP},
+    command::{self, Command},
+    help,
     model::{Model, line},
     text,
     thread::{Pending, Said, With},
 };
 
-/// Lines that a key scrolls.
-const SCROLL: usize = 10;
+/// Most bytes of a message, and of what is pasted at once.
+const MAX_PASTE_BYTES: usize = 65_536;
 /// So often others are told that the user is writing.
 const TELL_WRITING_MS: u64 = 3_000;
 
 impl Model {
     pub(crate) fn key(&mut self, now_ms: u64, key: KeyEvent) {
         let (control, alt) = (key.modifiers.contains(KeyModifiers::CONTROL), key.modifiers.contains(KeyModifiers::ALT));
+        if self.help.is_some() && !control && !alt && self.help_key(key.code) {
+            return;
+        }
+        let is_empty = self.line.is_empty();
         match key.code {
             KeyCode::Char('c' | 'q') if control => self.quit(),
+            KeyCode::Char('l') if control => self.acts.push_back(Act::Redraw),
+            KeyCode::Char('u') if control => drop(self.line.delete_line_by_head()),
+            // A terminal without bracketed paste sends Ctrl+J for the end of a pasted line.
+            KeyCode::Char('j') if control => self.line.insert_newline(),
             KeyCode::Enter if alt => self.line.insert_newline(),
             KeyCode::Enter => self.enter(now_ms),
+            KeyCode::Tab if self.begun_command().is_some() => self.complete(),
             KeyCode::Tab => self.turn(1),
             KeyCode::BackTab => self.turn(-1),
-            KeyCode::PageUp => self.scroll_by(SCROLL as isize),
-            KeyCode::PageDown => self.scroll_by(-(SCROLL as isize)),
+            KeyCode::PageUp => self.scroll_by(self.page()),
+            KeyCode::PageDown => self.scroll_by(-self.page()),
             KeyCode::Up if alt => self.choose(true),
             KeyCode::Down if alt => self.choose(false),
-            KeyCode::Up if self.line.is_empty() => self.scroll_by(1),
-            KeyCode::Down if self.line.is_empty() => self.scroll_by(-1),
+            KeyCode::Up if is_empty => self.scroll_by(1),
+            KeyCode::Down if is_empty => self.scroll_by(-1),
+            KeyCode::Home if is_empty => self.scroll_by(isize::MAX),
+            KeyCode::End if is_empty => self.scroll_by(isize::MIN),
             KeyCode::Esc => {
                 self.notice.clear();
                 self.chosen = None;
@@ -45,10 +57,69 @@ impl Model {
         }
     }
 
+    /// Lines that PageUp scrolls: two lines stay in sight.
+    fn page(&self) -> isize {
+        self.height.saturating_sub(2).max(1) as isize
+    }
+
+    /// False: the key is none of the help's, which is closed.
+    fn help_key(&mut self, code: KeyCode) -> bool {
+        let at = self.help.unwrap_or_default();
+        self.help = match code {
+            KeyCode::Up => Some(at.saturating_sub(1)),
+            KeyCode::Down => Some(at + 1),
+            KeyCode::PageUp => Some(at.saturating_sub(self.page() as usize)),
+            KeyCode::PageDown => Some(at.saturating_add(self.page() as usize)),
+            KeyCode::Home => Some(0),
+            KeyCode::End => Some(usize::MAX),
+            _ => None,
+        };
+        self.help.is_some() || code == KeyCode::Esc || (code == KeyCode::Enter && self.line.is_empty())
+    }
+
+    /// The beginning of the name of a command, if nothing else is typed.
+    fn begun_command(&self) -> Option<String> {
+        let [line] = self.line.lines() else { return None };
+        let begun = line.strip_prefix('/')?;
+        (!begun.starts_with('/') && !begun.contains(' ')).then(|| begun.to_owned())
+    }
+
+    fn complete(&mut self) {
+        let Some(begun) = self.begun_command() else { return };
+        match help::complete(&begun) {
+            Ok(name) => self.line = line(&format!("/{name}")),
+            Err(possible) if possible.is_empty() => self.notice = help::wrong(&begun),
+            Err(possible) => self.notice = possible.iter().map(|name| format!("/{name} ")).collect(),
+        }
+    }
+
+    /// Pasted text is never sent by itself, also if lines end in it.
+    pub(crate) fn paste(&mut self, now_ms: u64, text: &str) {
+        let text = text.replace("\r\n", "\n").replace('\r', "\n");
+        let text = text.trim_end_matches('\n');
+        let most = text.len().min(MAX_PASTE_BYTES);
+        let end = (0..=most).rfind(|at| text.is_char_boundary(*at)).unwrap_or_default();
+        if end < text.len() {
+            self.notice = format!("the pasted text is too long: its first {end} bytes are taken");
+        }
+        self.help = None;
+        self.line.insert_str(&text[..end]);
+        self.tell_writing(now_ms);
+    }
+
     fn scroll_by(&mut self, lines: isize) {
+        self.hold();
         self.scroll = self.scroll.saturating_add_signed(lines);
         self.allow_pages();
         self.mark_read();
+    }
+
+    /// Remembers the newest message when the user begins to scroll: later ones do not move the screen.
+    fn hold(&mut self) {
+        if self.scroll == 0 {
+            let newest = self.open_thread().map_or(0, |(_, thread)| thread.newest_seq());
+            (self.scrolled_from, self.held_at) = (newest, newest);
+        }
     }
 
     fn enter(&mut self, now_ms: u64) {
@@ -57,8 +128,12 @@ impl Model {
             return;
         }
         match command::parse(typed.trim_end(), now_ms) {
-            Ok(Err(text)) => self.send(Client::text(&text), 0),
+            Ok(Err(text)) => {
+                self.notice.clear();
+                self.send(Client::text(&text), 0);
+            }
             Ok(Ok(command)) => {
+                self.notice.clear();
                 self.line = line("");
                 self.carry_out(now_ms, command);
             }
@@ -76,6 +151,9 @@ impl Model {
             (Some(chosen), true) => seqs().rfind(|seq| *seq < chosen).or(Some(chosen)),
             (Some(chosen), false) => seqs().find(|seq| *seq > chosen),
         };
+        self.shows_choice = self.chosen.is_some();
+        self.hold();
+        self.allow_pages();
     }
 
     /// `expires_after_ms`: for how long it is shown; 0: without end.
@@ -123,14 +201,18 @@ impl Model {
         match (command, self.open.clone()) {
             (Command::Open(with), _) => self.open(with),
             (Command::Show(show, text), _) => self.acts.push_back(Act::Show(show, text)),
-            (Command::Help, _) => HELP.clone_into(&mut self.notice),
+            (Command::Help, _) => self.help = Some(0),
             (Command::Quit, _) => self.quit(),
             (Command::Set(settings), Some(with)) => self.acts.push_back(Act::Set(with, settings)),
             (Command::Answer(answer), Some(With::User(user))) => self.acts.push_back(Act::AnswerRequest(user, answer)),
             (Command::Answer(_), Some(With::Group(_))) => self.notice = "a group is no request".to_owned(),
             (Command::Who, Some(With::Group(group))) => {
-                let last = self.threads.get(&With::Group(group.clone())).map_or(0, |thread| thread.last_seq);
-                self.acts.push_back(Act::Who(group, last));
+                let thread = self.threads.get(&With::Group(group.clone()));
+                let last = thread.and_then(|thread| thread.said.iter().rfind(|(_, said)| !said.is_gone));
+                match last.map(|(seq, said)| (*seq, Some(said.message.sender.clone()))) {
+                    Some((seq, author)) => self.acts.push_back(Act::Who { group, seq, author }),
+                    None => self.notice = "there is no message here".to_owned(),
+                }
             }
             (Command::About(about), Some(with)) => {
                 let meant = self.meant(&with, |said, is_own| about.fits(said, is_own));

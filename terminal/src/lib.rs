@@ -2,7 +2,9 @@
 
 mod act;
 mod acts;
+mod columns;
 mod command;
+mod help;
 mod keys;
 mod model;
 mod screen;
@@ -17,7 +19,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use carillon_client::{Client, ClientConfig, Event, OpenError, State};
+use carillon_client::{Client, ClientConfig, Ending, Event, OpenError, State};
 use carillon_proto::{
     InvalidId, UserId,
     pb::client::{Recipient, Start},
@@ -42,9 +44,9 @@ pub enum TerminalError {
     User(#[from] InvalidId),
     #[error("terminal: {0}")]
     Terminal(#[from] io::Error),
-    /// The client has ended by itself, and why.
-    #[error("{0}")]
-    Ended(String),
+    /// The client has ended by itself.
+    #[error("{why}")]
+    Ended { ending: Ending, why: String },
 }
 
 /// Runs until the user has had enough, `ended` says so, or the client can't go on. The terminal is as before then.
@@ -87,7 +89,7 @@ async fn show(
         if has_room {
             model.handle(now_ms(), Input::Room);
         }
-        if carry_out(model, &mut acts)? {
+        if carry_out(model, &mut acts, terminal)? {
             acts.finish().await;
             return Ok(());
         }
@@ -99,9 +101,9 @@ async fn show(
                 None => return Ok(()),
             },
             event = events.next() => match event {
-                Some(Event::State(State::Ended { why })) => return Err(TerminalError::Ended(why)),
+                Some(Event::State(State::Ended { ending, why })) => return Err(TerminalError::Ended { ending, why }),
                 Some(event) => Some(Input::Event(event)),
-                None => return Err(TerminalError::Ended("the client has ended".to_owned())),
+                None => return Err(TerminalError::Ended { ending: Ending::Closed, why: "closed".to_owned() }),
             },
             answer = acts.next() => Some(Input::Answer(answer)),
             () = until(model.changes_at_ms()) => Some(Input::Time),
@@ -120,10 +122,12 @@ async fn until(time_ms: Option<u64>) {
 }
 
 /// True if the user has had enough.
-fn carry_out(model: &mut Model, acts: &mut Acts<'_>) -> Result<bool, TerminalError> {
+fn carry_out(model: &mut Model, acts: &mut Acts<'_>, terminal: &mut DefaultTerminal) -> Result<bool, TerminalError> {
     while let Some(act) = model.take_act() {
         match act {
             Act::Quit => return Ok(true),
+            // All that is on the screen counts as unknown: the next drawing writes it anew.
+            Act::Redraw => terminal.clear()?,
             Act::Bell => {
                 let mut out = io::stdout();
                 out.write_all(b"\x07")?;

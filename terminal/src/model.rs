@@ -59,6 +59,16 @@ pub(crate) struct Model {
     pub(crate) open: Option<With>,
     /// Lines between the bottom of the screen and the newest message.
     pub(crate) scroll: usize,
+    /// Position of the newest message when the user began to scroll.
+    pub(crate) scrolled_from: u64,
+    /// Position of the newest message when the screen was last drawn, while it is scrolled.
+    pub(crate) held_at: u64,
+    /// Lines of the conversation that fit on the screen, as of the last drawing.
+    pub(crate) height: usize,
+    /// The chosen message has to come into sight.
+    pub(crate) shows_choice: bool,
+    /// The first line of the help that is shown, if the help is.
+    pub(crate) help: Option<usize>,
     /// Position of the message of which the next command is.
     pub(crate) chosen: Option<u64>,
     /// When the conversation was opened, everything up to here was read, and something behind it was not.
@@ -91,6 +101,11 @@ impl Model {
             threads: BTreeMap::new(),
             open: None,
             scroll: 0,
+            scrolled_from: 0,
+            held_at: 0,
+            height: 0,
+            shows_choice: false,
+            help: None,
             chosen: None,
             read_before: None,
             line: line(""),
@@ -118,9 +133,7 @@ impl Model {
         self.now_ms = now_ms;
         match input {
             Input::Key(key) => self.key(now_ms, key),
-            Input::Paste(text) => {
-                self.line.insert_str(text.replace("\r\n", "\n").replace('\r', "\n"));
-            }
+            Input::Paste(text) => self.paste(now_ms, &text),
             Input::Event(event) => self.event(now_ms, event),
             Input::Answer(answer) => self.answer(answer),
             Input::Room => self.read_more(),
@@ -290,7 +303,7 @@ impl Model {
                 self.logs.values_mut().for_each(|log| log.is_reading = false);
             }
             State::Disconnected { why } => self.connection = format!("not connected: {}", text::printable(&why)),
-            State::Ended { why } => self.connection = why,
+            State::Ended { why, .. } => self.connection = text::printable(&why),
         }
     }
 
@@ -416,7 +429,7 @@ impl Model {
 pub(crate) fn line(text: &str) -> TextArea<'static> {
     let mut line = TextArea::new(text.split('\n').map(str::to_owned).collect());
     line.set_cursor_line_style(ratatui::style::Style::default());
-    line.set_wrap_mode(ratatui_textarea::WrapMode::WordOrGlyph);
+    line.set_wrap_mode(ratatui_textarea::WrapMode::Glyph);
     line.move_cursor(CursorMove::Bottom);
     line.move_cursor(CursorMove::End);
     line

@@ -1,7 +1,11 @@
 //! Messages as text that no terminal takes for a command.
 
-use carillon_proto::pb::client::{
-    Content, Envelope, Media, MessageState, PollTally, content::Body, group_change::What, members_change::Kind,
+use carillon_proto::{
+    duration,
+    pb::client::{
+        Content, Envelope, Media, MessageState, PollTally, UserMark, content::Body, group_change::What,
+        members_change::Kind,
+    },
 };
 use chrono::{DateTime, Local, NaiveDateTime};
 
@@ -112,13 +116,31 @@ fn changed(what: &What) -> String {
 
 /// The rule of a group, in words.
 fn expiring(after_ms: u64) -> String {
-    let seconds = after_ms / 1000;
-    let units = [(86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")];
-    match units.into_iter().find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit)) {
-        None => "lets messages stay".to_owned(),
-        Some((unit, name)) => {
-            let many = if seconds / unit == 1 { "" } else { "s" };
-            format!("lets messages expire after {} {name}{many}", seconds / unit)
+    match after_ms {
+        0 => "lets messages stay".to_owned(),
+        _ => format!("lets messages expire after {}", duration::ms_in_words(after_ms)),
+    }
+}
+
+/// Who of the others in a group has read the message at this position. `all`: no other is in the group.
+pub(crate) fn readers(others: &[String], marks: &[UserMark], seq: u64, all: bool) -> String {
+    let has_read = |name: &&String| {
+        let read = marks.iter().find(|mark| mark.user == **name).and_then(|mark| mark.read);
+        read.is_some_and(|read| read.seq >= seq)
+    };
+    let (read, left): (Vec<_>, Vec<_>) = others.iter().partition(has_read);
+    let names = |names: &[&String]| names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+    let more = if all { "" } else { " (of the first 256 members)" };
+    match (&read[..], &left[..]) {
+        ([], _) => format!("nobody else has read the last message{more}"),
+        (_, []) => format!("all others have read the last message{more}: {}", names(&read)),
+        _ => {
+            let (count, of) = (read.len(), others.len());
+            format!(
+                "{count} of {of} others have read the last message{more}: {}; not yet: {}",
+                names(&read),
+                names(&left)
+            )
         }
     }
 }
@@ -174,6 +196,21 @@ mod tests {
         let media = Media { media_type: "audio/ogg".into(), name: "a.ogg".into(), ..Media::default() };
         let media = Media { duration_ms: 65_000, waveform: vec![255].into(), size_bytes: 9, ..media };
         assert_eq!(file(&media), "[audio/ogg a.ogg, 9 bytes 1:05 █] ");
+    }
+
+    #[test]
+    fn readers_are_counted_without_the_user_and_the_author() {
+        let mark = |user: &str, seq| UserMark {
+            user: user.to_owned(),
+            read: Some(carillon_proto::pb::client::Position { epoch: 1, seq }),
+            ..UserMark::default()
+        };
+        let others = ["bela", "cleo"].map(ToOwned::to_owned);
+        let marks = [mark("bela", 9), mark("cleo", 8)];
+        let told = |seq| readers(&others, &marks, seq, true);
+        assert_eq!(told(9), "1 of 2 others have read the last message: bela; not yet: cleo");
+        assert_eq!(told(8), "all others have read the last message: bela, cleo");
+        assert_eq!(told(10), "nobody else has read the last message");
     }
 
     #[test]

@@ -180,6 +180,11 @@ impl Thread {
         }
     }
 
+    /// Position of the newest message that is shown.
+    pub(crate) fn newest_seq(&self) -> u64 {
+        self.said.last_key_value().map_or(0, |(seq, _)| *seq)
+    }
+
     /// When the first of the messages that are shown expires.
     pub(crate) fn expires_at_ms(&self) -> Option<u64> {
         self.expiring.first().map(|(at_ms, _)| *at_ms)

@@ -234,7 +234,7 @@ impl Driver {
                     self.read_conversations(known);
                 }
             }
-            Event::State(State::Ended { why }) => self.show(json!({"shown": "ended", "why": why})).await?,
+            Event::State(State::Ended { why, .. }) => self.show(json!({"shown": "ended", "why": why})).await?,
             Event::Delivered { timeline, position, envelope } => self.delivered(timeline, position, envelope).await?,
             Event::Sent { timeline, position, client_id, message_id, .. } => {
                 let text = self.kept.unsent.iter().find(|unsent| unsent.client_id == client_id);

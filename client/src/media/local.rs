@@ -11,21 +11,32 @@ use carillon_proto::{
 };
 use tokio::{fs::File, io::AsyncWriteExt as _};
 
-use super::{MediaError, NewFile};
+use super::{MediaError, Moved, NewFile, progress::Counted};
 use crate::Client;
 
 impl Client {
     /// Uploads the file at this path. Returns what a message says with it: an image, audio, video, or another file, as the service has found out.
     pub async fn upload_path(&self, path: &Path, caption: &str) -> Result<Content, MediaError> {
+        self.upload_path_watched(path, caption, &|_| {}).await
+    }
+
+    /// The same; `told` is called whenever some of the file has been read.
+    pub async fn upload_path_watched(
+        &self,
+        path: &Path,
+        caption: &str,
+        told: &(dyn Fn(Moved) + Send + Sync),
+    ) -> Result<Content, MediaError> {
         let opened = async {
             let file = File::open(path).await?;
             let found = file.metadata().await?;
             if found.is_dir() { Err(io::Error::from(io::ErrorKind::IsADirectory)) } else { Ok((file, found.len())) }
         };
-        let (mut file, size_bytes) = opened.await.map_err(|error| MediaError::Path(path.to_owned(), error))?;
+        let (file, size_bytes) = opened.await.map_err(|error| MediaError::Path(path.to_owned(), error))?;
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let new = NewFile { size_bytes, media_type: claimed_type(path).to_owned(), name };
-        let media = Media { caption: caption.to_owned(), ..self.upload(new, &mut file).await? };
+        let media =
+            Media { caption: caption.to_owned(), ..self.upload(new, &mut Counted::new(file, size_bytes, told)).await? };
         let body = match media.media_type.split('/').next() {
             Some("image") => Body::Image(media),
             Some("audio") => Body::Audio(media),
@@ -43,6 +54,17 @@ impl Client {
         seq: u64,
         path: Option<&Path>,
     ) -> Result<(PathBuf, MediaUrl), MediaError> {
+        self.save_file_watched(timeline, seq, path, &|_| {}).await
+    }
+
+    /// The same; `moved` is called whenever some of the file has been written.
+    pub async fn save_file_watched(
+        &self,
+        timeline: &TimelineId,
+        seq: u64,
+        path: Option<&Path>,
+        moved: &(dyn Fn(Moved) + Send + Sync),
+    ) -> Result<(PathBuf, MediaUrl), MediaError> {
         let page = self.fetch(timeline, Direction::Forward, seq, 1).await?;
         let entry = page.entries.into_iter().find(|entry| entry.seq == seq);
         let media = entry.and_then(|entry| media_of(entry.envelope?.content?)).filter(|media| !media.id.is_empty());
@@ -51,7 +73,8 @@ impl Client {
         let told = self.media_url(&id, of).await?;
         let path = path.map_or_else(|| PathBuf::from(own_name(&told.name).unwrap_or("file")), Path::to_owned);
         let failed = |error| MediaError::Path(path.clone(), error);
-        let mut file = File::create_new(&path).await.map_err(failed)?;
+        let file = File::create_new(&path).await.map_err(failed)?;
+        let mut file = Counted::new(file, told.size_bytes, moved);
         let written = async {
             self.download(&id, of, 0, &mut file).await?;
             file.shutdown().await.map_err(failed)

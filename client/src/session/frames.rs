@@ -6,7 +6,7 @@ use carillon_proto::pb::client::{self, refused::What, server_frame::Body as Fram
 
 use super::{RENEWAL, lost_because, timeline};
 use crate::{
-    Event, FetchError, Refusal, RenewError, SendError, Ticket,
+    Ending, Event, FetchError, Refusal, RenewError, SendError, Ticket,
     contacts::OWN,
     driver::{Driver, End, bye_pause},
     fetches::Found,
@@ -98,9 +98,12 @@ impl Driver {
                 Ok(())
             }
             Frame::Bye(bye) => {
-                let why = format!("{}: {}", bye.code().as_str_name(), bye.reason);
+                let why = if bye.reason.is_empty() { bye.code().as_str_name().to_owned() } else { bye.reason.clone() };
                 let after = bye_pause(&bye);
-                Err(if bye.reconnect { End::Lost { why, after } } else { End::Final { why } })
+                Err(match bye.reconnect {
+                    true => End::Lost { why, after },
+                    false => End::Final { ending: Ending::of_bye(&bye, true), why },
+                })
             }
             Frame::Challenge(_) | Frame::SignedIn(_) => Err(lost_because("a frame of the sign-in came after it")),
         }

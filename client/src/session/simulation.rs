@@ -191,7 +191,7 @@ impl From<End> for Lost {
         match end {
             End::Closed => Self { why: "closed".to_owned(), after: None, is_final: true },
             End::Lost { why, after } => Self { why, after, is_final: false },
-            End::Final { why } => Self { why, after: None, is_final: true },
+            End::Final { why, .. } => Self { why, after: None, is_final: true },
         }
     }
 }

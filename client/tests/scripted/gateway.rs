@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Buf as _, BytesMut};
-use carillon_client::{Acknowledge, Client, ClientConfig, Credential, Event, Events, State};
+use carillon_client::{Acknowledge, Client, ClientConfig, Credential, Ending, Event, Events, State};
 use carillon_proto::{
     Epoch, Position, TimelineId, UserId,
     pb::client::{
@@ -180,10 +180,10 @@ pub(crate) async fn next(events: &mut Events) -> Event {
     }
 }
 
-pub(crate) async fn ended(events: &mut Events) -> String {
+pub(crate) async fn ended(events: &mut Events) -> (Ending, String) {
     loop {
-        if let Event::State(State::Ended { why }) = within("the end", events.next()).await.expect("told") {
-            return why;
+        if let Event::State(State::Ended { ending, why }) = within("the end", events.next()).await.expect("told") {
+            return (ending, why);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::gateway::{Gateway, accepted, at, config, delivered, ended, inbox, next, open, within};
-use carillon_client::{Acknowledge, Client, Event, SendError};
+use carillon_client::{Acknowledge, Client, Ending, Event, SendError};
 use carillon_proto::{
     GroupId, TimelineId,
     pb::client::{
@@ -11,6 +11,7 @@ use carillon_proto::{
         Timelines, client_frame, refused::What, server_frame,
     },
 };
+use futures_util::FutureExt as _;
 
 async fn submit(client: &Client, text: &str) -> carillon_client::Pending {
     client.submit(Client::user("bob"), Client::text(text)).await.expect("taken")
@@ -42,6 +43,26 @@ async fn unanswered_sends_go_out_again_first_in_order_and_under_the_same_ids() {
     }
     for pending in [a, c, d] {
         within("the answer", pending).await.expect("accepted");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_there_before_what_the_service_has_told_after_it() {
+    let gateway = Gateway::start().await;
+    let (client, mut events) = open(config(&[&gateway]));
+    let (mut peer, _) = gateway.accept_signed_in(1).await;
+    for round in 0..50 {
+        let (accepted, refused) = (submit(&client, "a").await, submit(&client, "b").await);
+        peer.receive_send().await;
+        peer.receive_send().await;
+        let no = Refused { what: Some(What::ClientId(refused.client_id.clone())), ..Refused::default() };
+        peer.accept(&accepted.client_id, 2 + 2 * round).await;
+        peer.send(server_frame::Body::Refused(no)).await;
+        peer.deliver(3 + 2 * round).await;
+        assert!(matches!(next(&mut events).await, Event::Sent { .. }));
+        assert_eq!(delivered(&next(&mut events).await), 3 + 2 * round);
+        accepted.now_or_never().expect("it is there").expect("accepted");
+        refused.now_or_never().expect("it is there").expect_err("refused");
     }
 }
 
@@ -206,7 +227,9 @@ async fn bye_says_whether_to_come_back() {
     let pending = submit(&client, "a").await;
     peer.receive_send().await;
     peer.send(bye(Code::Replaced, false)).await;
-    assert!(ended(&mut events).await.contains("REPLACED"));
+    let (ending, why) = ended(&mut events).await;
+    assert!(ending == Ending::Replaced && why.contains("REPLACED"), "{ending:?}: {why}");
+    assert_eq!(client.ending(), Some(Ending::Replaced));
     assert!(matches!(within("the answer", pending).await, Err(SendError::Ended(_))));
     assert!(matches!(client.send(Client::user("bob"), Client::text("b")).await, Err(SendError::Ended(_))));
 }
@@ -219,7 +242,8 @@ async fn wrong_credentials_end_the_client() {
     peer.receive().await;
     let refused = Refused { code: Code::Unauthenticated.into(), reason: "no".into(), ..Refused::default() };
     peer.send(server_frame::Body::Refused(refused)).await;
-    assert!(ended(&mut events).await.contains("UNAUTHENTICATED"));
+    let (ending, why) = ended(&mut events).await;
+    assert!(ending == Ending::NotLetIn && ending.needs_credential() && why.contains("UNAUTHENTICATED"), "{why}");
     client.connected(Duration::from_secs(5)).await.expect_err("never");
 }
 
@@ -330,7 +354,7 @@ async fn closing_signs_out() {
         peer.send(server_frame::Body::Bye(Bye { code: Code::SignedOut.into(), ..Bye::default() })).await;
     };
     tokio::join!(client.close(), goodbye);
-    assert_eq!(ended(&mut events).await, "closed");
+    assert_eq!(ended(&mut events).await, (Ending::Closed, "closed".to_owned()));
 }
 
 /// After the death of a gateway a service may be too busy for all who come back at once.

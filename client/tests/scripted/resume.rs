@@ -43,7 +43,8 @@ async fn connected(client: &Client) -> String {
 
 async fn says_bye(mut peer: Peer, code: Code, reconnect: bool) {
     let reason = "sign_in has no credential".to_owned();
-    peer.send(server_frame::Body::Bye(Bye { code: code.into(), reason, reconnect, reconnect_after_ms: 1 })).await;
+    peer.send(server_frame::Body::Bye(Bye { code: code.into(), reason, reconnect, reconnect_after_ms: 1, ended: 0 }))
+        .await;
 }
 
 #[tokio::test]
@@ -102,7 +103,7 @@ async fn after_a_gateway_that_finds_no_credential_the_client_comes_back_with_its
     assert_eq!(again.attempt, resumes.attempt + 1);
     // The credential's own refusal is the last word.
     says_bye(peer, Code::Unauthenticated, false).await;
-    assert!(ended(&mut events).await.contains("no credential"));
+    assert!(ended(&mut events).await.1.contains("no credential"));
 }
 
 #[tokio::test]

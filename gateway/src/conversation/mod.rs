@@ -207,7 +207,7 @@ impl Session {
             Input::Evicted(why) => {
                 ::metrics::counter!(metrics::EVICTIONS).increment(1);
                 let code = if why == Why::Replaced { Code::Replaced } else { Code::Unauthenticated };
-                self.bye(code, sessions::told(why), None, out);
+                self.end(code, sessions::told(why), None, Some(why), out);
             }
             Input::Backlog { full } => self.backlog(now, full, out),
             Input::TooSlow => {
@@ -458,8 +458,13 @@ impl Session {
 
     /// Says the last word. `reconnect_after_ms`: None if it is of no use to connect again.
     fn bye(&mut self, code: Code, reason: &str, reconnect_after_ms: Option<u32>, out: &mut Vec<Effect>) {
+        self.end(code, reason, reconnect_after_ms, None, out);
+    }
+
+    /// The same; `ended`: what has ended the session, if its client has not.
+    fn end(&mut self, code: Code, reason: &str, again_ms: Option<u32>, ended: Option<Why>, out: &mut Vec<Effect>) {
         metrics::bye(code);
-        out.push(Effect::Tell(Tell::Bye { code, reason: reason.to_owned(), again_ms: reconnect_after_ms }));
+        out.push(Effect::Tell(Tell::Bye { code, reason: reason.to_owned(), again_ms, ended }));
         for op in self.leave() {
             // Nobody waits for any of the answers.
             let tag = Tag::Close;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use carillon_proto::{
-    ClientId, GroupId, UserId,
+    ClientId, GroupId, UserId, date,
     pb::{
         client::{Code, Recipient, recipient::To},
         link::{
@@ -192,7 +192,8 @@ fn check_time(at_ms: u64, now: Now) -> Result<(), Refusal> {
     if (first..=last).contains(&at_ms) {
         return Ok(());
     }
-    Err(invalid(&format!("at_ms is {at_ms} but must be from {first} to {last}: now, or within a year")))
+    let [at, first, last] = [at_ms, first, last].map(date::format);
+    Err(invalid(&format!("at_ms is {at} but must be from {first} to {last}: now, or within a year")))
 }
 
 fn invalid(why: &dyn ToString) -> Refusal {

@@ -8,7 +8,7 @@ use carillon_proto::{
     Position, TimelineId,
     pb::{
         client::{self, Code, Limits, TimelineState},
-        link::{Marked, Refusal},
+        link::{Marked, Refusal, evict::Why},
         store::{
             ConversationsMoved, ConversationsRead, GroupRead, MarksRead, MembersRead, MembershipsRead, StoredEntry,
         },
@@ -98,6 +98,8 @@ pub(crate) enum Tell {
         reason: String,
         /// The delay after which it may reconnect; `None` if reconnecting is of no use.
         again_ms: Option<u32>,
+        /// What has ended the session, if its client has not.
+        ended: Option<Why>,
     },
 }
 

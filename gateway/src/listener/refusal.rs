@@ -52,6 +52,7 @@ impl Refusal {
             reason: self.text().to_owned(),
             reconnect: true,
             reconnect_after_ms: AGAIN_S * 1000,
+            ..Bye::default()
         }
     }
 

@@ -120,7 +120,7 @@ async fn first_two(has: Position, events: &mut Events) -> Result<(), String> {
     let mut anew = None;
     while let Some(event) = events.next().await {
         match (event, anew) {
-            (Event::State(State::Ended { why }), _) => return Err(why),
+            (Event::State(State::Ended { why, .. }), _) => return Err(why),
             (Event::State(_), _) => {}
             (Event::Trimmed { first, .. }, None) if first.epoch != has.epoch => anew = Some(first),
             (Event::Delivered { position, .. } | Event::Sent { position, .. }, Some(first)) if position == first => {

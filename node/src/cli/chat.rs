@@ -8,13 +8,14 @@ use std::{
 use anyhow::{Context as _, anyhow, bail};
 use carillon_client::{Client, ClientConfig, Event, Events, SendError, State};
 use carillon_proto::{
-    Position, TimelineId, UserId,
+    GroupId, Position, TimelineId, UserId, duration,
     pb::client::{
         Accepted, ChatState, ChatStateNotice, Envelope, Media, Recipient, UserMark, group_change::What,
         members_change::Kind, recipient, timeline,
     },
     tasks::Tasks,
 };
+use carillon_terminal::TerminalError;
 use clap::Args;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -25,10 +26,12 @@ use tokio::{
 use super::{
     connect::{Connect, SIGN_IN, reads_nothing},
     date, out,
+    printer::{Format, Printer},
+    refused::{Failed, not_sent},
     said::said,
     saying::Saying,
 };
-use crate::{Config, shutdown::Signals};
+use crate::{Config, causes::told, shutdown::Signals};
 
 #[derive(Args)]
 pub(super) struct Send {
@@ -42,6 +45,9 @@ pub(super) struct Send {
     /// Seconds after which the command gives up, sign-in included.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
+    /// Prints the answer as a JSON object, for programs.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     connect: Connect,
 }
@@ -52,9 +58,8 @@ pub(super) struct Listen {
     /// Names this device among the user's: the service keeps how far each one is.
     #[arg(long, default_value = "terminal")]
     device: String,
-    /// Prints before each message its position and id, by which other commands name it.
-    #[arg(long)]
-    ids: bool,
+    #[command(flatten)]
+    format: Format,
     #[command(flatten)]
     connect: Connect,
 }
@@ -62,12 +67,17 @@ pub(super) struct Listen {
 #[derive(Args)]
 pub(super) struct Chat {
     user: UserId,
-    /// With whom: this conversation is opened. Needed where lines are sent.
+    /// With whom: this conversation is opened. It, or --group, is needed where lines are sent.
     with: Option<UserId>,
-    /// Prints what comes and sends the lines of standard input, without a screen; so it is anyway where standard input or output is no
-    /// terminal.
+    /// The conversation in this group.
+    #[arg(long, conflicts_with = "with")]
+    group: Option<GroupId>,
+    /// Prints messages that come and sends the lines of standard input, without a screen; so it is anyway where standard input or output is no
+    /// terminal. Exits with 1 if a line was not accepted.
     #[arg(long)]
     lines: bool,
+    #[command(flatten)]
+    format: Format,
     #[arg(long, default_value = "terminal-chat")]
     device: String,
     #[command(flatten)]
@@ -84,9 +94,9 @@ impl Send {
         settings.send_timeout = whole;
         // Nobody reads what is delivered to this device.
         let (client, _) = Client::open(settings, &tasks)?;
-        client.connected(SIGN_IN.min(whole)).await.map_err(|why| anyhow!(why))?;
+        client.connected(SIGN_IN.min(whole)).await.map_err(|why| Failed::ended(&client, why))?;
         let inbox = TimelineId::Inbox(self.from.clone());
-        let Ok(content) = timeout_at(end, self.saying.content(&client, &inbox)).await else {
+        let Ok(content) = timeout_at(end, self.saying.content(&client, &inbox, self.json)).await else {
             bail!("what the message needs was not uploaded or found within {} s", self.timeout);
         };
         let to = Client::user(self.to.as_str());
@@ -96,7 +106,8 @@ impl Send {
         };
         // A gateway that does not receive the sign-out sees the connection end.
         let _ = timeout_at(end, client.close()).await;
-        out::line(accepted(&sent.map_err(|error| refused(&self.to, error))?))
+        let printer = Printer { reader: self.from.as_str(), format: Format::of_json(self.json) };
+        printer.accepted(&sent.map_err(|error| not_sent(&self.to, error))?)
     }
 }
 
@@ -105,8 +116,9 @@ impl Listen {
         let mut signals = Signals::install()?;
         let tasks = Tasks::new();
         let (client, mut events) = Client::open(self.connect.settings(config, &self.user, &self.device)?, &tasks)?;
+        let printer = Printer { reader: self.user.as_str(), format: self.format };
         let ended = tokio::select! {
-            ended = print_events(&mut events, (self.user.as_str(), self.ids), |_| {}) => Err(ended),
+            ended = print_events(&client, &mut events, &printer, |_| {}) => Err(ended),
             _ = signals.next() => Ok(()),
         };
         close(&client, events, &ended).await;
@@ -117,37 +129,50 @@ impl Listen {
 impl Chat {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         let settings = self.connect.settings(config, &self.user, &self.device)?;
-        if self.lines || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
-            let with = self.with.context("lines need somebody to whom they are sent: carillon chat USER WITH")?;
-            return lines(settings, &with).await;
+        let with = match (&self.with, &self.group) {
+            (Some(user), _) => Some(Client::user(user.as_str())),
+            (None, Some(group)) => Some(Client::group(group.as_str())),
+            (None, None) => None,
+        };
+        if self.lines || self.format.json || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+            let whom = "lines need somebody to whom they are sent: carillon chat USER WITH, or --group GROUP";
+            return lines(settings, with.context(whom)?, self.format).await;
         }
         let mut signals = Signals::install()?;
-        let with = self.with.map(|with| Client::user(with.as_str()));
         let ended = async {
             signals.next().await;
         };
-        Ok(carillon_terminal::run(settings, with, &Tasks::new(), ended).await?)
+        match carillon_terminal::run(settings, with, &Tasks::new(), ended).await {
+            Err(TerminalError::Ended { ending, why }) => Err(Failed::Ended { ending: Some(ending), why }.into()),
+            shown => Ok(shown?),
+        }
     }
 }
 
 /// A chat by lines.
-async fn lines(settings: ClientConfig, with: &UserId) -> anyhow::Result<()> {
+async fn lines(settings: ClientConfig, with: Recipient, format: Format) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
     let tasks = Tasks::new();
     let user = settings.user.clone();
     let (client, mut events) = Client::open(settings, &tasks)?;
     let (seen, to_tell) = watch::channel(Seen::default());
+    let is_here = |timeline: &TimelineId, envelope: &Envelope| match &with.to {
+        Some(recipient::To::Group(group)) => matches!(timeline, TimelineId::Group(of) if of.as_str() == group),
+        Some(recipient::To::User(other)) => matches!(timeline, TimelineId::Inbox(_)) && envelope.sender == *other,
+        None => false,
+    };
     let show = |shown: Shown<'_>| match shown {
-        Shown::Message { envelope, position } if envelope.sender == with.as_str() => {
+        Shown::Message { timeline, envelope, position } if is_here(timeline, envelope) => {
             seen.send_modify(|seen| seen.last = Some(position));
         }
         Shown::Message { .. } => {}
         Shown::Connected => seen.send_modify(|seen| seen.connections += 1),
     };
+    let printer = Printer { reader: &user, format };
     let ended = tokio::select! {
-        ended = print_events(&mut events, (&user, false), show) => Err(ended),
-        typed = send_lines(&client, with) => typed,
-        () = mark_read(&client, with, to_tell) => Ok(()),
+        ended = print_events(&client, &mut events, &printer, show) => Err(ended),
+        typed = send_lines(&client, &with, &printer) => typed,
+        () = mark_read(&client, &with, to_tell) => Ok(()),
         _ = signals.next() => Ok(()),
     };
     close(&client, events, &ended).await;
@@ -156,8 +181,11 @@ async fn lines(settings: ClientConfig, with: &UserId) -> anyhow::Result<()> {
 
 /// What was printed.
 enum Shown<'a> {
-    /// In the user's inbox.
-    Message { envelope: &'a Envelope, position: Position },
+    Message {
+        timeline: &'a TimelineId,
+        envelope: &'a Envelope,
+        position: Position,
+    },
     /// There is a new connection.
     Connected,
 }
@@ -172,7 +200,7 @@ struct Seen {
 
 /// Tells the other side what was shown, and asks on each connection to hear how far the other side is. A service that keeps no
 /// conversations refuses both.
-async fn mark_read(client: &Client, with: &UserId, mut seen: watch::Receiver<Seen>) {
+async fn mark_read(client: &Client, with: &Recipient, mut seen: watch::Receiver<Seen>) {
     let mut told = Seen::default();
     while seen.changed().await.is_ok() {
         let now = *seen.borrow_and_update();
@@ -180,7 +208,7 @@ async fn mark_read(client: &Client, with: &UserId, mut seen: watch::Receiver<See
             told.connections = now.connections;
         }
         if let Some(position) = now.last.filter(|_| now.last != told.last)
-            && client.move_marks(vec![(Client::user(with.as_str()), position)]).await.is_ok()
+            && client.move_marks(vec![(with.clone(), position)]).await.is_ok()
         {
             told.last = now.last;
         }
@@ -198,23 +226,23 @@ async fn close(client: &Client, mut events: Events, ended: &anyhow::Result<()>) 
 
 /// Returns the reason when there are no more events.
 async fn print_events(
+    client: &Client,
     events: &mut Events,
-    (user, ids): (&str, bool),
+    printer: &Printer<'_>,
     mut shown: impl FnMut(Shown<'_>),
 ) -> anyhow::Error {
+    // A reason that stays the same is told once.
+    let mut not_connected = String::new();
     while let Some(event) = events.next().await {
         match event {
             Event::Delivered { timeline, position, envelope } => {
-                let ids = if ids { format!("{} {} ", position.seq, envelope.id) } else { String::new() };
-                if let Err(error) = out::line(format_args!("{ids}{}", line(&envelope, user))) {
+                if let Err(error) = printer.message(&timeline, position.seq, &envelope) {
                     return error;
                 }
-                if let TimelineId::Inbox(_) = timeline {
-                    shown(Shown::Message { envelope: &envelope, position });
-                }
+                shown(Shown::Message { timeline: &timeline, envelope: &envelope, position });
             }
             Event::Conversations(_) => {}
-            Event::Marks(marks) => marks.marks.iter().for_each(|mark| out::tell(format_args!("({})", told(mark)))),
+            Event::Marks(marks) => marks.marks.iter().for_each(|mark| out::tell(format_args!("({})", reached(mark)))),
             Event::Privacy(_) | Event::PrivacyMissed => {}
             Event::ChatState(told) => out::tell(format_args!("({})", doing(&told))),
             Event::Sent { .. }
@@ -226,37 +254,51 @@ async fn print_events(
                 out::tell(format_args!("(older messages before position {} are gone)", first.seq));
             }
             Event::State(State::Connected { address, signed_in }) => {
+                not_connected.clear();
                 let (user, device) = (&signed_in.user, &signed_in.device);
                 out::tell(format_args!("({user} is signed in at {address} as device {device})"));
                 shown(Shown::Connected);
             }
+            Event::State(State::Disconnected { why }) if why == not_connected => {}
             Event::State(State::Disconnected { why }) => {
                 out::tell(format_args!("(not connected: {why}; trying again)"));
+                not_connected = why;
             }
             Event::State(State::Connecting) => {}
-            Event::State(State::Ended { why }) => return anyhow!(why),
+            Event::State(State::Ended { why, .. }) => return Failed::ended(client, why).into(),
         }
     }
     anyhow!("the client has ended")
 }
 
-async fn send_lines(client: &Client, to: &UserId) -> anyhow::Result<()> {
+/// Sends each line when the one before has its answer.
+async fn send_lines(client: &Client, to: &Recipient, printer: &Printer<'_>) -> anyhow::Result<()> {
+    let name = match &to.to {
+        Some(recipient::To::Group(group)) => format!("group {group}"),
+        Some(recipient::To::User(user)) => user.clone(),
+        None => String::new(),
+    };
+    let (mut sent, mut failed) = (0_u64, 0_u64);
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(text) = lines.next_line().await.context("standard input")? {
         if text.trim().is_empty() {
             continue;
         }
-        match client.send(Client::user(to.as_str()), Client::text(&text)).await {
+        sent += 1;
+        match client.send(to.clone(), Client::text(&text)).await {
+            Ok(accepted) if printer.format.json => printer.accepted(&accepted)?,
             Ok(accepted) => out::tell(format_args!("({})", self::accepted(&accepted))),
-            Err(error @ SendError::Ended(_)) => return Err(refused(to, error)),
-            Err(error) => out::tell(format_args!("({:#})", refused(to, error))),
+            Err(error @ SendError::Ended(_)) => return Err(not_sent(&name, error)),
+            Err(error) => {
+                failed += 1;
+                out::tell(format_args!("({})", told(&not_sent(&name, error))));
+            }
         }
     }
-    Ok(())
-}
-
-fn refused(to: &UserId, error: SendError) -> anyhow::Error {
-    anyhow!(error).context(format!("message to {to}"))
+    match failed {
+        0 => Ok(()),
+        _ => bail!("{failed} of {sent} lines were not accepted"),
+    }
 }
 
 pub(super) fn accepted(accepted: &Accepted) -> String {
@@ -289,7 +331,7 @@ pub(super) fn line(envelope: &Envelope, reader: &str) -> String {
     format!("{} {sender}{to}: {text}", time(envelope.time_ms))
 }
 
-fn told(mark: &UserMark) -> String {
+fn reached(mark: &UserMark) -> String {
     match (&*mark.read_id, &*mark.delivered_id) {
         ("", delivered) => format!("{} has received everything up to {delivered}", mark.user),
         (read, _) => format!("{} has read everything up to {read}", mark.user),
@@ -323,7 +365,7 @@ fn changed(what: &What) -> String {
         What::Set(set) => match set.expire_after_ms {
             None => "changed settings".to_owned(),
             Some(0) => "lets messages stay".to_owned(),
-            Some(after_ms) => format!("lets messages expire after {} s", after_ms / 1000),
+            Some(after_ms) => format!("lets messages expire after {}", duration::ms_in_words(after_ms)),
         },
         What::Deleted(_) => "deleted the group".to_owned(),
         What::Members(members) => {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use carillon_client::{Client, ContactChange, Event, Events, State};
 use carillon_proto::{
     UserId,
@@ -17,8 +17,9 @@ use tokio::time::timeout;
 
 use super::{
     chat::printable,
-    connect::{Connect, SIGN_IN, not_answered, reads_nothing},
+    connect::{Actor, SIGN_IN, reads_nothing},
     out,
+    refused::{Failed, not_answered},
     table::{Table, time},
 };
 use crate::{Config, shutdown::Signals};
@@ -28,14 +29,8 @@ const TOLD_WITHIN: Duration = Duration::from_secs(3);
 
 #[derive(Args)]
 pub(super) struct Contact {
-    /// Who does it.
-    #[arg(long = "as", value_name = "USER")]
-    user: UserId,
-    /// Names this device among the user's.
-    #[arg(long, default_value = "terminal-contact")]
-    device: String,
     #[command(flatten)]
-    connect: Connect,
+    actor: Actor,
     #[command(subcommand)]
     what: What,
 }
@@ -51,23 +46,17 @@ enum What {
     /// Puts a contact on the list, and asks to see its presence.
     Add {
         contact: UserId,
-        /// What the user calls the contact.
-        #[arg(long)]
-        name: Option<String>,
-        /// Groups of contacts.
-        #[arg(long = "label")]
-        labels: Vec<String>,
+        #[command(flatten)]
+        settings: Settings,
         /// For the contact to read.
         #[arg(long, default_value = "")]
         text: String,
     },
-    /// Changes what the user calls a contact.
+    /// Changes the name or the labels of a contact, for this user alone. Settings that are not given stay as they are.
     Set {
         contact: UserId,
-        #[arg(long, default_value = "")]
-        name: String,
-        #[arg(long = "label")]
-        labels: Vec<String>,
+        #[command(flatten)]
+        settings: Settings,
     },
     /// Lets a contact see the user's presence: accepts its request, or the one to come.
     Accept { contact: UserId },
@@ -79,16 +68,41 @@ enum What {
     Remove { contact: UserId },
 }
 
+#[derive(Args)]
+struct Settings {
+    /// The user's own name of the contact, at most 256 bytes; empty: none.
+    #[arg(long)]
+    name: Option<String>,
+    /// A word under which the user sorts contacts, for example family; may be repeated. Replaces the labels of before.
+    #[arg(long = "label", value_name = "LABEL")]
+    labels: Vec<String>,
+    /// Takes all labels away.
+    #[arg(long, conflicts_with = "labels")]
+    no_label: bool,
+}
+
+impl Settings {
+    fn is_empty(&self) -> bool {
+        self.name.is_none() && self.labels.is_empty() && !self.no_label
+    }
+
+    /// With what the list has of this contact.
+    async fn complete(self, client: &Client, contact: &UserId) -> anyhow::Result<ContactSettings> {
+        let known = client.contacts().await.map_err(not_answered)?;
+        let known = known.into_iter().find(|known| known.user == contact.as_str()).unwrap_or_default();
+        let labels = if self.labels.is_empty() && !self.no_label { known.labels } else { self.labels };
+        Ok(ContactSettings { name: self.name.unwrap_or(known.name), labels })
+    }
+}
+
 /// Shows something until it is interrupted, and prints what the contacts show.
 #[derive(Args)]
 pub(super) struct PresenceCommand {
-    /// Whose presence it is.
-    #[arg(long = "as", value_name = "USER")]
-    user: UserId,
-    #[arg(long, default_value = "terminal-presence")]
-    device: String,
     #[command(flatten)]
-    connect: Connect,
+    actor: Actor,
+    /// One JSON object a line, for programs.
+    #[arg(long)]
+    json: bool,
     #[arg(long, default_value = "online")]
     show: ShowName,
     /// For the contacts to read.
@@ -109,8 +123,8 @@ enum ShowName {
 
 impl Contact {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let Self { user, device, connect, what } = self;
-        connect.ask_and_hear(config, &user, &device, async |client, events| what.run(client, events).await).await
+        let Self { actor, what } = self;
+        actor.ask_and_hear(config, "terminal-contact", async |client, events| what.run(client, events).await).await
     }
 }
 
@@ -118,15 +132,19 @@ impl What {
     async fn run(self, client: &Client, events: &mut Events) -> anyhow::Result<()> {
         match self {
             Self::List { json } => list(client, events, json).await,
-            Self::Add { contact, name, labels, text } => {
-                if name.is_some() || !labels.is_empty() {
-                    let settings = ContactSettings { name: name.unwrap_or_default(), labels };
+            Self::Add { contact, settings, text } => {
+                if !settings.is_empty() {
+                    let settings = settings.complete(client, &contact).await?;
                     client.change_contact(&contact, ContactChange::Set(settings)).await.map_err(not_answered)?;
                 }
                 change(client, &contact, ContactChange::Subscribe(text), "was asked").await
             }
-            Self::Set { contact, name, labels } => {
-                change(client, &contact, ContactChange::Set(ContactSettings { name, labels }), "was changed").await
+            Self::Set { contact, settings } => {
+                if settings.is_empty() {
+                    bail!("nothing is given that is to be changed: --name, --label or --no-label");
+                }
+                let settings = settings.complete(client, &contact).await?;
+                change(client, &contact, ContactChange::Set(settings), "was changed").await
             }
             Self::Accept { contact } => change(client, &contact, ContactChange::Accept, "was accepted").await,
             Self::Refuse { contact } => change(client, &contact, ContactChange::Refuse, "was refused").await,
@@ -215,16 +233,16 @@ fn subscription(contact: &client::Contact) -> String {
 impl PresenceCommand {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         let mut signals = Signals::install()?;
-        let settings = reads_nothing(self.connect.settings(config, &self.user, &self.device)?);
+        let settings = reads_nothing(self.actor.settings(config, "terminal-presence")?);
         let tasks = Tasks::new();
         let (client, mut events) = Client::open(settings, &tasks)?;
         let showing = async {
-            client.connected(SIGN_IN).await.map_err(|why| anyhow!(why))?;
+            client.connected(SIGN_IN).await.map_err(|why| Failed::ended(&client, why))?;
             client.show(self.show.into(), &self.status, self.priority).await.map_err(not_answered)?;
             std::future::pending().await
         };
         let ended = tokio::select! {
-            ended = print_presences(&mut events) => Err(ended),
+            ended = print_presences(&client, &mut events, self.json) => Err(ended),
             failed = showing => failed,
             _ = signals.next() => Ok(()),
         };
@@ -234,22 +252,35 @@ impl PresenceCommand {
 }
 
 /// Returns the reason when there are no more events.
-async fn print_presences(events: &mut Events) -> anyhow::Error {
+async fn print_presences(client: &Client, events: &mut Events, json: bool) -> anyhow::Error {
     while let Some(event) = events.next().await {
         match event {
             Event::Presence(presence) => {
-                if let Err(error) = out::line(presence_line(&presence)) {
+                let printed = match json {
+                    true => out::line(presence_object(&presence)),
+                    false => out::line(presence_line(&presence)),
+                };
+                if let Err(error) = printed {
                     return error;
                 }
             }
             Event::State(State::Disconnected { why }) => {
                 out::tell(format_args!("(not connected: {why}; trying again)"));
             }
-            Event::State(State::Ended { why }) => return anyhow!(why),
+            Event::State(State::Ended { why, .. }) => return Failed::ended(client, why).into(),
             _ => {}
         }
     }
     anyhow!("the client has ended")
+}
+
+fn presence_object(presence: &Presence) -> serde_json::Value {
+    serde_json::json!({
+        "user": presence.user,
+        "presence": show_name(presence.show()),
+        "status": presence.status,
+        "last_seen": last_seen(presence),
+    })
 }
 
 fn presence_line(presence: &Presence) -> String {

@@ -1,34 +1,28 @@
 //! Conversations, as one of their users.
 
+use std::time::Duration;
+
 use anyhow::bail;
 use carillon_client::{Client, ConversationList};
 use carillon_proto::{
-    GroupId, Position, UserId,
-    pb::client::{Conversation, ConversationSettings, MessageRequest, Notify, Recipient, RequestAnswer, recipient::To},
+    GroupId, Position, UserId, date, now_ms,
+    pb::client::{
+        Conversation, ConversationSettings, MessageRequest, Notify, ReadMembers, Recipient, RequestAnswer,
+        recipient::To,
+    },
 };
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{
-    chat::printable,
-    connect::{Connect, not_answered},
-    out,
-    table::{Table, time},
-};
+use super::{chat::printable, connect::Actor, credential::duration_or_none, out, refused::not_answered, table::Table};
 use crate::Config;
 
-/// Most marks that one request moves.
+/// Most marks that one request moves or reads.
 const MARKS: usize = 256;
 
 #[derive(Args)]
 pub(super) struct ConversationCommand {
-    /// Whose conversations they are.
-    #[arg(long = "as", value_name = "USER")]
-    user: UserId,
-    /// Names this device among the user's.
-    #[arg(long, default_value = "terminal-conversation")]
-    device: String,
     #[command(flatten)]
-    connect: Connect,
+    actor: Actor,
     #[command(subcommand)]
     what: What,
 }
@@ -68,10 +62,10 @@ enum What {
     },
     /// Shows how far users have read, and their devices have received.
     Marks {
-        /// In this group, instead of the conversation with each of them.
+        /// In this group, instead of the conversation with each of them. Without users: all of its members.
         #[arg(long)]
         group: Option<GroupId>,
-        #[arg(required = true)]
+        #[arg(required_unless_present = "group")]
         users: Vec<UserId>,
         /// One JSON object a line.
         #[arg(long)]
@@ -94,8 +88,11 @@ struct Settings {
     pinned: Option<bool>,
     #[arg(long, value_name = "true|false")]
     archived: Option<bool>,
-    /// Milliseconds since 1970; 0: not muted.
-    #[arg(long, value_name = "MILLISECONDS")]
+    /// No notification for so long, for example 30m, 8h or 7d, or `always`; 0: not muted.
+    #[arg(long, value_name = "TIME", value_parser = parse_mute)]
+    mute: Option<Duration>,
+    /// The same until a time in milliseconds since 1970; 0: not muted.
+    #[arg(long, value_name = "MILLISECONDS", conflicts_with = "mute")]
     muted_until_ms: Option<u64>,
     #[arg(long)]
     notify: Option<NotifyName>,
@@ -117,8 +114,8 @@ enum NotifyName {
 
 impl ConversationCommand {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let Self { user, device, connect, what } = self;
-        connect.ask(config, &user, &device, async |client| what.run(client).await).await
+        let Self { actor, what } = self;
+        actor.ask(config, "terminal-conversation", async |client| what.run(client).await).await
     }
 }
 
@@ -235,8 +232,15 @@ async fn last(client: &Client, list: &ConversationList, conversation: &Conversat
 
 async fn marks(client: &Client, group: Option<&GroupId>, users: &[UserId], json: bool) -> anyhow::Result<()> {
     let mut table = Table::new(json, &["USER", "READ UP TO", "DELIVERED UP TO"]);
-    let users = users.iter().map(|user| user.as_str().to_owned()).collect();
-    for mark in client.read_marks(group, users).await.map_err(not_answered)? {
+    let mut users: Vec<String> = users.iter().map(|user| user.as_str().to_owned()).collect();
+    if let Some(group) = group.filter(|_| users.is_empty()) {
+        users = members(client, group).await?;
+    }
+    let mut marks = Vec::with_capacity(users.len());
+    for users in users.chunks(MARKS) {
+        marks.extend(client.read_marks(group, users.to_vec()).await.map_err(not_answered)?);
+    }
+    for mark in marks {
         let place = |id: &str, position: Option<carillon_proto::pb::client::Position>| match position {
             Some(position) => position.seq.to_string(),
             None => id.to_owned(),
@@ -246,6 +250,21 @@ async fn marks(client: &Client, group: Option<&GroupId>, users: &[UserId], json:
         table.row(&[mark.user, read, delivered], &object)?;
     }
     table.end()
+}
+
+/// The names of all members of a group.
+async fn members(client: &Client, group: &GroupId) -> anyhow::Result<Vec<String>> {
+    let mut names = Vec::<String>::new();
+    loop {
+        let after_user = names.last().cloned().unwrap_or_default();
+        let read = ReadMembers { group: group.to_string(), after_user, ..ReadMembers::default() };
+        let page = client.read_members(read).await.map_err(not_answered)?;
+        let is_last = page.complete || page.members.is_empty();
+        names.extend(page.members.into_iter().map(|member| member.user));
+        if is_last {
+            return Ok(names);
+        }
+    }
 }
 
 fn name(conversation: &Conversation) -> String {
@@ -269,7 +288,7 @@ fn told(settings: &ConversationSettings) -> String {
         }
     }
     if settings.muted_until_ms() != 0 {
-        told.push(format!("muted until {}", time(settings.muted_until_ms())));
+        told.push(format!("muted {}", date::until(settings.muted_until_ms())));
     }
     if settings.notify() != Notify::Unspecified {
         told.push(format!("notify {}", notify(settings.notify())));
@@ -296,9 +315,22 @@ impl With {
     }
 }
 
+/// As long as times can be told: for ever.
+fn parse_mute(text: &str) -> Result<Duration, String> {
+    if text == "always" { Ok(Duration::MAX) } else { duration_or_none(text).map_err(|why| format!("{why}, or always")) }
+}
+
+fn muted_until(time: Duration) -> u64 {
+    match time.is_zero() {
+        true => 0,
+        false => now_ms().saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+    }
+}
+
 impl From<Settings> for ConversationSettings {
     fn from(given: Settings) -> Self {
-        let Settings { pinned, archived, muted_until_ms, notify, draft, unread } = given;
+        let Settings { pinned, archived, mute, muted_until_ms, notify, draft, unread } = given;
+        let muted_until_ms = mute.map(muted_until).or(muted_until_ms);
         let notify = notify.map(|notify| match notify {
             NotifyName::Default => Notify::Unspecified.into(),
             NotifyName::All => Notify::All.into(),

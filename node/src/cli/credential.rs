@@ -131,7 +131,7 @@ fn parse_tier(text: &str) -> Result<Tier, String> {
 pub(super) struct CredentialOptions {
     /// Sign in with this token. Without it: the token in CARILLON_TOKEN; the password in CARILLON_PASSWORD; a token made with
     /// the local secret, if the data folder has it; a question for the password.
-    #[arg(long)]
+    #[arg(long, global = true)]
     token: Option<String>,
 }
 
@@ -220,6 +220,11 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(seconds).filter(|seconds| *seconds > 0).map(Duration::from_secs).ok_or_else(wrong)
 }
 
+/// A length of time as [`parse_duration`] reads it, or so many seconds.
+pub(super) fn parse_seconds(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_secs).or_else(|_| parse_duration(text))
+}
+
 /// A length of time as [`parse_duration`] reads it, or 0.
 pub(super) fn duration_or_none(text: &str) -> Result<Duration, String> {
     if text == "0" { Ok(Duration::ZERO) } else { parse_duration(text) }
@@ -232,6 +237,8 @@ mod tests {
     #[test]
     fn times_have_units() {
         assert_eq!((duration_or_none("0"), duration_or_none("1m")), (Ok(Duration::ZERO), Ok(Duration::from_secs(60))));
+        assert_eq!((parse_seconds("90"), parse_seconds("0")), (Ok(Duration::from_secs(90)), Ok(Duration::ZERO)));
+        assert_eq!(parse_seconds("15m"), Ok(Duration::from_secs(900)));
         assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_duration("2d"), Ok(Duration::from_secs(172_800)));
         for wrong in ["", "5", "h", "5 h", "-1h", "0s", "99999999999999999999d"] {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use carillon_client::{Change, Client, SendError};
 use carillon_proto::{
-    GroupId, UserId, now_ms,
+    GroupId, UserId, duration, now_ms,
     pb::client::{
         ChangeMembers, CreateGroup, GroupSettings, Member, ReadMembers, Role, Standing, members_change::Kind,
     },
@@ -14,9 +14,11 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
     chat::printable,
-    connect::{Connect, not_answered},
-    credential::duration_or_none,
+    connect::Actor,
+    credential::{duration_or_none, parse_seconds},
     out,
+    printer::{Format, Printer},
+    refused::{not_answered, not_done},
     saying::Saying,
     table::{Table, time},
 };
@@ -27,14 +29,8 @@ const PAGE: u32 = 1024;
 
 #[derive(Args)]
 pub(super) struct Group {
-    /// Who does it.
-    #[arg(long = "as", value_name = "USER")]
-    user: UserId,
-    /// Names this device among the user's.
-    #[arg(long, default_value = "terminal-group")]
-    device: String,
     #[command(flatten)]
-    connect: Connect,
+    actor: Actor,
     #[command(subcommand)]
     what: What,
 }
@@ -58,7 +54,12 @@ enum What {
         json: bool,
     },
     /// Shows a group.
-    Show { group: GroupId },
+    Show {
+        group: GroupId,
+        /// As a JSON object.
+        #[arg(long)]
+        json: bool,
+    },
     /// Lists the members.
     Members {
         group: GroupId,
@@ -121,8 +122,9 @@ enum What {
     /// Lets members not write for some time.
     Mute {
         group: GroupId,
-        /// For so many seconds from now; 0: they may write again.
-        seconds: u64,
+        /// For how long: seconds, or like 15m, 24h or 7d; 0: they may write again.
+        #[arg(value_name = "TIME", value_parser = parse_seconds)]
+        time: Duration,
         #[arg(required = true)]
         users: Vec<UserId>,
     },
@@ -139,6 +141,8 @@ enum What {
         group: GroupId,
         #[command(flatten)]
         saying: Saying,
+        #[command(flatten)]
+        format: Format,
     },
 }
 
@@ -162,9 +166,9 @@ struct Settings {
     /// Only admins and owners write.
     #[arg(long, value_name = "true|false")]
     announcements: Option<bool>,
-    /// Shortest time between two messages of a member; 0: any.
-    #[arg(long, value_name = "MILLISECONDS")]
-    slow_mode_ms: Option<u32>,
+    /// Shortest time between two messages of a member, for example 30s or 10m; 0: any.
+    #[arg(long, value_name = "TIME", value_parser = duration_or_none)]
+    slow_mode: Option<Duration>,
     /// Members may add and invite others.
     #[arg(long, value_name = "true|false")]
     members_add: Option<bool>,
@@ -186,22 +190,23 @@ pub(super) enum RoleName {
 
 impl Group {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let Self { user, device, connect, what } = self;
-        connect.ask(config, &user, &device, async |client| what.run(client).await).await
+        let Self { actor, what } = self;
+        let reader = actor.user()?.to_string();
+        actor.ask(config, "terminal-group", async |client| what.run(client, &reader).await).await
     }
 }
 
 impl What {
-    async fn run(self, client: &Client) -> anyhow::Result<()> {
+    async fn run(self, client: &Client, reader: &str) -> anyhow::Result<()> {
         match self {
             Self::Create { group, settings, members } => {
                 let members = members.iter().map(|user| user.as_str().to_owned()).collect();
                 let new = CreateGroup { settings: Some(settings.into()), members };
-                let group = client.create_group(group.as_ref(), new).await.map_err(refused)?;
+                let group = client.create_group(group.as_ref(), new).await.map_err(not_done)?;
                 out::line(format_args!("group {group} was made"))
             }
             Self::List { json } => list(client, json).await,
-            Self::Show { group } => show(client, &group).await,
+            Self::Show { group, json } => show(client, &group, json).await,
             Self::Members { group, others, json } => members(client, &group, others, json).await,
             Self::Join { group, link } => {
                 let link = link.unwrap_or_default().into();
@@ -219,8 +224,8 @@ impl What {
             Self::Role { group, role, users } => {
                 change(client, &group, Kind::Role, &users, |change| change.set_role(role.into())).await
             }
-            Self::Mute { group, seconds, users } => {
-                let until_ms = if seconds == 0 { 0 } else { now_ms().saturating_add(seconds.saturating_mul(1000)) };
+            Self::Mute { group, time, users } => {
+                let until_ms = if time.is_zero() { 0 } else { now_ms().saturating_add(ms(time)) };
                 change(client, &group, Kind::Muted, &users, |change| change.muted_until_ms = until_ms).await
             }
             Self::Set { group, settings } => {
@@ -231,7 +236,9 @@ impl What {
                 done(&group, client.change_group(&group, Change::Set(settings)).await)
             }
             Self::Delete { group } => done(&group, client.change_group(&group, Change::Delete).await),
-            Self::Send { group, saying } => saying.send_to_group(client, &group).await,
+            Self::Send { group, saying, format } => {
+                saying.send_to_group(client, &group, &Printer { reader, format }).await
+            }
         }
     }
 }
@@ -250,15 +257,12 @@ async fn change(
 }
 
 fn done(group: &GroupId, result: Result<(), SendError>) -> anyhow::Result<()> {
-    result.map_err(refused)?;
+    result.map_err(not_done)?;
     out::line(format_args!("group {group} was changed"))
 }
 
-pub(super) fn refused(error: SendError) -> anyhow::Error {
-    match error {
-        SendError::Refused(refusal) => anyhow!("refused: {}", refusal.reason),
-        other => other.into(),
-    }
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
@@ -282,9 +286,27 @@ async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
     }
 }
 
-async fn show(client: &Client, group: &GroupId) -> anyhow::Result<()> {
+async fn show(client: &Client, group: &GroupId, json: bool) -> anyhow::Result<()> {
     let read = client.read_group(group).await.map_err(not_answered)?;
     let settings = read.settings.unwrap_or_default();
+    if json {
+        return out::line(serde_json::json!({
+            "group": group.as_str(),
+            "name": settings.name(),
+            "description": settings.description(),
+            "picture": settings.picture(),
+            "members": read.members,
+            "open": settings.open(),
+            "earlier_history": settings.earlier_history(),
+            "announcements": settings.announcements(),
+            "slow_mode_ms": settings.slow_mode_ms(),
+            "members_add": settings.members_add(),
+            "expire_after_ms": settings.expire_after_ms(),
+            "link": settings.link.is_some(),
+            "last_seq": read.last,
+            "own": read.own.as_ref().map(object),
+        }));
+    }
     let text = |text: Option<String>| printable(&text.unwrap_or_default());
     let yes = |set: Option<bool>| if set.unwrap_or_default() { "yes" } else { "no" };
     out::line(format_args!("group            {group}"))?;
@@ -295,11 +317,15 @@ async fn show(client: &Client, group: &GroupId) -> anyhow::Result<()> {
     out::line(format_args!("open             {}", yes(settings.open)))?;
     out::line(format_args!("earlier history  {}", yes(settings.earlier_history)))?;
     out::line(format_args!("announcements    {}", yes(settings.announcements)))?;
-    out::line(format_args!("slow mode        {} ms", settings.slow_mode_ms.unwrap_or_default()))?;
+    let slow = match settings.slow_mode_ms.unwrap_or_default() {
+        0 => "no".to_owned(),
+        pause_ms => format!("one message in {}", duration::ms_in_words(pause_ms.into())),
+    };
+    out::line(format_args!("slow mode        {slow}"))?;
     out::line(format_args!("members add      {}", yes(settings.members_add)))?;
     let expire = match settings.expire_after_ms.unwrap_or_default() {
         0 => "never".to_owned(),
-        after_ms => format!("after {} s", after_ms / 1000),
+        after_ms => format!("after {}", duration::ms_in_words(after_ms)),
     };
     out::line(format_args!("messages expire  {expire}"))?;
     out::line(format_args!("link             {}", if settings.link.is_some() { "yes" } else { "no" }))?;
@@ -381,7 +407,7 @@ impl From<Settings> for GroupSettings {
             open,
             earlier_history,
             announcements,
-            slow_mode_ms,
+            slow_mode,
             members_add,
             expire_after,
             link_secret,
@@ -393,10 +419,10 @@ impl From<Settings> for GroupSettings {
             open,
             earlier_history,
             announcements,
-            slow_mode_ms,
+            slow_mode_ms: slow_mode.map(|pause| u32::try_from(pause.as_millis()).unwrap_or(u32::MAX)),
             members_add,
             link: link_secret.map(Into::into),
-            expire_after_ms: expire_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
+            expire_after_ms: expire_after.map(ms),
         }
     }
 }

@@ -8,10 +8,11 @@ use carillon_pictures::{
     Format,
     preview::child::{self, Bounds},
 };
-use carillon_proto::{GroupId, TimelineId, UserId};
+use carillon_proto::{GroupId, TimelineId};
 use clap::{Args, Subcommand};
+use serde_json::json;
 
-use super::{connect::Connect, out, user_data::FileList};
+use super::{connect::Actor, out, progress::Progress, refused::not_answered, user_data::FileList};
 use crate::Config;
 
 #[derive(Subcommand)]
@@ -24,9 +25,8 @@ pub(super) enum MediaCommand {
 
 #[derive(Args)]
 pub(super) struct Get {
-    /// Who reads the message.
-    #[arg(long = "as", value_name = "USER")]
-    user: UserId,
+    #[command(flatten)]
+    actor: Actor,
     /// The group with the message; otherwise it is in the user's inbox.
     #[arg(long)]
     group: Option<GroupId>,
@@ -36,11 +36,9 @@ pub(super) struct Get {
     /// Where it is written, which must not be there; otherwise under the file's own name in this folder.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Names this device among the user's.
-    #[arg(long, default_value = "terminal-media")]
-    device: String,
-    #[command(flatten)]
-    connect: Connect,
+    /// Prints a JSON object, for programs.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -64,6 +62,7 @@ pub(super) fn failed(error: MediaError) -> anyhow::Error {
         MediaError::NoAddress => {
             anyhow!("the service names no host for files: --media-url https://HOST says where they are")
         }
+        MediaError::Asked(error) => not_answered(error),
         error => error.into(),
     }
 }
@@ -79,16 +78,23 @@ impl MediaCommand {
 
 impl Get {
     async fn run(self, config: &Config) -> anyhow::Result<()> {
-        self.connect.ask(config, &self.user, &self.device, async |client| self.download(client).await).await
+        self.actor.ask(config, "terminal-media", async |client| self.download(client).await).await
     }
 
     async fn download(&self, client: &Client) -> anyhow::Result<()> {
         let timeline = match &self.group {
             Some(group) => TimelineId::Group(group.clone()),
-            None => TimelineId::Inbox(self.user.clone()),
+            None => TimelineId::Inbox(self.actor.user()?.clone()),
         };
-        let saved = client.save_file(&timeline, self.position, self.output.as_deref()).await;
+        let progress = Progress::new("received", self.json);
+        let (output, moved) = (self.output.as_deref(), |moved| progress.tell(moved));
+        let saved = client.save_file_watched(&timeline, self.position, output, &moved).await;
+        drop(progress);
         let (path, told) = saved.map_err(failed).with_context(|| format!("message {} of {timeline}", self.position))?;
+        if self.json {
+            let (path, bytes) = (path.display().to_string(), told.size_bytes);
+            return out::line(json!({ "path": path, "size_bytes": bytes, "media_type": told.media_type }));
+        }
         out::line(format_args!("{}: {} bytes of {}", path.display(), told.size_bytes, told.media_type))
     }
 }

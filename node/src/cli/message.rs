@@ -1,18 +1,23 @@
 //! Edits, recalls, reactions, pins, polls: messages about messages.
 
+use std::collections::VecDeque;
+
 use anyhow::{anyhow, bail};
 use carillon_client::{Client, SendError, Target};
 use carillon_proto::{
     GroupId, MessageId, TimelineId, UserId,
-    pb::client::{Accepted, Direction, Entry, Envelope, MessageState, Poll, Recipient, ReportReason},
+    pb::client::{
+        Accepted, Direction, Entry, Envelope, MessageState, Poll, Recipient, ReportReason, content::Body, recipient::To,
+    },
 };
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
-    chat::{accepted, line, printable},
-    connect::{Connect, not_answered},
-    group::refused,
+    chat::printable,
+    connect::Actor,
     out,
+    printer::{Format, Printer},
+    refused::{not_answered, not_done},
     said::said,
     saying::Whom,
 };
@@ -26,17 +31,13 @@ const CLOCKS_DIFFER_MS: u64 = 3_600_000;
 
 #[derive(Args)]
 pub(super) struct Message {
-    /// Who does it.
-    #[arg(long = "as", value_name = "USER")]
-    user: UserId,
-    /// The group of the message; otherwise it is in the user's inbox.
-    #[arg(long)]
-    group: Option<GroupId>,
-    /// Names this device among the user's.
-    #[arg(long, default_value = "terminal-message")]
-    device: String,
     #[command(flatten)]
-    connect: Connect,
+    actor: Actor,
+    /// The group of the message; otherwise it is in the user's inbox.
+    #[arg(long, global = true)]
+    group: Option<GroupId>,
+    #[command(flatten)]
+    format: Format,
     #[command(subcommand)]
     what: What,
 }
@@ -44,6 +45,18 @@ pub(super) struct Message {
 /// Messages are named by the ids that the service gave them.
 #[derive(Subcommand)]
 enum What {
+    /// Lists the last messages of the user, of the conversation with a user, or of a group, as they are now.
+    List {
+        /// The other user, without --group.
+        #[arg(long, value_name = "USER")]
+        with: Option<UserId>,
+        /// How many at most.
+        #[arg(long, value_name = "MESSAGES", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+        /// Only those before this position.
+        #[arg(long, value_name = "POSITION", value_parser = clap::value_parser!(u64).range(1..))]
+        before: Option<u64>,
+    },
     /// Shows a message as it is now.
     Show { message: MessageId },
     /// Says an own message otherwise.
@@ -133,19 +146,25 @@ pub(super) struct FoundMessage {
 
 impl Message {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let user = self.actor.user()?.clone();
         let timeline = match &self.group {
             Some(group) => TimelineId::Group(group.clone()),
-            None => TimelineId::Inbox(self.user.clone()),
+            None => TimelineId::Inbox(user.clone()),
         };
-        let Self { user, device, connect, what, .. } = self;
-        connect.ask(config, &user, &device, async |client| what.run(client, &timeline, user.as_str()).await).await
+        let Self { actor, what, format, .. } = self;
+        let printer = Printer { reader: user.as_str(), format };
+        actor.ask(config, "terminal-message", async |client| what.run(client, &timeline, &printer).await).await
     }
 }
 
 impl What {
-    async fn run(self, client: &Client, timeline: &TimelineId, user: &str) -> anyhow::Result<()> {
+    async fn run(self, client: &Client, timeline: &TimelineId, printer: &Printer<'_>) -> anyhow::Result<()> {
+        let done = |result: Result<Accepted, SendError>| printer.accepted(&result.map_err(not_done)?);
         match self {
-            Self::Show { message } => show(&find(client, timeline, message).await?.entry, user),
+            Self::List { with, limit, before } => {
+                list(client, timeline, with.as_ref(), limit, before.unwrap_or(0), printer).await
+            }
+            Self::Show { message } => show(&find(client, timeline, message).await?.entry, timeline, printer),
             Self::Edit { message, text } => {
                 let target = find_alive(client, timeline, message).await?;
                 done(client.edit(&target, Client::text(&text)).await)
@@ -171,7 +190,7 @@ impl What {
             }
             Self::Pin { message } => done(client.pin(&find_alive(client, timeline, message).await?).await),
             Self::Unpin { message } => done(client.unpin(&find_alive(client, timeline, message).await?).await),
-            Self::Pinned { with } => pinned(client, timeline, conversation(timeline, with.as_ref())?, user).await,
+            Self::Pinned { with } => pinned(client, timeline, conversation(timeline, with.as_ref())?, printer).await,
             Self::Poll { question, options, with, multiple } => {
                 let to = conversation(timeline, with.as_ref())?;
                 done(client.send(to, Client::poll(Poll { question, options, multiple, until_ms: 0 })).await)
@@ -183,7 +202,7 @@ impl What {
             Self::Report { messages, reason, text, block } => {
                 report(client, timeline, messages, reason.into(), &text, block).await
             }
-            Self::History { message } => history(client, timeline, message, user).await,
+            Self::History { message } => history(client, timeline, message, printer).await,
         }
     }
 }
@@ -196,8 +215,55 @@ fn conversation(timeline: &TimelineId, with: Option<&UserId>) -> anyhow::Result<
     }
 }
 
-fn done(result: Result<Accepted, SendError>) -> anyhow::Result<()> {
-    out::line(accepted(&result.map_err(refused)?))
+/// The last messages before this position (0: the newest), the oldest first. Edits, recalls, reactions, pins and votes are not among them, but in
+/// the state of the messages that they are about.
+async fn list(
+    client: &Client,
+    timeline: &TimelineId,
+    with: Option<&UserId>,
+    limit: u32,
+    before: u64,
+    printer: &Printer<'_>,
+) -> anyhow::Result<()> {
+    if with.is_some() && matches!(timeline, TimelineId::Group(_)) {
+        bail!("name either a group (--group) or a user (--with)");
+    }
+    let (mut found, mut from_seq) = (VecDeque::new(), before.saturating_sub(1));
+    for _ in 0..if before == 1 { 0 } else { PAGES } {
+        let page = client.fetch(timeline, Direction::Backward, from_seq, PAGE).await.map_err(not_answered)?;
+        let oldest = page.entries.iter().map(|entry| entry.seq).min();
+        for entry in page.entries {
+            let Some(envelope) = &entry.envelope else { continue };
+            let is_wanted = with.is_none_or(|with| is_with(envelope, with, printer.reader));
+            if is_wanted && !is_about_another(envelope) && found.len() < limit as usize {
+                found.push_front(entry);
+            }
+        }
+        from_seq = oldest.map_or(0, |oldest| oldest.saturating_sub(1));
+        if page.complete || from_seq == 0 || found.len() >= limit as usize {
+            break;
+        }
+    }
+    for entry in found {
+        if let Some(envelope) = &entry.envelope {
+            printer.message_now(timeline, entry.seq, envelope, entry.state.as_deref())?;
+        }
+    }
+    Ok(())
+}
+
+/// True for a message of the direct conversation of the two.
+fn is_with(envelope: &Envelope, with: &UserId, reader: &str) -> bool {
+    match envelope.to.as_ref().and_then(|to| to.to.as_ref()) {
+        Some(To::User(to)) if envelope.sender == reader => to == with.as_str(),
+        Some(To::User(_)) => envelope.sender == with.as_str(),
+        Some(To::Group(_)) | None => false,
+    }
+}
+
+fn is_about_another(envelope: &Envelope) -> bool {
+    let body = envelope.content.as_ref().and_then(|content| content.body.as_ref());
+    matches!(body, Some(Body::Edit(_) | Body::Recall(_) | Body::Reaction(_) | Body::Pin(_) | Body::Vote(_)))
 }
 
 /// Looks for the message among the last ones of the timeline.
@@ -233,17 +299,15 @@ pub(super) async fn find_alive(client: &Client, timeline: &TimelineId, id: Messa
     Ok(target)
 }
 
-fn show(entry: &Entry, user: &str) -> anyhow::Result<()> {
+fn show(entry: &Entry, timeline: &TimelineId, printer: &Printer<'_>) -> anyhow::Result<()> {
     let Some(envelope) = &entry.envelope else { bail!("the service sent no message") };
-    if let Some(recall) = entry.state.as_ref().and_then(|state| state.recall.as_ref()) {
-        // Nobody is shown what was taken back.
-        let shown = Envelope { content: None, ..envelope.clone() };
-        return out::line(format_args!("{} recalled by {}", line(&shown, user), printable(&recall.sender)));
+    let state = entry.state.as_deref();
+    let is_recalled = state.is_some_and(|state| state.recall.is_some());
+    if printer.format.json || is_recalled {
+        return printer.message_now(timeline, entry.seq, envelope, state);
     }
-    out::line(line(envelope, user))?;
-    let Some(MessageState { edit, edits, reactions, pinned, poll, .. }) = entry.state.as_deref() else {
-        return Ok(());
-    };
+    printer.message(timeline, entry.seq, envelope)?;
+    let Some(MessageState { edit, edits, reactions, pinned, poll, .. }) = state else { return Ok(()) };
     if let Some(edit) = edit.as_ref().and_then(|edit| edit.content.as_ref()) {
         out::line(format_args!("edited {edits} times: {}", said(Some(edit))))?;
     }
@@ -291,14 +355,14 @@ async fn report(
     Ok(())
 }
 
-async fn history(client: &Client, timeline: &TimelineId, id: MessageId, user: &str) -> anyhow::Result<()> {
+async fn history(client: &Client, timeline: &TimelineId, id: MessageId, printer: &Printer<'_>) -> anyhow::Result<()> {
     let seq = find(client, timeline, id).await?.entry.seq;
     let mut from_seq = 0;
     loop {
         let page = client.edits(timeline, seq, from_seq).await.map_err(not_answered)?;
         for entry in &page.entries {
             if let Some(envelope) = &entry.envelope {
-                out::line(line(envelope, user))?;
+                printer.message(timeline, entry.seq, envelope)?;
             }
             from_seq = entry.seq + 1;
         }
@@ -308,13 +372,13 @@ async fn history(client: &Client, timeline: &TimelineId, id: MessageId, user: &s
     }
 }
 
-async fn pinned(client: &Client, timeline: &TimelineId, with: Recipient, user: &str) -> anyhow::Result<()> {
+async fn pinned(client: &Client, timeline: &TimelineId, with: Recipient, printer: &Printer<'_>) -> anyhow::Result<()> {
     let mut from_seq = 0;
     loop {
         let page = client.pinned(timeline, with.clone(), from_seq).await.map_err(not_answered)?;
         for entry in &page.entries {
             if let Some(envelope) = &entry.envelope {
-                out::line(line(envelope, user))?;
+                printer.message_now(timeline, entry.seq, envelope, entry.state.as_deref())?;
             }
             from_seq = entry.seq + 1;
         }

@@ -11,7 +11,6 @@ mod connect;
 mod contact;
 mod conversation;
 mod credential;
-pub(crate) mod date;
 mod debug;
 mod doctor;
 mod domain;
@@ -22,7 +21,10 @@ mod media;
 mod message;
 mod out;
 mod outbox;
+mod printer;
 mod privacy;
+mod progress;
+pub(crate) mod refused;
 mod repair;
 mod reports;
 mod said;
@@ -45,6 +47,8 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
 #[cfg(test)]
 pub(crate) use credential::make_token;
+
+pub(crate) use carillon_proto::date;
 
 use crate::{Config, Layers, Role, causes::told, config::is_secret};
 
@@ -191,7 +195,8 @@ pub fn run() -> ExitCode {
             let of_backup = error.downcast_ref::<backup::BackupError>().map(backup::BackupError::exit_code);
             let of_user_data = || error.downcast_ref().map(user_data::UserDataError::exit_code);
             let can_not = || error.downcast_ref::<storage_nodes::CanNot>().map(storage_nodes::CanNot::exit_code);
-            let code = of_backup.or_else(of_user_data).or_else(can_not);
+            let of_user = || error.downcast_ref().map(refused::Failed::exit_code);
+            let code = of_backup.or_else(of_user_data).or_else(can_not).or_else(of_user);
             code.map_or(ExitCode::FAILURE, ExitCode::from)
         }
     }

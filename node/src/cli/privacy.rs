@@ -7,22 +7,13 @@ use carillon_proto::{
 };
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{
-    connect::{Connect, not_answered},
-    out,
-};
+use super::{connect::Actor, out, refused::not_answered};
 use crate::Config;
 
 #[derive(Args)]
 pub(super) struct PrivacyCommand {
-    /// Who does it.
-    #[arg(long = "as", value_name = "USER")]
-    user: UserId,
-    /// Names this device among the user's.
-    #[arg(long, default_value = "terminal-privacy")]
-    device: String,
     #[command(flatten)]
-    connect: Connect,
+    actor: Actor,
     #[command(subcommand)]
     what: What,
 }
@@ -74,8 +65,8 @@ enum Who {
 
 impl PrivacyCommand {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let Self { user, device, connect, what } = self;
-        connect.ask(config, &user, &device, async |client| what.run(client).await).await
+        let Self { actor, what } = self;
+        actor.ask(config, "terminal-privacy", async |client| what.run(client).await).await
     }
 }
 
@@ -93,7 +84,7 @@ impl What {
                     last_seen: number(last_seen),
                 };
                 client.set_privacy(set).await.map_err(not_answered)?;
-                out::line(format_args!("set"))
+                out::line("privacy was changed")
             }
             Self::Block { blocked } => {
                 client.block(&blocked).await.map_err(not_answered)?;

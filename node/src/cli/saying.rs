@@ -2,15 +2,18 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, anyhow, bail};
-use carillon_client::Client;
+use anyhow::bail;
+use carillon_client::{Client, MediaError};
 use carillon_proto::{
     GroupId, MessageId, TimelineId, UserId,
     pb::client::{Content, Mentions, Recipient},
 };
 use clap::Args;
 
-use super::{chat::accepted, credential::parse_duration, media::failed, message::find_alive, out};
+use super::{
+    credential::parse_duration, media::failed, message::find_alive, printer::Printer, progress::Progress,
+    refused::not_sent,
+};
 
 /// The recipient of a message.
 #[derive(Args)]
@@ -20,7 +23,7 @@ pub(super) struct Whom {
     #[arg(long, value_name = "USER")]
     to: Option<UserId>,
     /// For this group.
-    #[arg(long, alias = "group", value_name = "GROUP")]
+    #[arg(long, value_name = "GROUP")]
     to_group: Option<GroupId>,
 }
 
@@ -69,25 +72,35 @@ pub(super) struct Saying {
 
 impl Saying {
     /// Sends it to a group, and prints the answer.
-    pub(super) async fn send_to_group(self, client: &Client, group: &GroupId) -> anyhow::Result<()> {
-        let content = self.content(client, &TimelineId::Group(group.clone())).await?;
+    pub(super) async fn send_to_group(
+        self,
+        client: &Client,
+        group: &GroupId,
+        printer: &Printer<'_>,
+    ) -> anyhow::Result<()> {
+        let content = self.content(client, &TimelineId::Group(group.clone()), printer.format.json).await?;
         let sent = client.send_expiring(Client::group(group.as_str()), content, self.expires()).await;
-        let sent = sent.map_err(|error| anyhow!(error).context(format!("message to group {group}")))?;
-        out::line(accepted(&sent))
+        printer.accepted(&sent.map_err(|error| not_sent(format_args!("group {group}"), error))?)
     }
 
     pub(super) fn expires(&self) -> Duration {
         self.expires.unwrap_or_default()
     }
 
-    /// `timeline`: where the messages that it names are.
-    pub(super) async fn content(&self, client: &Client, timeline: &TimelineId) -> anyhow::Result<Content> {
+    /// `timeline`: the place of the messages that it names. `json`: programs read the output.
+    pub(super) async fn content(&self, client: &Client, timeline: &TimelineId, json: bool) -> anyhow::Result<Content> {
         let text = self.text.as_deref().unwrap_or_default();
         let mut content = match &self.file {
             None => Client::text(text),
             Some(file) => {
-                let uploaded = client.upload_path(file, text).await;
-                uploaded.map_err(failed).with_context(|| format!("{} was not uploaded", file.display()))?
+                let progress = Progress::new("sent", json);
+                let uploaded = client.upload_path_watched(file, text, &|moved| progress.tell(moved)).await;
+                drop(progress);
+                uploaded.map_err(|error| match error {
+                    // It names the file.
+                    MediaError::Path(..) => error.into(),
+                    error => failed(error).context(format!("{} was not uploaded", file.display())),
+                })?
             }
         };
         if let Some(id) = self.reply_to {

@@ -1,5 +1,7 @@
 //! Messages that are to be sent later, as their user.
 
+use std::time::Duration;
+
 use anyhow::bail;
 use carillon_client::{Client, ScheduledChange};
 use carillon_proto::{
@@ -10,8 +12,10 @@ use clap::{Args, Subcommand};
 
 use super::{
     chat::printable,
-    connect::{Connect, not_answered},
+    connect::Actor,
+    credential::parse_seconds,
     date, out,
+    refused::not_answered,
     said::said,
     saying::{Saying, Whom},
     table::{Table, time},
@@ -20,14 +24,8 @@ use crate::Config;
 
 #[derive(Args)]
 pub(super) struct Scheduled {
-    /// Whose messages they are.
-    #[arg(long = "as", value_name = "USER")]
-    user: UserId,
-    /// Names this device among the user's.
-    #[arg(long, default_value = "terminal-scheduled")]
-    device: String,
     #[command(flatten)]
-    connect: Connect,
+    actor: Actor,
     #[command(subcommand)]
     what: What,
 }
@@ -48,6 +46,9 @@ enum What {
         saying: Saying,
         #[command(flatten)]
         when: When,
+        /// Prints a JSON object, for programs.
+        #[arg(long)]
+        json: bool,
     },
     /// Changes what a message says, or when it is sent.
     Set {
@@ -69,14 +70,15 @@ struct When {
     /// For example 2026-12-24T18:00:00Z.
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     at: Option<u64>,
-    /// After so many seconds.
-    #[arg(long = "in", value_name = "SECONDS")]
-    after: Option<u64>,
+    /// After so many seconds, or a time like 15m, 24h or 7d.
+    #[arg(long = "in", value_name = "TIME", value_parser = parse_seconds)]
+    after: Option<Duration>,
 }
 
 impl When {
     fn at_ms(&self) -> Option<u64> {
-        self.at.or(self.after.map(|seconds| now_ms().saturating_add(seconds.saturating_mul(1000))))
+        let after_ms = |after: Duration| u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        self.at.or(self.after.map(|after| now_ms().saturating_add(after_ms(after))))
     }
 }
 
@@ -86,8 +88,9 @@ fn parse_time(text: &str) -> Result<u64, String> {
 
 impl Scheduled {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let Self { user, device, connect, what } = self;
-        connect.ask(config, &user, &device, async |client| what.run(client, &user).await).await
+        let Self { actor, what } = self;
+        let user = actor.user()?.clone();
+        actor.ask(config, "terminal-scheduled", async |client| what.run(client, &user).await).await
     }
 }
 
@@ -95,16 +98,22 @@ impl What {
     async fn run(self, client: &Client, user: &UserId) -> anyhow::Result<()> {
         match self {
             Self::List { json } => list(client, json).await,
-            Self::Add { to, saying, when } => {
+            Self::Add { to, saying, when, json } => {
                 let Some(at_ms) = when.at_ms() else { bail!("when it is to be sent must be given by --at or --in") };
-                let content = saying.content(client, &to.timeline(user)).await?;
+                let content = saying.content(client, &to.timeline(user), json).await?;
                 let id = client
                     .schedule_expiring(to.recipient()?, content, at_ms, saying.expires())
                     .await
                     .map_err(not_answered)?;
-                out::line(format_args!("scheduled message {id} for {}", time(at_ms)))
+                match json {
+                    true => out::line(serde_json::json!({ "id": id, "at_ms": at_ms })),
+                    false => out::line(format_args!("scheduled message {id} for {}", time(at_ms))),
+                }
             }
             Self::Set { id, text, when } => {
+                if text.is_none() && when.at_ms().is_none() {
+                    bail!("nothing is given that is to be changed: --text, --at or --in");
+                }
                 let change = ScheduledChange::Set { content: text.as_deref().map(Client::text), at_ms: when.at_ms() };
                 changed(client, id, change, "was changed").await
             }

@@ -1,6 +1,7 @@
 //! How a session ends.
 
 use super::*;
+use carillon_proto::pb::client::SessionEnd;
 
 #[test]
 fn signing_out_waits_for_the_release_of_the_handle() {
@@ -41,12 +42,18 @@ fn a_replaced_session_does_not_come_back() {
 
 #[test]
 fn a_session_that_was_ended_says_why_and_does_not_come_back() {
-    for why in [Why::Deleted, Why::Credentials, Why::Token, Why::Operator] {
+    let all = [
+        (Why::Deleted, SessionEnd::Deleted),
+        (Why::Credentials, SessionEnd::Credentials),
+        (Why::Token, SessionEnd::Token),
+        (Why::Operator, SessionEnd::Operator),
+    ];
+    for (why, ended) in all {
         let mut play = Play::live(0);
         play.input(Input::Evicted(why));
         let bye = play.bye();
         assert_eq!((bye.code(), bye.reconnect), (Code::Unauthenticated, false));
-        assert_eq!(bye.reason, sessions::told(why));
+        assert_eq!((bye.reason.as_str(), bye.ended()), (sessions::told(why), ended));
     }
 }
 

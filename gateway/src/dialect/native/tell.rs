@@ -4,9 +4,10 @@ use carillon_proto::{
     Position, TimelineId,
     pb::{
         client::{
-            Accepted, Bye, Challenge, Done, Pong, Refused, Renewed, SignedIn, TimelinePosition, Timelines, Trimmed,
-            refused::What, server_frame::Body,
+            Accepted, Bye, Challenge, Done, Pong, Refused, Renewed, SessionEnd, SignedIn, TimelinePosition, Timelines,
+            Trimmed, refused::What, server_frame::Body,
         },
+        link::evict::Why,
         store::StoredEntry,
     },
 };
@@ -61,14 +62,26 @@ impl From<Tell> for Outgoing {
             Tell::MediaSlot(slot) => Body::MediaSlot(told_slot(*slot)),
             Tell::MediaUrl(url) => Body::MediaUrl(told_url(*url)),
             Tell::Renewed { request, expires_ms, ticket } => Body::Renewed(Renewed { request, expires_ms, ticket }),
-            Tell::Bye { code, reason, again_ms } => Body::Bye(Bye {
+            Tell::Bye { code, reason, again_ms, ended } => Body::Bye(Bye {
                 code: code.into(),
                 reason,
                 reconnect: again_ms.is_some(),
                 reconnect_after_ms: again_ms.unwrap_or_default(),
+                ended: session_end(ended).into(),
             }),
         };
         body.into()
+    }
+}
+
+fn session_end(ended: Option<Why>) -> SessionEnd {
+    match ended {
+        // The code says it.
+        None | Some(Why::Replaced) => SessionEnd::Unspecified,
+        Some(Why::Deleted) => SessionEnd::Deleted,
+        Some(Why::Credentials) => SessionEnd::Credentials,
+        Some(Why::Token) => SessionEnd::Token,
+        Some(Why::Operator) => SessionEnd::Operator,
     }
 }
 

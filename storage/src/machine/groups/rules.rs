@@ -1,8 +1,11 @@
 //! Who may do what in a group. Pure: from the rows of the group and of the users, with the times that the commands bring.
 
-use carillon_proto::pb::store::{
-    ChangeMembers, Group, GroupSettings, Member, Person, Role, SetGroup, change_members::Change, member::Standing,
-    rejected::Reason,
+use carillon_proto::{
+    date, duration,
+    pb::store::{
+        ChangeMembers, Group, GroupSettings, Member, Person, Role, SetGroup, change_members::Change, member::Standing,
+        rejected::Reason,
+    },
 };
 
 /// Most members of a group, and most users who are kept without being members. Replicas with different numbers would diverge: a change
@@ -78,6 +81,10 @@ pub(in crate::machine) fn refused(reason: Reason, detail: &str) -> Refused {
     Refused { reason, detail: detail.to_owned(), retry_after_ms: 0 }
 }
 
+fn muted(member: &Member) -> Refused {
+    refused(Reason::Forbidden, &format!("this user is muted in the group {}", date::until(member.muted_until_ms)))
+}
+
 /// The row of a member who may write at this time, perhaps after the pause of the slow mode.
 pub(in crate::machine) fn writer<'a>(
     group: &GroupSettings,
@@ -95,7 +102,7 @@ pub(in crate::machine) fn writer<'a>(
         return Err(refused(Reason::Forbidden, "only admins and owners write in this group"));
     }
     if time_ms < writer.muted_until_ms {
-        return Err(refused(Reason::Forbidden, "this user is muted in the group"));
+        return Err(muted(writer));
     }
     Ok(writer)
 }
@@ -115,7 +122,8 @@ pub(in crate::machine) fn written(
     match u32::try_from(since_ms) {
         Ok(since_ms) if since_ms < group.slow_mode_ms => {
             let retry_after_ms = group.slow_mode_ms - since_ms;
-            let detail = format!("slow mode: one message in {} ms", group.slow_mode_ms);
+            let pause = duration::ms_in_words(group.slow_mode_ms.into());
+            let detail = format!("slow mode: one message in {pause}");
             Err(Refused { reason: Reason::TooEarly, detail, retry_after_ms })
         }
         _ => Ok(Member { wrote_ms: time_ms, ..*writer }),
@@ -131,7 +139,7 @@ pub(in crate::machine) fn may_refer(sender: Option<&Member>, time_ms: u64, recal
         return Err(refused(Reason::Forbidden, "this user only reads in the group"));
     }
     if !recalls && time_ms < sender.muted_until_ms {
-        return Err(refused(Reason::Forbidden, "this user is muted in the group"));
+        return Err(muted(sender));
     }
     Ok(sender)
 }

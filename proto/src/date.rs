@@ -3,15 +3,22 @@
 /// Days in 400 years.
 const ERA_DAYS: i64 = 146_097;
 
-pub(crate) fn format(ms: u64) -> String {
+/// Of a time in milliseconds since 1970.
+pub fn format(ms: u64) -> String {
     let seconds = ms / 1000;
     let (day, rest) = (seconds / 86_400, seconds % 86_400);
     let (year, month, date) = civil(i64::try_from(day).unwrap_or(i64::MAX / ERA_DAYS));
     format!("{year:04}-{month:02}-{date:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
+/// "until" this time in milliseconds since 1970, or "for ever" if no clock will come so far.
+pub fn until(ms: u64) -> String {
+    const YEAR_10_000_MS: u64 = 253_402_300_800_000;
+    if ms < YEAR_10_000_MS { format!("until {}", format(ms)) } else { "for ever".to_owned() }
+}
+
 /// The time in milliseconds since 1970. `None` if the text is not such a time, or the time is before 1970.
-pub(super) fn parse(text: &str) -> Option<u64> {
+pub fn parse(text: &str) -> Option<u64> {
     let (day, clock) = text.strip_suffix('Z')?.split_once('T')?;
     let [year, month, date] = numbers(day, '-', [4, 2, 2])?;
     let [hour, minute, second] = numbers(clock, ':', [2, 2, 2])?;
@@ -87,5 +94,7 @@ mod tests {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
         format(u64::MAX);
+        assert_eq!(until(253_402_300_799_999), "until 9999-12-31T23:59:59Z");
+        assert_eq!((until(253_402_300_800_000), until(u64::MAX)), ("for ever".to_owned(), "for ever".to_owned()));
     }
 }
