@@ -7,10 +7,10 @@ use carillon_proto::{
     pb::{
         client::{Content, Envelope, Recipient, Text, content, recipient::To},
         store::{
-            AdvanceClock, Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, ExpireMessages, GroupSettings,
-            Header, Person, ReadTimeline, Reference, Role, SetGroup, SetLevel, StoreError, TimelineCommand,
-            TimelineKey, change_group::Change, change_members::Change as OfMembers, header, rejected::Reason,
-            store_error::Why, timeline_command::Op, timeline_key::Kind,
+            AdvanceClock, Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, EndTimeline, ExpireMessages,
+            GroupSettings, Header, Person, ReadOutbox, ReadTimeline, Reference, Role, SetGroup, SetLevel, SettleOutbox,
+            StoreError, TimelineCommand, TimelineKey, change_group::Change, change_members::Change as OfMembers,
+            header, rejected::Reason, settle_outbox, store_error::Why, timeline_command::Op, timeline_key::Kind,
         },
     },
 };
@@ -324,4 +324,21 @@ fn a_change_that_makes_a_group_larger_than_its_domain_allows_is_refused_and_no_o
     assert!(is_done(world.apply(op(3))));
     // A repeat gets its first answer, whatever the limit is by now.
     assert!(is_done(world.apply(op(1))));
+}
+
+#[test]
+fn what_is_left_of_a_group_stays_until_its_changes_are_told() {
+    let mut world = World::new();
+    world.apply(Op::EndTimeline(EndTimeline { timeline: group(), incarnation: 1 << 40 }));
+    let rows = world.shard.reader.outbox(&ReadOutbox::default()).expect("reads").rows;
+    assert!(!rows.is_empty() && rows.iter().all(|row| !row.envelope.is_empty()), "{rows:?}");
+    assert_eq!(world.shard.reader.garbage(9).expect("reads"), []);
+    let settled = |row: &carillon_proto::pb::store::outbox_read::Row| settle_outbox::Settled {
+        index: row.index,
+        number: row.number,
+        verdict: settle_outbox::Verdict::Done.into(),
+        ..settle_outbox::Settled::default()
+    };
+    world.apply(Op::SettleOutbox(SettleOutbox { rows: rows.iter().map(settled).collect() }));
+    assert_eq!(world.shard.reader.garbage(9).expect("reads").len(), 1);
 }
