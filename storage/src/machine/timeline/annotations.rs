@@ -274,6 +274,10 @@ impl Batch<'_> {
             row.recall = Some(stamp);
         }
         self.set_pinned(place, said, target.seq, row, false)?;
+        #[cfg(feature = "planted-bugs")]
+        if super::planted::recalls_take_evidence() {
+            self.lose_evidence_of(place.owner)?;
+        }
         if let Some(mentions) = target.header.mentions.as_ref().filter(|_| place.in_group) {
             self.forget_mentions(number, target.seq, mentions)?;
         }
@@ -405,6 +409,8 @@ impl Batch<'_> {
         })?;
         if let Some((left, media, expires_ms)) = left.flatten() {
             self.changes.put(key, left);
+            #[cfg(feature = "planted-bugs")]
+            let media = if super::planted::expired_hold() { Vec::new() } else { media };
             self.release_media(&media)?;
             self.forget_expiry(expires_ms, number, seq);
         }
