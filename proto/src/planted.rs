@@ -30,6 +30,14 @@ pub enum PlantedBug {
     MarksGoBack,
     /// Marks are kept for another user than the one who reads.
     MarksOfOthers,
+    /// A report may have messages that its reporter can't read.
+    ReportsOfOthers,
+    /// An author who takes a message back takes it out of reports, too.
+    RecallsTakeEvidence,
+    /// Who refers to a file is looked for in the file's own shard alone.
+    AsksOwnShardAlone,
+    /// The content of a message that has expired is removed, and its files are still held.
+    ExpiredHold,
 }
 
 /// The environment variable that names a file with a user's name.
@@ -40,7 +48,7 @@ pub const WHOM: &str = "CARILLON_PLANTED_WHOM";
 pub struct UnknownBug(String);
 
 impl PlantedBug {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::AckBeforeCommit,
         Self::ForgetDuplicates,
         Self::DropPush,
@@ -52,6 +60,10 @@ impl PlantedBug {
         Self::PresenceToAll,
         Self::MarksGoBack,
         Self::MarksOfOthers,
+        Self::ReportsOfOthers,
+        Self::RecallsTakeEvidence,
+        Self::AsksOwnShardAlone,
+        Self::ExpiredHold,
     ];
 
     pub fn name(self) -> &'static str {
@@ -67,6 +79,10 @@ impl PlantedBug {
             Self::PresenceToAll => "presence-to-all",
             Self::MarksGoBack => "marks-go-back",
             Self::MarksOfOthers => "marks-of-others",
+            Self::ReportsOfOthers => "reports-of-others",
+            Self::RecallsTakeEvidence => "recalls-take-evidence",
+            Self::AsksOwnShardAlone => "asks-own-shard-alone",
+            Self::ExpiredHold => "expired-hold",
         }
     }
 

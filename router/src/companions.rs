@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     fn session(connection: u64) -> Session {
-        Session { device: "a".into(), lease: LeaseId(10), connection, generation: 1, link: 1, presence: None }
+        Session { device: "a".into(), lease: LeaseId(10), connection, generation: 1, link: 1, presence: None, shown: 0 }
     }
 
     #[test]

@@ -178,8 +178,8 @@ enum Waiter {
 /// An announced or opened session, and the request to answer.
 struct Announced {
     session: Session,
-    /// What it shows.
-    presence: Option<Box<SessionPresence>>,
+    /// What it shows, and the number of that.
+    presence: (Option<Box<SessionPresence>>, u64),
     /// It is new, and not there since before.
     signs_in: bool,
     link: u64,
@@ -306,7 +306,7 @@ impl Owner {
             Op::OpenSession(link::OpenSession { session }) => match session {
                 Some(session) => {
                     let RequestContext { user, link, slot, deadline, .. } = parts;
-                    let asked = Announced { session, presence: None, signs_in: true, link, slot, deadline };
+                    let asked = Announced { session, presence: (None, 0), signs_in: true, link, slot, deadline };
                     self.put_session(user, asked, false);
                 }
                 None => self.refuse(parts.slot, &Failure::Invalid("session is missing")),

@@ -16,6 +16,16 @@ pub(crate) fn keeps_offline() -> bool {
     PlantedBug::UntoldOffline.is_planted()
 }
 
+/// True if a report may have messages that its reporter can't read.
+pub(crate) fn reports_of_others() -> bool {
+    PlantedBug::ReportsOfOthers.is_planted()
+}
+
+/// True if who refers to a file is looked for in the file's shard alone.
+pub(crate) fn asks_own_shard_alone() -> bool {
+    PlantedBug::AsksOwnShardAlone.is_planted()
+}
+
 /// True if all contacts are told of a user, whomever it has accepted.
 pub(crate) fn shows_to_all() -> bool {
     PlantedBug::PresenceToAll.is_planted()

@@ -2,6 +2,7 @@
 //! docs/adr/0027-contacts.md. Does not wait and has no clock.
 
 pub(crate) mod audience;
+mod sight;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -70,6 +71,8 @@ struct Present {
     probes_last_seen: bool,
     /// Who may see the user, as hashes, in order; `None`: not known yet.
     watchers: Option<Vec<u64>>,
+    /// The highest versions of the list of contacts and of the privacy settings that were heard of.
+    versions: (u64, u64),
     /// Who has asked meanwhile.
     asking: Vec<Person>,
     /// The user is shown to nobody.
@@ -172,6 +175,7 @@ impl Presences {
                 probes: true,
                 probes_last_seen: !moved,
                 watchers: None,
+                versions: (0, 0),
                 asking: Vec::new(),
                 hidden: false,
                 hides_last_seen: true,
@@ -291,6 +295,14 @@ impl Presences {
             self.look_at(user, now + AGAIN);
             return None;
         };
+        let (read, known) = ((contacts.version, contacts.privacy_version), present.versions);
+        present.versions = read;
+        if read.0 < known.0 || read.1 < known.1 {
+            // Another router's word of a change has overtaken this answer. The next one counts whatever it says.
+            present.probes = true;
+            self.look_at(user, now);
+            return None;
+        }
         let mut new = Vec::new();
         if !contacts.unchanged {
             (present.hidden, present.hides_last_seen) = (contacts.hidden, contacts.last_seen_hidden);
@@ -346,86 +358,9 @@ impl Presences {
         Some(telling)
     }
 
-    /// True if the contact may see the user; `None`: it is not known yet, and the contact will have its answer when it is.
-    pub(crate) fn may_see(&mut self, user: &UserId, incarnation: u64, contact: &Person, now: Instant) -> Option<bool> {
-        let Some(present) = self.users.get_mut(user).filter(|present| present.incarnation == incarnation) else {
-            return Some(false);
-        };
-        if let Some(watchers) = &present.watchers {
-            return Some(watchers.binary_search(&hash(&contact.user, contact.incarnation)).is_ok());
-        }
-        if present.asking.len() < ASKING && !present.asking.contains(contact) {
-            present.asking.push(contact.clone());
-        }
-        self.look_at(user, now);
-        None
-    }
-
-    /// True if it is known that the contact may see the user.
-    pub(crate) fn is_watcher(&self, user: &UserId, incarnation: u64, contact: &Person) -> bool {
-        let present = self.users.get(user).filter(|present| present.incarnation == incarnation);
-        let watchers = present.and_then(|present| present.watchers.as_ref());
-        watchers.is_some_and(|watchers| watchers.binary_search(&hash(&contact.user, contact.incarnation)).is_ok())
-    }
-
     /// What the contacts of the user were told last.
     pub(crate) fn told(&self, user: &UserId, incarnation: u64) -> Option<&Shown> {
         self.users.get(user).filter(|present| present.incarnation == incarnation)?.told.as_ref()
-    }
-
-    /// From now on the contact may see the user, or may not any more. True if that is a change.
-    pub(crate) fn set_watcher(&mut self, user: &UserId, incarnation: u64, contact: &Person, may: bool) -> bool {
-        let Some(present) = self.users.get_mut(user).filter(|present| present.incarnation == incarnation) else {
-            return false;
-        };
-        let is_blocked = blocks(&self.blocked, user.as_str(), &contact.user);
-        let may = may && !present.hidden && !is_blocked;
-        let Some(watchers) = &mut present.watchers else { return false };
-        let hash = hash(&contact.user, contact.incarnation);
-        match watchers.binary_search(&hash) {
-            Err(at) if may => watchers.insert(at, hash),
-            Ok(at) if !may => drop(watchers.remove(at)),
-            _ => return false,
-        }
-        true
-    }
-
-    /// From now on the user neither sees this one nor is seen, or no longer so.
-    pub(crate) fn set_blocked(&mut self, user: &UserId, name: &str, is_blocked: bool) {
-        if !self.users.contains_key(user) {
-            return;
-        }
-        let name = privacy::hash(name);
-        if is_blocked {
-            self.blocked.entry(user.clone()).or_default().insert(name);
-        } else if let Some(blocked) = self.blocked.get_mut(user) {
-            blocked.remove(&name);
-        }
-    }
-
-    /// From now on nobody sees the user. All are told when the contacts have been read again.
-    pub(crate) fn hide(&mut self, user: &UserId) {
-        if let Some(present) = self.users.get_mut(user) {
-            present.hidden = true;
-            present.watchers.iter_mut().for_each(Vec::clear);
-        }
-    }
-
-    /// From now on, before the contacts have been read again.
-    pub(crate) fn set_hides_last_seen(&mut self, user: &UserId, hides: bool) {
-        if let Some(present) = self.users.get_mut(user) {
-            present.hides_last_seen = hides;
-        }
-    }
-
-    /// True if the user is not told when others were last there: who does not show it does not see it.
-    pub(crate) fn hides_last_seen(&self, user: &str) -> bool {
-        self.users.get(user).is_none_or(|present| present.hides_last_seen)
-    }
-
-    /// True if the user sees nothing of this one.
-    pub(crate) fn blocks(&self, user: &str, name: &str) -> bool {
-        blocks(&self.blocked, user, name)
     }
 
     /// The user as contacts are told. Later ones have higher numbers, also after the owner was started again.
@@ -459,11 +394,6 @@ impl Presences {
         }
         self.blocked.remove(user);
     }
-}
-
-fn blocks(blocked: &KeyedMap<UserId, BTreeSet<u64>>, user: &str, name: &str) -> bool {
-    // Nearly always nobody here has blocked anybody.
-    !blocked.is_empty() && blocked.get(user).is_some_and(|names| names.contains(&privacy::hash(name)))
 }
 
 /// What a user shows by these sessions: that of the highest priority, and of several the one that is most there.

@@ -111,7 +111,12 @@ impl Register {
         if let Some(known) = self.find(user, session.lease, session.connection) {
             // A message from an older link is outdated.
             session.link = session.link.max(known.link);
-            session.presence = session.presence.or_else(|| known.presence.clone());
+            // What it shows may have changed while this was on its way.
+            if session.shown < known.shown {
+                (session.presence, session.shown) = (known.presence.clone(), known.shown);
+            } else if session.shown == known.shown {
+                session.presence = session.presence.or_else(|| known.presence.clone());
+            }
         }
         if session.presence.is_some() {
             self.touched.push((user.clone(), true));
@@ -183,29 +188,38 @@ impl Register {
     pub(crate) fn told_again(&mut self, user: &UserId, session: &Session) {
         if let Some(known) = self.find(user, session.lease, session.connection) {
             known.link = known.link.max(session.link);
-            if session.presence.is_some() && known.presence != session.presence {
+            let is_later = session.shown > known.shown || session.shown == known.shown && session.presence.is_some();
+            if is_later {
+                known.shown = session.shown;
+            }
+            if is_later && known.presence != session.presence {
                 known.presence.clone_from(&session.presence);
                 self.touched.push((user.clone(), true));
             }
         }
     }
 
-    /// The session shows this from now on. True if it showed nothing before, and shows something now.
+    /// The session shows this from now on, which has this number. True if it showed nothing before, and shows something now; `None`: it is not
+    /// here.
     pub(crate) fn show(
         &mut self,
         user: &UserId,
         lease: LeaseId,
         connection: u64,
-        presence: Option<Box<SessionPresence>>,
-    ) -> bool {
-        let Some(known) = self.find(user, lease, connection) else { return false };
+        (presence, number): (Option<Box<SessionPresence>>, u64),
+    ) -> Option<bool> {
+        let known = self.find(user, lease, connection)?;
+        if number < known.shown {
+            return Some(false);
+        }
+        known.shown = number;
         if known.presence == presence {
-            return false;
+            return Some(false);
         }
         let is_first = known.presence.is_none();
         known.presence = presence;
         self.touched.push((user.clone(), false));
-        is_first
+        Some(is_first)
     }
 
     /// Users whose sessions have changed what they show, since the last call.

@@ -142,6 +142,8 @@ pub(crate) enum Failure {
     Devices(String),
     #[error("the device is not signed in")]
     NotSignedIn,
+    #[error("the session is not announced here yet")]
+    NotAnnounced,
     /// The session of a directed request was not reached for certain: it may exist, and may have received it.
     #[error("the device can't be reached now")]
     Unreached,
@@ -185,7 +187,7 @@ impl Failure {
             Self::Crowded | Self::GatewayCrowded => (Code::Overloaded, true, 200),
             Self::Reused | Self::ReusedElsewhere => (Code::Invalid, false, 0),
             Self::Halfway { retry_after_ms, .. } => (Code::Unavailable, true, *retry_after_ms),
-            Self::Changing => (Code::Unavailable, true, 200),
+            Self::Changing | Self::NotAnnounced => (Code::Unavailable, true, 200),
             Self::NotSignedIn => (Code::NotFound, false, 0),
             Self::Unreached => (Code::Unavailable, true, 500),
             Self::Devices(_) => (Code::Overloaded, true, 60_000),

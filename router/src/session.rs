@@ -16,6 +16,8 @@ pub(crate) struct Session {
     pub(crate) link: u64,
     /// `None`: it shows nothing, and is told nothing of others.
     pub(crate) presence: Option<Box<SessionPresence>>,
+    /// The number that the gateway has given to that, which grows with each change.
+    pub(crate) shown: u64,
 }
 
 impl Session {
@@ -23,7 +25,7 @@ impl Session {
     pub(crate) fn new(stored: &store::Session, link: u64) -> Self {
         let store::Session { device, lease, connection, generation, .. } = stored;
         let (device, lease) = (device.as_str().into(), LeaseId(*lease));
-        Self { device, lease, connection: *connection, generation: *generation, link, presence: None }
+        Self { device, lease, connection: *connection, generation: *generation, link, presence: None, shown: 0 }
     }
 
     pub(crate) fn has_handle(&self, lease: LeaseId, connection: u64) -> bool {

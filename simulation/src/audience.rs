@@ -34,6 +34,17 @@ impl Group {
         members.is_some_and(|members| members.contains(account))
     }
 
+    /// Can the account, which reads when there are so many entries, read this one?
+    pub(crate) fn shows(&self, entries: u64, seq: u64, account: &(String, u64)) -> bool {
+        self.is_member_after(entries, account) && (self.since(entries, account)..=entries).contains(&seq)
+    }
+
+    /// Has the account been a member, without an interruption, since there were so many entries?
+    pub(crate) fn stays(&self, from: usize, account: &(String, u64)) -> bool {
+        let last = self.entries.len() as u64;
+        (from as u64..=last).all(|at| self.is_member_after(at, account))
+    }
+
     /// The position at which the membership begins to which this entry belongs.
     fn since(&self, seq: u64, account: &(String, u64)) -> u64 {
         let last = if self.is_member_after(seq, account) { seq } else { seq - 1 };

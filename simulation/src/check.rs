@@ -32,6 +32,7 @@ impl World<'_> {
             && self.to_be_sent().is_none()
             && (0..self.scenario.users).all(|user| self.model.owner(&user_name(user)).is_some())
             && self.presences_wait().is_none()
+            && self.files_wait().is_none()
     }
 
     /// Devices that come back when all else is quiet.
@@ -52,6 +53,7 @@ impl World<'_> {
             .talkers_wait()
             .chain(self.outboxes())
             .chain(self.to_be_sent())
+            .chain(self.files_wait())
             .chain(self.model.waiting_for_groups(&gone));
         let messages = self.model.waiting(&gone).chain(self.presences_wait());
         away.chain(pending).chain(members).chain(groups).chain(messages).collect::<Vec<_>>().join(", ")
@@ -73,6 +75,8 @@ impl World<'_> {
         self.check_conversations()?;
         self.check_references()?;
         self.check_scheduled()?;
+        self.check_reports()?;
+        self.check_files()?;
         self.check_contacts()?;
         self.model.check_order(!self.is_without(Guard::Names))?;
         self.model.check_sends()?;
@@ -195,7 +199,8 @@ impl Model {
         for entry in self.inboxes.values().flat_map(|inbox| &inbox.entries) {
             // What became of memberships is told by nobody's device.
             let key = (entry.envelope.sender_device.as_str(), entry.envelope.client_id.as_str());
-            let is_of_talkers = self.is_scheduled(&entry.envelope) || is_passing(&entry.envelope);
+            let is_of_talkers =
+                self.is_scheduled(&entry.envelope) || is_passing(&entry.envelope) || self.has_file(&entry.envelope);
             if entry.envelope.change.is_none() && !known.contains(&key) && !is_of_talkers {
                 return Err(format!("{:?} was never sent", entry.envelope));
             }

@@ -20,7 +20,7 @@ use prost::Message as _;
 
 use crate::{
     clients::user_name,
-    expiring, presence,
+    expiring, files, presence,
     random::Random,
     routers::router_of,
     schedule::{MS, SECOND, Time},
@@ -102,6 +102,22 @@ pub(crate) enum What {
     Lets(Audience),
     Blocks(usize),
     Unblocks(usize),
+    /// To report messages of this user, or of the group, which are chosen by this number.
+    Report {
+        with: Option<usize>,
+        pick: u64,
+    },
+    /// A moderator looks at a report.
+    Moderate,
+    Upload,
+    /// All bytes of the file of this number are there.
+    Completes(u64),
+    /// To send a file that is chosen by `pick`; `after_ms`: as of `Passing`, and 0: for ever.
+    SendFile {
+        to: usize,
+        pick: u64,
+        after_ms: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -166,6 +182,7 @@ impl World<'_> {
     pub(crate) fn group_event(&mut self, user: usize, what: GroupEvent) {
         match what {
             GroupEvent::Wants(Want { group, what: What::Says }) => self.device_says(user, group),
+            GroupEvent::Wants(Want { what: What::Moderate, .. }) => self.moderates(),
             GroupEvent::Wants(want) => {
                 self.talkers[user].wants.push_back(want);
                 self.talker_goes_on(user);
@@ -200,6 +217,23 @@ impl World<'_> {
                 What::Passing { to, after_ms } => {
                     let number = self.talkers[user].number;
                     Some((user_name(to), expiring::sends(user, incarnation, number, to, after_ms)))
+                }
+                What::Report { with, pick } => {
+                    let number = self.talkers[user].number;
+                    let op = self.model.reports(user, incarnation, number, (with, want.group), pick);
+                    op.map(|op| (user_name(user), op))
+                }
+                What::Upload => {
+                    let number = self.talkers[user].number;
+                    self.talkers[user].wants.push_front(Want { what: What::Completes(number), ..want });
+                    Some((user_name(user), files::creates(user, incarnation, number)))
+                }
+                What::Completes(number) => Some((user_name(user), files::completes(user, incarnation, number))),
+                What::SendFile { to, pick, after_ms } => {
+                    let number = self.talkers[user].number;
+                    self.model.files.now = self.schedule.now();
+                    let op = self.model.sends_file(user, incarnation, number, (to, after_ms), pick);
+                    op.map(|op| (user_name(to), op))
                 }
                 What::TakeBack | What::SendNow => {
                     let op = self.model.changes_scheduled(user, incarnation, want.what, self.schedule.unix_ms());
@@ -277,7 +311,16 @@ impl World<'_> {
         }
         let Some(reply) = said.replies.iter().find(|reply| reply.id == talker.attempts) else { return };
         match &reply.result {
-            Some(router_reply::Result::Accepted(_) | router_reply::Result::Done(_)) => self.talker_is_done(user),
+            Some(
+                router_reply::Result::Accepted(_)
+                | router_reply::Result::Done(_)
+                | router_reply::Result::MediaCreated(_),
+            ) => {
+                if let Some(Asked { op, .. }) = &talker.asked {
+                    self.model.report_answered(&op.clone());
+                }
+                self.talker_is_done(user);
+            }
             Some(router_reply::Result::ConversationsMoved(moved)) => {
                 if let Some(Asked { op: Op::MoveMarks(moves), .. }) = &talker.asked {
                     let marks = moves.marks.clone();
@@ -291,7 +334,12 @@ impl World<'_> {
                 }
                 self.talker_is_done(user);
             }
-            Some(router_reply::Result::Refusal(Refusal { retry: false, .. })) => self.talker_is_done(user),
+            Some(router_reply::Result::Refusal(why @ Refusal { retry: false, .. })) => {
+                if let Some(Asked { op, .. }) = &talker.asked {
+                    self.model.report_refused(&op.clone(), why);
+                }
+                self.talker_is_done(user);
+            }
             _ => self.talker_tries_again(user),
         }
     }
@@ -360,6 +408,11 @@ fn asks(user: usize, incarnation: u64, number: u64, want: Want) -> Option<Op> {
         | What::Lets(_)
         | What::Blocks(_)
         | What::Unblocks(_)
+        | What::Report { .. }
+        | What::Moderate
+        | What::Upload
+        | What::Completes(_)
+        | What::SendFile { .. }
         | What::TakeBack
         | What::SendNow => return None,
         What::Change(kind, whom) => Change::Members(ChangeMembers {

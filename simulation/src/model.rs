@@ -19,10 +19,12 @@ use prost::Message as _;
 use crate::{
     audience::SeenGroups,
     clients::{device_name, user_name},
+    files::{Files, Reference},
     marks::Marks,
     membership::Groups,
     presence::Presence,
     recalls,
+    reports::Reports,
     scheduled::Scheduled,
 };
 
@@ -40,6 +42,8 @@ pub(crate) struct Model {
     pub(crate) marks: Marks,
     pub(crate) scheduled: Scheduled,
     pub(crate) presence: Presence,
+    pub(crate) reported: Reports,
+    pub(crate) files: Files,
     withheld: Withheld,
     /// Inboxes of deleted users that a router has still to find.
     pub(crate) endings: u64,
@@ -79,6 +83,8 @@ pub(crate) struct Entry {
     pub(crate) is_gone: bool,
     /// It was recalled, or is an edit of such a message.
     pub(crate) is_recalled: bool,
+    /// To files.
+    pub(crate) media: Vec<Reference>,
 }
 
 #[derive(Default)]
@@ -114,6 +120,12 @@ impl Inbox {
     }
 }
 
+impl Entry {
+    pub(crate) fn references(&self) -> &[Reference] {
+        &self.media
+    }
+}
+
 impl Model {
     /// With the user of each device.
     pub(crate) fn new(devices: &[usize]) -> Self {
@@ -133,6 +145,8 @@ impl Model {
             marks: Marks::default(),
             scheduled: Scheduled::default(),
             presence: Presence::default(),
+            reported: Reports::default(),
+            files: Files::default(),
             withheld: Withheld::default(),
             endings: 0,
             broken: None,
@@ -215,6 +229,11 @@ impl Model {
             }
             (Some(Op::MoveMarks(op)), Outcome::ConversationsMoved(moved)) => self.marks_moved(&op, moved),
             (Some(Op::EndTimeline(op)), Outcome::Done(_)) => self.groups.ends(&op),
+            (Some(Op::PutReport(op)), Outcome::ReportPut(put)) => self.report_put(&op, put),
+            (Some(op @ (Op::CreateMedia(_) | Op::CompleteMedia(_))), Outcome::Done(_)) => {
+                self.file_command(&op);
+                Ok(())
+            }
             _ => Ok(()),
         };
         if let Err(what) = followed {
@@ -255,6 +274,7 @@ impl Model {
         let over_below = self.over_below.get(&envelope.sender).filter(|_| envelope.sender != owner).copied();
         let is_over = !is_told && over_below.is_some_and(|below| append.sender_generation < below);
         let on_time = self.scheduled_is_sent(&envelope);
+        let media = self.references_of(&envelope, append.header.as_deref());
         let inbox = self.inboxes.entry((owner.clone(), append.incarnation)).or_default();
         if inbox.epoch == 0 {
             inbox.epoch = epoch;
@@ -283,6 +303,7 @@ impl Model {
                     by: 0,
                     is_gone: false,
                     is_recalled: false,
+                    media,
                 });
                 recalls::note(&mut inbox.entries, false);
                 inbox.known.insert(key, seq);

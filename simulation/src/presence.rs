@@ -20,7 +20,6 @@ use carillon_proto::{
 use prost::Message as _;
 
 use crate::{
-    Plant,
     clients::{ClientEvent, user_name},
     groups::{Want, What},
     model::Model,
@@ -268,16 +267,10 @@ impl World<'_> {
         !away.is_empty()
     }
 
-    /// Presence is checked where all guards of order are there: see docs/testing.md.
-    fn checks_presence(&self) -> bool {
-        !matches!(self.plant, Some(Plant::Without(_)))
-    }
-
     /// A device is told what somebody shows.
     pub(crate) fn client_sees(&mut self, client: usize, presence: client::Presence) {
         let by = self.model.account_of(client);
         if presence.show() != Show::Unspecified
-            && self.checks_presence()
             && let Err(what) = self.model.presence.may_be_told(&presence, &by)
         {
             self.model.breaks(what);
@@ -327,7 +320,7 @@ impl World<'_> {
 
     /// A contact has still to be told something, or a device does not know what it should of a contact.
     pub(crate) fn presences_wait(&self) -> Option<String> {
-        if self.scenario.people.shows.is_empty() || !self.checks_presence() {
+        if self.scenario.people.shows.is_empty() {
             return None;
         }
         for shard in MAP.all().filter(|shard| shard.kind == ShardKind::Directory) {

@@ -18,7 +18,7 @@ use crate::{
     clients::user_name,
     groups::group_name,
     membership::Group,
-    model::{Entry, Inbox, recipient_of},
+    model::{Entry, recipient_of},
     random::Random,
     store::MAP,
     world::World,
@@ -158,22 +158,29 @@ pub(crate) fn about(envelope: &Envelope) -> Option<&MessageRef> {
     }
 }
 
+/// True for a message from one of these users to the other.
+pub(crate) fn is_between(envelope: &Envelope, one: &str, other: &str) -> bool {
+    let mut users = [one, other];
+    users.sort_unstable();
+    pair(envelope) == users
+}
+
 fn pair(envelope: &Envelope) -> [String; 2] {
     let mut users = [envelope.sender.clone(), recipient_of(envelope)];
     users.sort();
     users
 }
 
-/// What has become of each message of the inbox, made of nothing but the messages in it.
-fn states(inbox: &Inbox, owner: &str) -> Vec<MessageState> {
-    let mut made: Vec<Vec<&Entry>> = vec![Vec::new(); inbox.entries.len()];
-    for (at, entry) in inbox.entries.iter().enumerate() {
+/// What has become of each message of an inbox with these entries, made of nothing but the messages in it.
+pub(crate) fn states(entries: &[Entry], owner: &str) -> Vec<MessageState> {
+    let mut made: Vec<Vec<&Entry>> = vec![Vec::new(); entries.len()];
+    for (at, entry) in entries.iter().enumerate() {
         let envelope = &entry.envelope;
         let Some(target) = about(envelope) else { continue };
         let is_meant =
             |other: &Envelope| other.id == target.id && other.change.is_none() && pair(other) == pair(envelope);
-        let found = inbox.entries[..at].iter().position(|other| is_meant(&other.envelope));
-        let by_author = found.is_some_and(|found| inbox.entries[found].envelope.sender == envelope.sender);
+        let found = entries[..at].iter().position(|other| is_meant(&other.envelope));
+        let by_author = found.is_some_and(|found| entries[found].envelope.sender == envelope.sender);
         // Nobody else's edit or recall counts.
         if let Some(found) = found.filter(|_| by_author || !is_of_author(envelope)) {
             made[found].push(entry);
@@ -187,16 +194,17 @@ fn states(inbox: &Inbox, owner: &str) -> Vec<MessageState> {
         true => MessageState::default(),
         false => state(&of_one, entry, &(owner.to_owned(), 0)),
     };
-    made.into_iter().zip(&inbox.entries).map(shown).collect()
+    made.into_iter().zip(entries).map(shown).collect()
 }
 
-/// The same of a group, for this reader. The order is that of the positions.
-fn states_in(group: &Group, reader: &(String, u64)) -> Vec<MessageState> {
-    let mut made: Vec<Vec<&Entry>> = vec![Vec::new(); group.entries.len()];
-    for (seq, entry) in (1..).zip(&group.entries) {
+/// The same of a group when it had so many entries, for this reader. The order is that of the positions.
+pub(crate) fn states_in(group: &Group, upto: usize, reader: &(String, u64)) -> Vec<MessageState> {
+    let entries = &group.entries[..upto];
+    let mut made: Vec<Vec<&Entry>> = vec![Vec::new(); upto];
+    for (seq, entry) in (1..).zip(entries) {
         let envelope = &entry.envelope;
         let Some(target) = about(envelope) else { continue };
-        let found = group.entries.get((target.seq as usize).wrapping_sub(1)).filter(|_| target.seq < seq);
+        let found = entries.get((target.seq as usize).wrapping_sub(1)).filter(|_| target.seq < seq);
         let Some(found) = found.filter(|found| found.envelope.id == target.id) else { continue };
         let by_author = found.envelope.sender == envelope.sender;
         let leads = group.may_lead(seq, &envelope.sender);
@@ -210,7 +218,7 @@ fn states_in(group: &Group, reader: &(String, u64)) -> Vec<MessageState> {
             made[target.seq as usize - 1].push(entry);
         }
     }
-    made.into_iter().zip(&group.entries).map(|(of_one, entry)| state(&of_one, entry, reader)).collect()
+    made.into_iter().zip(entries).map(|(of_one, entry)| state(&of_one, entry, reader)).collect()
 }
 
 /// True for what only the author of a message makes of it, in a conversation of two.
@@ -272,13 +280,14 @@ impl World<'_> {
             if let Some(inbox) = self.model.inboxes.get(&(user.clone(), incarnation)) {
                 let timeline = TimelineId::Inbox(UserId::new(&user).expect("valid"));
                 let read = ReadTimeline { incarnation, ..reads_states(&timeline) };
-                self.report.annotated += check_states(&user, &self.history(&timeline, read)?, &states(inbox, &user))?;
+                self.report.annotated +=
+                    check_states(&user, &self.history(&timeline, read)?, &states(&inbox.entries, &user))?;
             }
             for (name, group) in self.model.groups.0.iter().filter(|(_, group)| group.is_member(&user)) {
                 let timeline = TimelineId::Group(GroupId::new(name).expect("valid"));
                 let reader = Some(Person { user: user.clone(), incarnation });
                 let read = ReadTimeline { reader, ..reads_states(&timeline) };
-                let expected = states_in(group, &(user.clone(), incarnation));
+                let expected = states_in(group, group.entries.len(), &(user.clone(), incarnation));
                 self.report.annotated_in_groups += check_states(&user, &self.history(&timeline, read)?, &expected)?;
             }
         }

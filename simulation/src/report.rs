@@ -34,6 +34,10 @@ pub struct Report {
     pub annotated: u64,
     /// The same in groups, once for each member.
     pub annotated_in_groups: u64,
+    /// Files that were removed.
+    pub collected: u64,
+    /// Reports that moderators see.
+    pub reports: u64,
     /// Number of presences that devices were told.
     pub presences: u64,
     /// Refusals of sends that clients were told of.
@@ -99,6 +103,8 @@ impl AddAssign for Report {
         self.annotated += other.annotated;
         self.annotated_in_groups += other.annotated_in_groups;
         self.presences += other.presences;
+        self.reports += other.reports;
+        self.collected += other.collected;
         self.swept += other.swept;
         self.moves += other.moves;
         self.members += other.members;

@@ -2,9 +2,11 @@
 
 use crate::{
     expiring::passing,
+    files::files,
     groups::{Want, reads, wants},
     presence::{People, people},
     random::Random,
+    reports::reports,
     schedule::{MS, SECOND, Time},
     scheduled::schedules,
     store::changes,
@@ -65,7 +67,8 @@ pub(crate) struct Scenario {
     pub(crate) gateways_stand: Option<(Time, Time)>,
     /// What an operator does with storage nodes, and when; empty in half of the runs.
     pub(crate) changes: Vec<(Change, Time)>,
-    /// Who wants what of groups, conversations, scheduled and expiring messages, and when.
+    /// Who wants what of groups, conversations, scheduled and expiring messages, reports and files, and when.
+    /// No files where the level rises.
     pub(crate) groups: Vec<(usize, Time, Want)>,
     /// What users do with contacts and presence. Nothing where the level rises, and nobody has contacts before.
     pub(crate) people: People,
@@ -152,12 +155,12 @@ impl Scenario {
         let stands = stands(seed, BEGINS, heals_at);
         let heals_at = stands.map_or(heals_at, |(_, until)| heals_at.max(until));
         let people = people(seed, users, devices.len(), BEGINS, heals_at);
-        let scenario = Self {
+        let mut scenario = Self {
             people,
             stands,
             gateways_stand: None,
             changes: changes(seed, BEGINS, heals_at),
-            groups: [wants, reads, schedules, passing].map(|of| of(seed, users, BEGINS, heals_at)).concat(),
+            groups: [wants, reads, schedules, passing, reports].map(|of| of(seed, users, BEGINS, heals_at)).concat(),
             deletions,
             users,
             devices,
@@ -187,7 +190,10 @@ impl Scenario {
         };
         match scenario.level_rises {
             Some(_) => Self { people: People::default(), ..scenario },
-            None => scenario,
+            None => {
+                scenario.groups.extend(files(seed, users, BEGINS, heals_at));
+                scenario
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 mod elections;
 mod members;
 mod planted;
+mod sweeps;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,14 +12,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
 use carillon_proto::{
-    Level, ShardId, ShardKind, ShardMap,
+    Level, MediaId, ShardId, ShardKind, ShardMap,
     pb::store::{
-        AdvanceClock, Busy, DirectoryCommand, LaneClosed, Node, NodeKind, NotHere, NotLeader, RaiseLevel, RegistryView,
+        Busy, CollectMedia, DirectoryCommand, LaneClosed, Node, NodeKind, NotHere, NotLeader, RaiseLevel, RegistryView,
         SetLevel, StoreError, StoreReply, StoreRequest, TimelineCommand, Unknown, directory_command, rejected::Reason,
         store_error::Why, store_reply::Result as Outcome, store_request::Op, timeline_command,
     },
@@ -167,6 +167,10 @@ impl<'m> Cluster<'m> {
         self.machines.read(shard, op).expect("the machine reads")
     }
 
+    pub(crate) fn media_references(&self, shard: ShardId, id: &MediaId) -> u64 {
+        self.machines.media_references(shard, id).expect("the machine reads")
+    }
+
     fn shard(&mut self, shard: ShardId) -> &mut Shard {
         self.shards.get_mut(&shard).expect("all shards are there")
     }
@@ -235,7 +239,7 @@ impl World<'_> {
             self.found_members();
         }
         self.schedule.after(CLOCK, Event::Store(StoreEvent::Clock));
-        if self.scenario.cursor_age_ms > 0 || !self.scenario.people.shows.is_empty() {
+        if self.scenario.cursor_age_ms > 0 || self.scenario.level_rises.is_none() {
             self.schedule.after(SWEEP, Event::Store(StoreEvent::Sweeps));
         }
     }
@@ -411,7 +415,11 @@ impl World<'_> {
         }
         for (write, outcome) in writes.into_iter().zip(outcomes) {
             if shard.kind == ShardKind::Timeline {
+                self.model.files.now = self.schedule.now();
                 self.model.applied(&write.command, &outcome);
+                if let Some(collect) = collects(&write.command) {
+                    self.files_collected(&collect);
+                }
                 self.report.moves += moves(&write.command);
             }
             if answers {
@@ -448,51 +456,6 @@ impl World<'_> {
         }
     }
 
-    fn clock(&mut self) {
-        let now = self.schedule.now();
-        let elapsed = Duration::from_micros(now - self.cluster.clock_at);
-        self.cluster.clock_at = now;
-        let leads = self.cluster.registry_is_led();
-        let slot = self.cluster.slots.due(Duration::from_micros(now) * SLOTS_HURRY, leads, self.cluster.machines);
-        if let Some(change) = slot {
-            self.registry_write(change);
-        }
-        // Time without a leader does not count.
-        if leads {
-            let elapsed_ms = elapsed.as_millis() as u32;
-            let op = carillon_proto::pb::store::AdvanceLeaseClock { elapsed_ms };
-            self.registry_write(directory_command::Op::AdvanceLeaseClock(op));
-        }
-        self.schedule.after(CLOCK, Event::Store(StoreEvent::Clock));
-    }
-
-    /// Time passes for the shards that are led, and their leaders sweep. A device whose cursor is gone begins with all that is
-    /// kept, which the model allows as it allows any beginning before what was acknowledged.
-    fn sweeps(&mut self) {
-        let now = self.schedule.now();
-        let elapsed_ms = ((now - self.cluster.swept_at) / MS) as u32;
-        self.cluster.swept_at = now;
-        let led: Vec<ShardId> =
-            self.cluster.shards.iter().filter(|(_, known)| known.elected).map(|(shard, _)| *shard).collect();
-        for shard in led {
-            if shard.kind == ShardKind::Timeline {
-                let advance = timeline_command::Op::AdvanceClock(AdvanceClock { elapsed_ms });
-                let command = TimelineCommand { op: Some(advance) };
-                self.cluster.apply(shard, vec![command.encode_to_vec().into()]);
-            }
-            let age_ms = self.scenario.cursor_age_ms;
-            let slack_ms = SWEEP / MS;
-            let due = self.cluster.machines.due_sweeps(shard, age_ms, slack_ms).expect("the machine reads");
-            for command in due {
-                self.report.swept += swept_by(shard, &command);
-                self.cluster.apply(shard, vec![command]);
-            }
-        }
-        self.sight_changed();
-        self.contents_were_removed();
-        self.schedule.after(SWEEP, Event::Store(StoreEvent::Sweeps));
-    }
-
     fn read(&mut self, shard: ShardId, op: &Op) -> Outcome {
         let mut op = op.clone();
         if self.plant == Some(Plant::InboxGoesOn) {
@@ -516,22 +479,18 @@ impl World<'_> {
     }
 }
 
+fn collects(command: &Bytes) -> Option<CollectMedia> {
+    match TimelineCommand::decode(command.clone()).expect("it was applied").op {
+        Some(timeline_command::Op::CollectMedia(collect)) => Some(collect),
+        _ => None,
+    }
+}
+
 /// How many cursors the command moves with others.
 fn moves(command: &Bytes) -> u64 {
     match TimelineCommand::decode(command.clone()).expect("it was applied").op {
         Some(timeline_command::Op::MoveCursors(moves)) => moves.moved.len() as u64,
         _ => 0,
-    }
-}
-
-/// How many rows the command sweeps.
-fn swept_by(shard: ShardId, command: &Bytes) -> u64 {
-    match shard.kind {
-        ShardKind::Directory => 1,
-        ShardKind::Timeline => match TimelineCommand::decode(command.clone()).expect("encoded").op {
-            Some(timeline_command::Op::SweepCursors(sweep)) => sweep.cursors.len() as u64,
-            _ => 0,
-        },
     }
 }
 

@@ -41,6 +41,26 @@ fn a_mark_that_overwrites_that_of_another_user_is_found() {
 }
 
 #[test]
+fn a_report_of_what_its_reporter_can_not_read_is_found() {
+    is_found(PlantedBug::ReportsOfOthers, &["has reported what it can't read"]);
+}
+
+#[test]
+fn evidence_that_its_author_takes_back_is_found() {
+    is_found(PlantedBug::RecallsTakeEvidence, &["the evidence of report"]);
+}
+
+#[test]
+fn a_file_that_is_removed_while_another_shard_refers_to_it_is_found() {
+    is_found(PlantedBug::AsksOwnShardAlone, &["refer to it"]);
+}
+
+#[test]
+fn a_file_that_is_held_for_ever_is_found() {
+    is_found(PlantedBug::ExpiredHold, &["references to", "it stays"]);
+}
+
+#[test]
 fn a_member_who_was_banned_and_goes_on_writing_is_found() {
     is_found(PlantedBug::AnybodyWrites, &["who is no member"]);
 }

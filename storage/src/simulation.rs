@@ -9,11 +9,11 @@ use std::{
 
 use bytes::Bytes;
 use carillon_proto::{
-    Level, ShardId, ShardKind, ShardMap,
+    Level, MediaId, ShardId, ShardKind, ShardMap,
     pb::store::{
-        DirectoryCommand, Placement, RegistryView, Rejected, StorageNode, StoreError, SweepCursors, TimelineCommand,
-        directory_command, storage_node::State, store_error::Why, store_reply::Result as Outcome, store_request::Op,
-        timeline_command,
+        CheckMedia, DirectoryCommand, ForgetReleasedMedia, Placement, RegistryView, Rejected, StorageNode, StoreError,
+        SweepCursors, TimelineCommand, directory_command, storage_node::State, store_error::Why,
+        store_reply::Result as Outcome, store_request::Op, timeline_command,
     },
 };
 use prost::Message as _;
@@ -22,8 +22,8 @@ use tokio::time::Instant;
 use crate::{
     engine::{Caches, Engines},
     machine::{
-        ClusterRows, DirectoryMachine, DirectoryReader, EntryCommands, Machine as _, Retention, SWEEP_CURSORS,
-        TimelineMachine, TimelineReader, Unread, admit_directory, admit_timeline,
+        ClusterRows, DirectoryMachine, DirectoryReader, DueMedia, EntryCommands, Machine as _, REMOVED_MEDIA,
+        Retention, SWEEP_CURSORS, TimelineMachine, TimelineReader, Unread, admit_directory, admit_timeline,
     },
     planner,
     raft::GroupStatus,
@@ -180,10 +180,11 @@ impl Machines {
         }
     }
 
-    /// Commands by which the leader of this shard sweeps: cursors of devices that have been gone for this long by the
-    /// shard's clock, rows of sessions whose gateways have ended, contents of messages whose time is over, and what contacts of ended
-    /// accounts are to be told. `slack_ms`: the time between two ticks of the clock.
-    pub fn due_sweeps(&self, shard: ShardId, cursor_age_ms: u64, slack_ms: u64) -> io::Result<Vec<Bytes>> {
+    /// Commands by which the leader of this shard sweeps: cursors of devices that are gone, remains of ended timelines, files to which nothing
+    /// may refer, rows of sessions whose gateways have ended, contents of messages whose time is over, and what contacts of ended accounts are to
+    /// be told.
+    pub fn due_sweeps(&self, shard: ShardId, ages: Ages) -> io::Result<Vec<Bytes>> {
+        let Ages { cursor_ms: cursor_age_ms, file_ms: unreferenced_media_ms, slack_ms } = ages;
         let place = usize::from(shard.index);
         match shard.kind {
             ShardKind::Timeline => {
@@ -193,8 +194,12 @@ impl Machines {
                 let ticks = Retention { slack_ms, ..Retention::default() };
                 let expire = self.timelines[place].1.due_messages(&ticks)?;
                 let expire = expire.map(|(expire, _)| timeline_command::Op::ExpireMessages(expire));
+                let kept = Retention { unreferenced_media_ms, ..ticks };
+                let files = due_files(&self.timelines[place].1, &kept)?;
+                let garbage = self.timelines[place].1.garbage(SWEEP_CURSORS)?;
+                let garbage = garbage.into_iter().map(timeline_command::Op::CollectGarbage);
                 let command = |op| TimelineCommand { op: Some(op) }.encode_to_vec().into();
-                Ok(std::iter::once(sweep).chain(expire).map(command).collect())
+                Ok(std::iter::once(sweep).chain(expire).chain(files).chain(garbage).map(command).collect())
             }
             ShardKind::Directory => {
                 let registry = self.directories[usize::from(ShardId::REGISTRY.index)].1.registry().borrow().clone();
@@ -207,6 +212,11 @@ impl Machines {
                 Ok(sessions.chain(contacts).map(command).collect())
             }
         }
+    }
+
+    /// How often something in this shard refers to the file.
+    pub fn media_references(&self, shard: ShardId, id: &MediaId) -> io::Result<u64> {
+        self.timelines[usize::from(shard.index)].1.media_references(id)
     }
 
     /// The storage nodes and the placement, as they are now.
@@ -230,6 +240,34 @@ impl Machines {
             ..RegistryView::default()
         }
     }
+}
+
+/// How long things are kept, by the clock of a shard; 0: for ever.
+#[derive(Debug, Clone, Copy)]
+pub struct Ages {
+    /// Cursors of devices that are gone.
+    pub cursor_ms: u64,
+    /// Files to which nothing refers.
+    pub file_ms: u64,
+    /// The time between two ticks of the clock.
+    pub slack_ms: u64,
+}
+
+/// What is to be done with files to which nothing may refer, and with counts of those to which nothing in the shard refers.
+fn due_files(reader: &TimelineReader, kept: &Retention) -> io::Result<Vec<timeline_command::Op>> {
+    let ids: Vec<Bytes> = reader
+        .due_media(&[], kept, REMOVED_MEDIA)?
+        .0
+        .into_iter()
+        .filter_map(|due| match due {
+            DueMedia::Checked(id) => Some(id),
+            DueMedia::Removed(_) => None,
+        })
+        .collect();
+    let files = reader.released_media(kept, REMOVED_MEDIA)?;
+    let check = (!ids.is_empty()).then(|| timeline_command::Op::CheckMedia(CheckMedia { ids }));
+    let forget = (!files.is_empty()).then(|| timeline_command::Op::ForgetReleasedMedia(ForgetReleasedMedia { files }));
+    Ok(check.into_iter().chain(forget).collect())
 }
 
 /// What the registry's leader knows of slots of the ring.

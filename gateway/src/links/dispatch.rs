@@ -176,6 +176,8 @@ struct Live {
     session: Session,
     /// What it shows.
     presence: Option<Box<SessionPresence>>,
+    /// How often it has said what it shows.
+    shown: u64,
     open: bool,
     closing: bool,
     queued: bool,
@@ -244,13 +246,20 @@ impl<C> Dispatch<C> {
     fn submit(&mut self, now: Instant, mut submit: Submit<C>, out: &mut Vec<Effect<C>>) {
         let connection = submit.connection;
         let asker = submit.client.take().map_or(Asker::Nobody, Asker::Client);
-        match &submit.op {
+        match &mut submit.op {
             // It is open already: it goes on with another token.
             Op::OpenSession(_) if self.sessions.get(&connection).is_some_and(|live| live.open) => {}
             Op::OpenSession(open) => {
                 if let Some(session) = open.session.clone() {
-                    let live =
-                        Live { session, presence: None, open: false, closing: false, queued: false, known_at: None };
+                    let live = Live {
+                        session,
+                        presence: None,
+                        shown: 0,
+                        open: false,
+                        closing: false,
+                        queued: false,
+                        known_at: None,
+                    };
                     self.sessions.insert(connection, Box::new(live));
                 }
             }
@@ -265,6 +274,8 @@ impl<C> Dispatch<C> {
             }
             Op::SetPresence(set) => {
                 if let Some(live) = self.sessions.get_mut(&connection) {
+                    live.shown += 1;
+                    set.presence.get_or_insert_default().number = live.shown;
                     live.presence = set.presence.clone().map(Box::new);
                 }
             }

@@ -174,7 +174,7 @@ impl Owner {
             Continuation::Departed(departure) => self.departed(*departure, &answer, now),
             Continuation::LastSeen(from, of) => self.last_seen_read(&from, of, answer, now, time_ms),
             Continuation::ContactRead(changing) => self.contact_read(changing, answer),
-            Continuation::ContactChanged(changing) => self.contact_changed(*changing, answer, time_ms),
+            Continuation::ContactChanged(changing) => self.contact_changed(*changing, answer, now, time_ms),
             Continuation::Privacy(asked) => self.privacy_answered(*asked, answer, now, time_ms),
             Continuation::GroupChatState(telling) => self.group_chat_state_allowed(*telling, answer),
             Continuation::MediaCompleted(slot) => self.media_completed(slot, answer),

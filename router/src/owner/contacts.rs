@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::{Answer, Continuation, Effect, Owner, unexpected};
 use crate::{
     reply::{Failure, ReplySlot},
+    said::Said,
     send::RequestContext,
     store::{StoreAnswer, StoreFailure},
     teller::Telling,
@@ -107,6 +108,7 @@ impl Owner {
         &mut self,
         changing: ContactChanging,
         answer: Result<StoreAnswer, StoreFailure>,
+        now: Instant,
         time_ms: u64,
     ) {
         let is_wanted = changing.makes_a_contact();
@@ -116,7 +118,7 @@ impl Owner {
             Err(StoreFailure::NoRoom { detail }) => return self.refuse(slot, &Failure::NoRoom(detail)),
             other => return self.refuse(slot, &unexpected(other)),
         };
-        self.contact_news_of(&user, incarnation, contact.as_str(), changed.clone(), time_ms);
+        self.contact_news_of(&user, incarnation, contact.as_str(), changed.clone(), (now, time_ms));
         if is_wanted && changed.changed {
             self.accept_contact(&user, incarnation, &contact, deadline);
         }
@@ -135,13 +137,19 @@ impl Owner {
         incarnation: u64,
         contact: &str,
         changed: ContactChanged,
-        time_ms: u64,
+        (now, time_ms): (Instant, u64),
     ) {
         let ContactChanged { contact: row, version, before, changed, .. } = changed;
         if changed || row.is_some() {
             let before = if changed { before } else { version };
             let user = Some(Person { user: user.as_str().to_owned(), incarnation });
-            self.contact_news(ContactNews { user, contact: contact.to_owned(), row, before, version }, time_ms);
+            let owns = user.as_ref().is_none_or(|user| self.topology.owns(&user.user));
+            let news = ContactNews { user, contact: contact.to_owned(), row, before, version };
+            // Another router may own the user since the request came.
+            match owns {
+                true => self.contact_news(news, now, time_ms),
+                false => self.effects.push(Effect::Say(Said::News(Box::new(news)))),
+            }
         }
     }
 

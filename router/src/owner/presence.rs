@@ -46,18 +46,25 @@ impl Owner {
             return self.refuse(parts.slot, &Failure::Invalid("status is longer than 1024 bytes"));
         }
         let RequestContext { user, lease, slot, .. } = parts;
-        let is_first = self.register.show(&user, lease, connection, shows(presence));
+        // Its announcement is on its way or waits, with what it showed before perhaps.
+        let Some(is_first) = self.register.show(&user, lease, connection, shows(presence)) else {
+            return self.refuse(slot, &Failure::NotAnnounced);
+        };
         self.presence_settles(now);
         if again || is_first {
             self.presences.asks_again(&user, now);
         }
-        // A session that is not known here brings its presence when it is announced.
         self.end(slot, Ok(Answer::Done(link::Done {})));
     }
 
     /// Notes whose sessions have changed.
     pub(crate) fn presence_settles(&mut self, now: Instant) {
         for (user, moved) in self.register.take_touched() {
+            // Another router owns the user, and tells the contacts. The session came late, or is about to be forgotten.
+            if !self.topology.owns(user.as_str()) {
+                self.presences.forget(&user);
+                continue;
+            }
             let incarnation = self.register.incarnation(&user);
             let mut current = self.current(&user);
             // A gateway that has registered after the ring was made has had another lease, under which its sessions ended.
@@ -251,7 +258,7 @@ impl Owner {
             Said::Presences(presences) => self.presences_told(presences),
             Said::Update(update) => self.presence_to_sessions(vec![update.presence], false, update.to.iter()),
             Said::Probe(probe) => self.probed(probe, now, time_ms),
-            Said::News(news) => self.contact_news(*news, time_ms),
+            Said::News(news) => self.contact_news(*news, now, time_ms),
             Said::Scheduled(news) => self.scheduled_news(news),
         }
     }
@@ -349,9 +356,8 @@ impl Owner {
     fn shown_to(&mut self, contact: &Person, from: &Person, now: Instant) -> Option<Option<Shown>> {
         let user = UserId::new(&contact.user).ok()?;
         Some(match self.presences.may_see(&user, contact.incarnation, from, now)? {
-            // Who has gone just now is shown as before: if it comes back in time, nobody is told anything.
-            true => shown(self.register.sessions(&user, contact.incarnation))
-                .or_else(|| self.presences.told(&user, contact.incarnation).cloned()),
+            // As the other contacts were told: what has changed since then all are told, unless it changes back before.
+            true => self.presences.told(&user, contact.incarnation).cloned(),
             false => None,
         })
     }
@@ -422,15 +428,14 @@ impl Owner {
 
     /// A row of the user's list has changed: the user's sessions are told, and the contact, if it sees the user from now on or no
     /// longer. Without a new version it has changed before, and this owner may not know it.
-    pub(super) fn contact_news(&mut self, news: ContactNews, time_ms: u64) {
+    pub(super) fn contact_news(&mut self, news: ContactNews, now: Instant, time_ms: u64) {
         let Some(Person { user, incarnation }) = news.user.clone() else { return };
         let Ok(user) = UserId::new(&user) else { return };
         if let Some(row) = &news.row {
             let contact = Person { user: news.contact.clone(), incarnation: row.peer };
-            if self.presences.set_watcher(&user, incarnation, &contact, row.from) {
-                // A user who has gone just now is shown as before, as to those who ask.
-                let shown = shown(self.register.sessions(&user, incarnation));
-                let shown = shown.or_else(|| self.presences.told(&user, incarnation).cloned()).filter(|_| row.from);
+            if self.presences.contact_changed(&user, incarnation, (&contact, row.from), news.version, now) {
+                // As to those who ask.
+                let shown = self.presences.told(&user, incarnation).cloned().filter(|_| row.from);
                 self.tell_presence(&user, shown.as_ref(), vec![contact.clone()], time_ms);
             }
             // Presences of the contact from before the user saw it were not heard.
@@ -457,9 +462,11 @@ impl Owner {
     }
 }
 
-/// `None`: nothing, and the session does not want to know what others show.
-pub(super) fn shows(presence: Option<SessionPresence>) -> Option<Box<SessionPresence>> {
-    presence.filter(|presence| !matches!(presence.show(), Show::Unspecified) || presence.hears).map(Box::new)
+/// What the session shows, without the number, which stands beside it. `None`: nothing, and the session does not want to know what others show.
+pub(super) fn shows(presence: Option<SessionPresence>) -> (Option<Box<SessionPresence>>, u64) {
+    let number = presence.as_ref().map_or(0, |presence| presence.number);
+    let presence = presence.filter(|presence| !matches!(presence.show(), Show::Unspecified) || presence.hears);
+    (presence.map(|presence| Box::new(SessionPresence { number: 0, ..presence })), number)
 }
 
 /// As it is told: no more exactly than the store keeps it.

@@ -140,25 +140,29 @@ impl Owner {
         let PrivacyChanging { user, incarnation, what, slot, .. } = changing;
         // Also a failure may have changed it.
         self.accounts.forget(&user);
+        self.presences.asks_again(&user, now);
         let PrivacyChanged { before, version, settings, contact } = match answer {
             Ok(StoreAnswer::PrivacyChanged(changed)) => changed,
             Err(StoreFailure::NoRoom { detail }) => return self.refuse(slot, &Failure::NoRoom(detail)),
             other => return self.refuse(slot, &unexpected(other)),
         };
+        if !self.topology.owns(user.as_str()) {
+            // Whoever owns the user now has to know it before the answer says that it is so: the gateway asks there once more.
+            let ring_version = self.topology.ring.version();
+            return self.end(slot, Ok(Answer::NotOwner(link::NotOwner { ring_version })));
+        }
         let what = what.or(settings.map(What::Settings));
         if let (Some(What::Blocked(name) | What::Unblocked(name)), Some(contact)) = (&what, contact) {
             let is_blocked = matches!(what, Some(What::Blocked(_)));
             self.block_presence(&user, incarnation, name, is_blocked, &contact, time_ms);
-            self.contact_news_of(&user, incarnation, name, contact, time_ms);
+            self.contact_news_of(&user, incarnation, name, contact, (now, time_ms));
         }
         if let Some(What::Settings(settings)) = &what {
             self.presences.set_hides_last_seen(&user, settings.last_seen() == Audience::Nobody);
             if settings.presence() == Audience::Nobody {
-                self.presences.hide(&user);
+                self.presences.hide(&user, version);
             }
         }
-        // Who may see the user, and whom the user sees, is read anew.
-        self.presences.asks_again(&user, now);
         if version != before {
             let news = PrivacyNews { before, version, what };
             self.signal_to(&user, incarnation, Notice::PrivacyNews(Box::new(news)));

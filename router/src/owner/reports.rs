@@ -97,6 +97,8 @@ impl Owner {
         // Who is no member of the group is refused by the store.
         let reader =
             matches!(timeline, TimelineId::Group(_)).then(|| Person { user: user.as_str().to_owned(), incarnation });
+        #[cfg(feature = "planted-bugs")]
+        let reader = reader.filter(|_| !crate::planted::reports_of_others());
         let (from_seq, limit, max_bytes) = match asked {
             Asked::First => (seqs[0].saturating_sub(near).max(1), 2 * near as u32 + 1, REPORT_BYTES),
             Asked::Message(seq) => (*seq, 1, MAX_FRAME_BYTES),
@@ -213,6 +215,10 @@ impl Reporting {
     }
 
     fn is_of_conversation(&self, envelope: &Envelope) -> bool {
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::reports_of_others() {
+            return true;
+        }
         let TimelineId::Inbox(peer) = &self.conversation else { return true };
         let Some(To::User(to)) = envelope.to.as_ref().and_then(|to| to.to.as_ref()) else { return false };
         let (user, peer) = (self.user.as_str(), peer.as_str());

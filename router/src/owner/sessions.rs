@@ -23,11 +23,11 @@ impl Owner {
     pub(super) fn announce(
         &mut self,
         session: store::Session,
-        presence: Option<Box<SessionPresence>>,
+        (presence, shown): (Option<Box<SessionPresence>>, u64),
         parts: RequestContext,
         now: Instant,
     ) {
-        let known = Session { presence: presence.clone(), ..Session::new(&session, parts.link) };
+        let known = Session { presence: presence.clone(), shown, ..Session::new(&session, parts.link) };
         if let Some(incarnation) = self.register.knows(&parts.user, &known) {
             self.register.catch_up(&parts.user);
             self.register.told_again(&parts.user, &known);
@@ -39,7 +39,7 @@ impl Owner {
             };
         }
         let RequestContext { user, link, deadline, slot, .. } = parts;
-        let announced = Announced { session, presence, signs_in: false, link, slot, deadline };
+        let announced = Announced { session, presence: (presence, shown), signs_in: false, link, slot, deadline };
         self.wait(&user, Waiter::Announce(Box::new(announced)), now);
     }
 
@@ -47,7 +47,8 @@ impl Owner {
     /// session of its device, unless its row is there and nothing newer was heard of meanwhile.
     pub(super) fn announced(&mut self, user: &UserId, incarnation: u64, rows: &[store::Session], announced: Announced) {
         let session = &announced.session;
-        let known = Session { presence: announced.presence.clone(), ..Session::new(session, announced.link) };
+        let (presence, shown) = announced.presence.clone();
+        let known = Session { presence, shown, ..Session::new(session, announced.link) };
         let is_stored = rows.iter().any(|row| is_same(row, session) && row.generation == session.generation);
         if is_stored && !self.register.has_other(user, &known) {
             self.watch_signed_in(user, session, true);
@@ -76,7 +77,7 @@ impl Owner {
     }
 
     pub(super) fn session_put(&mut self, user: UserId, asked: Announced, answer: Result<StoreAnswer, StoreFailure>) {
-        let Announced { mut session, presence, signs_in, link, slot, deadline } = asked;
+        let Announced { mut session, presence: (presence, shown), signs_in, link, slot, deadline } = asked;
         let put = match answer {
             Ok(StoreAnswer::SessionPut(put)) => put,
             // It may have been stored nevertheless: then the gateway closes it, or asks again.
@@ -98,7 +99,7 @@ impl Owner {
         }
         session.generation = put.generation;
         self.watch_signed_in(&user, &session, !signs_in);
-        self.put(&user, put.incarnation, Session { presence, ..Session::new(&session, link) });
+        self.put(&user, put.incarnation, Session { presence, shown, ..Session::new(&session, link) });
         self.told(user, put.incarnation, session, slot, deadline);
     }
 

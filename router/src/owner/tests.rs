@@ -11,6 +11,7 @@ mod groups;
 mod media;
 mod messages;
 mod play;
+mod presence_order;
 mod privacy;
 mod references;
 mod reports;

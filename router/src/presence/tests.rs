@@ -9,7 +9,8 @@ use carillon_proto::{
 use super::*;
 
 fn session(priority: i32, show: Show, status: &str) -> Session {
-    let presence = SessionPresence { show: show.into(), status: status.to_owned(), priority, hears: false };
+    let presence =
+        SessionPresence { show: show.into(), status: status.to_owned(), priority, ..SessionPresence::default() };
     Session {
         device: "a".into(),
         lease: LeaseId(1),
@@ -17,6 +18,7 @@ fn session(priority: i32, show: Show, status: &str) -> Session {
         generation: 1,
         link: 1,
         presence: Some(Box::new(presence)),
+        shown: 0,
     }
 }
 

@@ -83,6 +83,8 @@ pub(super) struct Effects<A> {
 
 struct Shard<A> {
     lane: Lane<Box<StoreOp<A>>, StoreAnswer>,
+    /// To which the last write was sent.
+    lane_stream: Option<StreamId>,
     reads: KeyedMap<u64, Read<A>>,
     reads_waiting: VecDeque<u64>,
     reads_in_flight: usize,
@@ -224,6 +226,7 @@ impl<A> Shard<A> {
     fn new(writes_bound: usize, random: StdRng) -> Self {
         Self {
             lane: Lane::new(writes_bound),
+            lane_stream: None,
             reads: KeyedMap::default(),
             reads_waiting: VecDeque::new(),
             reads_in_flight: 0,

@@ -150,6 +150,17 @@ impl<T, R> Lane<T, R> {
         self.close(now, wait);
     }
 
+    /// The next writes go to another node. If some are on their way, the lane closes, and the next one opens when they have their answers.
+    pub(super) fn turn(&mut self, now: Instant) {
+        if self.state == State::Open && self.in_flight > 0 {
+            self.close(now, Duration::ZERO);
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state != State::Open
+    }
+
     /// The stream is gone; everything sent counts as unsent.
     pub(super) fn broken(&mut self, now: Instant, wait: Duration) {
         self.forget_sent();

@@ -97,6 +97,8 @@ impl Collector {
     async fn find(&self, own: ShardId, find: &FindMediaHolders) -> Result<(), StoreFailure> {
         let map = self.topology.borrow().shards;
         let others = map.all().filter(|shard| shard.kind == ShardKind::Timeline && *shard != own);
+        #[cfg(feature = "planted-bugs")]
+        let others = others.filter(|_| !crate::planted::asks_own_shard_alone());
         let mut unheld: BTreeSet<Bytes> = find.ids.iter().cloned().collect();
         let mut held = Vec::new();
         for shard in std::iter::once(own).chain(others) {

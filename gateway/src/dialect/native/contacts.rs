@@ -42,7 +42,7 @@ impl From<ReadContacts> for Ask {
 
 impl From<SetPresence> for Ask {
     fn from(SetPresence { request, show, status, priority, hears }: SetPresence) -> Self {
-        let presence = SessionPresence { show, status, priority, hears };
+        let presence = SessionPresence { show, status, priority, hears, ..SessionPresence::default() };
         Self::Contact(Box::new(ContactAsk { request, what: ContactQuery::Show(presence) }))
     }
 }

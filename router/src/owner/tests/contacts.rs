@@ -11,28 +11,28 @@ use carillon_proto::pb::{
 use super::play::*;
 use crate::said::Said;
 
-fn person(user: &str, incarnation: u64) -> Person {
+pub(super) fn person(user: &str, incarnation: u64) -> Person {
     Person { user: user.to_owned(), incarnation }
 }
 
-fn show(user: &str, connection: u64, show: Show) -> Op {
+pub(super) fn show(user: &str, connection: u64, show: Show) -> Op {
     let presence = Some(SessionPresence { show: show.into(), ..SessionPresence::default() });
     Op::SetPresence(SetPresence { user: user.to_owned(), connection, presence, again: false })
 }
 
 /// A contact who sees the user, and whom the user sees.
-fn both(contact: &str, peer: u64) -> contacts_read::Row {
+pub(super) fn both(contact: &str, peer: u64) -> contacts_read::Row {
     let row = Some(Contact { to: true, from: true, peer, ..Contact::default() });
     contacts_read::Row { contact: contact.to_owned(), row }
 }
 
-fn read(contacts: Vec<contacts_read::Row>) -> StoreAnswer {
+pub(super) fn read(contacts: Vec<contacts_read::Row>) -> StoreAnswer {
     StoreAnswer::ContactsRead(ContactsRead { version: 5, contacts, complete: true, ..ContactsRead::default() })
 }
 
 impl Play {
     /// Lets so much time pass. Gives what is due then.
-    fn after(&mut self, millis: u64) -> Vec<Did> {
+    pub(super) fn after(&mut self, millis: u64) -> Vec<Did> {
         self.now += Duration::from_millis(millis);
         self.owner.presence_settles(self.now);
         self.owner.look_at_presences(self.now, 100 * 60_000);
@@ -48,12 +48,12 @@ impl Play {
         assert_eq!(self.after(0), []);
     }
 
-    fn all_announced(&mut self) {
+    pub(super) fn all_announced(&mut self) {
         GATEWAYS.into_iter().for_each(|gateway| self.owner.announced_all(LeaseId(gateway), 1, 1));
     }
 
     /// As at level 7, with alice at gateway 10, whose contact bob sees her.
-    fn with_alice() -> (Self, Vec<Did>) {
+    pub(super) fn with_alice() -> (Self, Vec<Did>) {
         let mut play = Self::new();
         play.level_rises(Level::GROUPS);
         play.knows("alice", &[session("alice", "phone", 10, 1)]);
@@ -67,10 +67,10 @@ impl Play {
 }
 
 /// Users with their presences, and the people who are told.
-type Told = (Vec<(String, Show)>, Vec<Person>);
+pub(super) type Told = (Vec<(String, Show)>, Vec<Person>);
 
 /// `None`: nobody is told anything.
-fn told(effects: &[Did]) -> Option<Told> {
+pub(super) fn told(effects: &[Did]) -> Option<Told> {
     effects.iter().find_map(|did| match did {
         Did::Says(Said::Presences(Presences { presences, to, .. })) => {
             let shown = presences.iter().map(|presence| (presence.user.clone(), presence.show())).collect();
@@ -80,7 +80,7 @@ fn told(effects: &[Did]) -> Option<Told> {
     })
 }
 
-fn is_told(shown: Show) -> Option<Told> {
+pub(super) fn is_told(shown: Show) -> Option<Told> {
     Some((vec![("alice".to_owned(), shown)], vec![person("bob", 7)]))
 }
 

@@ -37,8 +37,13 @@ impl<A> StoreDispatch<A> {
                 }
                 continue;
             };
+            if shard.lane_stream.is_some_and(|before| before != stream) {
+                // The answer to a read has named another leader. What is on its way to the one before must not be overtaken.
+                shard.lane.turn(now);
+            }
             let lane = shard.lane.number();
             while let Some((seq, op)) = shard.lane.send(now) {
+                shard.lane_stream = Some(stream);
                 op.tries += 1;
                 let attempt = Attempt { shard: id, stream, what: What::Write { lane, seq } };
                 self.attempts.insert(self.next_id, attempt);
@@ -108,6 +113,9 @@ impl<A> StoreDispatch<A> {
                     }
                 }
                 self.release(id);
+                if self.shards.get(&id).is_some_and(|shard| shard.lane.is_closed()) {
+                    self.reopen(id, now);
+                }
                 return;
             }
             None => None,

@@ -108,6 +108,39 @@ fn a_hint_is_followed_at_once_with_the_next_lane_and_remembered() {
 }
 
 #[test]
+fn writes_to_a_leader_of_which_a_read_has_told_do_not_overtake_those_on_their_way_to_the_one_before() {
+    for is_refused in [true, false] {
+        let mut play = Play::new();
+        play.write(1);
+        play.read(2);
+        assert_eq!(play.sent(), [(1, 1, 1), (1, 2, 0)]);
+        play.refuses(2, not_leader("c"));
+        play.write(3);
+        assert_eq!(play.sent(), [(3, 3, 0)], "the read alone");
+        if is_refused {
+            play.refuses(1, not_leader("c"));
+            assert_eq!(play.sent(), [(3, 4, 2), (3, 5, 2)]);
+        } else {
+            play.says(1, appended());
+            assert_eq!(play.sent(), [(3, 4, 2)]);
+        }
+    }
+}
+
+#[test]
+fn who_does_not_answer_is_waited_for_only_for_a_moment_when_another_node_leads() {
+    let mut play = Play::new();
+    play.write(1);
+    play.read(2);
+    assert_eq!(play.sent(), [(1, 1, 1), (1, 2, 0)]);
+    play.refuses(2, not_leader("c"));
+    play.write(3);
+    assert_eq!(play.sent(), [(3, 3, 0)], "the read alone");
+    play.wait(SOON);
+    assert_eq!(play.sent(), [(3, 4, 2), (3, 5, 2)]);
+}
+
+#[test]
 fn hints_in_a_circle_do_not_spin() {
     let mut play = Play::new();
     play.write(1);

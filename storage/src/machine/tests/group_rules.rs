@@ -7,10 +7,11 @@ use carillon_proto::{
     pb::{
         client::{Content, Envelope, Recipient, Text, content, recipient::To},
         store::{
-            AdvanceClock, Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, DeleteGroup, ExpireMessages,
-            GroupSettings, Header, ListGroups, Person, ReadTimeline, Reference, Role, SetGroup, SetLevel, StoreError,
-            TimelineCommand, TimelineKey, change_group::Change, change_members::Change as OfMembers, header,
-            rejected::Reason, store_error::Why, timeline_command::Op, timeline_key::Kind,
+            AdvanceClock, Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, DeleteGroup, EndTimeline,
+            ExpireMessages, GroupSettings, Header, ListGroups, Person, ReadOutbox, ReadTimeline, Reference, Role,
+            SetGroup, SetLevel, SettleOutbox, StoreError, TimelineCommand, TimelineKey, change_group::Change,
+            change_members::Change as OfMembers, header, rejected::Reason, settle_outbox, store_error::Why,
+            timeline_command::Op, timeline_key::Kind,
         },
     },
 };
@@ -368,4 +369,21 @@ fn groups_are_listed_by_domain_as_long_as_they_live() {
     change(&mut world, "b@acme.example", Change::Members(leave));
     world.shard = world.shard.restored_from_its_snapshot();
     assert_eq!(list(&world, Some("acme.example"), "", 0), (Vec::new(), true));
+}
+
+#[test]
+fn what_is_left_of_a_group_stays_until_its_changes_are_told() {
+    let mut world = World::new();
+    world.apply(Op::EndTimeline(EndTimeline { timeline: group(), incarnation: 1 << 40 }));
+    let rows = world.shard.reader.outbox(&ReadOutbox::default()).expect("reads").rows;
+    assert!(!rows.is_empty() && rows.iter().all(|row| !row.envelope.is_empty()), "{rows:?}");
+    assert_eq!(world.shard.reader.garbage(9).expect("reads"), []);
+    let settled = |row: &carillon_proto::pb::store::outbox_read::Row| settle_outbox::Settled {
+        index: row.index,
+        number: row.number,
+        verdict: settle_outbox::Verdict::Done.into(),
+        ..settle_outbox::Settled::default()
+    };
+    world.apply(Op::SettleOutbox(SettleOutbox { rows: rows.iter().map(settled).collect() }));
+    assert_eq!(world.shard.reader.garbage(9).expect("reads").len(), 1);
 }

@@ -28,6 +28,16 @@ pub(super) fn number_of_marks(number: u64) -> u64 {
     if PlantedBug::MarksOfOthers.is_planted() { 1 } else { number }
 }
 
+/// True if a recall takes the evidence out of reports.
+pub(super) fn recalls_take_evidence() -> bool {
+    PlantedBug::RecallsTakeEvidence.is_planted()
+}
+
+/// True if what has expired still holds its files.
+pub(super) fn expired_hold() -> bool {
+    PlantedBug::ExpiredHold.is_planted()
+}
+
 /// The outcomes that these commands would have if they were applied now.
 pub(crate) fn foresee(shard: &TimelineShard, commands: impl Iterator<Item = Bytes>) -> io::Result<Vec<Outcome>> {
     let (states, conversations, changes) = (&mut RecentMap::new(0), &mut RecentMap::new(0), Changes::default());

@@ -123,6 +123,15 @@ impl Batch<'_> {
         Ok(())
     }
 
+    /// See `planted::recalls_take_evidence`.
+    #[cfg(feature = "planted-bugs")]
+    pub(super) fn lose_evidence_of(&mut self, user: &str) -> io::Result<()> {
+        for place in self.reports_of(user)?.kept.iter().filter_map(|kept| kept.place) {
+            self.changes.put(keys::report_evidence(place), Vec::<u8>::new());
+        }
+        Ok(())
+    }
+
     /// Removes all rows of this report, if there is such a one.
     fn drop_report(&mut self, place: ReportPlace) -> io::Result<()> {
         let (open, row) = match self.report(place, false)? {

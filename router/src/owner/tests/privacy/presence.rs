@@ -82,7 +82,7 @@ fn who_blocks_a_contact_and_the_contact_are_offline_for_each_other_until_the_blo
     let [Did::ReadUser(token, _)] = did[..] else { panic!("{did:?}") };
     let did = play.answer(token, found_as(7, Account::default(), &[]));
     let [Did::ChangePrivacy(token, _)] = did[..] else { panic!("{did:?}") };
-    let contact = ContactChanged { contact: both("bob").row, ..ContactChanged::default() };
+    let contact = ContactChanged { contact: both("bob").row, version: 5, before: 5, ..ContactChanged::default() };
     let changed = PrivacyChanged { before: 0, version: 1, contact: Some(contact.clone()), ..PrivacyChanged::default() };
     let did = play.answer(token, StoreAnswer::PrivacyChanged(changed));
     assert_eq!(told(&did), [(Show::Unspecified, vec!["bob".to_owned()])]);

@@ -46,6 +46,10 @@ impl Batch<'_> {
             row.recall = Some(stamp);
         }
         self.set_pinned(place, said, target.seq, row, false)?;
+        #[cfg(feature = "planted-bugs")]
+        if super::super::planted::recalls_take_evidence() {
+            self.lose_evidence_of(place.owner)?;
+        }
         if place.in_group {
             self.forget_mentions_of(number, target.seq, row, &target.header)?;
         }
@@ -93,6 +97,8 @@ impl Batch<'_> {
         })?;
         if let Some((left, media, expires_ms)) = left.flatten() {
             self.changes.put(key, left);
+            #[cfg(feature = "planted-bugs")]
+            let media = if super::super::planted::expired_hold() { Vec::new() } else { media };
             self.release_media(&media)?;
             self.forget_expiry(expires_ms, number, seq);
         }
