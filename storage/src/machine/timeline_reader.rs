@@ -18,6 +18,7 @@ use prost::Message as _;
 use super::{
     MessageAges, ShardLevel, Unread,
     annotations::{self, ReadBy},
+    broken,
     conversations::unread_in_group,
     groups::Readable,
     keys::{self, Cursor, Stored},
