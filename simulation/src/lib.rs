@@ -79,6 +79,8 @@ pub enum Plant {
     /// Nothing is broken, but gateways stand still for longer than a client waits for its sign-in. It is so without the guard
     /// *attempts*, too: other runs hardly ever need that guard.
     GatewaysStandStill,
+    /// Nothing is broken, but all kinds of faults come, twice as often, and users change all the time what they show.
+    Hostile,
 }
 
 impl Plant {

@@ -19,6 +19,9 @@ struct Args {
     /// Go on after a failure.
     #[arg(long)]
     keep_going: bool,
+    /// All kinds of faults, twice as often, and users who change all the time what they show.
+    #[arg(long, conflicts_with = "without")]
+    hostile: bool,
     /// Leave out this guard of the order of messages or sign-ins. Can be given several times.
     #[arg(long, value_enum)]
     without: Vec<Guard>,
@@ -29,7 +32,8 @@ fn main() -> anyhow::Result<ExitCode> {
     // In memory where the machine has a folder for that.
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
     let mut simulator = Simulator::open(dir.path())?;
-    let plant = (!args.without.is_empty()).then(|| Plant::Without(args.without.iter().copied().collect()));
+    let without = (!args.without.is_empty()).then(|| Plant::Without(args.without.iter().copied().collect()));
+    let plant = without.or(args.hostile.then_some(Plant::Hostile));
     let (began, mut all, mut failed) = (Instant::now(), Report::default(), 0);
     for seed in args.seed..args.seed + args.seeds {
         match simulator.run(seed, plant, args.verbose) {

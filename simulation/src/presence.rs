@@ -106,6 +106,17 @@ pub(crate) fn people(seed: u64, users: usize, devices: usize, from: Time, until:
     people
 }
 
+/// What a device shows that changes it all the time: soon again, and often back to what was before.
+pub(crate) fn flaps(device: usize, from: Time, until: Time, random: &mut Random) -> Vec<(usize, Time, Show, bool)> {
+    let (mut flaps, mut at) = (Vec::new(), random.between(from, until));
+    for _ in 0..random.between(4, 12) {
+        let show = if random.in_thousand(500) { Show::Online } else { Show::Unspecified };
+        flaps.push((device, at, show, random.in_thousand(500)));
+        at += random.between(MS, 700 * MS);
+    }
+    flaps
+}
+
 /// The request of a user to its router.
 pub(crate) fn asks(user: usize, incarnation: u64, what: What) -> Option<Op> {
     let user = user_name(user);

@@ -4,7 +4,7 @@ use crate::{
     expiring::passing,
     files::files,
     groups::{Want, reads, wants},
-    presence::{People, people},
+    presence::{People, flaps, people},
     random::Random,
     reports::reports,
     schedule::{MS, SECOND, Time},
@@ -199,6 +199,17 @@ impl Scenario {
 }
 
 impl Scenario {
+    /// All faults, twice as often; and where there are contacts, devices change all the time what they show.
+    pub(crate) fn become_hostile(&mut self, seed: u64) {
+        self.faults = FAULTS.into_iter().map(|(fault, mean)| (fault, mean / 2)).collect();
+        let mut random = Random::new(seed ^ 0x666c_6170);
+        if !self.people.shows.is_empty() {
+            for device in 0..self.devices.len() {
+                self.people.shows.extend(flaps(device, BEGINS, self.heals_at, &mut random));
+            }
+        }
+    }
+
     /// Longer than a client waits for its sign-in; and then it signs in at another one.
     pub(crate) fn let_gateways_stand(&mut self) {
         self.gateways = self.gateways.max(2);

@@ -121,6 +121,9 @@ impl<'m> World<'m> {
         if plant.is_some_and(Plant::lets_gateways_stand) {
             scenario.let_gateways_stand();
         }
+        if plant == Some(Plant::Hostile) {
+            scenario.become_hostile(seed);
+        }
         if plant == Some(Plant::InboxGoesOn) {
             // Memberships would end the inboxes that are to go on.
             scenario.groups.clear();

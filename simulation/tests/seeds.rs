@@ -17,6 +17,8 @@ const PLANTED: u64 = 200;
 const ATTEMPTS: u64 = 2_000;
 /// So many runs pass without guards that are not needed.
 const WITHOUT: u64 = 100;
+/// So many runs with many faults at a time.
+const HOSTILE: u64 = 50;
 
 /// In memory where the machine has a folder for that: the engines are made anew for each test.
 fn simulator() -> (TempDir, Simulator) {
@@ -69,6 +71,16 @@ fn runs(next: &AtomicU64) -> Report {
                 "seed {seed} failed after {} us: {}\nagain: cargo run -p carillon-simulation -- --seed {seed} --verbose",
                 failure.at_us, failure.what
             ),
+        }
+    }
+}
+
+#[test]
+fn many_faults_at_a_time_break_no_promise_either() {
+    let (_dir, mut simulator) = simulator();
+    for seed in 1..=HOSTILE {
+        if let Err(failure) = simulator.run(seed, Some(Plant::Hostile), false) {
+            panic!("seed {seed} failed, run with --hostile: {}", failure.what);
         }
     }
 }

@@ -76,6 +76,7 @@ proptest! {
                         generation: incarnation,
                         link: links[lease as usize],
                         presence: None,
+                        shown: 0,
                     };
                     // A handle is of one session: the same one of another device never was.
                     let handle_taken = plain.sessions.iter().any(|(other, _, known)| {

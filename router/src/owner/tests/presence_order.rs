@@ -112,6 +112,7 @@ fn a_session_that_comes_late_to_an_owner_of_before_is_told_to_nobody() {
     let mut play = Play::new();
     play.all_announced();
     play.ring_comes(100, &["there:1"]);
+    play.effects();
     let alice = UserId::new("alice").expect("valid");
     let presence = Some(Box::new(SessionPresence { show: Show::Online.into(), ..SessionPresence::default() }));
     let late = session::Session { presence, ..session::Session::new(&session("alice", "phone", 10, 1), 1) };

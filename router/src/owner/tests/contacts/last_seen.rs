@@ -30,7 +30,8 @@ fn contacts_hear_when_who_leaves_was_last_there_unless_it_is_hidden() {
         let effects = play.after(6_000);
         let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
         let contacts = vec![both("bob", 7)];
-        let read = ContactsRead { contacts, complete: true, hidden, last_seen_hidden, ..ContactsRead::default() };
+        let read =
+            ContactsRead { version: 5, contacts, complete: true, hidden, last_seen_hidden, ..ContactsRead::default() };
         // She left 6 s before.
         play.owner.answer(token, Ok(StoreAnswer::ContactsRead(read)), play.now, 100 * 60_000 + 5_000);
         assert_eq!(last_seen(&play.effects()), Some(minute), "{hidden} {last_seen_hidden}");
@@ -119,7 +120,7 @@ fn who_does_not_show_when_it_was_last_there_is_not_told_it_of_others_either() {
     let effects = play.after(1_000);
     let [Did::ReadContacts(token, ..)] = effects[..] else { panic!("{effects:?}") };
     let contacts = vec![both("bob", 7)];
-    let read = ContactsRead { contacts, complete: true, last_seen_hidden: true, ..ContactsRead::default() };
+    let read = ContactsRead { version: 5, contacts, complete: true, last_seen_hidden: true, ..ContactsRead::default() };
     let effects = play.answer(token, StoreAnswer::ContactsRead(read));
     let probes = |did: &Did| matches!(did, Did::Says(Said::Probe(Probe { last_seen: false, .. })));
     assert!(effects.iter().any(probes), "{effects:?}");
