@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use carillon_client::{Client, Event, FetchError, ScheduledChange};
 use carillon_proto::{

@@ -8,7 +8,7 @@ use carillon_proto::{
     pb::{
         client::{self, Envelope, group_change::What as Changed, members_change::Kind},
         store::{
-            FindMediaHolders, LeaveGroups, MediaReleased, Member, MembersRead, OutboxRead, OutboxRow, Person,
+            Appended, FindMediaHolders, LeaveGroups, MediaReleased, Member, MembersRead, OutboxRead, OutboxRow, Person,
             RemoveObjects, Role, ScheduledRow, SendScheduled, change_group, member::Standing, members_read,
             outbox_read, outbox_row::Task, scheduled_row::State, settle_outbox::Verdict,
         },
