@@ -4,10 +4,10 @@ mod support;
 
 use std::time::Instant;
 
-use carillon_client::{Client, Event};
+use carillon_client::{Client, Event, Target};
 use carillon_proto::{
     Position, TimelineId,
-    pb::client::{Conversation, ConversationSettings, Envelope, recipient::To},
+    pb::client::{Audience, Conversation, ConversationSettings, Envelope, SetPrivacy, recipient::To},
 };
 use support::{
     cluster::Cluster,
@@ -182,6 +182,52 @@ fn a_group_counts_what_others_write_and_saved_messages_are_a_conversation_with_o
         let list = carol.client.read_conversations(None).await.expect("read").conversations;
         let of: Vec<_> = list.iter().map(|of| (of.unread, of.last_seq, of.settings.is_some())).collect();
         assert_eq!(of, [(0, 1, false), (0, 0, true)], "{list:?}");
+    });
+}
+
+#[test]
+fn what_is_read_in_secret_stays_so_and_what_is_recalled_is_not_unread() {
+    let cluster = Cluster::start();
+    Runtime::new().expect("runtime").block_on(async {
+        let alice = Device::enter(&cluster, 0, "alice", "phone").await;
+        let mut phone = Device::enter(&cluster, 0, "bob", "phone").await;
+        let mut web = Device::enter(&cluster, 1, "bob", "web").await;
+        are_counted(&cluster, &alice, "alice").await;
+        are_counted(&cluster, &phone, "bob").await;
+        web.client.read_conversations(None).await.expect("read");
+        let mut sent = Vec::new();
+        for text in ["one", "two", "three", "four"] {
+            sent.push(alice.client.send(Client::user("bob"), Client::text(text)).await.expect("accepted").message_id);
+        }
+        let mut at = Vec::new();
+        for text in ["one", "two", "three", "four"] {
+            at.push(phone.gets(text).await);
+        }
+        let shows = async |audience: Audience| {
+            let set = SetPrivacy { read_marks: Some(audience.into()), ..SetPrivacy::default() };
+            phone.client.set_privacy(set).await.expect("set");
+        };
+        let reads = async |number: usize| {
+            let marks = vec![(Client::user("alice"), at[number].0)];
+            phone.client.move_marks(marks).await.expect("moved")[0].unread
+        };
+        let seen = async || {
+            let marks = alice.client.read_marks(None, vec!["bob".into()]).await.expect("read");
+            sent.iter().position(|id| *id == marks[0].read_id)
+        };
+        assert_eq!((reads(0).await, seen().await), (3, Some(0)));
+        shows(Audience::Nobody).await;
+        assert_eq!((reads(1).await, seen().await), (2, None));
+        shows(Audience::Everyone).await;
+        assert_eq!(seen().await, Some(0), "two was read in secret");
+        assert_eq!((reads(1).await, seen().await), (2, Some(0)));
+
+        // Both of bob's devices are told that one is left, and it is not the one that was recalled.
+        let three = Target::of(&TimelineId::Inbox(UserId::new("alice").expect("valid")), 0, &at[2].1);
+        alice.client.recall(&three.expect("a message"), false).await.expect("recalled");
+        web.is_told_unread("alice", 1).await;
+        assert_eq!((phone.unread("alice").await, web.unread("alice").await), (Some(1), Some(1)));
+        assert_eq!((reads(3).await, seen().await), (0, Some(3)));
     });
 }
 
