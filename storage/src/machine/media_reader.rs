@@ -96,7 +96,7 @@ impl TimelineReader {
     /// How often something in the shard refers to the file.
     pub(crate) fn media_references(&self, id: &MediaId) -> io::Result<u64> {
         let hold = self.shard.view().get(&keys::media_hold(id))?;
-        hold.map_or(Ok(0), |hold| Ok(decode_hold(&hold)?.count.into()))
+        hold.map_or(Ok(0), |hold| Ok(decode_hold(&hold)?.count))
     }
 
     /// The first files to which nothing in the shard has referred for long, if there are many, or one has waited for others.
