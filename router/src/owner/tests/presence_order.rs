@@ -91,7 +91,7 @@ fn what_a_session_has_shown_since_it_was_announced_counts() {
     // The announcement waits for the account: the gateway says it once more.
     let refused = play.request(set(Show::Unspecified, 4));
     assert_eq!((refusal(&refused[0]).code(), refusal(&refused[0]).retry), (client::Code::Unavailable, true));
-    play.answer(read, found("alice", &[stored.clone()]));
+    play.answer(read, found("alice", std::slice::from_ref(&stored)));
     let alice = UserId::new("alice").expect("valid");
     let shown = |play: &Play| crate::presence::shown(play.owner.register.all_sessions(&alice)).is_some();
     assert!(shown(&play));
