@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use carillon_client::{Client, Event, Target};
 use carillon_proto::{
-    Position, TimelineId,
+    Position, TimelineId, UserId,
     pb::client::{Audience, Conversation, ConversationSettings, Envelope, SetPrivacy, recipient::To},
 };
 use support::{
@@ -189,9 +189,9 @@ fn a_group_counts_what_others_write_and_saved_messages_are_a_conversation_with_o
 fn what_is_read_in_secret_stays_so_and_what_is_recalled_is_not_unread() {
     let cluster = Cluster::start();
     Runtime::new().expect("runtime").block_on(async {
-        let alice = Device::enter(&cluster, 0, "alice", "phone").await;
-        let mut phone = Device::enter(&cluster, 0, "bob", "phone").await;
-        let mut web = Device::enter(&cluster, 1, "bob", "web").await;
+        let alice = Device::enter(&cluster, &[0], "alice", "phone").await;
+        let mut phone = Device::enter(&cluster, &[0], "bob", "phone").await;
+        let mut web = Device::enter(&cluster, &[1], "bob", "web").await;
         are_counted(&cluster, &alice, "alice").await;
         are_counted(&cluster, &phone, "bob").await;
         web.client.read_conversations(None).await.expect("read");
