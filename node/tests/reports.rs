@@ -5,7 +5,6 @@ mod support;
 use std::{
     io::Cursor,
     net::SocketAddr,
-    process::Command,
     time::{Duration, Instant},
 };
 
