@@ -7,6 +7,7 @@ mod config;
 mod files;
 mod folder;
 mod http;
+mod threads;
 
 pub use config::{MediaConfig, PlaceError, ToldPlace};
 pub use files::{CHUNK_BYTES, Files, FilesError, Kept, Version};

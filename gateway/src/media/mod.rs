@@ -8,6 +8,7 @@ mod pass;
 mod pipe;
 mod previewer;
 mod range;
+mod sending;
 mod service;
 mod transfer;
 mod types;
