@@ -8,7 +8,7 @@ use std::{
     ops::Range,
     os::{
         fd::OwnedFd,
-        unix::fs::{DirBuilderExt as _, FileExt as _},
+        unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,6 +17,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use carillon_proto::MediaId;
 use rustix::{
+    fs::OFlags,
     io::Errno,
     pipe::{SpliceFlags, splice},
 };
@@ -30,6 +31,7 @@ use crate::{
 pub(crate) const MARK: &str = "carillon-media";
 const ABOUT_MARK: &str = "Carillon keeps files of messages in this folder. While this file is missing, it takes the folder for one that is away, \
                           such as a share that is not mounted.\n";
+const NO_LINKS: i32 = OFlags::NOFOLLOW.bits() as i32;
 /// Attempts to make a folder that others remove meanwhile, since it was empty.
 const MADE_ANEW: usize = 8;
 
@@ -97,7 +99,9 @@ impl Folder {
     pub fn open_chunk(&self, id: &MediaId, version: Version, range: Range<u64>) -> Result<OpenChunk, FilesError> {
         let number = range.start / CHUNK_BYTES;
         let begin = number * CHUNK_BYTES;
-        let file = match File::open(self.of_file(id).join(chunk_name(version, number))) {
+        let path = self.of_file(id).join(chunk_name(version, number));
+        // A link could lead out of the folder.
+        let file = match OpenOptions::new().read(true).custom_flags(NO_LINKS).open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.is_there()?;
                 return Err(FilesError::NotFound);
@@ -287,7 +291,7 @@ impl NewChunk {
     }
 
     fn replace(self) -> Result<(), FilesError> {
-        match fs::metadata(&self.place) {
+        match fs::symlink_metadata(&self.place) {
             Ok(there) if there.len() == self.size_bytes => {}
             Ok(_) => return Err(FilesError::Other),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(FilesError::NotFound),
@@ -307,7 +311,7 @@ impl NewChunk {
         match fs::hard_link(&self.growing, &self.place) {
             // An earlier attempt of the same upload.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if fs::metadata(&self.place)?.len() != self.size_bytes {
+                if fs::symlink_metadata(&self.place)?.len() != self.size_bytes {
                     return Err(FilesError::Other);
                 }
             }
@@ -331,4 +335,29 @@ fn sync(folder: &Path) -> io::Result<()> {
 
 fn gone(removed: io::Result<()>) -> io::Result<()> {
     removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Files;
+    use std::os::unix::fs::symlink;
+
+    #[tokio::test]
+    async fn a_link_is_no_chunk() {
+        let (place, elsewhere) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+        let secret = elsewhere.path().join("secret");
+        fs::write(&secret, "secret").expect("writes");
+        let files = Files::in_folder(place.path()).expect("opens");
+        let (folder, id) = (files.folder().expect("a folder"), MediaId::new(3, [1; 14]));
+        let of_file = folder.of_file(&id);
+        fs::create_dir_all(&of_file).expect("made");
+        symlink(&secret, of_file.join("000000")).expect("linked");
+        files.read(&id, Version::Uploaded, 0..6).await.expect_err("leads out of the folder");
+        folder.open_chunk(&id, Version::Uploaded, 0..6).expect_err("leads out of the folder");
+        let put = files.put_chunk(&id, Version::Uploaded, 0, Bytes::from_static(b"public")).await;
+        assert!(matches!(put, Err(FilesError::Other)), "{put:?}");
+        files.replace_chunk(&id, 0, Bytes::from_static(b"public")).await.expect_err("is none");
+        assert_eq!(fs::read(&secret).expect("reads"), b"secret");
+    }
 }

@@ -4,6 +4,7 @@
 use std::{io, sync::Arc, time::SystemTime};
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use carillon_media::{FilesError, Version as FileVersion};
 use http_body_util::BodyExt as _;
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
@@ -80,7 +81,7 @@ impl MediaService {
         &self,
         socket: &mut TcpStream,
         parts: &Parts,
-        (pass, version): (&Pass, carillon_media::Version),
+        (pass, version): (&Pass, FileVersion),
         mut transfer: Transfer,
         keeps: bool,
     ) -> Result<(), DownloadError> {
@@ -88,9 +89,11 @@ impl MediaService {
         if range.is_empty() {
             return Ok(socket.write_all(&written(answer, keeps)).await?);
         }
-        let (Some(_turn), Some(folder)) = (self.turn_for_download(), self.folder()) else {
-            return Ok(socket.write_all(&written(full("download"), keeps)).await?);
+        let _turn = match self.turn(pass) {
+            Ok(turn) => turn,
+            Err(none) => return Ok(socket.write_all(&written(full("download", none), keeps)).await?),
         };
+        let folder = self.folder().ok_or(FilesError::NotFound)?;
         let head = written(answer, keeps);
         match Sending::begin(folder, (pass.id, version), range, head, socket, &mut transfer).await {
             Ok(begun) => {
@@ -126,7 +129,10 @@ impl MediaService {
             taken.extend_from_slice(&frame.into_data().unwrap_or_default());
         }
         let early = if taken.is_empty() { early } else { [&*taken, &early].concat().into() };
-        let asks = parts.headers.get(header::EXPECT).is_some_and(|expects| expects == "100-continue");
+        let asks = parts
+            .headers
+            .get(header::EXPECT)
+            .is_some_and(|expects| expects.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let mut body = SocketBody { socket, early, missing, asks };
         let answer = self.upload(&parts.headers, Source::Socket(&mut body), pass, &mut transfer).await;
         let SocketBody { socket, early, missing, .. } = body;

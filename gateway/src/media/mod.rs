@@ -11,6 +11,7 @@ mod range;
 mod sending;
 mod service;
 mod transfer;
+mod turns;
 mod types;
 mod upload;
 mod whole;

@@ -4,6 +4,10 @@ use std::{
     io,
     ops::Range,
     os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -60,10 +64,7 @@ enum Taken {
 }
 
 /// A download that a thread has given back.
-pub(super) struct Paused {
-    sending: Sending,
-    why: Result<Pause, DownloadError>,
-}
+pub(super) struct Paused(Result<(Sending, Pause), DownloadError>);
 
 impl Sending {
     /// Opens the file, and sends this head and what the socket takes of the range. After an error nothing was sent.
@@ -76,22 +77,30 @@ impl Sending {
         transfer: &mut Transfer,
     ) -> Result<Paused, FilesError> {
         let socket = socket.as_fd().try_clone_to_owned()?;
+        // Of the thread that sends the head, and the task that answers instead when the thread was too late.
+        let is_answered = Arc::new(AtomicBool::new(false));
+        let by_thread = Arc::clone(&is_answered);
         transfer.waits_for_place();
         let begun = folder.run(move |folder| {
             let chunk = folder.open_chunk(&file.0, file.1, range.clone())?;
+            if by_thread.swap(true, Relaxed) {
+                return Err(FilesError::Late);
+            }
             let rest = range.start + length(&chunk)..range.end;
             let sending = Self { file, rest, chunk, head: head.into(), socket, given: 0 };
             Ok(sending.send(folder))
         });
         let begun = begun.await;
         transfer.waits_for_client();
-        begun
+        match begun {
+            Err(late) if is_answered.swap(true, Relaxed) => Ok(Paused(Err(late.into()))),
+            begun => begun,
+        }
     }
 
     /// Sends what the socket takes.
     fn send(mut self, folder: &Folder) -> Paused {
-        let why = self.try_send(folder);
-        Paused { sending: self, why }
+        Paused(self.try_send(folder).map(|pause| (self, pause)))
     }
 
     fn try_send(&mut self, folder: &Folder) -> Result<Pause, DownloadError> {
@@ -161,8 +170,8 @@ impl Paused {
         transfer: &mut Transfer,
     ) -> Result<(), DownloadError> {
         loop {
-            let Self { sending, why } = self;
-            match why? {
+            let (sending, pause) = self.0?;
+            match pause {
                 Pause::End => return Ok(()),
                 Pause::Full => {
                     let has_room = || match takes_more(socket, Duration::ZERO) {

@@ -94,7 +94,7 @@ async fn no_task_waits_for_the_disk_when_the_system_has_forgotten_the_bytes() {
 #[tokio::test]
 async fn more_downloads_than_threads_all_get_their_bytes() {
     const CLIENTS: usize = 80;
-    let play = play(|config| config.max_downloads = CLIENTS).await;
+    let play = play(|config| config.max_downloads = 4 * CLIENTS).await;
     let bytes = of_chunks(2);
     let path = uploaded(&play, &bytes).await;
     let mut streams = Vec::new();
@@ -102,7 +102,12 @@ async fn more_downloads_than_threads_all_get_their_bytes() {
         streams.push(begun(play.http, &path).await);
     }
     let refused = http(play.http, "GET", &path, &[], b"").await;
-    assert_eq!(refused.status, 503, "all are on their way");
+    assert_eq!(refused.status, 503, "one user has the quarter of all turns");
+    let mut bob = play.world.client("bob", "b").await;
+    let place = slot(&mut bob, 5).await;
+    assert_eq!(http(play.http, "PUT", &place.url, &[], b"bytes").await.status, 201);
+    let of_bob = url(&mut bob, &place.id, None).await.expect("the owner").url;
+    assert_eq!(http(play.http, "GET", &of_bob, &[], b"").await.status, 200, "another user is not held up");
     let reading = streams.into_iter().map(|mut stream| async {
         let mut got = vec![0; bytes.len()];
         stream.read_exact(&mut got).await.expect("all bytes");
