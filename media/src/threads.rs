@@ -66,7 +66,9 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         // A runtime that waits for its threads must not be dropped in a task.
-        self.runtime.take().map(Runtime::shutdown_background);
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

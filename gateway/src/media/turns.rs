@@ -83,15 +83,15 @@ mod tests {
     fn one_user_has_a_quarter_of_all_turns_and_they_come_back() {
         let (alice, bob) = (Whose(1), Whose(2));
         let turns = Turns::new(8);
-        let mut held: Vec<_> = (0..2).map(|_| turns.take(alice).ok().expect("a turn")).collect();
+        let mut held: Vec<_> = (0..2).map(|_| turns.take(alice).expect("a turn")).collect();
         assert_eq!(turns.take(alice).err(), Some(NoTurn::OfUser));
-        held.push(turns.take(bob).ok().expect("another user has one"));
-        held.extend((3..8).map(|user| turns.take(Whose(user)).ok().expect("a turn")));
+        held.push(turns.take(bob).expect("another user has one"));
+        held.extend((3..8).map(|user| turns.take(Whose(user)).expect("a turn")));
         assert_eq!(turns.take(Whose(9)).err(), Some(NoTurn::All));
         held.clear();
         assert!(turns.take(alice).is_ok() && turns.0.taken.lock().of_users.is_empty());
         let one = Turns::new(1);
-        let turn = one.take(alice).ok().expect("there is one");
+        let turn = one.take(alice).expect("there is one");
         assert_eq!(one.take(bob).err(), Some(NoTurn::All));
         drop(turn);
         assert!(one.take(bob).is_ok());
