@@ -29,9 +29,9 @@ pub struct MediaConfig {
     /// What all files of one user may come to.
     pub max_user_bytes: u64,
     pub max_user_files: u32,
-    /// Most uploads at once, of each gateway: each takes up to 5 MiB of memory, or three open files without TLS and with a folder.
+    /// Most uploads at once, of each gateway, and the quarter of them of one user: each takes up to 5 MiB of memory, or three open files without TLS and with a folder.
     pub max_uploads: usize,
-    /// Most downloads at once, of each gateway: each takes up to 1 MiB of memory.
+    /// Most downloads at once, of each gateway, and the quarter of them of one user: each takes up to 1 MiB of memory.
     pub max_downloads: usize,
     /// How long the URL of an upload counts, with all its attempts.
     pub upload_url_s: u32,

@@ -418,9 +418,9 @@ mod tests {
         assert_eq!(chunk.missing_bytes(), 0);
         chunk.finish().await.expect("is whole");
         assert_eq!(files.read(&id(1), Version::Uploaded, 0..9).await.expect("reads"), &b"\x01\x01seven b"[..]);
-        let open = folder.open_chunk(id(1), Version::Uploaded, 2..100).await.expect("opens");
+        let open = folder.open_chunk(&id(1), Version::Uploaded, 2..100).expect("opens");
         assert_eq!(open.range, 2..9);
-        assert!(matches!(folder.open_chunk(id(1), Version::Uploaded, 9..10).await, Err(FilesError::NotFound)));
+        assert!(matches!(folder.open_chunk(&id(1), Version::Uploaded, 9..10), Err(FilesError::NotFound)));
     }
 
     /// As while a share is not mounted.
@@ -440,7 +440,7 @@ mod tests {
             assert!(matches!(put, Err(FilesError::Away)));
             assert!(matches!(files.read(&id(1), Version::Uploaded, 0..4).await, Err(FilesError::Away)));
             assert!(matches!(files.remove(&id(1)).await, Err(FilesError::Away)));
-            let open = files.folder().expect("a folder").open_chunk(id(1), Version::Uploaded, 0..4).await;
+            let open = files.folder().expect("a folder").open_chunk(&id(1), Version::Uploaded, 0..4);
             assert!(matches!(open, Err(FilesError::Away)));
         }
         std::fs::remove_dir(&mounted).expect("nothing was put there");

@@ -4,11 +4,11 @@
 use std::{
     fmt,
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, IoSliceMut},
+    io,
     ops::Range,
     os::{
         fd::OwnedFd,
-        unix::fs::{DirBuilderExt as _, FileExt as _},
+        unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,27 +17,34 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use carillon_proto::MediaId;
 use rustix::{
-    io::{Errno, ReadWriteFlags, preadv2},
+    fs::OFlags,
+    io::Errno,
     pipe::{SpliceFlags, splice},
 };
-use tokio::{task::spawn_blocking, time::timeout};
 
-use crate::files::{CHUNK_BYTES, FilesError, OPERATION, Version, chunk_name, folder_names};
+use crate::{
+    files::{CHUNK_BYTES, FilesError, Version, chunk_name, folder_names},
+    threads::Threads,
+};
 
 /// A file that is there while the folder is: a share that is not mounted leaves an empty folder behind.
 pub(crate) const MARK: &str = "carillon-media";
 const ABOUT_MARK: &str = "Carillon keeps files of messages in this folder. While this file is missing, it takes the folder for one that is away, \
                           such as a share that is not mounted.\n";
-/// Bytes of which the last one tells whether they are in memory, and which are read from the disk at once.
-const READ_AHEAD: u64 = 128 * 1024;
+const NO_LINKS: i32 = OFlags::NOFOLLOW.bits() as i32;
+/// Bytes of two files that are compared at once.
+const COMPARED: u64 = 128 * 1024;
 /// Attempts to make a folder that others remove meanwhile, since it was empty.
 const MADE_ANEW: usize = 8;
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Folder(Arc<Path>);
+pub struct Folder {
+    path: Arc<Path>,
+    threads: Arc<Threads>,
+}
 
-/// Bytes of one chunk, which are in memory if the system did not need it for something else since.
+/// Bytes of one chunk. Whoever reads them may wait for the disk.
 #[derive(Debug)]
 pub struct OpenChunk {
     pub file: File,
@@ -48,6 +55,7 @@ pub struct OpenChunk {
 /// A chunk that grows until it is whole, and is seen by nobody before. It is removed when this is dropped.
 #[derive(Debug)]
 pub struct NewChunk {
+    folder: Folder,
     file: File,
     growing: PathBuf,
     place: PathBuf,
@@ -57,7 +65,7 @@ pub struct NewChunk {
 
 impl fmt::Debug for Folder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.path.fmt(f)
     }
 }
 
@@ -69,24 +77,46 @@ impl Folder {
         if !mark.try_exists()? {
             fs::write(&mark, ABOUT_MARK)?;
         }
-        Ok(Self(path.into()))
+        Ok(Self { path: path.into(), threads: Arc::new(Threads::new()?) })
     }
 
-    /// Opens a chunk for the bytes from the beginning of this range up to the end of the range or of the chunk, and has the system read them.
-    pub async fn open_chunk(&self, id: MediaId, version: Version, range: Range<u64>) -> Result<OpenChunk, FilesError> {
+    /// Does work that may wait for the disk, on one of a few threads for such work. It gets its turn at once, and goes on if nobody waits for it
+    /// any more.
+    pub fn run<T, W>(&self, work: W) -> impl Future<Output = Result<T, FilesError>> + Send + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Self) -> Result<T, FilesError> + Send + 'static,
+    {
         let this = self.clone();
-        blocking(move || {
-            let (file, range) = this.open(&id, version, range)?;
-            read_ahead(&file, range.clone())?;
-            Ok(OpenChunk { file, range })
-        })
-        .await
+        self.threads.run(move || work(&this))
+    }
+
+    /// True if other work waits for a thread. Whoever has one and waits for something else than the disk gives it back.
+    pub fn lacks_threads(&self) -> bool {
+        self.threads.are_awaited()
+    }
+
+    /// Opens a chunk for the bytes from the beginning of this range up to the end of the range or of the chunk. Only for a thread that may wait
+    /// for the disk.
+    pub fn open_chunk(&self, id: &MediaId, version: Version, range: Range<u64>) -> Result<OpenChunk, FilesError> {
+        let number = range.start / CHUNK_BYTES;
+        let begin = number * CHUNK_BYTES;
+        let path = self.of_file(id).join(chunk_name(version, number));
+        // A link could lead out of the folder.
+        let file = match OpenOptions::new().read(true).custom_flags(NO_LINKS).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.is_there()?;
+                return Err(FilesError::NotFound);
+            }
+            file => file?,
+        };
+        let within = range.start - begin..(range.end - begin).min(file.metadata()?.len()).min(CHUNK_BYTES);
+        if within.is_empty() { Err(FilesError::NotFound) } else { Ok(OpenChunk { file, range: within }) }
     }
 
     /// Begins a chunk of an upload that will have this size.
     pub async fn new_chunk(&self, id: MediaId, number: u64, size_bytes: u64) -> Result<NewChunk, FilesError> {
-        let this = self.clone();
-        blocking(move || this.begin(&id, Version::Uploaded, number, size_bytes)).await
+        self.run(move |this| this.begin(&id, Version::Uploaded, number, size_bytes)).await
     }
 
     pub(crate) async fn put_chunk(
@@ -96,8 +126,7 @@ impl Folder {
         number: u64,
         bytes: Bytes,
     ) -> Result<(), FilesError> {
-        let this = self.clone();
-        blocking(move || {
+        self.run(move |this| {
             let mut chunk = this.begin(&id, version, number, bytes.len() as u64)?;
             chunk.append(&bytes)?;
             chunk.publish()
@@ -106,8 +135,7 @@ impl Folder {
     }
 
     pub(crate) async fn replace_chunk(&self, id: MediaId, number: u64, bytes: Bytes) -> Result<(), FilesError> {
-        let this = self.clone();
-        blocking(move || {
+        self.run(move |this| {
             let mut chunk = this.begin(&id, Version::Uploaded, number, bytes.len() as u64)?;
             chunk.append(&bytes)?;
             chunk.replace()
@@ -116,9 +144,8 @@ impl Folder {
     }
 
     pub(crate) async fn read(&self, id: MediaId, version: Version, range: Range<u64>) -> Result<Bytes, FilesError> {
-        let this = self.clone();
-        blocking(move || {
-            let (file, range) = this.open(&id, version, range)?;
+        self.run(move |this| {
+            let OpenChunk { file, range } = this.open_chunk(&id, version, range)?;
             let mut bytes = BytesMut::zeroed((range.end - range.start) as usize);
             file.read_exact_at(&mut bytes, range.start)?;
             Ok(bytes.freeze())
@@ -128,8 +155,7 @@ impl Folder {
 
     /// Names and sizes of a file's chunks.
     pub(crate) async fn list(&self, id: MediaId) -> Result<Vec<(String, u64)>, FilesError> {
-        let this = self.clone();
-        blocking(move || {
+        self.run(move |this| {
             this.is_there()?;
             let entries = match fs::read_dir(this.of_file(&id)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -155,8 +181,7 @@ impl Folder {
         id: MediaId,
         which: impl Fn(&str) -> bool + Send + 'static,
     ) -> Result<(), FilesError> {
-        let this = self.clone();
-        blocking(move || {
+        self.run(move |this| {
             this.is_there()?;
             let folder = this.of_file(&id);
             let entries = match fs::read_dir(&folder) {
@@ -181,26 +206,12 @@ impl Folder {
 
     /// An error if the folder is not the one that it was.
     fn is_there(&self) -> Result<(), FilesError> {
-        if self.0.join(MARK).try_exists()? { Ok(()) } else { Err(FilesError::Away) }
+        if self.path.join(MARK).try_exists()? { Ok(()) } else { Err(FilesError::Away) }
     }
 
     fn of_file(&self, id: &MediaId) -> PathBuf {
         let [shard, name] = folder_names(id);
-        self.0.join(shard).join(name)
-    }
-
-    fn open(&self, id: &MediaId, version: Version, range: Range<u64>) -> Result<(File, Range<u64>), FilesError> {
-        let number = range.start / CHUNK_BYTES;
-        let begin = number * CHUNK_BYTES;
-        let file = match File::open(self.of_file(id).join(chunk_name(version, number))) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.is_there()?;
-                return Err(FilesError::NotFound);
-            }
-            file => file?,
-        };
-        let within = range.start - begin..(range.end - begin).min(file.metadata()?.len()).min(CHUNK_BYTES);
-        if within.is_empty() { Err(FilesError::NotFound) } else { Ok((file, within)) }
+        self.path.join(shard).join(name)
     }
 
     fn begin(&self, id: &MediaId, version: Version, number: u64, size_bytes: u64) -> Result<NewChunk, FilesError> {
@@ -211,7 +222,9 @@ impl Folder {
         loop {
             let growing = folder.join(format!("{}#{attempt}", chunk_name(version, number)));
             match OpenOptions::new().read(true).write(true).create_new(true).open(&growing) {
-                Ok(file) => return Ok(NewChunk { file, growing, place, written: 0, size_bytes }),
+                Ok(file) => {
+                    return Ok(NewChunk { folder: self.clone(), file, growing, place, written: 0, size_bytes });
+                }
                 // Another attempt of the same upload, or one of a process that has ended.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
                 Err(error) if error.kind() == io::ErrorKind::NotFound && made < MADE_ANEW => {
@@ -245,17 +258,20 @@ impl NewChunk {
 
     /// Appends these bytes, of which there are not more than are missing.
     pub async fn write(mut self, bytes: Bytes) -> Result<Self, FilesError> {
-        blocking(move || self.append(&bytes).map(|()| self)).await
+        let folder = self.folder.clone();
+        folder.run(move |_| self.append(&bytes).map(|()| self)).await
     }
 
     /// Appends so many bytes that are in the pipe.
     pub async fn write_from(mut self, pipe: Arc<OwnedFd>, count: usize) -> Result<Self, FilesError> {
-        blocking(move || self.append_from(&pipe, count).map(|()| self)).await
+        let folder = self.folder.clone();
+        folder.run(move |_| self.append_from(&pipe, count).map(|()| self)).await
     }
 
     /// Gives the chunk its name, unless it is there. When the result comes, it is where nothing is lost. The work begins at once.
     pub fn finish(self) -> impl Future<Output = Result<(), FilesError>> + Send + 'static {
-        blocking(move || self.publish())
+        let folder = self.folder.clone();
+        folder.run(move |_| self.publish())
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), FilesError> {
@@ -277,7 +293,7 @@ impl NewChunk {
     }
 
     fn replace(self) -> Result<(), FilesError> {
-        match fs::metadata(&self.place) {
+        match fs::symlink_metadata(&self.place) {
             Ok(there) if there.len() == self.size_bytes => {}
             Ok(_) => return Err(FilesError::Other),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(FilesError::NotFound),
@@ -297,7 +313,9 @@ impl NewChunk {
         match fs::hard_link(&self.growing, &self.place) {
             // An earlier attempt of the same upload.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if !has_same_bytes(&self.file, &File::open(&self.place)?, self.size_bytes)? {
+                // A link could lead out of the folder.
+                let kept = OpenOptions::new().read(true).custom_flags(NO_LINKS).open(&self.place)?;
+                if !has_same_bytes(&self.file, &kept, self.size_bytes)? {
                     return Err(FilesError::Other);
                 }
             }
@@ -315,28 +333,14 @@ impl Drop for NewChunk {
     }
 }
 
-/// Has the system read what is not in memory, so that whoever sends it does not wait for the disk.
-fn read_ahead(file: &File, range: Range<u64>) -> io::Result<()> {
-    let mut read = Vec::new();
-    for begin in range.clone().step_by(READ_AHEAD as usize) {
-        let end = (begin + READ_AHEAD).min(range.end);
-        let in_memory = preadv2(file, &mut [IoSliceMut::new(&mut [0])], end - 1, ReadWriteFlags::NOWAIT);
-        if in_memory != Ok(1) {
-            read.resize((end - begin) as usize, 0);
-            file.read_exact_at(&mut read, begin)?;
-        }
-    }
-    Ok(())
-}
-
 /// True if both files have this length and the same bytes.
 fn has_same_bytes(one: &File, other: &File, size_bytes: u64) -> io::Result<bool> {
     if other.metadata()?.len() != size_bytes {
         return Ok(false);
     }
-    let mut pieces = [vec![0; READ_AHEAD as usize], vec![0; READ_AHEAD as usize]];
-    for begin in (0..size_bytes).step_by(READ_AHEAD as usize) {
-        let length = READ_AHEAD.min(size_bytes - begin) as usize;
+    let mut pieces = [vec![0; COMPARED as usize], vec![0; COMPARED as usize]];
+    for begin in (0..size_bytes).step_by(COMPARED as usize) {
+        let length = COMPARED.min(size_bytes - begin) as usize;
         for (file, piece) in [one, other].into_iter().zip(&mut pieces) {
             file.read_exact_at(&mut piece[..length], begin)?;
         }
@@ -355,16 +359,27 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
     removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
-/// Work that may wait for a disk. It begins at once, and goes on if nobody waits for it any more.
-fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, FilesError> + Send + 'static,
-) -> impl Future<Output = Result<T, FilesError>> + Send + 'static {
-    let working = spawn_blocking(work);
-    async {
-        match timeout(OPERATION, working).await {
-            Ok(Ok(done)) => done,
-            Ok(Err(ended)) => Err(io::Error::other(ended).into()),
-            Err(_) => Err(FilesError::Late),
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Files;
+    use std::os::unix::fs::symlink;
+
+    #[tokio::test]
+    async fn a_link_is_no_chunk() {
+        let (place, elsewhere) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+        let secret = elsewhere.path().join("secret");
+        fs::write(&secret, "secret").expect("writes");
+        let files = Files::in_folder(place.path()).expect("opens");
+        let (folder, id) = (files.folder().expect("a folder"), MediaId::new(3, [1; 14]));
+        let of_file = folder.of_file(&id);
+        fs::create_dir_all(&of_file).expect("made");
+        symlink(&secret, of_file.join("000000")).expect("linked");
+        files.read(&id, Version::Uploaded, 0..6).await.expect_err("leads out of the folder");
+        folder.open_chunk(&id, Version::Uploaded, 0..6).expect_err("leads out of the folder");
+        let put = files.put_chunk(&id, Version::Uploaded, 0, Bytes::from_static(b"public")).await;
+        assert!(matches!(put, Err(FilesError::Other)), "{put:?}");
+        files.replace_chunk(&id, 0, Bytes::from_static(b"public")).await.expect_err("is none");
+        assert_eq!(fs::read(&secret).expect("reads"), b"secret");
     }
 }

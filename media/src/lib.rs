@@ -8,6 +8,7 @@ mod files;
 mod folder;
 mod http;
 pub mod pass;
+mod threads;
 
 pub use config::{MediaConfig, PlaceError, ToldPlace};
 pub use files::{CHUNK_BYTES, Files, FilesError, Kept, Version};

@@ -51,7 +51,18 @@ pub enum Purpose {
         /// By what is in the file.
         media_type: String,
         name: String,
+        /// The user who has asked for the URL.
+        whose: Whose,
     },
+}
+
+/// A user, by a number that tells the name to nobody outside of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Whose(pub u64);
+
+impl Whose {
+    /// Moderators, who share what one user has.
+    pub const MODERATORS: Self = Self(0);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -95,6 +106,9 @@ struct Contents {
     /// Of other bytes than those that were uploaded.
     #[prost(bytes = "vec", tag = "8")]
     version: Vec<u8>,
+    /// Of a download.
+    #[prost(fixed64, tag = "9")]
+    whose: u64,
 }
 
 impl PassKeys {
@@ -110,6 +124,13 @@ impl PassKeys {
             PassKey { id: [a, b, c, d], secret }
         };
         Self(secrets.into_iter().map(key).collect())
+    }
+
+    /// The number of a user, as long as the newest secret is in use.
+    pub fn whose(&self, user: &UserId) -> Whose {
+        let secret = self.0.first().map_or([0; 32], |key| key.secret);
+        let [a, b, c, d, e, f, g, h, ..] = hmac(&secret, &[b"user ", user.as_str().as_bytes()].concat());
+        Whose(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
     }
 
     /// `base`: what comes before the path, or nothing. `None` without a key.
@@ -151,12 +172,12 @@ impl From<&Pass> for Contents {
             Purpose::Upload { user, incarnation } => {
                 Self { user: user.as_str().to_owned(), incarnation: *incarnation, ..contents }
             }
-            Purpose::Download { version, media_type, name } => {
+            Purpose::Download { version, media_type, name, whose } => {
                 let version = match version {
                     Version::Uploaded => Vec::new(),
                     Version::Other(hash) => hash.to_vec(),
                 };
-                Self { media_type: media_type.clone(), name: name.clone(), version, ..contents }
+                Self { media_type: media_type.clone(), name: name.clone(), version, whose: whose.0, ..contents }
             }
         }
     }
@@ -167,14 +188,14 @@ impl TryFrom<Contents> for Pass {
 
     fn try_from(contents: Contents) -> Result<Self, PassError> {
         let unknown = PassError::Unknown;
-        let Contents { id, size_bytes, expires_ms, user, incarnation, media_type, name, version } = contents;
+        let Contents { id, size_bytes, expires_ms, user, incarnation, media_type, name, version, whose } = contents;
         let to = if user.is_empty() {
             let version = match <[u8; 8]>::try_from(&*version) {
                 Ok(hash) => Version::Other(hash),
                 Err(_) if version.is_empty() => Version::Uploaded,
                 Err(_) => return Err(unknown),
             };
-            Purpose::Download { version, media_type, name }
+            Purpose::Download { version, media_type, name, whose: Whose(whose) }
         } else {
             Purpose::Upload { user: UserId::new(&user).map_err(|_| unknown)?, incarnation }
         };
@@ -195,10 +216,9 @@ mod tests {
             Purpose::Upload { user, incarnation }
         });
         let version = prop_oneof![Just(Version::Uploaded), any::<[u8; 8]>().prop_map(Version::Other)];
-        let download = (version, ".{0,60}", ".{0,60}").prop_map(|(version, media_type, name)| Purpose::Download {
-            version,
-            media_type,
-            name,
+        let texts = (".{0,60}", ".{0,60}");
+        let download = (version, texts, any::<u64>()).prop_map(|(version, (media_type, name), whose)| {
+            Purpose::Download { version, media_type, name, whose: Whose(whose) }
         });
         prop_oneof![upload, download]
     }
@@ -245,7 +265,8 @@ mod tests {
     #[test]
     fn a_pass_counts_until_it_expires_and_while_its_secret_is_in_use() {
         let [old, new] = [[1; 32], [2; 32]];
-        let to = Purpose::Download { version: Version::Uploaded, media_type: String::new(), name: String::new() };
+        let [media_type, name] = [const { String::new() }; 2];
+        let to = Purpose::Download { version: Version::Uploaded, media_type, name, whose: Whose(7) };
         let pass = Pass { id: MediaId::new(0, [0; 14]), size_bytes: 1, expires_ms: NOW_MS + 1, to };
         let url = PassKeys::new([old]).url("", &pass).expect("a key");
         assert_eq!(PassKeys::new([new, old]).open(&url, NOW_MS), Ok(pass.clone()));

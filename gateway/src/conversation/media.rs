@@ -268,7 +268,9 @@ impl Live {
             }
             let MediaRow { size_bytes, media_type, name, sha256, .. } = row;
             let version = Version::of_row(&sha256).ok_or_else(no_file)?;
-            let to = Purpose::Download { version, media_type: media_type.clone(), name: name.clone() };
+            let keys = &rules.media.as_ref().ok_or_else(no_file)?.keys;
+            let whose = keys.load().whose(&self.who.user);
+            let to = Purpose::Download { version, media_type: media_type.clone(), name: name.clone(), whose };
             let (url, expires_ms) = url(rules, now, asked.reference.id(), size_bytes, to, asked.until_ms)?;
             Ok(UrlTell { request: asked.request, url, expires_ms, size_bytes, media_type, name })
         });

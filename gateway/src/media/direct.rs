@@ -1,11 +1,11 @@
 //! Requests whose bytes the kernel moves between a socket without TLS and the files of a folder. HTTP is read by the library up to the end of
 //! the request's head; the answer is written here.
 
-use std::{io, ops::Range, sync::Arc, time::SystemTime};
+use std::{io, sync::Arc, time::SystemTime};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use carillon_media::{
-    FilesError, Folder, OpenChunk,
+    FilesError, Version as FileVersion,
     pass::{Pass, Purpose},
 };
 use http_body_util::BodyExt as _;
@@ -15,24 +15,17 @@ use hyper::{
     header::{self, HeaderValue},
     http::request::Parts,
 };
-use rustix::{fs::sendfile, io::Errno};
-use tokio::{
-    io::{AsyncWriteExt as _, Interest},
-    net::TcpStream,
-    sync::OwnedSemaphorePermit,
-};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use super::{
     download::DownloadError,
     pipe::{Filled, Pipe},
+    sending::Sending,
     service::{MediaService, full, put_common, unreadable},
     transfer::Transfer,
     upload::Source,
 };
 use crate::metrics;
-
-/// Bytes that are given to the socket at once, before others have their turn.
-const GIVEN: usize = 1 << 20;
 
 /// A request that is carried out on the socket.
 pub(crate) struct Direct {
@@ -73,8 +66,8 @@ impl Direct {
         let Self { media, parts, body, pass, transfer } = self;
         let keeps = keeps(&parts.headers);
         let rest = match &pass.to {
-            Purpose::Download { .. } => {
-                media.send(socket, &parts, &pass, transfer, keeps).await.ok()?;
+            Purpose::Download { version, .. } => {
+                media.send(socket, &parts, (&pass, *version), transfer, keeps).await.ok()?;
                 early
             }
             Purpose::Upload { .. } => {
@@ -90,21 +83,23 @@ impl MediaService {
         &self,
         socket: &mut TcpStream,
         parts: &Parts,
-        pass: &Pass,
-        transfer: Transfer,
+        (pass, version): (&Pass, FileVersion),
+        mut transfer: Transfer,
         keeps: bool,
     ) -> Result<(), DownloadError> {
         let (answer, range) = self.found(&parts.method, &parts.headers, pass);
         if range.is_empty() {
             return Ok(socket.write_all(&written(answer, keeps)).await?);
         }
-        let (Some(turn), Some(folder)) = (self.turn_for_download(), self.folder()) else {
-            return Ok(socket.write_all(&written(full("download"), keeps)).await?);
+        let _turn = match self.turn(pass) {
+            Ok(turn) => turn,
+            Err(none) => return Ok(socket.write_all(&written(full("download", none), keeps)).await?),
         };
-        match Sending::begin(folder, pass, range, transfer, turn).await {
-            Ok(mut sending) => {
-                socket.write_all(&written(answer, keeps)).await?;
-                let sent = sending.send(socket).await;
+        let folder = self.folder().ok_or(FilesError::NotFound)?;
+        let head = written(answer, keeps);
+        match Sending::begin(folder, (pass.id, version), range, head, socket, &mut transfer).await {
+            Ok(begun) => {
+                let sent = begun.finish(folder, socket, &mut transfer).await;
                 match &sent {
                     Ok(()) => metrics::media_transfer("download", "ok"),
                     // A client that goes away has had enough.
@@ -136,7 +131,10 @@ impl MediaService {
             taken.extend_from_slice(&frame.into_data().unwrap_or_default());
         }
         let early = if taken.is_empty() { early } else { [&*taken, &early].concat().into() };
-        let asks = parts.headers.get(header::EXPECT).is_some_and(|expects| expects == "100-continue");
+        let asks = parts
+            .headers
+            .get(header::EXPECT)
+            .is_some_and(|expects| expects.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let mut body = SocketBody { socket, early, missing, asks };
         let answer = self.upload(&parts.headers, Source::Socket(&mut body), pass, &mut transfer).await;
         let SocketBody { socket, early, missing, .. } = body;
@@ -201,81 +199,6 @@ impl SocketBody<'_> {
             Ok(Filled::End) | Err(_) => Piece::End,
         }
     }
-}
-
-/// A download on its way.
-struct Sending<'a> {
-    folder: &'a Folder,
-    pass: &'a Pass,
-    /// The part of the range that is not in `chunk`.
-    rest: Range<u64>,
-    chunk: OpenChunk,
-    transfer: Transfer,
-    _turn: OwnedSemaphorePermit,
-}
-
-impl<'a> Sending<'a> {
-    async fn begin(
-        folder: &'a Folder,
-        pass: &'a Pass,
-        range: Range<u64>,
-        mut transfer: Transfer,
-        turn: OwnedSemaphorePermit,
-    ) -> Result<Self, FilesError> {
-        let chunk = open(folder, pass, &range, &mut transfer).await?;
-        let rest = range.start + (chunk.range.end - chunk.range.start)..range.end;
-        Ok(Self { folder, pass, rest, chunk, transfer, _turn: turn })
-    }
-
-    async fn send(&mut self, socket: &TcpStream) -> Result<(), DownloadError> {
-        let mut given = 0;
-        loop {
-            let OpenChunk { file, range } = &mut self.chunk;
-            while !range.is_empty() {
-                let most = usize::try_from(range.end - range.start).map_or(GIVEN, |rest| rest.min(GIVEN));
-                let give = || match sendfile(socket, &*file, Some(&mut range.start), most) {
-                    Err(Errno::AGAIN) => Err(io::ErrorKind::WouldBlock.into()),
-                    given => Ok(given),
-                };
-                match socket.async_io(Interest::WRITABLE, give).await? {
-                    Ok(0) => return Err(DownloadError::Short),
-                    Ok(count) => {
-                        given += count as u64;
-                        metrics::media_bytes("download", count as u64);
-                    }
-                    Err(Errno::INTR) => {}
-                    Err(error) if is_of_file(error) => return Err(FilesError::Io(error.into()).into()),
-                    Err(error) => return Err(io::Error::from(error).into()),
-                }
-                self.transfer.waits_for_client();
-                if self.transfer.is_too_slow(given) {
-                    return Err(DownloadError::Slow);
-                }
-            }
-            if self.rest.is_empty() {
-                return Ok(());
-            }
-            self.chunk = open(self.folder, self.pass, &self.rest, &mut self.transfer).await?;
-            self.rest.start += self.chunk.range.end - self.chunk.range.start;
-        }
-    }
-}
-
-fn is_of_file(error: Errno) -> bool {
-    matches!(error, Errno::IO | Errno::STALE | Errno::INVAL | Errno::NOSYS)
-}
-
-async fn open(
-    folder: &Folder,
-    pass: &Pass,
-    range: &Range<u64>,
-    transfer: &mut Transfer,
-) -> Result<OpenChunk, FilesError> {
-    let Purpose::Download { version, .. } = &pass.to else { return Err(FilesError::NotFound) };
-    transfer.waits_for_place();
-    let chunk = folder.open_chunk(pass.id, *version, range.clone()).await?;
-    transfer.waits_for_client();
-    Ok(chunk)
 }
 
 /// Whether the client of HTTP/1.1 lets other requests follow (RFC 9112, section 9.3).

@@ -11,9 +11,8 @@ use carillon_media::{Files, FilesError, Version};
 use carillon_proto::MediaId;
 use futures_util::future::BoxFuture;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::transfer::Transfer;
+use super::{transfer::Transfer, turns::Turn};
 use crate::metrics;
 
 /// Bytes that are read at once.
@@ -32,7 +31,7 @@ pub(crate) struct Download {
     given: u64,
     reading: Option<BoxFuture<'static, Result<Bytes, FilesError>>>,
     transfer: Transfer,
-    _turn: OwnedSemaphorePermit,
+    _turn: Turn,
 }
 
 /// The connection ends: the head of the answer has been sent.
@@ -62,7 +61,7 @@ impl Download {
         (id, version): (MediaId, Version),
         range: Range<u64>,
         mut transfer: Transfer,
-        turn: OwnedSemaphorePermit,
+        turn: Turn,
     ) -> Result<Self, FilesError> {
         transfer.waits_for_place();
         let read = files.read(&id, version, first_of(&range)).await?;

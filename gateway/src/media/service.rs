@@ -21,12 +21,12 @@ use hyper::{
     body::Incoming,
     header::{self, HeaderName, HeaderValue},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     download::{Download, DownloadError},
     range::{Asked, asked},
     transfer::Transfer,
+    turns::{NoTurn, Turn, Turns},
     types,
     upload::{Source, Upload, UploadError, stored_bytes},
     whole::{Inspector, Whole, WholeError},
@@ -54,8 +54,8 @@ pub(crate) struct MediaService {
     keys: Arc<ArcSwap<PassKeys>>,
     links: RouterLinks,
     /// Further ones are refused, with a time to try again.
-    uploads: Arc<Semaphore>,
-    downloads: Arc<Semaphore>,
+    uploads: Turns,
+    downloads: Turns,
     inspector: Inspector,
     pub(crate) idle: std::time::Duration,
 }
@@ -68,8 +68,8 @@ impl MediaService {
             files,
             keys,
             links,
-            uploads: Arc::new(Semaphore::new(config.max_uploads)),
-            downloads: Arc::new(Semaphore::new(config.max_downloads)),
+            uploads: Turns::new(config.max_uploads),
+            downloads: Turns::new(config.max_downloads),
             inspector,
             idle: std::time::Duration::from_millis(config.idle_timeout_ms),
         }
@@ -132,7 +132,10 @@ impl MediaService {
         pass: &Pass,
         transfer: &mut Transfer,
     ) -> Answer {
-        let Ok(_turn) = Arc::clone(&self.uploads).try_acquire_owned() else { return full("upload") };
+        let _turn = match self.turn(pass) {
+            Ok(turn) => turn,
+            Err(none) => return full("upload", none),
+        };
         let taken = self.take(headers, from, pass, transfer).await;
         metrics::media_transfer("upload", if taken.is_ok() { "ok" } else { "failed" });
         match taken {
@@ -233,16 +236,22 @@ impl MediaService {
         if range.is_empty() {
             return whole(answer);
         }
-        let Some(turn) = self.turn_for_download() else { return whole(full("download")) };
+        let turn = match self.turn(pass) {
+            Ok(turn) => turn,
+            Err(none) => return whole(full("download", none)),
+        };
         match Download::begin(self.files.clone(), (pass.id, *version), range, transfer, turn).await {
             Ok(download) => answer.map(|_| Either::Right(download)),
             Err(error) => whole(unreadable(error, &pass.id)),
         }
     }
 
-    /// `None`: as many as may are on their way.
-    pub(super) fn turn_for_download(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.downloads).try_acquire_owned().ok()
+    /// An error if as many transfers as may be are on their way.
+    pub(super) fn turn(&self, pass: &Pass) -> Result<Turn, NoTurn> {
+        match &pass.to {
+            Purpose::Upload { user, .. } => self.uploads.take(self.keys.load().whose(user)),
+            Purpose::Download { whose, .. } => self.downloads.take(*whose),
+        }
     }
 
     /// The answer, and which bytes of the file follow it.
@@ -361,9 +370,13 @@ fn not_allowed(methods: &'static str) -> Answer {
     answer
 }
 
-pub(super) fn full(direction: &'static str) -> Answer {
+pub(super) fn full(direction: &'static str, why: NoTurn) -> Answer {
     metrics::media_transfer(direction, "refused");
-    again(text(StatusCode::SERVICE_UNAVAILABLE, "this gateway transfers as many files as it may"))
+    let why = match why {
+        NoTurn::All => "this gateway transfers as many files as it may",
+        NoTurn::OfUser => "this gateway transfers as many files of the user as it may",
+    };
+    again(text(StatusCode::SERVICE_UNAVAILABLE, why))
 }
 
 /// A download whose first bytes can't be read.

@@ -5,6 +5,7 @@ mod client;
 mod contacts;
 mod conversations;
 mod domains;
+mod downloads;
 mod expiring;
 mod groups;
 mod media;

@@ -295,7 +295,7 @@ async fn so_many_uploads_at_once_and_no_more() {
     let (one, two) = (slot(&mut alice, PNG.len()).await, slot(&mut alice, PNG.len()).await);
     let mut stream = TcpStream::connect(play.http).await.expect("connects");
     let head = format!(
-        "PUT {} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        "PUT {} HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
         one.url,
         PNG.len()
     );

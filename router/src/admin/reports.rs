@@ -4,7 +4,7 @@ use std::fmt;
 
 use carillon_media::{
     Version,
-    pass::{Pass, PassKeys, Purpose},
+    pass::{Pass, PassKeys, Purpose, Whose},
 };
 use carillon_proto::{
     Level, MediaId, ShardId, ShardKind, now_ms,
@@ -90,7 +90,8 @@ impl Admin {
         let version = Version::of_row(&sha256).filter(|_| is_whole);
         let version = version.ok_or_else(|| no_file("the file has never been whole"))?;
         let expires_ms = now_ms().saturating_add(u64::from(media.download_url_s) * 1000);
-        let to = Purpose::Download { version, media_type: media_type.clone(), name: name.clone() };
+        let whose = Whose::MODERATORS;
+        let to = Purpose::Download { version, media_type: media_type.clone(), name: name.clone(), whose };
         let url = PassKeys::of(&self.security).url(&media.url, &Pass { id, size_bytes, expires_ms, to });
         let url = url.ok_or_else(|| Status::failed_precondition("this router does not know the gateways' token"))?;
         tracing::info!(by = %scope, report = %Named(shard, place), file = %id, "a moderator got the address of a reported file");
