@@ -25,7 +25,7 @@ libfuzzer_sys::fuzz_target!(|given: (u8, &[u8])| {
     let (kind, content) = given;
     let limits = match kind % 2 {
         0 => Limits::default(),
-        _ => Limits { bytes: 300, depth: 4, attributes: 4, name_bytes: 100, namespaces: 4 },
+        _ => Limits { bytes: 300, depth: 4, elements: 9, attributes: 4, name_bytes: 100, namespaces: 4 },
     };
     let bytes = if kind & 2 == 0 { [HEADER, content].concat() } else { content.to_vec() };
     let whole = events(usize::MAX, &bytes, &limits);

@@ -33,6 +33,22 @@ impl Element {
         self.write_in(around, out);
     }
 
+    /// The element as the header of a stream over TCP: its start tag, which declares the namespaces of what follows.
+    ///
+    /// RFC 6120, section 4.8.5: "The stream header needs to contain a namespace declaration for both the content namespace and the stream
+    /// namespace." Section 11.5: "Before sending a stream header, an implementation SHOULD send an XML declaration".
+    pub(crate) fn open_stream(&self) -> String {
+        let mut out = "<?xml version='1.0'?><stream:".to_owned();
+        out.push_str(&self.name);
+        for (at, attribute) in self.attributes.iter().enumerate() {
+            attribute.write(at, &mut out);
+        }
+        write_attribute("xmlns", ns::CLIENT, &mut out);
+        write_attribute("xmlns:stream", ns::STREAMS, &mut out);
+        out.push('>');
+        out
+    }
+
     fn write_in(&self, around: Around<'_>, out: &mut String) {
         let mut inside = around;
         let prefix = if self.namespace == ns::STREAMS { "stream:" } else { "" };

@@ -337,3 +337,24 @@ fn unescape(name: &str) -> Result<String, SaslFailure> {
 fn is_nonce(text: &str) -> bool {
     (8..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_without_keys_looks_like_one_with_keys() {
+        let of = |hash, user: &str| Keys::decoy(hash, &[7; 32], user).to_stored();
+        for hash in [Hash::Sha1, Hash::Sha256] {
+            assert_eq!(of(hash, "juliet"), of(hash, "juliet"), "always the same");
+            assert_ne!(of(hash, "juliet").salt, of(hash, "romeo").salt);
+            assert!(ITERATIONS_EVER.contains(&of(hash, "juliet").iterations));
+            assert_eq!((of(hash, "juliet").salt.len(), of(hash, "juliet").stored_key.len()), (16, hash.bytes()));
+            assert!(Keys::stored(hash, &of(hash, "juliet")).is_some());
+        }
+        assert_ne!(of(Hash::Sha1, "juliet").salt, of(Hash::Sha256, "juliet").salt);
+        // The native dialect shows the same.
+        assert_eq!(of(Hash::Sha256, "juliet"), credentials::decoy(&[7; 32], "juliet"));
+        assert_eq!(Keys::stored(Hash::Sha1, &of(Hash::Sha256, "juliet")), None, "keys of another hash function");
+    }
+}

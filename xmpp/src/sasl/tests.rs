@@ -1,12 +1,11 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use carillon_proto::credentials::{ITERATIONS_EVER, decoy};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use proptest::prelude::*;
 use sha1::{Digest as _, Sha1};
 use sha2::Sha256;
 
 use super::*;
-use crate::{Element, Framing, error::StreamCondition, stream::Limits};
+use crate::{Framing, error::StreamCondition};
 
 const NONCE: &str = "3rfcNHYJY1ZVvWVs7j";
 
@@ -439,53 +438,6 @@ fn messages_of_scram_have_their_form() {
             "{malformed}"
         );
     }
-}
-
-#[test]
-fn a_user_without_keys_looks_like_one_with_keys() {
-    let of = |hash, user: &str| Keys::decoy(hash, &[7; 32], user).to_stored();
-    for hash in [Hash::Sha1, Hash::Sha256] {
-        assert_eq!(of(hash, "juliet"), of(hash, "juliet"), "always the same");
-        assert_ne!(of(hash, "juliet").salt, of(hash, "romeo").salt);
-        assert!(ITERATIONS_EVER.contains(&of(hash, "juliet").iterations));
-        assert_eq!((of(hash, "juliet").salt.len(), of(hash, "juliet").stored_key.len()), (16, hash.bytes()));
-        assert!(Keys::stored(hash, &of(hash, "juliet")).is_some());
-    }
-    assert_ne!(of(Hash::Sha1, "juliet").salt, of(Hash::Sha256, "juliet").salt);
-    // The native dialect shows the same.
-    assert_eq!(of(Hash::Sha256, "juliet"), decoy(&[7; 32], "juliet"));
-    assert_eq!(Keys::stored(Hash::Sha1, &of(Hash::Sha256, "juliet")), None, "keys of another hash function");
-}
-
-/// RFC 6120, section 6.3.5: "Any XML character data contained within the XML elements MUST be encoded using base 64 [...] where the padding bits are
-/// set to zero." Section 6.4.2: "it MUST transmit the response as a single equals sign character ("=")". Section 6.4.6: "it MUST transmit the
-/// data as a single equals sign character ("=")".
-#[test]
-fn elements_of_sasl_have_base64() {
-    let read = |text: &str| Request::read(&Element::parse(text, &Limits::default()).expect("valid"));
-    let sasl = |name: &str, text: &str| {
-        format!("<{name} xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>{text}</{name}>")
-    };
-    let auth = |data: Option<&[u8]>| {
-        let data = data.map(|data| data.to_vec().into());
-        Some(Ok(Request::Auth { mechanism: "PLAIN".to_owned(), data }))
-    };
-    assert_eq!(read(&sasl("auth", "AGp1bGlldABwZW5jaWw=")), auth(Some(b"\0juliet\0pencil")));
-    assert_eq!((read(&sasl("auth", "=")), read(&sasl("auth", ""))), (auth(Some(b"")), auth(None)));
-    assert_eq!(read(&sasl("response", "AQ==")), Some(Ok(Request::Response(vec![1].into()))));
-    assert_eq!(read(&sasl("response", "")), Some(Ok(Request::Response(Vec::new().into()))));
-    assert_eq!(read(&sasl("abort", "")), Some(Ok(Request::Abort)));
-    for wrong in ["AQ", "AR==", "!", "A Q==", "AQ==\n", "=="] {
-        assert_eq!(read(&sasl("auth", wrong)), Some(Err(SaslFailure::IncorrectEncoding)), "{wrong}");
-    }
-    assert_eq!((read("<auth xmlns='urn:x'/>"), read(&sasl("other", ""))), (None, None));
-    let text = |step: Step| step.element().map(|element| element.text());
-    let user = jid("a@b");
-    assert_eq!(text(Step::Challenge(vec![1])).as_deref(), Some("AQ=="));
-    assert_eq!(text(Step::Success { user: user.clone(), data: None }).as_deref(), Some(""));
-    assert_eq!(text(Step::Success { user: user.clone(), data: Some(Vec::new()) }).as_deref(), Some("="));
-    assert_eq!(text(Step::Success { user: user.clone(), data: Some(vec![1]) }).as_deref(), Some("AQ=="));
-    assert_eq!(text(Step::Keys { user, hash: Hash::Sha1 }), None);
 }
 
 proptest! {

@@ -88,3 +88,40 @@ impl Step {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Jid, sasl::Hash, stream::Limits};
+
+    /// RFC 6120, section 6.3.5: "Any XML character data contained within the XML elements MUST be encoded using base 64 [...] where the padding bits are
+    /// set to zero." Section 6.4.2: "it MUST transmit the response as a single equals sign character ("=")". Section 6.4.6: "it MUST transmit the
+    /// data as a single equals sign character ("=")".
+    #[test]
+    fn elements_of_sasl_have_base64() {
+        let read = |text: &str| Request::read(&Element::parse(text, &Limits::default()).expect("valid"));
+        let sasl = |name: &str, text: &str| {
+            format!("<{name} xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>{text}</{name}>")
+        };
+        let auth = |data: Option<&[u8]>| {
+            let data = data.map(|data| data.to_vec().into());
+            Some(Ok(Request::Auth { mechanism: "PLAIN".to_owned(), data }))
+        };
+        assert_eq!(read(&sasl("auth", "AGp1bGlldABwZW5jaWw=")), auth(Some(b"\0juliet\0pencil")));
+        assert_eq!((read(&sasl("auth", "=")), read(&sasl("auth", ""))), (auth(Some(b"")), auth(None)));
+        assert_eq!(read(&sasl("response", "AQ==")), Some(Ok(Request::Response(vec![1].into()))));
+        assert_eq!(read(&sasl("response", "")), Some(Ok(Request::Response(Vec::new().into()))));
+        assert_eq!(read(&sasl("abort", "")), Some(Ok(Request::Abort)));
+        for wrong in ["AQ", "AR==", "!", "A Q==", "AQ==\n", "=="] {
+            assert_eq!(read(&sasl("auth", wrong)), Some(Err(SaslFailure::IncorrectEncoding)), "{wrong}");
+        }
+        assert_eq!((read("<auth xmlns='urn:x'/>"), read(&sasl("other", ""))), (None, None));
+        let text = |step: Step| step.element().map(|element| element.text());
+        let user = Jid::new("a@b").expect("valid");
+        assert_eq!(text(Step::Challenge(vec![1])).as_deref(), Some("AQ=="));
+        assert_eq!(text(Step::Success { user: user.clone(), data: None }).as_deref(), Some(""));
+        assert_eq!(text(Step::Success { user: user.clone(), data: Some(Vec::new()) }).as_deref(), Some("="));
+        assert_eq!(text(Step::Success { user: user.clone(), data: Some(vec![1]) }).as_deref(), Some("AQ=="));
+        assert_eq!(text(Step::Keys { user, hash: Hash::Sha1 }), None);
+    }
+}

@@ -19,7 +19,7 @@ pub struct Header {
     pub from: Option<String>,
     pub id: Option<String>,
     pub version: Option<String>,
-    /// The language of stanzas that name none.
+    /// The language of stanzas that name none. `None` if it is not the name of a language.
     pub lang: Option<String>,
     /// The declarations of the header, each prefix once. There are none over WebSocket, where no element has the header around it.
     pub namespaces: Vec<Declaration>,
@@ -85,9 +85,17 @@ impl Header {
             from: value("from"),
             id: value("id"),
             version: value("version"),
-            lang: lang.map(|lang| escape::value(lang.raw).into()),
+            lang: lang.map(|lang| escape::value(lang.raw)).filter(|lang| is_language(lang)).map(String::from),
             namespaces,
             tag,
         }
     }
+}
+
+/// RFC 6120, section 4.7.4: "the value of the 'xml:lang' attribute MUST conform to the NMTOKEN datatype (as defined in Section 2.3 of [XML])
+/// and MUST conform to the language identifier format defined in [LANGTAGS]". It becomes part of each stanza that names no language,
+/// so that it has to be short.
+fn is_language(text: &str) -> bool {
+    let is_subtag = |tag: &str| (1..=8).contains(&tag.len()) && tag.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    text.len() <= 64 && text.split('-').all(is_subtag)
 }

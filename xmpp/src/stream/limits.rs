@@ -7,6 +7,8 @@ pub struct Limits {
     pub bytes: usize,
     /// Deepest element; the first-level element is at 1.
     pub depth: usize,
+    /// Most elements in a first-level element. In a tree each takes many times the bytes of its text.
+    pub elements: usize,
     /// Most attributes of an element, with its declarations of namespaces.
     pub attributes: usize,
     /// Longest name of an element, an attribute or a namespace, in bytes.
@@ -20,11 +22,11 @@ impl Limits {
     pub const BEFORE_AUTHENTICATION: Self = Self { bytes: 64 * 1024, ..Self::AFTER_AUTHENTICATION };
     /// For peers that have signed in.
     pub const AFTER_AUTHENTICATION: Self =
-        Self { bytes: 256 * 1024, depth: 64, attributes: 128, name_bytes: 1024, namespaces: 128 };
+        Self { bytes: 256 * 1024, depth: 64, elements: 16 * 1024, attributes: 128, name_bytes: 1024, namespaces: 128 };
     /// For what was read by other limits before.
     pub(crate) const UNLIMITED: Self = Self {
         bytes: usize::MAX,
-        depth: usize::MAX,
+        depth: usize::MAX, elements: usize::MAX,
         attributes: usize::MAX,
         name_bytes: usize::MAX,
         namespaces: usize::MAX,

@@ -6,7 +6,9 @@
 
 mod declaration;
 mod header;
+mod iq;
 mod limits;
+mod opening;
 mod stanza;
 mod tcp;
 mod websocket;
@@ -17,7 +19,9 @@ mod tests;
 use std::sync::Arc;
 
 pub use header::Header;
+pub use iq::IqType;
 pub use limits::Limits;
+pub use opening::{Opening, closing};
 pub use stanza::{Child, Routed, Stanza, StanzaKind, read_stanza};
 pub use tcp::TcpParser;
 pub use websocket::WebSocketParser;

@@ -25,6 +25,8 @@ pub(crate) struct Reader<'t> {
     limits: &'t Limits,
     /// Elements that are open.
     depth: usize,
+    /// Elements that were found.
+    elements: usize,
     /// The last element was an empty one, whose end is still to be told.
     is_empty: bool,
     attributes: Vec<Attribute<'t>>,
@@ -80,6 +82,7 @@ impl<'t> Reader<'t> {
             scope: Scope::new(outer, limits.namespaces),
             limits,
             depth: 0,
+            elements: 0,
             is_empty: false,
             attributes: Vec::new(),
         })
@@ -150,6 +153,10 @@ impl<'t> Reader<'t> {
         self.is_empty = is_empty;
         if self.depth > self.limits.depth {
             return Err(policy("elements are nested too deep"));
+        }
+        self.elements += 1;
+        if self.elements > self.limits.elements {
+            return Err(policy("there are too many elements in one"));
         }
         let inside = &raw[1..raw.len() - if is_empty { 2 } else { 1 }];
         let name_length = inside.bytes().position(chars::is_space).unwrap_or(inside.len());

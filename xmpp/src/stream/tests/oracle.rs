@@ -76,13 +76,18 @@ fn by_ours(bytes: &[u8]) -> Result<Option<Content>, StreamCondition> {
     Ok(None)
 }
 
-/// Declarations of the default namespace are not doubled here with an empty one first: `rxml` takes two then.
+/// Whether a tag declares the default namespace twice, which `rxml` takes for once.
+fn doubles_default(text: &str) -> bool {
+    text.split('<').any(|tag| tag.matches("xmlns=").count() > 1)
+}
+
 fn compare(text: &str) {
     let document = format!("{HEADER}{text}</stream:stream>");
     let theirs = by_rxml(document.as_bytes());
     match by_ours(document.as_bytes()) {
         // Rules of XMPP, of which XML knows nothing.
         Err(StreamCondition::BadFormat | StreamCondition::PolicyViolation | StreamCondition::BadNamespacePrefix) => {}
+        Err(_) if doubles_default(text) => {}
         Err(condition) => assert_eq!(theirs, None, "refused with {condition:?} by ours: {text:?}"),
         // Behind the end of a stream nothing is read.
         Ok(ours) if text.contains("</stream:stream") => drop(ours),

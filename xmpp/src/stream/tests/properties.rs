@@ -72,6 +72,7 @@ pub(super) fn nearly_xml() -> impl Strategy<Value = String> {
             " xmlns:p='u'",
             " p:x='2'", " xmlns='w'",
             " xml:lang='en'",
+            " xmlns=''",
             " z='&amp;\t&#10;\r\n'",
             " xmlns:q='u' q:x='3'"
         ]),

@@ -211,9 +211,23 @@ fn last_by(text: &str, limits: &Limits) -> Option<StreamCondition> {
     }
 }
 
+/// RFC 6120, section 4.7.4: "the value of the 'xml:lang' attribute MUST conform to the NMTOKEN datatype" and "MUST conform to the language
+/// identifier format".
+#[test]
+fn a_language_that_is_none_goes_into_no_stanza() {
+    let long = vec!["abcdefgh"; 8].join("-");
+    for (lang, expected) in [("de-CH", Some("de-CH")), ("", None), ("a b", None), ("de-", None), ("&apos;", None), (&*long, None)] {
+        let header = format!("<s:stream xmlns='jabber:client' xmlns:s='http://etherx.jabber.org/streams' xml:lang='{lang}'>");
+        let events = events(&format!("{header}<presence/>"));
+        let [Event::Opened(header), Event::Stanza(stanza)] = &*events else { panic!("{events:?}") };
+        assert_eq!((header.lang.as_deref(), stanza.lang()), (expected, expected), "{lang}");
+        assert_eq!(stanza.route("a@b/c", Framing::Tcp).text(None).contains("xml:lang"), expected.is_some(), "{lang}");
+    }
+}
+
 #[test]
 fn what_is_too_large_ends_the_stream() {
-    let limits = Limits { bytes: 100, depth: 3, attributes: 4, name_bytes: 40, namespaces: 5 };
+    let limits = Limits { bytes: 100, depth: 3, elements: 10, attributes: 4, name_bytes: 40, namespaces: 5 };
     let sized = |length: usize| format!("<a>{}</a>", "x".repeat(length - 7));
     let named = |length: usize| format!("<{}/>", "n".repeat(length));
     let valued = |length: usize| format!("<a xmlns='{}'/>", "n".repeat(length));
@@ -221,6 +235,7 @@ fn what_is_too_large_ends_the_stream() {
         &*sized(100),
         &format!("{0}{0}{0}", sized(100)),
         "<a><a><a/></a><a><a></a></a></a>",
+        &format!("<a>{}</a>", "<a/>".repeat(9)),
         "<a b='1' c='2' d='3' xmlns='4'/>",
         &named(40),
         &valued(40),
@@ -231,6 +246,7 @@ fn what_is_too_large_ends_the_stream() {
     for (too_much, text) in [
         ("bytes", &*sized(101)),
         ("bytes of what is not finished", &format!("<a {}", " ".repeat(98))),
+        ("elements", &format!("<a>{}</a>", "<a/>".repeat(10))),
         ("depth", "<a><a><a><a/></a></a></a>"),
         ("attributes", "<a b='1' c='2' d='3' e='4' xmlns='5'/>"),
         ("bytes of a name", &named(41)),
