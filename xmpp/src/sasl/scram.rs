@@ -242,7 +242,7 @@ impl First {
         let malformed = SaslFailure::MalformedRequest;
         let text = std::str::from_utf8(message).map_err(|_| malformed)?;
         let (gs2, bare) = Gs2::read(text)?;
-        let mut binding = text[..text.len() - bare.len()].as_bytes().to_vec();
+        let mut binding = text.as_bytes()[..text.len() - bare.len()].to_vec();
         match (gs2.flag, binds) {
             // RFC 5802, section 6: "If the flag is set to "y" and the server supports channel binding, the server MUST fail
             // authentication."

@@ -45,6 +45,26 @@ fn continues_name(c: char) -> bool {
     matches!(c, '-' | '.' | '0'..='9' | '\u{b7}' | '\u{300}'..='\u{36f}' | '\u{203f}'..='\u{2040}')
 }
 
+/// Whether readers of the fourth edition of XML 1.0, too, take the name for one: those of the fifth edition allow more characters. Expat,
+/// on which many clients stand, has the fourth edition. Of its letters beyond ASCII these are the common ones.
+pub(crate) fn is_old_name(name: &str) -> bool {
+    name.is_ascii()
+        || name.chars().all(|c| {
+            c.is_ascii()
+                || matches!(c,
+                    '\u{b7}' | '\u{c0}'..='\u{d6}' | '\u{d8}'..='\u{f6}' | '\u{f8}'..='\u{131}' | '\u{388}'..='\u{38a}'
+                    | '\u{38c}' | '\u{38e}'..='\u{3a1}' | '\u{3a3}'..='\u{3ce}' | '\u{401}'..='\u{40c}' | '\u{40e}'..='\u{44f}'
+                    | '\u{451}'..='\u{45c}' | '\u{5d0}'..='\u{5ea}' | '\u{621}'..='\u{63a}' | '\u{3041}'..='\u{3094}'
+                    | '\u{30a1}'..='\u{30fa}' | '\u{4e00}'..='\u{9fa5}' | '\u{ac00}'..='\u{d7a3}')
+        })
+}
+
+/// Whether the name of a namespace has, of ASCII, only characters of URIs (RFC 3986, section 2). Expat refuses others that its user has
+/// chosen to stand between a namespace and a name: spaces, line feeds, brackets.
+pub(crate) fn is_uri(name: &str) -> bool {
+    name.bytes().all(|byte| !byte.is_ascii() || byte.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=%".contains(&byte))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +83,20 @@ mod tests {
         }
         for not in ["", "1a", "-a", ".a", "a:b", ":", "a b", "·a", "a/", "a\u{d7}", "a=", "\u{f0000}", "a\u{37e}"] {
             assert!(!is_name(not), "{not}");
+        }
+    }
+
+    #[test]
+    fn names_that_only_some_readers_know_are_told_apart() {
+        for name in ["message", "é-1·", "Ω", "я", "元素", "한"] {
+            assert!(is_name(name) && is_old_name(name), "{name}");
+        }
+        for name in ["a\u{feff}", "\u{10000}", "\u{2c00}", "\u{37f}", "\u{220}", "a\u{203f}"] {
+            assert!(is_name(name) && !is_old_name(name), "{name}");
+        }
+        assert!(is_uri("http://jabber.org/protocol/muc#user?a=b&c='%20'") && is_uri("urn:bücher") && is_uri(""));
+        for name in ["a b", "a\nb", "a}b", "a|b", "a\u{7f}b", "{a}", "a^", "a\"", "<"] {
+            assert!(!is_uri(name), "{name}");
         }
     }
 }

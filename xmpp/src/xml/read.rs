@@ -174,7 +174,9 @@ impl<'t> Reader<'t> {
         if name.len() > self.limits.name_bytes {
             return Err(policy("a name is too long"));
         }
-        scope::split(name)
+        let parts = scope::split(name)?;
+        // Whoever gets the element would end the stream of its own: one user could keep another one away.
+        if chars::is_old_name(name) { Ok(parts) } else { Err(policy("a name has characters that not all readers of XML know")) }
     }
 
     /// `inside`: a tag without its brackets; `base`: the offset of it.
@@ -219,7 +221,11 @@ impl<'t> Reader<'t> {
         if raw.len() > self.limits.name_bytes {
             return Err(policy("the name of a namespace is too long"));
         }
-        self.scope.declare(prefix, escape::value(raw), self.depth)
+        let uri = escape::value(raw);
+        if !chars::is_uri(&uri) {
+            return Err(policy("the name of a namespace has characters that URIs do not have"));
+        }
+        self.scope.declare(prefix, uri, self.depth)
     }
 
     /// Finds the namespaces of attributes, once all are declared.

@@ -140,6 +140,24 @@ fn what_is_not_well_formed_ends_the_stream() {
     }
 }
 
+/// Well-formed, and refused by what many clients read XML with.
+#[test]
+fn what_would_end_the_streams_of_others_ends_this_one() {
+    for text in [
+        "<\u{10000}/>",
+        "<a \u{37f}='1'/>",
+        "<a\u{feff}/>",
+        "<a xmlns:\u{10000}='x'/>",
+        "<a xmlns='a b'/>",
+        "<a xmlns='a&#10;b'/>",
+        "<a><b xmlns:c='a}b'/></a>",
+        "<a xmlns='a|b'/>",
+    ] {
+        assert_eq!(condition(&format!("{HEADER}{text}")), Some(StreamCondition::PolicyViolation), "{text}");
+    }
+    assert_eq!(condition(&format!("{HEADER}<a xmlns='a&amp;&apos;b'>\u{10000}</a>")), None);
+}
+
 /// RFC 6120, section 11.6: "If one party to an XML stream detects that the other party has attempted to send XML data with an encoding other than
 /// UTF-8, it MUST close the stream with a stream error, which SHOULD be \<unsupported-encoding/\>".
 #[test]
