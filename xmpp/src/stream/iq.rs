@@ -25,7 +25,11 @@ impl Stanza {
             Some("get") if children == 1 => IqType::Get,
             Some("set") if children == 1 => IqType::Set,
             Some("result") if children <= 1 => IqType::Result,
-            Some("error") if self.children().any(|child| child.name == "error" && child.namespace == self.namespace()) => IqType::Error,
+            Some("error")
+                if self.children().any(|child| child.name == "error" && child.namespace == self.namespace()) =>
+            {
+                IqType::Error
+            }
             _ => return Err(StanzaCondition::BadRequest),
         };
         self.id().map(|_| found).ok_or(StanzaCondition::BadRequest)

@@ -26,7 +26,8 @@ impl Limits {
     /// For what was read by other limits before.
     pub(crate) const UNLIMITED: Self = Self {
         bytes: usize::MAX,
-        depth: usize::MAX, elements: usize::MAX,
+        depth: usize::MAX,
+        elements: usize::MAX,
         attributes: usize::MAX,
         name_bytes: usize::MAX,
         namespaces: usize::MAX,

@@ -28,7 +28,8 @@ impl Opening<'_> {
             Framing::Tcp => ("stream", ns::STREAMS),
             Framing::WebSocket => ("open", ns::FRAMING),
         };
-        let mut opening = Element::new(name, namespace).with("from", self.from.to_owned()).with("id", self.id.to_owned());
+        let mut opening =
+            Element::new(name, namespace).with("from", self.from.to_owned()).with("id", self.id.to_owned());
         // RFC 6120, section 4.7.2: "if the client included a 'from' attribute in the initial stream header then the server MUST include a
         // 'to' attribute in the response stream header and MUST set its value to the bare JID specified in the 'from' attribute of the
         // initial stream header. If the client did not include a 'from' attribute in the initial stream header then the server MUST NOT
@@ -65,7 +66,8 @@ mod tests {
     use super::*;
     use crate::stream::{Event, Limits, TcpParser, WebSocketParser};
 
-    const OPENING: Opening<'static> = Opening { from: "im.example.com", id: "++TR84Sm6A3hnt3Q065SnAbbk3Y=", lang: "en" };
+    const OPENING: Opening<'static> =
+        Opening { from: "im.example.com", id: "++TR84Sm6A3hnt3Q065SnAbbk3Y=", lang: "en" };
 
     /// RFC 6120, section 4.7.2: "the server MUST include a 'to' attribute in the response stream header and MUST set its value to the bare
     /// JID specified in the 'from' attribute"; otherwise it "MUST NOT include a 'to' attribute". Section 4.7.1: "the receiving entity
@@ -89,7 +91,9 @@ mod tests {
         let mut tcp = TcpParser::new(Limits::default());
         let whole = format!("{text}{}", closing(Framing::Tcp));
         let mut input = whole.as_bytes();
-        assert!(matches!(tcp.feed(&mut input), Some(Event::Opened(header)) if header.from.as_deref() == Some("im.example.com")));
+        assert!(
+            matches!(tcp.feed(&mut input), Some(Event::Opened(header)) if header.from.as_deref() == Some("im.example.com"))
+        );
         assert_eq!(tcp.feed(&mut input), Some(Event::Closed));
         let mut websocket = WebSocketParser::new(Limits::default());
         let opened = websocket.message(OPENING.text(None, Framing::WebSocket).as_bytes());

@@ -62,7 +62,8 @@ pub(crate) fn is_old_name(name: &str) -> bool {
 /// Whether the name of a namespace has, of ASCII, only characters of URIs (RFC 3986, section 2). Expat refuses others that its user has
 /// chosen to stand between a namespace and a name: spaces, line feeds, brackets.
 pub(crate) fn is_uri(name: &str) -> bool {
-    name.bytes().all(|byte| !byte.is_ascii() || byte.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=%".contains(&byte))
+    name.bytes()
+        .all(|byte| !byte.is_ascii() || byte.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=%".contains(&byte))
 }
 
 #[cfg(test)]

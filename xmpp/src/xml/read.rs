@@ -176,7 +176,11 @@ impl<'t> Reader<'t> {
         }
         let parts = scope::split(name)?;
         // Whoever gets the element would end the stream of its own: one user could keep another one away.
-        if chars::is_old_name(name) { Ok(parts) } else { Err(policy("a name has characters that not all readers of XML know")) }
+        if chars::is_old_name(name) {
+            Ok(parts)
+        } else {
+            Err(policy("a name has characters that not all readers of XML know"))
+        }
     }
 
     /// `inside`: a tag without its brackets; `base`: the offset of it.

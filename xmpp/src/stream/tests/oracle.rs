@@ -76,18 +76,25 @@ fn by_ours(bytes: &[u8]) -> Result<Option<Content>, StreamCondition> {
     Ok(None)
 }
 
-/// Whether a tag declares the default namespace twice, which `rxml` takes for once.
-fn doubles_default(text: &str) -> bool {
-    text.split('<').any(|tag| tag.matches("xmlns=").count() > 1)
+/// Whether `rxml` reads the text in a way of its own: it takes a second declaration of the default namespace, and refuses a carriage return
+/// that stands alone before some characters.
+fn is_misread(text: &str) -> bool {
+    let doubles_default = |tag: &str| {
+        let tag: String = tag.split_ascii_whitespace().collect();
+        tag.matches("xmlns=").count() > 1
+    };
+    text.split('<').any(doubles_default) || text.replace("\r\n", "").contains('\r')
 }
 
 fn compare(text: &str) {
+    if is_misread(text) {
+        return;
+    }
     let document = format!("{HEADER}{text}</stream:stream>");
     let theirs = by_rxml(document.as_bytes());
     match by_ours(document.as_bytes()) {
         // Rules of XMPP, of which XML knows nothing.
         Err(StreamCondition::BadFormat | StreamCondition::PolicyViolation | StreamCondition::BadNamespacePrefix) => {}
-        Err(_) if doubles_default(text) => {}
         Err(condition) => assert_eq!(theirs, None, "refused with {condition:?} by ours: {text:?}"),
         // Behind the end of a stream nothing is read.
         Ok(ours) if text.contains("</stream:stream") => drop(ours),

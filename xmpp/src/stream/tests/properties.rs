@@ -70,11 +70,12 @@ pub(super) fn nearly_xml() -> impl Strategy<Value = String> {
             " x='1'",
             " y = \"a'b\"",
             " xmlns:p='u'",
-            " p:x='2'", " xmlns='w'",
+            " p:x='2'",
+            " xmlns='w'",
             " xml:lang='en'",
             " xmlns=''",
             " z='&amp;\t&#10;\r\n'",
-            " xmlns:q='u' q:x='3'"
+            " xmlns:q='u' q:x='3'",
         ]),
         0..4,
     );

@@ -233,9 +233,12 @@ fn last_by(text: &str, limits: &Limits) -> Option<StreamCondition> {
 /// identifier format".
 #[test]
 fn a_language_that_is_none_goes_into_no_stanza() {
-    let long = vec!["abcdefgh"; 8].join("-");
-    for (lang, expected) in [("de-CH", Some("de-CH")), ("", None), ("a b", None), ("de-", None), ("&apos;", None), (&*long, None)] {
-        let header = format!("<s:stream xmlns='jabber:client' xmlns:s='http://etherx.jabber.org/streams' xml:lang='{lang}'>");
+    let long = ["abcdefgh"; 8].join("-");
+    for (lang, expected) in
+        [("de-CH", Some("de-CH")), ("", None), ("a b", None), ("de-", None), ("&apos;", None), (&*long, None)]
+    {
+        let header =
+            format!("<s:stream xmlns='jabber:client' xmlns:s='http://etherx.jabber.org/streams' xml:lang='{lang}'>");
         let events = events(&format!("{header}<presence/>"));
         let [Event::Opened(header), Event::Stanza(stanza)] = &*events else { panic!("{events:?}") };
         assert_eq!((header.lang.as_deref(), stanza.lang()), (expected, expected), "{lang}");
