@@ -75,31 +75,36 @@ impl WebSocketParser {
                 return Err(wrong.with_text("a message is not one element"));
             }
         }
+        match &self.phase {
+            Phase::New => self.open(text),
+            Phase::Open(header) => {
+                let stanza = Stanza::read(text.to_owned(), header, &self.limits)?;
+                match (stanza.namespace(), stanza.name()) {
+                    (ns::FRAMING, "close") => Ok(Event::Closed),
+                    // RFC 7395, section 3.4: "Clients MUST NOT multiplex XMPP streams over the same WebSocket."
+                    (ns::FRAMING, _) => {
+                        Err(StreamError::new(StreamCondition::BadFormat).with_text("the stream is open already"))
+                    }
+                    _ => Ok(Event::Stanza(stanza)),
+                }
+            }
+            Phase::Closed => Err(StreamCondition::NotWellFormed.into()),
+        }
+    }
+
+    fn open(&self, text: &str) -> Result<Event, StreamError> {
         let mut reader = Reader::new(text, &[], &self.limits)?;
         let Piece::Start(start) = reader.piece()? else { return Err(StreamCondition::NotWellFormed.into()) };
-        match (&self.phase, &*start.namespace, start.local) {
-            (Phase::New, ns::FRAMING, "open") => {
-                let header = Header::of(&reader, Vec::new(), String::new());
-                reader.finish()?;
-                Ok(Event::Opened(header.into()))
-            }
-            (_, ns::FRAMING, "close") => {
-                reader.finish()?;
-                Ok(Event::Closed)
-            }
-            // RFC 7395, section 3.3.2: "The XML stream headers (the <open/> and <close/> elements) MUST be qualified by the namespace
-            // 'urn:ietf:params:xml:ns:xmpp-framing' [...]. If this rule is violated, the entity that receives the offending stream
-            // header MUST close the stream with an error, which MUST be <invalid-namespace>". Section 3.4: "The first message sent
-            // after the WebSocket opening handshake MUST be from the initiating entity and MUST be an <open/> element".
-            (Phase::New, ..) => {
-                Err(StreamError::new(StreamCondition::InvalidNamespace).with_text("a stream begins with its header"))
-            }
-            // RFC 7395, section 3.4: "Clients MUST NOT multiplex XMPP streams over the same WebSocket."
-            (_, ns::FRAMING, _) => {
-                Err(StreamError::new(StreamCondition::BadFormat).with_text("the stream is open already"))
-            }
-            (Phase::Open(header), ..) => Stanza::read(text.to_owned(), header, &self.limits).map(Event::Stanza),
-            (Phase::Closed, ..) => Err(StreamCondition::NotWellFormed.into()),
+        let header = Header::of(&reader, Vec::new(), String::new());
+        reader.finish()?;
+        // RFC 7395, section 3.3.2: "The XML stream headers (the <open/> and <close/> elements) MUST be qualified by the namespace
+        // 'urn:ietf:params:xml:ns:xmpp-framing' [...]. If this rule is violated, the entity that receives the offending stream
+        // header MUST close the stream with an error, which MUST be <invalid-namespace>". Section 3.4: "The first message sent
+        // after the WebSocket opening handshake MUST be from the initiating entity and MUST be an <open/> element".
+        match (&*start.namespace, start.local) {
+            (ns::FRAMING, "open") => Ok(Event::Opened(header.into())),
+            (ns::FRAMING, "close") => Ok(Event::Closed),
+            _ => Err(StreamError::new(StreamCondition::InvalidNamespace).with_text("a stream begins with its header")),
         }
     }
 }
