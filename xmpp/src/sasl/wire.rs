@@ -94,8 +94,8 @@ mod tests {
     use super::*;
     use crate::{Jid, sasl::Hash, stream::Limits};
 
-    /// RFC 6120, section 6.3.5: "Any XML character data contained within the XML elements MUST be encoded using base 64 [...] where the padding bits are
-    /// set to zero." Section 6.4.2: "it MUST transmit the response as a single equals sign character ("=")". Section 6.4.6: "it MUST transmit the
+    /// RFC 6120, section 6.3.5: "Any XML character data contained within the XML elements MUST be encoded using base 64 [...] where the padding
+    /// bits are set to zero." Section 6.4.2: "it MUST transmit the response as a single equals sign character ("=")". Section 6.4.6: "it MUST transmit the
     /// data as a single equals sign character ("=")".
     #[test]
     fn elements_of_sasl_have_base64() {
