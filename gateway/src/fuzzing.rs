@@ -11,6 +11,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use carillon_proto::{
     Epoch, GroupId, Position, TimelineId, UserId,
+    credentials::decoy,
     pb::{
         client::{Bye, ClientFrame, ServerFrame, Timeline, client_frame::Body, server_frame, timeline::Owner},
         link::{self, RawEnvelope, RouterReply, router_reply::Result as Reply},
@@ -21,10 +22,7 @@ use prost::Message as _;
 
 use crate::{
     config::{GatewayConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret},
-    conversation::{
-        Effect, Input, Now, Rules, Session, Tag, content,
-        scram::{self, ClientFirst},
-    },
+    conversation::{Effect, Input, Now, Rules, Session, Tag, content, scram::ClientFirst},
     dialect::native::{self, Outgoing, RawPage, Said, raw::RawEntry, varint},
     feeds::{Came, Entry, FeedId, Feeds, Follower, Follows, Hand, Left, ReadPage, TimelineName},
     listener::proxy_protocol,
@@ -138,7 +136,7 @@ pub fn scram(bytes: &[u8]) {
     let at = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let (first, last) = bytes.split_at(at);
     if let Ok(first) = ClientFirst::parse(first) {
-        let (challenge, exchange) = first.challenge(scram::decoy(&[1; 32], "alice"), "server");
+        let (challenge, exchange) = first.challenge(decoy(&[1; 32], "alice"), "server");
         assert!(challenge.starts_with("r="));
         exchange.finish(last.get(1..).unwrap_or_default()).expect_err("nobody has this password");
     }

@@ -85,6 +85,26 @@ pub fn check_proof(stored: &ScramCredentials, auth_message: &[u8], proof: &[u8])
     bool::from(right).then(|| hmac(&stored.server_key, auth_message))
 }
 
+/// Credentials for a user without any: always the same for the same name, so that nobody learns which users exist. No
+/// password fits them.
+pub fn decoy(key: &[u8; 32], user: &str) -> ScramCredentials {
+    let made_up = |what: &str| hmac(key, format!("{what}\0{user}").as_bytes()).to_vec();
+    let mut salt = made_up("salt");
+    salt.truncate(16);
+    ScramCredentials {
+        salt: salt.into(),
+        iterations: iterations(&made_up("iterations"), ITERATIONS_EVER),
+        stored_key: made_up("stored key").into(),
+        server_key: made_up("server key").into(),
+    }
+}
+
+/// An iteration count for a decoy, chosen from all that real credentials may have.
+fn iterations(made_up: &[u8], ever: &[u32]) -> u32 {
+    let place = made_up.first().map_or(0, |byte| usize::from(*byte)) % ever.len().max(1);
+    ever.get(place).copied().unwrap_or(ITERATIONS)
+}
+
 /// HMAC-SHA-256.
 pub fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
     // HMAC takes keys of any length (RFC 2104 section 3).
@@ -125,5 +145,19 @@ mod tests {
         wrong[0] ^= 1;
         assert!(check_proof(&stored, message, &wrong).is_none());
         assert!(check_proof(&stored, message, &[]).is_none());
+    }
+
+    #[test]
+    fn made_up_credentials_have_every_number_of_rounds_that_real_ones_may_have() {
+        assert!(ITERATIONS_EVER.contains(&ITERATIONS));
+        let ever = [4096, 10_000];
+        let of = |user: u32| iterations(&hmac(&[7; 32], format!("iterations\0user{user}").as_bytes()), &ever);
+        for rounds in ever {
+            let count = (0..1000).filter(|user| of(*user) == rounds).count();
+            assert!((300..700).contains(&count), "{count} of 1000 have {rounds}");
+        }
+        assert_eq!(of(1), of(1), "always the same for one name");
+        let made_up = decoy(&[7; 32], "nobody").iterations;
+        assert!(ITERATIONS_EVER.contains(&made_up));
     }
 }

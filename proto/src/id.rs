@@ -143,6 +143,14 @@ name!(
     }
 );
 
+impl DomainId {
+    /// Normalises, then validates. Use only where several spellings mean one domain, as in addresses.
+    pub fn normalised(given: &str) -> Result<Self, InvalidId> {
+        let normal = normal_domain(given).map_err(|rule| InvalidId::new("domain", given, Wrong::Rule(rule)))?;
+        Self::new(&normal)
+    }
+}
+
 fn domain_of(owner: &str) -> Option<&str> {
     owner.split_once('@').map(|(_, domain)| domain)
 }
@@ -355,6 +363,10 @@ mod tests {
         let alice = UserId::new("alice@chat.example.org").expect("valid");
         assert_eq!((alice.domain(), UserId::new("alice").expect("valid").domain()), (Some("chat.example.org"), None));
         let domain = DomainId::new("bücher.example").expect("valid");
+        for spelling in ["bücher.example", "BÜCHER.example", "xn--bcher-kva.example"] {
+            assert_eq!(DomainId::normalised(spelling).as_ref(), Ok(&domain), "{spelling}");
+        }
+        DomainId::normalised("bücher..example").expect_err("two dots");
         let user = UserId::local("jörg", Some(&domain)).expect("valid");
         assert_eq!((user.as_str(), user.domain()), ("jörg@bücher.example", Some("bücher.example")));
         assert_eq!(UserId::new(user.as_str()), Ok(user.clone()));

@@ -1,10 +1,7 @@
 //! Server side of SCRAM-SHA-256 (RFC 5802, RFC 7677) without channel binding. The nonce is a parameter.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use carillon_proto::{
-    credentials::{self, check_proof, hmac},
-    pb::store::ScramCredentials,
-};
+use carillon_proto::{credentials::check_proof, pb::store::ScramCredentials};
 
 /// The exchange failed. Errors in the credentials are not distinguished.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -94,26 +91,6 @@ impl Exchange {
     }
 }
 
-/// Credentials for a user without any: always the same for the same name, so that nobody learns which users exist. No
-/// password fits them.
-pub(crate) fn decoy(key: &[u8; 32], user: &str) -> ScramCredentials {
-    let made_up = |what: &str| hmac(key, format!("{what}\0{user}").as_bytes()).to_vec();
-    let mut salt = made_up("salt");
-    salt.truncate(16);
-    ScramCredentials {
-        salt: salt.into(),
-        iterations: iterations(&made_up("iterations"), credentials::ITERATIONS_EVER),
-        stored_key: made_up("stored key").into(),
-        server_key: made_up("server key").into(),
-    }
-}
-
-/// An iteration count for a decoy, chosen from all that real credentials may have.
-fn iterations(made_up: &[u8], ever: &[u32]) -> u32 {
-    let place = made_up.first().map_or(0, |byte| usize::from(*byte)) % ever.len().max(1);
-    ever.get(place).copied().unwrap_or(credentials::ITERATIONS)
-}
-
 /// saslname: `=2C` is a comma, `=3D` an equals sign; any other `=` is invalid.
 fn unescape(name: &str) -> Result<String, ScramError> {
     let mut pieces = name.split('=');
@@ -140,7 +117,7 @@ fn is_printable(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use carillon_proto::credentials::{ClientKeys, new_credentials};
+    use carillon_proto::credentials::{ClientKeys, decoy, new_credentials};
     use proptest::prelude::*;
 
     /// The example of RFC 7677 section 3. Its stored keys follow from its password; they are given here as they are
@@ -182,20 +159,6 @@ mod tests {
         assert_eq!(login(decoy(&[7; 32], "alice"), "secret"), Err(ScramError::Wrong));
         assert_eq!(decoy(&[7; 32], "alice"), decoy(&[7; 32], "alice"));
         assert_ne!(decoy(&[7; 32], "alice").salt, decoy(&[7; 32], "bob").salt);
-    }
-
-    #[test]
-    fn made_up_credentials_have_every_number_of_rounds_that_real_ones_may_have() {
-        assert!(credentials::ITERATIONS_EVER.contains(&credentials::ITERATIONS));
-        let ever = [4096, 10_000];
-        let of = |user: u32| iterations(&hmac(&[7; 32], format!("iterations\0user{user}").as_bytes()), &ever);
-        for rounds in ever {
-            let count = (0..1000).filter(|user| of(*user) == rounds).count();
-            assert!((300..700).contains(&count), "{count} of 1000 have {rounds}");
-        }
-        assert_eq!(of(1), of(1), "always the same for one name");
-        let made_up = decoy(&[7; 32], "nobody").iterations;
-        assert!(credentials::ITERATIONS_EVER.contains(&made_up));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use carillon_proto::{
     ConnectionHandle, DeviceId, LeaseId, TimelineId, UserId,
-    credentials::{ITERATIONS, MAX_ITERATIONS},
+    credentials::{ITERATIONS, MAX_ITERATIONS, decoy},
     limits, narrowed,
     pb::{
         client::{Code, Limits, Start, TimelinePosition},
@@ -25,7 +25,7 @@ use super::{
     patience,
     positions::{Awaited, DeliveryStart, given, head_of},
     resuming::TICKET,
-    scram::{ClientFirst, Exchange, ScramError, decoy},
+    scram::{ClientFirst, Exchange, ScramError},
     ticket::Ticket,
 };
 use crate::{config::TokenAccounts, feeds::FeedAsk, metrics, outcome::RequestOutcome, users::Share};

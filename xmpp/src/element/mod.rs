@@ -1,0 +1,141 @@
+//! A small tree of elements, for what the server reads in full and for what it writes.
+
+mod read;
+mod write;
+
+use std::borrow::Cow;
+
+use crate::ns;
+
+/// An element. Names that a program gives are constants of it, so that nothing of a client can become one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    name: Cow<'static, str>,
+    /// "" is none.
+    namespace: Cow<'static, str>,
+    attributes: Vec<Attribute>,
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Attribute {
+    /// "" is none.
+    namespace: Cow<'static, str>,
+    name: Cow<'static, str>,
+    value: Cow<'static, str>,
+}
+
+/// A part of an element's content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Node {
+    Element(Element),
+    Text(String),
+}
+
+impl Element {
+    pub fn new(name: &'static str, namespace: &'static str) -> Self {
+        Self { name: name.into(), namespace: namespace.into(), attributes: Vec::new(), nodes: Vec::new() }
+    }
+
+    /// With an attribute without a namespace, in the place of one of the same name.
+    pub fn with(self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+        self.with_attribute("", name, value.into())
+    }
+
+    /// With the language of its text.
+    pub fn with_lang(self, lang: impl Into<Cow<'static, str>>) -> Self {
+        self.with_attribute(ns::XML, "lang", lang.into())
+    }
+
+    fn with_attribute(mut self, namespace: &'static str, name: &'static str, value: Cow<'static, str>) -> Self {
+        self.attributes.retain(|attribute| attribute.namespace != namespace || attribute.name != name);
+        self.attributes.push(Attribute { namespace: namespace.into(), name: name.into(), value });
+        self
+    }
+
+    pub fn with_child(mut self, child: Self) -> Self {
+        self.nodes.push(Node::Element(child));
+        self
+    }
+
+    pub fn with_children(mut self, children: impl IntoIterator<Item = Self>) -> Self {
+        self.nodes.extend(children.into_iter().map(Node::Element));
+        self
+    }
+
+    pub fn with_text(mut self, text: impl Into<String>) -> Self {
+        self.push_text(text.into());
+        self
+    }
+
+    /// Text that follows text is one text.
+    fn push_text(&mut self, text: String) {
+        match self.nodes.last_mut() {
+            Some(Node::Text(before)) => before.push_str(&text),
+            _ if text.is_empty() => {}
+            _ => self.nodes.push(Node::Text(text)),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// "" is none.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    pub fn is(&self, name: &str, namespace: &str) -> bool {
+        self.name == name && self.namespace == namespace
+    }
+
+    /// Namespaces ("" is none), names and values of the attributes.
+    pub fn attributes(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.attributes.iter().map(|attribute| (&*attribute.namespace, &*attribute.name, &*attribute.value))
+    }
+
+    /// The value of an attribute without a namespace.
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        self.value("", name)
+    }
+
+    /// `xml:lang`
+    pub fn lang(&self) -> Option<&str> {
+        self.value(ns::XML, "lang")
+    }
+
+    fn value(&self, namespace: &str, name: &str) -> Option<&str> {
+        let found = self.attributes.iter().find(|attribute| attribute.namespace == namespace && attribute.name == name);
+        found.map(|attribute| &*attribute.value)
+    }
+
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The elements directly in it.
+    pub fn children(&self) -> impl Iterator<Item = &Self> {
+        self.nodes.iter().filter_map(|node| match node {
+            Node::Element(child) => Some(child),
+            Node::Text(_) => None,
+        })
+    }
+
+    /// The first one of this name directly in it.
+    pub fn child(&self, name: &str, namespace: &str) -> Option<&Self> {
+        self.children().find(|child| child.is(name, namespace))
+    }
+
+    /// The text directly in it.
+    pub fn text(&self) -> String {
+        let text = |node: &Node| match node {
+            Node::Text(text) => Some(text.clone()),
+            Node::Element(_) => None,
+        };
+        self.nodes.iter().filter_map(text).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! Text of trees.
+
+use std::fmt;
+
+use super::{Attribute, Element, Node};
+use crate::{Framing, ns, xml::escape};
+
+/// What is declared around an element.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    default: &'a str,
+    /// The prefix `stream` is that of streams.
+    has_stream_prefix: bool,
+}
+
+impl Element {
+    /// As it stands directly in a stream of a client.
+    ///
+    /// RFC 6120, section 4.8.5: "An implementation MUST NOT generate namespace prefixes for elements qualified by the content namespace":
+    /// only elements of streams have a prefix. RFC 7395, section 3.3.3: "the stream prefix MUST be declared or use an unprefixed form".
+    pub fn text_for(&self, framing: Framing) -> String {
+        let mut text = String::new();
+        self.write(framing, &mut text);
+        text
+    }
+
+    /// Appends [`Self::text_for`].
+    pub fn write(&self, framing: Framing, out: &mut String) {
+        let around = match framing {
+            Framing::Tcp => Around { default: ns::CLIENT, has_stream_prefix: true },
+            Framing::WebSocket => Around { default: "", has_stream_prefix: false },
+        };
+        self.write_in(around, out);
+    }
+
+    /// The element as the header of a stream over TCP: its start tag, which declares the namespaces of what follows.
+    ///
+    /// RFC 6120, section 4.8.5: "The stream header needs to contain a namespace declaration for both the content namespace and the stream
+    /// namespace." Section 11.5: "Before sending a stream header, an implementation SHOULD send an XML declaration".
+    pub(crate) fn open_stream(&self) -> String {
+        let mut out = "<?xml version='1.0'?><stream:".to_owned();
+        out.push_str(&self.name);
+        for (at, attribute) in self.attributes.iter().enumerate() {
+            attribute.write(at, &mut out);
+        }
+        write_attribute("xmlns", ns::CLIENT, &mut out);
+        write_attribute("xmlns:stream", ns::STREAMS, &mut out);
+        out.push('>');
+        out
+    }
+
+    fn write_in(&self, around: Around<'_>, out: &mut String) {
+        let mut inside = around;
+        let prefix = if self.namespace == ns::STREAMS { "stream:" } else { "" };
+        out.push('<');
+        out.push_str(prefix);
+        out.push_str(&self.name);
+        if !prefix.is_empty() && !around.has_stream_prefix {
+            inside.has_stream_prefix = true;
+            write_attribute("xmlns:stream", ns::STREAMS, out);
+        } else if prefix.is_empty() && self.namespace != around.default {
+            inside.default = &self.namespace;
+            write_attribute("xmlns", &self.namespace, out);
+        }
+        for (at, attribute) in self.attributes.iter().enumerate() {
+            attribute.write(at, out);
+        }
+        if self.nodes.is_empty() {
+            out.push_str("/>");
+            return;
+        }
+        out.push('>');
+        for node in &self.nodes {
+            match node {
+                Node::Element(child) => child.write_in(inside, out),
+                Node::Text(text) => escape::push_text(text, out),
+            }
+        }
+        out.push_str("</");
+        out.push_str(prefix);
+        out.push_str(&self.name);
+        out.push('>');
+    }
+}
+
+impl Attribute {
+    /// `at`: its place among the element's attributes. It makes a prefix that no other one has.
+    fn write(&self, at: usize, out: &mut String) {
+        match &*self.namespace {
+            "" => write_attribute(&self.name, &self.value, out),
+            ns::XML => write_attribute(&format!("xml:{}", self.name), &self.value, out),
+            namespace => {
+                write_attribute(&format!("xmlns:a{at}"), namespace, out);
+                write_attribute(&format!("a{at}:{}", self.name), &self.value, out);
+            }
+        }
+    }
+}
+
+fn write_attribute(name: &str, value: &str, out: &mut String) {
+    out.push(' ');
+    out.push_str(name);
+    out.push_str("='");
+    escape::push_value(value, out);
+    out.push('\'');
+}
+
+/// As a document of its own.
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text_for(Framing::WebSocket))
+    }
+}

@@ -1,0 +1,22 @@
+//! Names of namespaces.
+
+/// The content namespace of streams between a client and its server.
+pub const CLIENT: &str = "jabber:client";
+/// The content namespace of streams between servers.
+pub const SERVER: &str = "jabber:server";
+/// Stream headers, features and errors.
+pub const STREAMS: &str = "http://etherx.jabber.org/streams";
+/// The conditions of stream errors.
+pub const STREAM_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-streams";
+/// The conditions of stanza errors.
+pub const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
+/// `<open/>` and `<close/>` of streams over WebSocket (RFC 7395).
+pub const FRAMING: &str = "urn:ietf:params:xml:ns:xmpp-framing";
+pub const SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
+/// Announces channel bindings (XEP-0440).
+pub const CHANNEL_BINDING: &str = "urn:xmpp:sasl-cb:0";
+/// Conditions that belong to an application and that several servers share.
+pub const APPLICATION_ERRORS: &str = "urn:xmpp:errors";
+/// The namespace of `xml:lang`.
+pub const XML: &str = "http://www.w3.org/XML/1998/namespace";
+pub(crate) const XMLNS: &str = "http://www.w3.org/2000/xmlns/";

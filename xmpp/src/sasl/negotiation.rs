@@ -1,0 +1,217 @@
+//! One connection that signs in.
+
+use super::{
+    Hash, Keys, Mechanism, Offer, Secret, check_authzid,
+    oauth::{self, Bearer},
+    plain,
+    scram::{Exchange, First},
+};
+use crate::{
+    Jid,
+    error::{SaslFailure, StreamCondition, StreamError},
+};
+
+/// Failures after which the stream ends.
+///
+/// RFC 6120, section 6.4.5: "the receiving entity SHOULD allow a configurable but reasonable number of retries (at least 2 and no more than
+/// 5)".
+const FAILURES: u32 = 5;
+
+/// The attempts of one connection to sign in, one after the other.
+pub struct Negotiation {
+    offer: Offer,
+    state: State,
+    failures: u32,
+}
+
+/// What has to happen next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// For the client, which answers with [`Negotiation::respond`].
+    Challenge(Vec<u8>),
+    /// The user's keys are needed: [`Negotiation::keys`].
+    Keys { user: Jid, hash: Hash },
+    /// The password is to be compared with the user's keys, or with [`Keys::decoy`], by [`Keys::accepts`]: [`Negotiation::checked`].
+    Password { user: Jid, password: Secret },
+    /// The token is to be checked: [`Negotiation::token`]. `user` is who the client says that it is for.
+    Token { user: Option<Jid>, token: Secret },
+    /// The client is this user. `data` goes to the client.
+    Success { user: Jid, data: Option<Vec<u8>> },
+    /// The client may try again, unless [`Negotiation::refusal`] says otherwise.
+    Failure(SaslFailure),
+}
+
+enum State {
+    /// No attempt is under way.
+    Idle,
+    /// The client has to begin, because its request had no data.
+    Chosen {
+        mechanism: Mechanism,
+        nonce: String,
+    },
+    /// The keys are being looked up.
+    First {
+        first: First,
+        nonce: String,
+    },
+    Scram(Exchange),
+    Password(Jid),
+    Token {
+        named: Option<Jid>,
+    },
+    /// The client was told why its token is not valid.
+    TokenRefused,
+    Done,
+}
+
+impl Negotiation {
+    pub fn new(offer: Offer) -> Self {
+        Self { offer, state: State::Idle, failures: 0 }
+    }
+
+    pub fn offer(&self) -> &Offer {
+        &self.offer
+    }
+
+    /// The client asks for a mechanism. `nonce`: random printable ASCII without commas, another one each time, of 18 characters or more.
+    ///
+    /// RFC 6120, section 6.4.2: "If the initiating entity subsequently sends another \<auth/\> element and the ongoing authentication
+    /// handshake has not yet completed, the receiving entity MUST discard the ongoing handshake and MUST process a new handshake for the
+    /// subsequently requested SASL mechanism." Section 6.3.10: "clients and servers MUST support the less efficient modes as well".
+    pub fn start(&mut self, mechanism: &str, initial: Option<&[u8]>, nonce: &str) -> Step {
+        if matches!(self.state, State::Done) {
+            return self.fail(SaslFailure::MalformedRequest);
+        }
+        self.state = State::Idle;
+        let mechanism = match self.offer.choose(mechanism) {
+            Ok(mechanism) => mechanism,
+            Err(failure) => return self.fail(failure),
+        };
+        match initial {
+            Some(initial) => self.first(mechanism, initial, nonce.to_owned()),
+            None => {
+                self.state = State::Chosen { mechanism, nonce: nonce.to_owned() };
+                Step::Challenge(Vec::new())
+            }
+        }
+    }
+
+    /// The client answers a challenge.
+    pub fn respond(&mut self, response: &[u8]) -> Step {
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Chosen { mechanism, nonce } => self.first(mechanism, response, nonce),
+            State::Scram(exchange) => match exchange.finish(response) {
+                Ok(verdict) => {
+                    self.state = State::Done;
+                    Step::Success { user: exchange.user, data: Some(verdict.into_bytes()) }
+                }
+                Err(failure) => self.fail(failure),
+            },
+            State::TokenRefused if response == oauth::END => self.fail(SaslFailure::NotAuthorized),
+            // Nothing was asked.
+            _ => self.fail(SaslFailure::MalformedRequest),
+        }
+    }
+
+    /// The client gives up this attempt.
+    ///
+    /// RFC 6120, section 6.4.4: "Upon receiving an \<abort/\> element, the receiving entity MUST return a \<failure/\> element [...]
+    /// containing an \<aborted/\> child element."
+    pub fn abort(&mut self) -> Step {
+        self.state = State::Idle;
+        self.fail(SaslFailure::Aborted)
+    }
+
+    /// The keys of the user of [`Step::Keys`]: [`Keys::decoy`], if there is no such user, or none that may sign in so.
+    pub fn keys(&mut self, keys: Keys) -> Step {
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::First { first, nonce } => {
+                let (challenge, exchange) = first.challenge(keys, &nonce);
+                self.state = State::Scram(exchange);
+                Step::Challenge(challenge.into_bytes())
+            }
+            _ => self.fail(SaslFailure::TemporaryAuthFailure),
+        }
+    }
+
+    /// Whether the password of [`Step::Password`] is that of the user.
+    pub fn checked(&mut self, is_right: bool) -> Step {
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Password(user) if is_right => {
+                self.state = State::Done;
+                Step::Success { user, data: None }
+            }
+            State::Password(_) => self.fail(SaslFailure::NotAuthorized),
+            _ => self.fail(SaslFailure::TemporaryAuthFailure),
+        }
+    }
+
+    /// Whom the token of [`Step::Token`] is for: a bare address. `None`: it is not valid.
+    pub fn token(&mut self, user: Option<Jid>) -> Step {
+        match (std::mem::replace(&mut self.state, State::Idle), user) {
+            (State::Token { named }, Some(user)) => match check_authzid(named.as_ref().map(Jid::as_str), &user) {
+                Ok(()) => {
+                    self.state = State::Done;
+                    Step::Success { user, data: None }
+                }
+                Err(failure) => self.fail(failure),
+            },
+            (State::Token { .. }, None) => {
+                self.state = State::TokenRefused;
+                Step::Challenge(oauth::INVALID_TOKEN.to_vec())
+            }
+            _ => self.fail(SaslFailure::TemporaryAuthFailure),
+        }
+    }
+
+    /// The attempt cannot be finished, for a reason of the service.
+    pub fn give_up(&mut self, failure: SaslFailure) -> Step {
+        self.state = State::Idle;
+        self.fail(failure)
+    }
+
+    /// How the stream ends after too many failures.
+    ///
+    /// RFC 6120, section 6.4.5: "If the initiating entity exceeds the number of retries, the receiving entity MUST close the stream with a
+    /// stream error, which SHOULD be \<policy-violation/\>".
+    pub fn refusal(&self) -> Option<StreamError> {
+        let refusal = || StreamError::new(StreamCondition::PolicyViolation).with_text("too many attempts to sign in");
+        (self.failures >= FAILURES).then(refusal)
+    }
+
+    fn first(&mut self, mechanism: Mechanism, message: &[u8], nonce: String) -> Step {
+        match self.read(mechanism, message, nonce) {
+            Ok((state, step)) => {
+                self.state = state;
+                step
+            }
+            Err(failure) => self.fail(failure),
+        }
+    }
+
+    fn read(&self, mechanism: Mechanism, message: &[u8], nonce: String) -> Result<(State, Step), SaslFailure> {
+        let Offer { host, bindings, .. } = &self.offer;
+        match mechanism.hash() {
+            Some(hash) => {
+                let first = First::read(message, host, mechanism.binds(), self.offer.offers_binding(), bindings)?;
+                let user = first.user.clone();
+                Ok((State::First { first, nonce }, Step::Keys { user, hash }))
+            }
+            None if mechanism == Mechanism::Plain => {
+                let (user, password) = plain::read(message, host)?;
+                Ok((State::Password(user.clone()), Step::Password { user, password }))
+            }
+            None => {
+                let Bearer { authzid, token } = oauth::read(message)?;
+                let named = authzid.map(|authzid| Jid::bare_of(&authzid)).transpose();
+                let named = named.map_err(|_| SaslFailure::InvalidAuthzid)?;
+                Ok((State::Token { named: named.clone() }, Step::Token { user: named, token }))
+            }
+        }
+    }
+
+    fn fail(&mut self, failure: SaslFailure) -> Step {
+        self.failures = self.failures.saturating_add(1);
+        Step::Failure(failure)
+    }
+}
