@@ -314,6 +314,9 @@ impl NewChunk {
             // An earlier attempt of the same upload.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 // A link could lead out of the folder.
+                if !fs::symlink_metadata(&self.place)?.is_file() {
+                    return Err(FilesError::Other);
+                }
                 let kept = OpenOptions::new().read(true).custom_flags(NO_LINKS).open(&self.place)?;
                 if !has_same_bytes(&self.file, &kept, self.size_bytes)? {
                     return Err(FilesError::Other);

@@ -42,7 +42,18 @@ pub(crate) struct Reports {
 
 struct Kept {
     put: PutReport,
+    /// Keys of further reports of messages that were all in this one while it was open.
+    further: BTreeSet<Vec<u8>>,
     note: Option<String>,
+}
+
+impl Kept {
+    /// True if a report of these messages adds nothing: all are in this one, which is open and of the same account.
+    fn has_all_of(&self, op: &PutReport) -> bool {
+        let (known, messages) = (reported(&self.put), reported(op));
+        let is_own = (&self.put.timeline, self.put.incarnation) == (&op.timeline, op.incarnation);
+        is_own && self.note.is_none() && !messages.is_empty() && messages.is_subset(&known)
+    }
 }
 
 /// A report that a user wants to make.
@@ -156,11 +167,17 @@ impl Model {
                 false => Ok(()),
             };
         }
-        if !put.changed || self.reported.kept.contains_key(&place) {
-            return Err(format!("{} of {user} is no new report", op.text));
+        if !put.changed {
+            let known = self.reported.kept.get_mut(&place).filter(|kept| kept.has_all_of(op));
+            let known = known.ok_or_else(|| format!("{} of {user} is no new report", op.text))?;
+            known.further.insert(op.key.to_vec());
+            return Ok(());
+        }
+        if self.reported.kept.contains_key(&place) || self.reported.kept.values().any(|kept| kept.has_all_of(op)) {
+            return Err(format!("{} of {user} is no new report, and was taken for one", op.text));
         }
         self.is_readable(user, op)?;
-        self.reported.kept.insert(place, Kept { put: op.clone(), note: None });
+        self.reported.kept.insert(place, Kept { put: op.clone(), further: BTreeSet::new(), note: None });
         Ok(())
     }
 
@@ -184,7 +201,7 @@ impl Model {
     pub(crate) fn report_answered(&mut self, op: &Op) {
         let Op::Report(report) = op else { return };
         let key = key(&report.user, report.incarnation, &report.client_id);
-        if !self.reported.kept.values().any(|kept| kept.put.key[..] == key) {
+        if !self.reported.kept.values().any(|kept| kept.put.key[..] == key || kept.further.contains(&key)) {
             self.breaks(format!("{} of {} was reported, and is not kept", report.client_id, report.user));
         }
     }
@@ -287,6 +304,12 @@ impl Timeline<'_> {
     }
 }
 
+/// The ids of the messages that are reported, without those around them.
+fn reported(put: &PutReport) -> BTreeSet<String> {
+    let messages = put.evidence.iter().flat_map(|evidence| &evidence.messages).filter(|message| message.reported);
+    messages.filter_map(|message| Some(Envelope::decode(message.envelope.clone()).ok()?.id)).collect()
+}
+
 /// The id of the message that this one edits.
 fn edited(envelope: &Envelope) -> Option<&str> {
     match envelope.content.as_ref()?.body.as_ref()? {
@@ -353,7 +376,7 @@ impl World<'_> {
 
     fn check_report(&self, shard: ShardId, place: ReportPlace, resolved: bool) -> Result<(), String> {
         let kept = self.model.reported.kept.get(&(shard, place.time_ms, place.id));
-        let Kept { put, note } = kept.ok_or_else(|| format!("nobody has made report {place:?}"))?;
+        let Kept { put, note, .. } = kept.ok_or_else(|| format!("nobody has made report {place:?}"))?;
         let read = self.cluster.read(shard, &StoreOp::ReadReport(ReadReport { place: Some(place) }));
         let Outcome::ReportRead(read) = read else { return Err(format!("report {} can't be read", put.text)) };
         let ReportRead { row, evidence } = *read;

@@ -177,7 +177,7 @@ async fn a_connection_that_shows_nothing_may_hear_what_others_show_and_when_they
     alice.says(Body::SetPresence(hears_only(1))).await;
     assert_eq!(hears(&mut alice).await, "done 1");
     let shown = world.store().lock().presences.clone();
-    let expected = SessionPresence { hears: true, ..SessionPresence::default() };
+    let expected = SessionPresence { hears: true, number: 1, ..SessionPresence::default() };
     assert_eq!(shown, [("alice".to_owned(), Some(expected.clone()))]);
     let gone = Presence { user: "bob".into(), last_seen_ms: 120_000, ..Presence::default() };
     world.signals("alice", Notice::Presences(Presences { presences: vec![gone], ..Presences::default() })).await;

@@ -231,7 +231,8 @@ impl Gateway {
             if let Some(taken) = self.seen.iter_mut().find_map(&take) {
                 return taken;
             }
-            let message = time::timeout(PATIENCE, self.messages.message()).await.expect("the router says it in time");
+            let message = time::timeout(PATIENCE, self.messages.message()).await;
+            let message = message.unwrap_or_else(|_| panic!("the router has said {:?}, and nothing else", self.seen));
             self.seen.push(message.expect("the link holds").expect("the link goes on"));
         }
     }

@@ -39,9 +39,29 @@ impl Play {
         };
         let op = ChangeGroup { append: Some(append), by_operator: true, change: Some(change), most_members: 0 };
         let outcome = self.apply(Op::ChangeGroup(op));
-        assert!(matches!(outcome, Outcome::Appended(_)), "{outcome:?}");
+        let Outcome::Appended(appended) = outcome else { panic!("{outcome:?}") };
+        self.told(envelope);
+        if !appended.heir_envelope.is_empty() {
+            let heir = Envelope::decode(appended.heir_envelope).expect("decodes");
+            self.inherits(&heir);
+            self.told(heir);
+        }
+    }
+
+    fn told(&mut self, envelope: Envelope) {
         let entry = Entry { envelope, header: Header::default(), incarnation: 0, target: None, mentioned: Vec::new() };
         self.append(GROUP, &entry, None);
+    }
+
+    /// The account of the last owner has ended, and another member is the owner.
+    fn inherits(&mut self, heir: &Envelope) {
+        let Some(What::Members(members)) = heir.change.as_ref().and_then(|change| change.what.as_ref()) else {
+            panic!("{heir:?}")
+        };
+        assert!(!self.members.values().any(|row| row.role == Role::Owner), "there is an owner");
+        for user in &members.users {
+            self.members.get_mut(user).expect("a member").role = Role::Owner;
+        }
     }
 
     /// A group with `a` as owner and `m0`, `m1` and so on.
