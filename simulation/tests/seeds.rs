@@ -150,7 +150,7 @@ fn a_count_of_ones_own_messages_is_found() {
 
 #[test]
 fn an_edit_by_somebody_else_is_found() {
-    is_found(Plant::OthersEdit, &["is shown of message"]);
+    is_found(Plant::OthersEdit, &["is shown of message", "was never so"]);
 }
 
 #[test]
