@@ -243,8 +243,13 @@ fn without_names_messages_overtake_each_other() {
 }
 
 #[test]
+#[ignore = "no run within ten minutes needs the numbers since writes do not overtake each other on their way to another leader"]
 fn without_numbers_a_sign_in_that_was_given_up_replaces_the_later_one() {
     is_found_within(ATTEMPTS, Plant::Without([Guard::Attempts].into_iter().collect()), &["CODE_REPLACED"]);
+}
+
+#[test]
+fn with_numbers_gateways_that_stand_still_let_no_sign_in_replace_a_later_one() {
     let (_dir, mut simulator) = simulator();
     for seed in 1..=WITHOUT {
         let with = simulator.run(seed, Some(Plant::GatewaysStandStill), false);
