@@ -31,7 +31,7 @@ pub(crate) struct ClientNode {
     name: String,
     /// The running client.
     pub(crate) device: Device,
-    /// How many have run; the instance of the running one.
+    /// Number of programs that have run on the device; the instance of the running one.
     starts: u64,
     token: String,
     is_live: bool,
@@ -39,16 +39,16 @@ pub(crate) struct ClientNode {
     may_be_replaced: bool,
     /// Its account has ended, and the name has no other owner yet.
     pub(crate) is_out: bool,
-    /// It is not there until all else is quiet.
+    /// The device is not there until all else is quiet.
     pub(crate) is_away: bool,
-    /// What the application shows, and how often it has changed that.
+    /// The presence that the application shows, and the number of its changes.
     pub(crate) shown: Option<SetPresence>,
     pub(crate) shown_times: u64,
-    /// What the application was told of each contact.
+    /// The presence of each contact, as the application was told it.
     pub(crate) picture: BTreeMap<String, (Show, String)>,
     /// The time from which its token is valid.
     begins_at: Time,
-    /// It has begun without knowing its positions.
+    /// The device has begun without knowing its positions.
     is_fresh: bool,
     turn: usize,
     failures: u32,
@@ -59,9 +59,9 @@ pub(crate) struct ClientNode {
     will_wake: Option<Time>,
     /// The last number of a message to each user and group.
     numbers: BTreeMap<String, u64>,
-    /// What it can say something about.
+    /// Messages that the device can say something about.
     known: Known,
-    /// What the application has taken of each timeline.
+    /// The position up to which the application has taken each timeline.
     done: BTreeMap<TimelineId, Position>,
 }
 
@@ -82,7 +82,7 @@ pub(crate) enum ClientEvent {
     Leaves {
         with_gateway: bool,
     },
-    /// What the application shows was refused.
+    /// The presence that the application shows was refused for now.
     ShowsAgain,
 }
 
@@ -102,7 +102,7 @@ fn token(user: usize, issued_s: u64) -> String {
 
 impl ClientNode {
     pub(crate) fn new(number: usize, user: usize) -> Self {
-        // Of long ago: no owner of the name after this one can be meant.
+        // Issued long ago: no owner of the name after this one can be meant.
         let token = token(user, 1);
         let name = device_name(number);
         Self {
@@ -206,11 +206,11 @@ impl World<'_> {
         self.clients[client].device.send(send, deadline);
     }
 
-    /// Right only if its account has ended. The name's next owner, as soon as there is one, has a device of the same name.
+    /// Ends the device for good, which is right only if its account has ended. The next owner of the name has a device of the same name.
     fn client_is_put_out(&mut self, client: usize, what: String) {
         if !self.model.has_ended(client) {
             if std::mem::take(&mut self.clients[client].may_be_replaced) {
-                // Whoever uses it starts it once more.
+                // The user starts it once more.
                 return self.client_restarts(client);
             }
             return self.model.breaks(what);
@@ -221,7 +221,7 @@ impl World<'_> {
         self.model.forgets(client);
         let node = &mut self.clients[client];
         (node.is_live, node.is_out) = (false, true);
-        // What it has not heard of it never will.
+        // Answers that it has not heard are lost.
         node.starts(Vec::new());
         if self.model.owner(&user_name(node.user)).is_some() {
             self.client_begins_anew(client);
@@ -230,7 +230,7 @@ impl World<'_> {
 
     pub(crate) fn client_begins_anew(&mut self, client: usize) {
         self.model.begins_anew(client);
-        // In the second after that in which the account was made: a token of that second may be one of the owner before.
+        // The second after that in which the account was made: a token of that second may be one of the owner before.
         let now_ms = self.schedule.unix_ms();
         let issued_s = now_ms / 1000 + 1;
         let node = &mut self.clients[client];
@@ -247,7 +247,7 @@ impl World<'_> {
         self.at_client(client, after, ClientEvent::Connects);
     }
 
-    /// It forgets all but, perhaps, what its application has stored; the sends under way have no answer.
+    /// Restarts the device's program: it forgets all but, perhaps, what its application has stored. Sends under way have no answer.
     pub(crate) fn client_restarts(&mut self, client: usize) {
         if self.is_out_or_away(client) {
             return;
@@ -278,7 +278,7 @@ impl World<'_> {
         self.at_client(client, after, ClientEvent::Connects);
     }
 
-    /// What the application hears.
+    /// Takes events and answers to the application.
     fn client_told(&mut self, client: usize) {
         let now = self.schedule.now();
         let (events, answers) = {
@@ -411,7 +411,7 @@ impl World<'_> {
         self.clients[client].is_live
     }
 
-    /// It does nothing, for now or as long as there is no account for it.
+    /// True if the device does nothing, for now or as long as there is no account for it.
     pub(crate) fn is_out_or_away(&self, client: usize) -> bool {
         self.clients[client].is_out || self.clients[client].is_away
     }

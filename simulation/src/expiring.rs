@@ -21,7 +21,7 @@ use crate::{
     world::World,
 };
 
-/// Who sends such messages, and when, by random numbers of its own. A gateway would refuse times as short as these.
+/// Sends of messages that expire, by random numbers of their own. A gateway would refuse times as short as these.
 pub(crate) fn passing(seed: u64, users: usize, from: Time, until: Time) -> Vec<(usize, Time, Want)> {
     let mut random = Random::new(seed ^ 0x6578_7069_7265);
     let mut one = || {
@@ -55,7 +55,7 @@ pub(crate) fn is_passing(envelope: &Envelope) -> bool {
 }
 
 impl Entry {
-    /// What the store has of it now.
+    /// The entry as the store has it now.
     pub(crate) fn stored(&self) -> bytes::Bytes {
         match (self.is_gone, self.is_recalled) {
             (true, _) => self.envelope.clone().without_content().encode_to_vec().into(),

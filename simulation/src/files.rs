@@ -27,7 +27,7 @@ use crate::{
     world::World,
 };
 
-/// How long a file is kept to which nothing refers.
+/// The time for which a file is kept to which nothing refers.
 pub(crate) const KEPT: Time = 1500 * MS;
 /// Files of each user, and bytes of each.
 const MOST: u32 = 100;
@@ -45,15 +45,15 @@ pub(crate) struct Files {
 
 #[derive(Default)]
 struct File {
-    /// When all its bytes were there.
+    /// The time at which all its bytes were there.
     whole_at: Option<Time>,
     was_held: bool,
-    /// When somebody began to look for what refers to it.
+    /// The time at which a worker began to look for references.
     looked_at: Time,
     is_gone: bool,
 }
 
-/// Why a message may refer to a file.
+/// The right of a message to refer to a file.
 #[derive(Debug, Clone, Copy)]
 struct Right {
     /// The file was there for certain.
@@ -66,11 +66,11 @@ struct Right {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Reference {
     id: MediaId,
-    /// As in [`Right`], with the time of this message.
+    /// The longest time of a message on the way to this one, with its own; see [`Right`].
     took: Time,
 }
 
-/// Who uploads files, and sends them, and when; by random numbers of its own.
+/// Uploads and sends of files, by random numbers of their own.
 pub(crate) fn files(seed: u64, users: usize, from: Time, until: Time) -> Vec<(usize, Time, Want)> {
     let mut random = Random::new(seed ^ 0x0066_696c_6573);
     let mut one = || {
@@ -183,7 +183,7 @@ impl Model {
         references
     }
 
-    /// What refers to the file, and whose inbox it is in.
+    /// References to the file, each with the owner of the inbox that has it.
     fn references<'a>(&'a self, id: &'a MediaId) -> impl Iterator<Item = (&'a str, &'a Reference)> {
         let inboxes = self.inboxes.iter();
         let inboxes = inboxes.filter(move |((user, incarnation), _)| self.owner(user) == Some(*incarnation));

@@ -9,18 +9,18 @@ use std::{
 use carillon_simulation::{Guard, Plant, Report, Simulator};
 use tempfile::TempDir;
 
-/// How many runs there are unless CARILLON_SEEDS says otherwise.
+/// Number of runs, unless CARILLON_SEEDS says otherwise.
 const SEEDS: u64 = 500;
-/// Within so many runs each planted bug is found.
+/// Runs within which each planted bug is found.
 const PLANTED: u64 = 200;
 /// Only one run in some two hundred needs the numbers of sign-ins.
 const ATTEMPTS: u64 = 2_000;
-/// So many runs pass without guards that are not needed.
+/// Runs that pass without guards that are not needed.
 const WITHOUT: u64 = 100;
-/// So many runs with many faults at a time.
+/// Runs with many faults at a time.
 const HOSTILE: u64 = 50;
 
-/// In memory where the machine has a folder for that: the engines are made anew for each test.
+/// A folder for engines, which are made anew for each test; in memory where the machine has such a folder.
 fn simulator() -> (TempDir, Simulator) {
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("folder");
     let simulator = Simulator::open(dir.path()).expect("opens");
@@ -56,7 +56,7 @@ fn every_run_keeps_the_promises() {
     assert!(all.swept > seeds() / 10 && all.moves > seeds() && all.above_level > seeds() / 50, "{all:?}");
 }
 
-/// Those that are this thread's turn.
+/// Seeds that are this thread's part.
 fn runs(next: &AtomicU64) -> Report {
     let (_dir, mut simulator) = simulator();
     let mut all = Report::default();

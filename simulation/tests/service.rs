@@ -4,7 +4,7 @@ use std::process::Command;
 
 use carillon_proto::planted::{PlantedBug, VARIABLE};
 
-/// Within so many runs each planted bug is found.
+/// Runs within which each planted bug is found.
 const SEEDS: u64 = 500;
 
 /// `how`: what a run with this bug may end in.
