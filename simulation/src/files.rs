@@ -7,7 +7,7 @@ use carillon_proto::{
     MediaId, ShardKind,
     pb::{
         client::Envelope,
-        link::{CompleteMedia, CreateMedia, Send, SendTo, router_request::Op, send_to},
+        link::{CompleteMedia, CreateMedia, Send, router_request::Op},
         store::{
             CollectMedia, Header, ReadMedia, TimelineCommand, store_reply::Result as Outcome,
             store_request::Op as StoreOp, timeline_command,
@@ -18,10 +18,10 @@ use prost::Message as _;
 
 use crate::{
     clients::user_name,
+    expiring::send,
     groups::{DEVICE, Want, What},
     model::{Entry, Model},
     random::Random,
-    references::text,
     schedule::{MS, Time},
     store::MAP,
     world::World,
@@ -145,22 +145,10 @@ impl Model {
             return None;
         }
         let (id, right) = known[random.index(known.len())];
-        let (sender, client_id) = (user_name(user), format!("f{user}-{number}"));
-        self.files.sending.insert((sender.clone(), client_id.clone()), right);
+        let client_id = format!("f{user}-{number}");
+        self.files.sending.insert((user_name(user), client_id.clone()), right);
         let header = Header { countable: true, media: vec![bytes_of(&id)], ..Header::default() };
-        Some(Op::Send(Send {
-            sender: sender.into(),
-            sender_device: DEVICE.into(),
-            to: Some(SendTo { to: Some(send_to::To::User(user_name(to).into())) }),
-            content: text(&client_id).encode_to_vec().into(),
-            client_id: client_id.into(),
-            connection: 1,
-            incarnation,
-            generation: incarnation,
-            expires_after_ms: after_ms,
-            header: Some(Box::new(header)),
-            ..Send::default()
-        }))
+        Some(Op::Send(Send { header: Some(Box::new(header)), ..send(user, incarnation, client_id, to, after_ms) }))
     }
 
     pub(crate) fn has_file(&self, envelope: &Envelope) -> bool {
