@@ -12,6 +12,9 @@ use crate::{
     store::changes,
 };
 
+const SIGN_IN_TIMEOUT: Time = 3 * SECOND;
+const SHORT_SIGN_IN_TIMEOUT: Time = 700 * MS;
+
 /// How large the world is, what is sent in it and what goes wrong. Most runs have some of the faults only, so that each
 /// is seen alone and with every other one.
 #[derive(Debug, Clone)]
@@ -28,6 +31,8 @@ pub(crate) struct Scenario {
     pub(crate) deletions: Vec<(usize, Time)>,
     /// After it nothing goes wrong any more.
     pub(crate) heals_at: Time,
+    /// The time for which a client waits for the answer to its sign-in.
+    pub(crate) sign_in_timeout: Time,
     pub(crate) send_timeout: Time,
     /// The time for which a gateway tries a request.
     pub(crate) gateway_deadline_ms: u64,
@@ -168,6 +173,7 @@ impl Scenario {
             routers: random.between(1, 4) as usize,
             bursts,
             heals_at,
+            sign_in_timeout: SIGN_IN_TIMEOUT,
             send_timeout: random.between(3, 20) * SECOND,
             gateway_deadline_ms: random.between(1500, 10_000),
             window: random.between(1, 16) as u32,
@@ -210,10 +216,12 @@ impl Scenario {
         }
     }
 
-    /// Longer than a client waits for its sign-in; and then it signs in at another one.
+    /// Has gateways stand still for longer than a client waits for its sign-in, so that the client signs in at another one meanwhile.
     pub(crate) fn let_gateways_stand(&mut self) {
         self.gateways = self.gateways.max(2);
-        self.gateways_stand = Some((2 * SECOND, 6 * SECOND));
+        self.sign_in_timeout = SHORT_SIGN_IN_TIMEOUT;
+        // No longer than a lease: a gateway whose lease has ended signs nobody in.
+        self.gateways_stand = Some((SHORT_SIGN_IN_TIMEOUT, 3 * SECOND));
         self.faults = vec![(Fault::GatewayPauses, 1000 * MS), (Fault::ClientWire, 300 * MS)];
         self.heals_at += 8 * SECOND;
         self.deletions.clear();
