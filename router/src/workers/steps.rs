@@ -176,8 +176,6 @@ pub(super) fn came_to(step: &Step, appending: &Appending, answer: Result<StoreAn
         (What::Tell { .. }, Err(StoreFailure::Gone { .. })) => Outcome::Done,
         // The user is not in the group any more, or there is no such group.
         (What::Leave { .. }, Err(StoreFailure::NotFound { .. })) => Outcome::Done,
-        // The outbox of the group's shard.
-        (What::Leave { .. }, Err(StoreFailure::NoRoom { .. })) => Outcome::Waits,
         (_, Err(failure)) if is_temporary(&failure) => Outcome::Waits,
         (_, Err(failure)) => Outcome::Refused(failure.to_string()),
         (_, Ok(_)) => Outcome::Refused(StoreFailure::Unexpected.to_string()),

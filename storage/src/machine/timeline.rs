@@ -16,7 +16,7 @@ mod heirs;
 mod media;
 pub(super) mod media_holds;
 mod mentions;
-mod outbox;
+pub(super) mod outbox;
 #[cfg(feature = "planted-bugs")]
 pub(super) mod planted;
 mod privacy;

@@ -84,7 +84,7 @@ impl Batch<'_> {
     }
 }
 
-/// The envelope that makes this user the owner. Nobody has sent it. What it returns for the same arguments never changes.
+/// The envelope that makes this user the owner. No user has sent it. The same arguments always give the same envelope.
 fn says(group: &str, user: &str, time_ms: u64, key: DuplicateKey) -> bytes::Bytes {
     let (kind, role) = (Kind::Role.into(), client::Role::Owner.into());
     let members =
