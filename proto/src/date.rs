@@ -3,7 +3,7 @@
 /// Days in 400 years.
 const ERA_DAYS: i64 = 146_097;
 
-/// Of a time in milliseconds since 1970.
+/// The text of a time in milliseconds since 1970.
 pub fn format(ms: u64) -> String {
     let seconds = ms / 1000;
     let (day, rest) = (seconds / 86_400, seconds % 86_400);

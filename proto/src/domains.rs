@@ -9,7 +9,7 @@ use std::{
 use rand::RngExt as _;
 use sha2::{Digest as _, Sha256};
 
-use crate::pb::store::Domain;
+use crate::{id::domain_in, pb::store::Domain};
 
 /// Stands for any domain in `Domain.crosses_to`.
 pub const ANY_DOMAIN: &str = "*";
@@ -39,7 +39,7 @@ impl Domains {
         one == other || self.names(one, other) || self.names(other, one)
     }
 
-    /// The same for ids of users and groups.
+    /// True if users and groups with these ids may talk to each other.
     pub fn allow_ids(&self, one: &str, other: &str) -> bool {
         let (one, other) = (domain_of(one), domain_of(other));
         one == other || self.allow(Some(one), Some(other))
@@ -84,7 +84,7 @@ impl Domains {
 
 /// The domain in the id of a user or a group; "" is the default one.
 pub fn domain_of(id: &str) -> &str {
-    id.split_once('@').map_or("", |(_, domain)| domain)
+    domain_in(id).unwrap_or_default()
 }
 
 /// A new token of administrators: random, and nowhere kept.

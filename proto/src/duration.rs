@@ -26,7 +26,7 @@ pub fn in_words(duration: Duration) -> String {
     words.join(" ")
 }
 
-/// The same for so many milliseconds.
+/// The length of so many milliseconds, in the same words.
 pub fn ms_in_words(ms: u64) -> String {
     in_words(Duration::from_millis(ms))
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use prost::{
     Message as _,
     bytes::BufMut as _,
@@ -11,7 +12,10 @@ use prost::{
     },
 };
 
-use crate::pb::client::{Content, Envelope, Text, content::Body};
+use crate::{
+    DuplicateKey, MessageId,
+    pb::client::{Content, Envelope, GroupChange, Text, content::Body},
+};
 
 /// The parts of an envelope. Encoded as [`RawEnvelope`](crate::pb::link::RawEnvelope) is.
 #[derive(Debug, Clone, Copy)]
@@ -102,6 +106,32 @@ impl EnvelopeParts<'_> {
     }
 }
 
+/// The encoded envelope of a change of a group that no session has made. `key`: in the group's timeline. `sender`: the user of whom it is; empty:
+/// of none. State machines use it: the same arguments always give the same bytes.
+pub fn group_change_envelope(
+    group: &str,
+    sender: &str,
+    key: DuplicateKey,
+    time_ms: u64,
+    change: &GroupChange,
+) -> Bytes {
+    let id = MessageId::of(time_ms, key).to_string();
+    let parts = EnvelopeParts {
+        id: &id,
+        sender,
+        sender_device: "",
+        recipient: EnvelopeTo::Group(group),
+        client_id: "",
+        time_ms,
+        content: &[],
+        change: &change.encode_to_vec(),
+        expires_at_ms: 0,
+    };
+    let mut encoded = Vec::with_capacity(parts.encoded_len());
+    parts.encode(&mut encoded);
+    encoded.into()
+}
+
 /// The time in an encoded `RawEnvelope`, if it has one.
 pub fn time_of_envelope(mut encoded: &[u8]) -> Option<u64> {
     let context = DecodeContext::default();
@@ -125,7 +155,7 @@ pub struct EnvelopeMarks<'a> {
     /// 0: it does not expire.
     pub expires_at_ms: u64,
     pub erased: bool,
-    /// It recalls another message.
+    /// The message recalls another one.
     pub recalls: bool,
 }
 
@@ -197,7 +227,7 @@ pub fn recalled_envelope(encoded: &[u8]) -> Option<Vec<u8>> {
     Some(Envelope::decode(encoded).unwrap_or_default().recalled().encode_to_vec())
 }
 
-/// The encoded envelope with this end instead of its own one. State machines use it: what it returns for the same bytes never changes.
+/// The encoded envelope with this end instead of its own one. State machines use it: the result for the same bytes never changes.
 /// `None`: it can't be read.
 pub fn expiring_at(encoded: &[u8], expires_at_ms: u64) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(encoded.len() + key_len(EXPIRES_AT_MS) + encoded_len_varint(expires_at_ms));
@@ -215,14 +245,14 @@ pub fn expiring_at(encoded: &[u8], expires_at_ms: u64) -> Option<Vec<u8>> {
 }
 
 impl Envelope {
-    /// What is left of a message whose content is gone.
+    /// The message after its content is gone.
     pub fn without_content(self) -> Self {
         let Self { id, sender, to, time_ms, expires_at_ms, .. } = self;
         let content = Some(Content { body: Some(Body::Text(Text::default())), ..Content::default() });
         Self { id, sender, to, time_ms, content, expires_at_ms, erased: true, ..Self::default() }
     }
 
-    /// What is shown of a recalled message: its author can still name it, and recall it for good.
+    /// The message as it is shown after a recall: its author can still name it, and recall it for good.
     pub fn recalled(self) -> Self {
         let Self { sender_device, client_id, .. } = &self;
         let (sender_device, client_id) = (sender_device.clone(), client_id.clone());

@@ -97,7 +97,7 @@ name!(
 impl UserId {
     /// The domain, or `None` for the default one.
     pub fn domain(&self) -> Option<&str> {
-        domain_of(&self.0)
+        domain_in(&self.0)
     }
 
     /// A user of this domain, of the default one if it is `None`. The given text may not name a domain.
@@ -131,7 +131,7 @@ name!(
 impl GroupId {
     /// As [`UserId::domain`].
     pub fn domain(&self) -> Option<&str> {
-        domain_of(&self.0)
+        domain_in(&self.0)
     }
 }
 
@@ -151,8 +151,9 @@ impl DomainId {
     }
 }
 
-fn domain_of(owner: &str) -> Option<&str> {
-    owner.split_once('@').map(|(_, domain)| domain)
+/// The domain in the id of a user or a group; `None`: the default one.
+pub(crate) fn domain_in(id: &str) -> Option<&str> {
+    id.split_once('@').map(|(_, domain)| domain)
 }
 
 name!(

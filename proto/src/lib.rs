@@ -52,8 +52,8 @@ pub use clock::now_ms;
 pub use domains::{ANY_DOMAIN, Domains, domain_of, narrowed, new_domain_token, token_hash};
 pub use duplicate::DuplicateKey;
 pub use envelope::{
-    EncodedNames, EnvelopeMarks, EnvelopeParts, EnvelopeTo, expired_envelope, expiring_at, recalled_envelope,
-    time_of_envelope,
+    EncodedNames, EnvelopeMarks, EnvelopeParts, EnvelopeTo, expired_envelope, expiring_at, group_change_envelope,
+    recalled_envelope, time_of_envelope,
 };
 pub use id::{
     ClientId, ConnectionHandle, DeviceId, DomainId, GroupId, InvalidId, InvalidMessageId, LeaseId, MessageId, UserId,

@@ -34,9 +34,9 @@ pub enum PlantedBug {
     ReportsOfOthers,
     /// An author who takes a message back takes it out of reports, too.
     RecallsTakeEvidence,
-    /// Who refers to a file is looked for in the file's own shard alone.
+    /// References to a file are looked for in the file's own shard alone.
     AsksOwnShardAlone,
-    /// The content of a message that has expired is removed, and its files are still held.
+    /// The content of an expired message is removed, and its files are still held.
     ExpiredHold,
 }
 

@@ -164,9 +164,9 @@ pub(crate) struct OwnerConfig {
 /// What continues when a user has been read.
 enum Waiter {
     Send(Box<Sending>),
-    /// How far the user is, for the other side.
+    /// A mark of the user that has moved, for the other side.
     Mark(Box<Marked>),
-    /// How far the user is, for the store.
+    /// Marks of the user that have moved, for the store.
     Marks(Box<MarkMoves<ReplySlot>>),
     /// A chat state of another user, for the devices of this one.
     ChatState(Box<ChatStateTelling>),
@@ -178,9 +178,9 @@ enum Waiter {
 /// An announced or opened session, and the request to answer.
 struct Announced {
     session: Session,
-    /// What it shows, and the number of that.
+    /// The presence that the session shows, and its number.
     presence: (Option<Box<SessionPresence>>, u64),
-    /// It is new, and not there since before.
+    /// The session is new, and not there since before.
     signs_in: bool,
     link: u64,
     slot: ReplySlot,

@@ -6,6 +6,7 @@ mod later;
 mod outbox;
 mod removals;
 mod rows;
+mod run;
 mod scheduled;
 mod steps;
 #[cfg(test)]

@@ -214,7 +214,7 @@ impl Machines {
         }
     }
 
-    /// How often something in this shard refers to the file.
+    /// The number of references to the file in this shard.
     pub fn media_references(&self, shard: ShardId, id: &MediaId) -> io::Result<u64> {
         self.timelines[usize::from(shard.index)].1.media_references(id)
     }
@@ -242,7 +242,7 @@ impl Machines {
     }
 }
 
-/// How long things are kept, by the clock of a shard; 0: for ever.
+/// The times for which things are kept, by the clock of a shard; 0: for ever.
 #[derive(Debug, Clone, Copy)]
 pub struct Ages {
     /// Cursors of devices that are gone.
@@ -253,7 +253,7 @@ pub struct Ages {
     pub slack_ms: u64,
 }
 
-/// What is to be done with files to which nothing may refer, and with counts of those to which nothing in the shard refers.
+/// Commands about files to which nothing may refer, and about counts of files to which nothing in the shard refers.
 fn due_files(reader: &TimelineReader, kept: &Retention) -> io::Result<Vec<timeline_command::Op>> {
     let ids: Vec<Bytes> = reader
         .due_media(&[], kept, REMOVED_MEDIA)?

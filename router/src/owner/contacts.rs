@@ -142,13 +142,13 @@ impl Owner {
         let ContactChanged { contact: row, version, before, changed, .. } = changed;
         if changed || row.is_some() {
             let before = if changed { before } else { version };
-            let user = Some(Person { user: user.as_str().to_owned(), incarnation });
-            let owns = user.as_ref().is_none_or(|user| self.topology.owns(&user.user));
-            let news = ContactNews { user, contact: contact.to_owned(), row, before, version };
+            let person = Some(Person { user: user.as_str().to_owned(), incarnation });
+            let news = ContactNews { user: person, contact: contact.to_owned(), row, before, version };
             // Another router may own the user since the request came.
-            match owns {
-                true => self.contact_news(news, now, time_ms),
-                false => self.effects.push(Effect::Say(Said::News(Box::new(news)))),
+            if self.topology.owns(user.as_str()) {
+                self.contact_news(news, now, time_ms);
+            } else {
+                self.effects.push(Effect::Say(Said::News(Box::new(news))));
             }
         }
     }

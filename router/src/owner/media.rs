@@ -75,7 +75,7 @@ impl Owner {
         self.ask(shard, op, String::new(), parts.deadline, Continuation::MediaRead(parts.user, parts.slot));
     }
 
-    /// Whoever knows the reference of a file gets it, but not from a domain that does not talk to the user's.
+    /// Every user who knows the reference of a file gets it, unless the owner's domain does not talk to the user's.
     pub(super) fn media_read(&mut self, user: &UserId, slot: ReplySlot, answer: Result<StoreAnswer, StoreFailure>) {
         let read = match answer {
             Ok(StoreAnswer::MediaRead(read)) => {

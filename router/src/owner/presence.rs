@@ -161,14 +161,8 @@ impl Owner {
             Err(StoreFailure::Gone { .. }) => return self.presences.forget(user),
             _ => None,
         };
-        let (read, parted) = match read {
-            Some(read) => {
-                let (read, parted) = self.within_reach(user, incarnation, read);
-                (Some(read), parted)
-            }
-            None => (None, Vec::new()),
-        };
-        self.tell_presence(user, None, parted, time_ms);
+        let (read, parted) = read.map(|read| self.within_reach(user, incarnation, read)).unzip();
+        self.tell_presence(user, None, parted.unwrap_or_default(), time_ms);
         let current = self.current(user);
         let Some(telling) = self.presences.read(user, incarnation, read.as_ref(), &current, now) else { return };
         let read = read.unwrap_or_default();
@@ -462,7 +456,7 @@ impl Owner {
     }
 }
 
-/// What the session shows, without the number, which stands beside it. `None`: nothing, and the session does not want to know what others show.
+/// The presence that a session shows, and its number. `None`: the session shows nothing, and does not want to know what others show.
 pub(super) fn shows(presence: Option<SessionPresence>) -> (Option<Box<SessionPresence>>, u64) {
     let number = presence.as_ref().map_or(0, |presence| presence.number);
     let presence = presence.filter(|presence| !matches!(presence.show(), Show::Unspecified) || presence.hears);

@@ -1,4 +1,4 @@
-//! Who may see the users of a partition, and whom they have blocked.
+//! The contacts who may see the users of a partition, and those whom users have blocked.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ impl Presences {
         None
     }
 
-    /// True if it is known that the contact may see the user.
+    /// True if the contact is known to see the user.
     pub(crate) fn is_watcher(&self, user: &UserId, incarnation: u64, contact: &Person) -> bool {
         let present = self.users.get(user).filter(|present| present.incarnation == incarnation);
         let watchers = present.and_then(|present| present.watchers.as_ref());

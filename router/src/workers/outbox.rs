@@ -1,4 +1,4 @@
-//! The worker of one outbox: goes through its rows, has each step carried out, and settles the rows. Does not wait and has no clock.
+//! The worker of one outbox: goes through its rows, has each step carried out (`run.rs`), and settles the rows. Does not wait and has no clock.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -7,11 +7,9 @@ use std::{
 };
 
 use carillon_proto::{
-    GroupId, MediaId, ShardId, ShardMap, limits, pause,
+    GroupId, MediaId, ShardId, ShardMap, pause,
     pb::store::{
-        EndTimeline, OutboxRead, Person, ReadMembers, ReadOutbox, Role, ScheduledRow, SendScheduled, SettleOutbox,
-        TimelineCommand,
-        member::Standing,
+        OutboxRead, ReadOutbox, ScheduledRow, SendScheduled, SettleOutbox, TimelineCommand,
         outbox_read::Row,
         outbox_row::Task,
         settle_outbox::{Settled, Verdict},
@@ -25,9 +23,10 @@ use super::{
     collection::AboutHolders,
     later::{Later, PAUSES, put_off},
     removals::{Removals, Removed},
-    rows::{Begun, Ends, Next, in_lane, is_end, plan_leave, plan_tell, tells},
+    rows::{Begun, Next, is_end, plan_leave, plan_tell},
+    run::Running,
     scheduled::Sendings,
-    steps::{Appending, Outcome, Step, came_to, is_temporary},
+    steps::Step,
 };
 use crate::{
     delivery::Delivery,
@@ -39,10 +38,6 @@ use crate::{
 const PAGE: u32 = 64;
 /// Reads of one pass. What comes behind them has its turn when rows before it are settled.
 const PAGES: u32 = 64;
-/// Commands that are under way at once.
-const AT_ONCE: usize = 64;
-/// Rows of members of one read.
-const MEMBERS: u32 = limits::HEADS as u32;
 /// How long a worker that has done everything waits for a change that another router has carried out.
 const IDLE: Duration = Duration::from_secs(5);
 /// Bytes of a reason that the store keeps.
@@ -81,7 +76,7 @@ pub(super) type RowPlace = (u64, u32);
 
 pub(super) struct OutboxWorker {
     pub(super) shard: ShardId,
-    shards: ShardMap,
+    pub(super) shards: ShardMap,
     /// When the next pass begins; `None` during one.
     due: Option<Instant>,
     /// Something may have come behind the place where the pass is.
@@ -112,25 +107,16 @@ pub(super) struct Pass {
     is_last: bool,
     /// Rows of the page that were not begun.
     rows: VecDeque<Row>,
-    begun: Vec<Begun>,
-    lanes: BTreeMap<Lane, VecDeque<Step>>,
-    running: BTreeMap<Lane, Running>,
+    pub(super) begun: Vec<Begun>,
+    pub(super) lanes: BTreeMap<Lane, VecDeque<Step>>,
+    pub(super) running: BTreeMap<Lane, Running>,
     /// Most that may run, if the store could not take more.
-    at_once: Option<usize>,
+    pub(super) at_once: Option<usize>,
     /// Users of rows that have to wait: what comes later for them waits, too.
-    blocked: BTreeSet<String>,
+    pub(super) blocked: BTreeSet<String>,
     failed: bool,
     /// Scheduled messages whose time had come were released.
     pub(super) released: bool,
-}
-
-/// A lane with a step under way.
-struct Running {
-    step: Step,
-    /// As it was sent: it has the time of then.
-    appending: Appending,
-    /// The steps behind it.
-    rest: VecDeque<Step>,
 }
 
 impl OutboxWorker {
@@ -325,157 +311,8 @@ impl OutboxWorker {
         true
     }
 
-    fn queue(&mut self, lane: Lane, step: Step) {
-        if self.pass.blocked.contains(&lane.0) {
-            self.pass.begun[step.row].waits = true;
-            return;
-        }
-        self.pass.lanes.entry(lane).or_default().push_back(step);
-    }
-
-    /// Has the next steps carried out; without any, does what comes after them.
-    fn go_on_with_run(&mut self, now: Instant, time_ms: u64) {
-        while self.pass.running.len() < self.pass.at_once.unwrap_or(AT_ONCE)
-            && let Some((lane, mut steps)) = self.pass.lanes.pop_first()
-        {
-            let Some(step) = steps.pop_front() else { continue };
-            let (shard, op, appending) = step.command(self.shards, time_ms);
-            self.effects.push(Effect::Ask(Asked::Step(lane.clone()), shard, op));
-            self.pass.running.insert(lane, Running { step, appending, rest: steps });
-        }
-        if self.pass.running.is_empty() {
-            self.after_steps(now, time_ms);
-        }
-    }
-
-    fn step_answered(&mut self, lane: Lane, answer: Result<StoreAnswer, StoreFailure>, now: Instant, time_ms: u64) {
-        let Some(Running { step, appending, mut rest }) = self.pass.running.remove(&lane) else { return };
-        let is_overload = matches!(answer, Err(StoreFailure::Overloaded { .. }));
-        match came_to(&step, &appending, answer) {
-            // It comes after those that are under way, and no more than these go at once from here on.
-            Outcome::Waits if is_overload && !self.pass.running.is_empty() => {
-                self.pass.at_once = Some(self.pass.running.len());
-                rest.push_front(step);
-            }
-            Outcome::Done => {}
-            Outcome::Appended(envelopes) => {
-                let deliver = |(position, envelope)| {
-                    Effect::Deliver(Delivery {
-                        timeline: appending.timeline.clone(),
-                        incarnation: appending.incarnation,
-                        position,
-                        envelope,
-                        traceparent: String::new(),
-                        except: None,
-                        passed_on: false,
-                    })
-                };
-                self.effects.extend(envelopes.into_iter().map(deliver));
-            }
-            Outcome::Instead(what) => rest.push_front(Step { what, ..step }),
-            Outcome::Refused(why) => {
-                self.pass.begun[step.row].refused = Some(why);
-                self.block(&lane, &mut rest);
-            }
-            Outcome::Waits => {
-                self.pass.begun[step.row].waits = true;
-                self.block(&lane, &mut rest);
-            }
-        }
-        if !rest.is_empty() {
-            self.pass.lanes.insert(lane, rest);
-        }
-        self.go_on_with_run(now, time_ms);
-    }
-
-    /// What comes later for the user of this lane waits.
-    fn block(&mut self, lane: &Lane, rest: &mut VecDeque<Step>) {
-        rest.drain(..).for_each(|step| self.pass.begun[step.row].waits = true);
-        self.pass.blocked.insert(lane.0.clone());
-    }
-
-    /// All steps that were planned are done, or were given up for now.
-    fn after_steps(&mut self, now: Instant, time_ms: u64) {
-        if let Some(begun) = self.pass.begun.last()
-            && !begun.waits
-            && begun.refused.is_none()
-            && let Some(ends) = &begun.ends
-        {
-            let (group, incarnation) = (ends.tell.group.clone(), ends.tell.incarnation);
-            match ends.next {
-                Next::ReadMembers => {
-                    let read = ReadMembers {
-                        timeline: group,
-                        others: true,
-                        after_user: ends.after_user.clone(),
-                        limit: MEMBERS,
-                        deleted: Some(incarnation),
-                        ..ReadMembers::default()
-                    };
-                    return self.ask(Asked::Members, Op::ReadMembers(read));
-                }
-                Next::EndTimeline => {
-                    let end = EndTimeline { timeline: group, incarnation: incarnation + 1 };
-                    let op = timeline_command::Op::EndTimeline(end);
-                    return self.ask(Asked::Ending, Op::Timeline(TimelineCommand { op: Some(op) }));
-                }
-                Next::Nothing => {}
-            }
-        }
-        self.settle(now, time_ms);
-    }
-
-    fn members_read(&mut self, answer: Result<StoreAnswer, StoreFailure>, now: Instant, time_ms: u64) {
-        match answer {
-            Ok(StoreAnswer::MembersRead(read)) => {
-                let at = self.pass.begun.len() - 1;
-                let Some(ends) = &mut self.pass.begun[at].ends else { return };
-                match read.members.last() {
-                    Some(last) if !read.complete => ends.after_user.clone_from(&last.user),
-                    _ => ends.next = Next::EndTimeline,
-                }
-                let steps: Result<Vec<_>, String> = read
-                    .members
-                    .iter()
-                    .filter_map(|row| row.member.as_ref().map(|member| (&row.user, member)))
-                    .filter(|(_, member)| matches!(member.standing(), Standing::Member | Standing::Invited))
-                    .filter(|(_, member)| !member.untold)
-                    .map(|(user, member)| {
-                        let person = Person { user: user.clone(), incarnation: member.incarnation };
-                        let what = tells(&ends.tell, ends.time_ms, &ends.envelope, Standing::Left, Role::Unspecified);
-                        in_lane(at, Some(&person), &ends.group, what)
-                    })
-                    .collect();
-                match steps {
-                    Ok(steps) => steps.into_iter().for_each(|(lane, step)| self.queue(lane, step)),
-                    Err(why) => self.pass.begun[at].refused = Some(why),
-                }
-            }
-            // Another worker has ended it.
-            Err(StoreFailure::NotFound { .. }) => self.ends(|ends| ends.next = Next::Nothing),
-            other => self.ending_failed(other),
-        }
-        self.go_on_with_run(now, time_ms);
-    }
-
-    fn ends(&mut self, change: impl FnOnce(&mut Ends)) {
-        if let Some(ends) = self.pass.begun.last_mut().and_then(|begun| begun.ends.as_mut()) {
-            change(ends);
-        }
-    }
-
-    fn ending_failed(&mut self, answer: Result<StoreAnswer, StoreFailure>) {
-        let Some(begun) = self.pass.begun.last_mut() else { return };
-        let failure = answer.err().unwrap_or(StoreFailure::Unexpected);
-        if is_temporary(&failure) {
-            begun.waits = true;
-        } else {
-            begun.refused = Some(failure.to_string());
-        }
-    }
-
     /// Tells the store what has become of the rows.
-    fn settle(&mut self, now: Instant, time_ms: u64) {
+    pub(super) fn settle(&mut self, now: Instant, time_ms: u64) {
         let mut rows = Vec::with_capacity(self.pass.begun.len());
         for Begun { place, refused, waits, .. } in self.pass.begun.drain(..) {
             let (index, number) = place;

@@ -2,8 +2,7 @@
 
 use bytes::Bytes;
 use carillon_proto::{
-    DuplicateKey, EnvelopeParts, EnvelopeTo, Epoch, GroupId, InvalidId, MessageId, ShardId, ShardMap, TimelineId,
-    UserId,
+    DuplicateKey, Epoch, GroupId, InvalidId, ShardId, ShardMap, TimelineId, UserId, group_change_envelope,
     pb::{
         client::{self, Position, group_change::What as Changed, members_change::Kind},
         store::{
@@ -12,7 +11,6 @@ use carillon_proto::{
         },
     },
 };
-use prost::Message as _;
 
 use crate::store::{StoreAnswer, StoreFailure};
 
@@ -37,7 +35,7 @@ pub(super) enum What {
     Leave { after: u64 },
 }
 
-/// What is appended, for those who follow the timeline.
+/// The envelope that a step appends, for those who follow the timeline.
 pub(super) struct Appending {
     pub(super) timeline: TimelineId,
     pub(super) incarnation: u64,
@@ -124,30 +122,15 @@ impl Step {
         let kind = Kind::Left.into();
         let users = vec![self.user.as_str().to_owned()];
         let members = client::MembersChange { kind, users, account_ended: true, ..client::MembersChange::default() };
-        let what = Changed::Members(members);
-        let change = client::GroupChange { what: Some(what) }.encode_to_vec();
-        let id = MessageId::of(time_ms, self.leaving()).to_string();
-        let parts = EnvelopeParts {
-            id: &id,
-            sender: self.user.as_str(),
-            sender_device: "",
-            recipient: EnvelopeTo::Group(self.group.as_str()),
-            client_id: "",
-            time_ms,
-            content: &[],
-            change: &change,
-            expires_at_ms: 0,
-        };
-        let mut encoded = Vec::with_capacity(parts.encoded_len());
-        parts.encode(&mut encoded);
-        encoded.into()
+        let change = client::GroupChange { what: Some(Changed::Members(members)) };
+        group_change_envelope(self.group.as_str(), self.user.as_str(), self.leaving(), time_ms, &change)
     }
 }
 
-/// What a step came to.
+/// The outcome of a step.
 pub(super) enum Outcome {
     Done,
-    /// These envelopes of its timeline are to be delivered.
+    /// The step has appended these envelopes to its timeline, and they are to be delivered.
     Appended(Vec<(Position, Bytes)>),
     Instead(What),
     Refused(String),
@@ -176,8 +159,6 @@ pub(super) fn came_to(step: &Step, appending: &Appending, answer: Result<StoreAn
         (What::Tell { .. }, Err(StoreFailure::Gone { .. })) => Outcome::Done,
         // The user is not in the group any more, or there is no such group.
         (What::Leave { .. }, Err(StoreFailure::NotFound { .. })) => Outcome::Done,
-        // The outbox of the group's shard.
-        (What::Leave { .. }, Err(StoreFailure::NoRoom { .. })) => Outcome::Waits,
         (_, Err(failure)) if is_temporary(&failure) => Outcome::Waits,
         (_, Err(failure)) => Outcome::Refused(failure.to_string()),
         (_, Ok(_)) => Outcome::Refused(StoreFailure::Unexpected.to_string()),

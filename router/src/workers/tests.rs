@@ -166,8 +166,8 @@ fn an_ended_account_leaves_all_groups_at_once() {
     play.answer(appended(8));
     // It is no member any more, or there is no such group.
     play.answer(not_found());
-    // The outbox there is full.
-    play.answer(full());
+    // The shard can't do it now.
+    play.answer(late());
     assert_eq!(play.asks(), [], "nothing is settled");
     assert_eq!(play.told.len(), 1);
 }

@@ -71,7 +71,7 @@ pub(super) fn unread(inbox: &TimelineState, row: &Conversation) -> u64 {
     }
 }
 
-/// Up to where others may know that the owner of the inbox has read.
+/// The position up to which others may know that the owner of the inbox has read.
 pub(super) fn shown_mark(row: &Conversation, to_contact: bool) -> u64 {
     match row.shown {
         Some(shown) if to_contact => shown.to_contacts_seq.min(row.read_seq),
@@ -80,7 +80,8 @@ pub(super) fn shown_mark(row: &Conversation, to_contact: bool) -> u64 {
     }
 }
 
-/// Up to where others may know it after the mark has moved, by those to whom the user shows it now. `before`: the row before the mark moved.
+/// The positions up to which others may know it after the mark has moved. `before`: the row before the mark moved. `shown_to`: those to whom
+/// the user shows the mark now.
 pub(super) fn shown_after(before: &Conversation, row: &Conversation, shown_to: Audience) -> Option<ShownMark> {
     // Positions of another epoch say nothing of these.
     let is_same = before.read_epoch == row.read_epoch;

@@ -20,7 +20,7 @@ pub(crate) struct DomainRows(Arc<BTreeMap<String, Domain>>);
 /// Times in milliseconds, of domains that have one of their own.
 pub(crate) type Ages = Arc<BTreeMap<String, u64>>;
 
-/// How long domains keep messages and reports.
+/// The times for which domains keep messages and reports.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct DomainAges {
     pub(crate) messages: Ages,

@@ -1,4 +1,4 @@
-//! Which messages have lost what they said, by the numbers by which they count as unread. See docs/adr/0028-marks.md.
+//! Messages that have lost what they said, by the numbers by which they count as unread. See docs/adr/0028-marks.md.
 
 use carillon_proto::pb::store::{Emptied, RecordHeader};
 
@@ -35,7 +35,7 @@ pub(super) fn insert(emptied: &mut Emptied, number: u64) -> bool {
     true
 }
 
-/// Forgets those up to this number.
+/// Forgets the messages up to this number.
 pub(super) fn forget(emptied: &mut Emptied, upto: u64) {
     let mut runs = runs(emptied);
     runs.retain(|(_, last)| *last > upto);
@@ -45,7 +45,7 @@ pub(super) fn forget(emptied: &mut Emptied, upto: u64) {
     put(emptied, &runs);
 }
 
-/// How many there are above this number.
+/// The number of messages that are known above this number.
 pub(super) fn count_above(emptied: &Emptied, number: u64) -> u64 {
     let above = runs(emptied).into_iter().filter(|(_, last)| *last > number);
     above.map(|(first, last)| last - first.max(number + 1) + 1).sum()

@@ -93,7 +93,7 @@ impl TimelineReader {
         Ok(HeldMediaRead { ids: held })
     }
 
-    /// How often something in the shard refers to the file.
+    /// The number of references to the file in this shard.
     pub(crate) fn media_references(&self, id: &MediaId) -> io::Result<u64> {
         let hold = self.shard.view().get(&keys::media_hold(id))?;
         hold.map_or(Ok(0), |hold| Ok(decode_hold(&hold)?.count))

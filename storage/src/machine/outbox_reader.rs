@@ -1,8 +1,10 @@
 //! Reads of the outbox, for workers.
 
+use std::{collections::BTreeMap, io};
+
 use carillon_proto::{
     limits::MAX_NODE_MESSAGE_BYTES,
-    pb::store::{OutboxRead, OutboxRow, ReadOutbox, outbox_read, outbox_row::Task},
+    pb::store::{OutboxRead, OutboxRow, ReadOutbox, TellMembers, outbox_read, outbox_row::Task},
 };
 use prost::Message as _;
 
@@ -12,6 +14,7 @@ use super::{
     report_reader::waiting_reports,
     scheduled_reader::{next_due, to_be_sent},
 };
+use crate::engine::fjall::TimelineView;
 
 /// Most rows that one read returns, whatever it asks for.
 pub(crate) const OUTBOX_ROWS: usize = 256;
@@ -35,7 +38,7 @@ impl TimelineReader {
             }
             let (key, value) = row?;
             let (index, number) = keys::outbox_of(&key)?;
-            let row = OutboxRow::decode(&*value).map_err(|_| broken("row of the outbox"))?;
+            let row = decode(&value)?;
             let envelope = match &row.task {
                 Some(Task::Tell(tell)) => {
                     let record = view.get(&keys::record(tell.number, tell.seq))?;
@@ -69,4 +72,22 @@ impl TimelineReader {
         }
         Ok(read)
     }
+}
+
+/// The groups of which the outbox has changes to tell, by the numbers in their keys, each with the position of the first such change. The
+/// envelopes that tell of the changes stand in the groups' logs.
+pub(super) fn first_untold(view: &TimelineView<'_>) -> io::Result<BTreeMap<u64, u64>> {
+    let mut first = BTreeMap::new();
+    for row in view.range(keys::outbox_rows()) {
+        let (_, value) = row?;
+        if let Some(Task::Tell(TellMembers { number, seq, .. })) = decode(&value)?.task {
+            let known = first.entry(number).or_insert(seq);
+            *known = seq.min(*known);
+        }
+    }
+    Ok(first)
+}
+
+fn decode(value: &[u8]) -> io::Result<OutboxRow> {
+    OutboxRow::decode(value).map_err(|_| broken("row of the outbox"))
 }

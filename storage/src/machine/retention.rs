@@ -1,7 +1,7 @@
 //! Decides which envelopes and cursors have been kept long enough. Ages are counted by the shard's own clock (see
 //! `AdvanceClock`): no wall clock decides what is removed.
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
 use carillon_proto::{
     domain_of, narrowed,
@@ -15,7 +15,9 @@ use prost::Message as _;
 use super::{
     Ages, broken, conversations,
     keys::{self, Cursor, GroupCursor, Stored},
+    outbox_reader::first_untold,
     timeline::TimelineState,
+    timeline_reader::is_group,
 };
 use crate::engine::fjall::TimelineView;
 
@@ -67,7 +69,7 @@ impl Retention {
     }
 }
 
-/// As the domain of this user or group has it: its own time, if that is shorter. 0: any.
+/// The time for which something of this user or group is kept: that of the domain, if it is shorter than the cluster's. 0: for ever.
 pub(super) fn age_of(of_cluster: u64, ages: &Ages, id: &str) -> u64 {
     match (of_cluster, ages.get(domain_of(id)).copied().unwrap_or(0)) {
         (0, of_domain) => of_domain,
@@ -83,14 +85,13 @@ pub(crate) fn due(
     ages: &Ages,
     limit: usize,
 ) -> io::Result<(Vec<Trim>, Vec<u8>)> {
-    let mut trims = Vec::new();
     if !retention.trims() && ages.is_empty() {
-        return Ok((trims, Vec::new()));
+        return Ok((Vec::new(), Vec::new()));
     }
     let clock_ms = clock(view)?;
     let begin = if after.is_empty() { keys::timelines() } else { keys::after(after) };
-    let mut looked_at = 0;
-    for record in view.range(begin..=keys::after_timelines()) {
+    let (mut trims, mut next) = (Vec::new(), Vec::new());
+    for (looked_at, record) in (1..).zip(view.range(begin..=keys::after_timelines())) {
         let (key, value) = record?;
         // The owner stands behind the first byte and the kind.
         let owner = str::from_utf8(key.get(2..).unwrap_or_default()).unwrap_or_default();
@@ -98,15 +99,31 @@ pub(crate) fn due(
         let retention = Retention { max_age_ms, ..*retention };
         let (first, before_seq) = first_and_first_kept(view, &value, clock_ms, &retention)?;
         if before_seq > first {
-            let ([_, epoch, ..], _) = keys::timeline_numbers(&value)?;
-            trims.push(Trim { timeline: Some(keys::timeline_of(&key)?), before_seq, limit: TRIM_ENVELOPES, epoch });
+            let ([number, epoch, ..], _) = keys::timeline_numbers(&value)?;
+            let timeline = Some(keys::timeline_of(&key)?);
+            trims.push((number, first, Trim { timeline, before_seq, limit: TRIM_ENVELOPES, epoch }));
         }
-        looked_at += 1;
         if trims.len() >= limit || looked_at >= LOOKED_AT {
-            return Ok((trims, key.to_vec()));
+            next = key.to_vec();
+            break;
         }
     }
-    Ok((trims, Vec::new()))
+    Ok((without_untold(view, trims)?, next))
+}
+
+/// The trims without changes of groups that the outbox has to tell yet, and all behind these. Each comes with the timeline's number and first
+/// position.
+fn without_untold(view: &TimelineView<'_>, trims: Vec<(u64, u64, Trim)>) -> io::Result<Vec<Trim>> {
+    let is_of_group = |trim: &Trim| trim.timeline.as_ref().is_some_and(is_group);
+    let untold = match trims.iter().any(|(_, _, trim)| is_of_group(trim)) {
+        true => first_untold(view)?,
+        false => BTreeMap::new(),
+    };
+    let trims = trims.into_iter().filter_map(|(number, first, trim)| {
+        let before_seq = untold.get(&number).map_or(trim.before_seq, |seq| trim.before_seq.min(*seq));
+        (before_seq > first).then_some(Trim { before_seq, ..trim })
+    });
+    Ok(trims.collect())
 }
 
 /// The same for cursors of devices that are gone.

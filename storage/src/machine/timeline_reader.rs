@@ -1,27 +1,25 @@
 //! Reads of a timeline shard.
 
-use std::{collections::BTreeSet, io};
+use std::io;
 
 use bytes::Bytes;
 use carillon_proto::{
     Level,
     limits::{BATCH_BYTES, MAX_NODE_MESSAGE_BYTES},
     pb::store::{
-        CollectGarbage, Head, HeadRead, HeadsRead, OutboxRow, Person, ReadHead, ReadHeads, ReadTimeline, Rejected,
-        StoredEntry, TimelineKey, TimelineRead, Trim, outbox_row::Task, rejected::Reason,
-        sweep_conversations::Seen as SeenConversation, sweep_cursors::Seen, sweep_memberships::Seen as SeenMembership,
-        timeline_key::Kind,
+        CollectGarbage, Head, HeadRead, HeadsRead, Person, ReadHead, ReadHeads, ReadTimeline, Rejected, StoredEntry,
+        TimelineKey, TimelineRead, Trim, rejected::Reason, sweep_conversations::Seen as SeenConversation,
+        sweep_cursors::Seen, sweep_memberships::Seen as SeenMembership, timeline_key::Kind,
     },
 };
-use prost::Message as _;
 
 use super::{
     Ages, ShardLevel, Unread,
     annotations::{self, ReadBy},
-    broken,
     conversations::unread_in_group,
     groups::Readable,
     keys::{self, Cursor, Stored},
+    outbox_reader::first_untold,
     retention::{self, Retention},
     timeline::TimelineState,
 };
@@ -162,28 +160,22 @@ impl TimelineReader {
         super::timeline::planted::foresee(&self.shard, commands)
     }
 
-    /// Up to `limit` commands that remove the remains of ended timelines. Those of a group stay while the outbox has changes of it to tell, which
-    /// stand in them.
+    /// Up to `limit` commands that remove the remains of ended timelines. The remains of a group stay while the outbox has changes of the group to
+    /// tell: they have the envelopes.
     pub(crate) fn garbage(&self, limit: usize) -> io::Result<Vec<CollectGarbage>> {
         let view = self.shard.view();
         let mut garbage = view.range(keys::all_garbage()).map(|record| keys::garbage_of(&record?.0)).peekable();
         if garbage.peek().is_none() {
             return Ok(Vec::new());
         }
-        let mut untold = BTreeSet::new();
-        for row in view.range(keys::outbox_rows()) {
-            let row = OutboxRow::decode(&*row?.1).map_err(|_| broken("row of the outbox"))?;
-            if let Some(Task::Tell(tell)) = row.task {
-                untold.insert(tell.number);
-            }
-        }
-        let is_due = |number: &io::Result<u64>| !number.as_ref().is_ok_and(|number| untold.contains(number));
+        let untold = first_untold(&view)?;
+        let is_due = |number: &io::Result<u64>| !number.as_ref().is_ok_and(|number| untold.contains_key(number));
         let collect = |number| CollectGarbage { number, limit: COLLECTED_KEYS };
         garbage.filter(is_due).take(limit).map(|number| number.map(collect)).collect()
     }
 
     /// Up to `limit` trims that are due by the shard's clock, of timelines after the key `after`, and the key after which to
-    /// continue; empty at the end. Each call looks at a bounded number of timelines.
+    /// continue; empty at the end. Each call looks at a bounded number of timelines. Changes of groups stay while the outbox has to tell them.
     pub(crate) fn due_trims(
         &self,
         after: &[u8],

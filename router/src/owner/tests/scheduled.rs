@@ -37,7 +37,7 @@ fn change(change: Change) -> Op {
     Op::ChangeScheduled(ChangeScheduled { user: "alice".into(), change: Some(change) })
 }
 
-/// What follows when the recipient was read.
+/// The effects when the recipient was read.
 fn schedules(play: &mut Play, op: Op) -> Vec<Did> {
     let effects = play.request(op);
     let [Did::ReadUser(token, user)] = &effects[..] else { panic!("{effects:?}") };

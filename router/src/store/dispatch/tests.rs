@@ -29,6 +29,18 @@ impl Play {
         Self { dispatch, now: Instant::now() }
     }
 
+    /// Write 1 is on its way to node a, read 2 has learnt that c leads, and write 3 waits.
+    fn with_a_write_to_the_leader_before() -> Self {
+        let mut play = Self::new();
+        play.write(1);
+        play.read(2);
+        assert_eq!(play.sent(), [(1, 1, 1), (1, 2, 0)]);
+        play.refuses(2, not_leader("c"));
+        play.write(3);
+        assert_eq!(play.sent(), [(3, 3, 0)], "the read alone");
+        play
+    }
+
     fn submit(&mut self, name: u32, op: Op) {
         self.submit_to(SHARD, name, op, Place::Own);
     }
@@ -110,13 +122,7 @@ fn a_hint_is_followed_at_once_with_the_next_lane_and_remembered() {
 #[test]
 fn writes_to_a_leader_of_which_a_read_has_told_do_not_overtake_those_on_their_way_to_the_one_before() {
     for is_refused in [true, false] {
-        let mut play = Play::new();
-        play.write(1);
-        play.read(2);
-        assert_eq!(play.sent(), [(1, 1, 1), (1, 2, 0)]);
-        play.refuses(2, not_leader("c"));
-        play.write(3);
-        assert_eq!(play.sent(), [(3, 3, 0)], "the read alone");
+        let mut play = Play::with_a_write_to_the_leader_before();
         if is_refused {
             play.refuses(1, not_leader("c"));
             assert_eq!(play.sent(), [(3, 4, 2), (3, 5, 2)]);
@@ -129,13 +135,7 @@ fn writes_to_a_leader_of_which_a_read_has_told_do_not_overtake_those_on_their_wa
 
 #[test]
 fn who_does_not_answer_is_waited_for_only_for_a_moment_when_another_node_leads() {
-    let mut play = Play::new();
-    play.write(1);
-    play.read(2);
-    assert_eq!(play.sent(), [(1, 1, 1), (1, 2, 0)]);
-    play.refuses(2, not_leader("c"));
-    play.write(3);
-    assert_eq!(play.sent(), [(3, 3, 0)], "the read alone");
+    let mut play = Play::with_a_write_to_the_leader_before();
     play.wait(SOON);
     assert_eq!(play.sent(), [(3, 4, 2), (3, 5, 2)]);
 }

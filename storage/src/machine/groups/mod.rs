@@ -5,11 +5,13 @@ mod rules;
 
 use carillon_proto::pb::store::rejected::Reason;
 
+#[cfg(test)]
+pub(super) use self::rules::MEMBERS;
 pub(super) use self::{
     reader::Readable,
     rules::{
-        Actor, Refused, changed, count, expires_at_ms, founder, has_lost_its_owners, is_above, is_admin, is_told,
-        may_delete, may_refer, may_set, readable_from, refused, set, stands, succession, written,
+        Actor, Refused, changed, count, counted, expires_at_ms, founder, has_lost_its_owners, is_above, is_admin,
+        is_told, may_delete, may_refer, may_set, readable_from, refused, set, stands, succession, written,
     },
 };
 

@@ -357,6 +357,18 @@ pub(in crate::machine) fn count(group: &mut Group, before: Option<&Member>, afte
     add(after, 1);
 }
 
+/// As `count`. Returns the row that is kept: a group that has no room for another user who has left forgets that the user is muted.
+pub(in crate::machine) fn counted(group: &mut Group, before: Option<&Member>, after: Option<Member>) -> Option<Member> {
+    count(group, before, after.as_ref());
+    match after {
+        Some(row) if row.standing() == Standing::Left && group.others > MEMBERS => {
+            count(group, Some(&row), None);
+            None
+        }
+        after => after,
+    }
+}
+
 /// True if the change has taken the last owner from members who stay.
 pub(in crate::machine) fn has_lost_its_owners(group: &Group, before: &Group) -> bool {
     before.owners > 0 && group.owners == 0 && group.members > 0

@@ -38,9 +38,9 @@ pub(crate) fn domain_user_of(key: &[u8]) -> io::Result<String> {
     behind_domain(DOMAIN_USER, key).ok_or_else(|| broken("key of a user of a domain"))
 }
 
-/// Of this group in its domain.
+/// The key of this group in its domain.
 pub(crate) fn domain_group(group: &str) -> RowBytes {
-    let domain = group.split_once('@').map_or("", |(_, domain)| domain);
+    let domain = carillon_proto::domain_of(group);
     key(DOMAIN_GROUP, &[domain.as_bytes(), &[0], group.as_bytes()])
 }
 

@@ -111,8 +111,8 @@ pub(crate) fn outdated() -> std::ops::RangeInclusive<RowBytes> {
 }
 
 /// The prefixes of everything that a timeline has: records, duplicate keys and cursors, of an inbox its devices' cursors in
-/// groups, its user's memberships, conversations and scheduled messages, of a group its members and its own row; what messages have made of others, and which ones have
-/// lost their content.
+/// groups, its user's memberships, conversations and scheduled messages, of a group its members and its own row; what messages have made of
+/// others, and which ones have lost their content.
 pub(crate) fn all_of(number: u64) -> [RowBytes; 14] {
     let [in_groups, memberships, conversations, changes, annotations] =
         [GROUP_CURSOR, MEMBERSHIP, CONVERSATION, CONVERSATION_CHANGE, ANNOTATION]

@@ -10,15 +10,15 @@ use carillon_proto::{
             AdvanceClock, Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, DeleteGroup, EndTimeline,
             ExpireMessages, GroupSettings, Header, ListGroups, Person, ReadOutbox, ReadTimeline, Reference, Role,
             SetGroup, SetLevel, SettleOutbox, StoreError, TimelineCommand, TimelineKey, change_group::Change,
-            change_members::Change as OfMembers, header, rejected::Reason, settle_outbox, store_error::Why,
-            timeline_command::Op, timeline_key::Kind,
+            change_members::Change as OfMembers, header, outbox_read, rejected::Reason, settle_outbox,
+            store_error::Why, timeline_command::Op, timeline_key::Kind,
         },
     },
 };
 use proptest::prelude::*;
 
 use super::*;
-use crate::machine::{Outcome, TimelineMachine, TimelineReader};
+use crate::machine::{Ages, Outcome, Retention, TimelineMachine, TimelineReader};
 
 const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
 const OWNER: &str = "a";
@@ -149,6 +149,21 @@ impl World {
             change: Some(change),
             most_members,
         }))
+    }
+
+    fn untold(&self) -> Vec<outbox_read::Row> {
+        self.shard.reader.outbox(&ReadOutbox::default()).expect("reads").rows
+    }
+
+    fn settle(&mut self, rows: Vec<outbox_read::Row>) {
+        let verdict = settle_outbox::Verdict::Done.into();
+        let settled = |row: outbox_read::Row| settle_outbox::Settled {
+            index: row.index,
+            number: row.number,
+            verdict,
+            ..settle_outbox::Settled::default()
+        };
+        self.apply(Op::SettleOutbox(SettleOutbox { rows: rows.into_iter().map(settled).collect() }));
     }
 
     fn act(&mut self, act: &Act) {
@@ -375,15 +390,36 @@ fn groups_are_listed_by_domain_as_long_as_they_live() {
 fn what_is_left_of_a_group_stays_until_its_changes_are_told() {
     let mut world = World::new();
     world.apply(Op::EndTimeline(EndTimeline { timeline: group(), incarnation: 1 << 40 }));
-    let rows = world.shard.reader.outbox(&ReadOutbox::default()).expect("reads").rows;
+    let rows = world.untold();
     assert!(!rows.is_empty() && rows.iter().all(|row| !row.envelope.is_empty()), "{rows:?}");
     assert_eq!(world.shard.reader.garbage(9).expect("reads"), []);
-    let settled = |row: &carillon_proto::pb::store::outbox_read::Row| settle_outbox::Settled {
-        index: row.index,
-        number: row.number,
-        verdict: settle_outbox::Verdict::Done.into(),
-        ..settle_outbox::Settled::default()
-    };
-    world.apply(Op::SettleOutbox(SettleOutbox { rows: rows.iter().map(settled).collect() }));
+    world.settle(rows);
     assert_eq!(world.shard.reader.garbage(9).expect("reads").len(), 1);
+}
+
+#[test]
+fn retention_leaves_a_change_in_the_log_until_it_is_told() {
+    let mut world = World::new();
+    let says = |world: &mut World, numbers: std::ops::Range<u8>| {
+        numbers.for_each(|number| world.say(0, number, None, false));
+        world.act(&Act::Tick(1));
+    };
+    let retention = Retention { max_count: 1, ..Retention::default() };
+    let due = |world: &World| -> Vec<u64> {
+        let (trims, _) = world.shard.reader.due_trims(&[], &retention, &Ages::default(), 9).expect("reads");
+        trims.iter().map(|trim| trim.before_seq).collect()
+    };
+    says(&mut world, 0..3);
+    assert_eq!(due(&world), [0; 0], "members are not told that the group was made");
+    let made = world.untold();
+    world.settle(made);
+    assert_eq!(due(&world), [4]);
+    let add = ChangeMembers { change: OfMembers::Add.into(), users: vec![person("c")], ..ChangeMembers::default() };
+    assert!(matches!(world.change(OWNER, Change::Members(add), 0), Outcome::Appended(Appended { seq: 5, .. })));
+    says(&mut world, 3..6);
+    assert_eq!(due(&world), [5]);
+    let added = world.untold();
+    assert!(matches!(&added[..], [row] if !row.envelope.is_empty()), "{added:?}");
+    world.settle(added);
+    assert_eq!(due(&world), [8]);
 }

@@ -5,19 +5,23 @@ use carillon_proto::{
     pb::{
         client::{self, Envelope, group_change::What, members_change::Kind},
         store::{
-            Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, GroupSettings, Person, ReadGroup, ReadMembers,
-            ReadTimeline, Role, SetLevel, StoreError, TimelineCommand, TimelineKey, change_group::Change,
-            change_members::Change as OfMembers, rejected::Reason, store_error::Why, timeline_command::Op,
-            timeline_key,
+            Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, Group, GroupSettings, OutboxRow, Person,
+            ReadGroup, ReadMembers, ReadTimeline, Role, SetLevel, StoreError, TimelineCommand, TimelineKey,
+            change_group::Change, change_members::Change as OfMembers, rejected::Reason, store_error::Why,
+            timeline_command::Op, timeline_key,
         },
     },
 };
 
 use super::*;
-use crate::machine::{Outcome, TimelineMachine, TimelineReader, Unread};
+use crate::machine::{
+    Outcome, TimelineMachine, TimelineReader, Unread, groups::MEMBERS, keys, timeline::outbox::WAITING,
+};
 
 const SHARD: ShardId = ShardId { kind: ShardKind::Timeline, index: 1 };
 const NOW_MS: u64 = 1_000;
+/// In the keys of the only group.
+const NUMBER: u64 = 1;
 
 fn group() -> Option<TimelineKey> {
     Some(TimelineKey { kind: timeline_key::Kind::Group.into(), owner: "g".into() })
@@ -104,13 +108,26 @@ impl World {
         members.filter(|row| row.member.expect("has one").role() == Role::Owner).map(|row| row.user).collect()
     }
 
+    fn group(&self) -> Group {
+        let read = self.shard.reader.group(&ReadGroup { timeline: group(), reader: None, writes_at_ms: 0 });
+        read.expect("reads").group.expect("has one")
+    }
+
+    fn has_rows(self, rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Self {
+        Self { shard: self.shard.restored_with(rows), ..self }
+    }
+
     fn log(&self) -> Vec<bytes::Bytes> {
         let read = self.shard.reader.read(&ReadTimeline { timeline: group(), ..ReadTimeline::default() });
         read.expect("reads").entries.into_iter().map(|entry| entry.envelope).collect()
     }
 }
 
-/// Who is made an owner.
+fn is_full(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Error(StoreError { why: Some(Why::Rejected(why)) }) if why.reason() == Reason::Full)
+}
+
+/// The users whom the envelope makes owners.
 fn named(envelope: &[u8]) -> Vec<String> {
     match Envelope::decode(envelope).expect("decodes").change.and_then(|change| change.what) {
         Some(What::Members(members)) => {
@@ -143,8 +160,7 @@ fn the_longest_standing_admin_is_the_heir_then_who_may_write() {
         assert_eq!((left.seq, named(&left.heir_envelope)), (last + 1, vec![heir.to_owned()]));
         assert_eq!(world.log()[last as usize + 1..], [left.heir_envelope], "members see it in the log");
         assert_eq!(world.owners(), [heir]);
-        let read = world.shard.reader.group(&ReadGroup { timeline: group(), reader: None, writes_at_ms: 0 });
-        assert_eq!(read.expect("reads").group.expect("has one").owners, 1);
+        assert_eq!(world.group().owners, 1);
         owner = heir;
     }
     let last = world.ends(owner);
@@ -203,4 +219,44 @@ fn the_next_owner_of_the_name_who_joins_first_does_not_leave_the_group_without_a
     assert!(
         matches!(&outcome, Outcome::Error(StoreError { why: Some(Why::Rejected(why)) }) if why.reason() == Reason::NotFound)
     );
+}
+
+#[test]
+fn a_muted_user_leaves_a_group_that_has_no_room_for_others_and_is_forgotten() {
+    let (operator, olga) = (Person::default(), person("olga"));
+    let mut world = World::new();
+    for user in ["anna", "bob", "carl"] {
+        world.does(&olga, Change::Members(add(Role::Member, user)));
+    }
+    for user in ["olga", "bob", "carl"] {
+        let muted = ChangeMembers { muted_until_ms: NOW_MS + 1, ..change_of(OfMembers::Mute, &[person(user)]) };
+        world.does(&operator, Change::Members(muted));
+    }
+    let full = Group { others: MEMBERS, ..world.group() };
+    let mut world = world.has_rows([(keys::group(NUMBER).to_vec(), full.encode_to_vec())]);
+    let heir = world.ends("olga").heir_envelope;
+    assert_eq!((named(&heir), world.owners()), (vec!["anna".to_owned()], vec!["anna".to_owned()]));
+    for (by, change) in [("bob", OfMembers::Leave), ("anna", OfMembers::Remove)] {
+        let gone = if change == OfMembers::Leave { "bob" } else { "carl" };
+        world.does(&person(by), Change::Members(change_of(change, &[person(gone)])));
+    }
+    assert_eq!((world.group().members, world.group().others), (1, MEMBERS));
+    let ban = world.tries(&person("anna"), Change::Members(change_of(OfMembers::Ban, &[person("dave")])));
+    assert!(is_full(&ban), "{ban:?}");
+}
+
+#[test]
+fn users_leave_while_the_outbox_has_no_room() {
+    let mut world = World::new();
+    for user in ["anna", "bob"] {
+        world.does(&person("olga"), Change::Members(add(Role::Member, user)));
+    }
+    let waiting =
+        (0..WAITING).map(|index| (keys::outbox(1 << 32 | index, 0).to_vec(), OutboxRow::default().encode_to_vec()));
+    let mut world = world.has_rows(waiting);
+    let added = world.tries(&person("olga"), Change::Members(add(Role::Member, "carl")));
+    assert!(is_full(&added), "{added:?}");
+    assert_eq!(named(&world.ends("olga").heir_envelope), ["anna"]);
+    world.does(&person("bob"), Change::Members(change_of(OfMembers::Leave, &[person("bob")])));
+    assert_eq!(world.group().members, 1);
 }

@@ -20,6 +20,7 @@ mod scheduled_model;
 mod timeline_model;
 
 use std::{
+    collections::BTreeMap,
     fmt::Debug,
     io,
     path::Path,
@@ -146,5 +147,17 @@ impl<M: Machine, R> OpenShard<M, R> {
         let copied = copy(&mut machine, new.machine);
         drop((machine, reader, engines));
         Self { machine: copied, ..new }
+    }
+
+    /// Restored from a snapshot that has these rows, too.
+    fn restored_with(self, rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Self {
+        let Self { folder, generation, of, engines, mut machine, reader } = self;
+        let mut new = Self::open(folder, generation + 1, of);
+        let index = applied(&machine).to_be_bytes();
+        let mut all: BTreeMap<_, _> = records(&mut machine).into_iter().collect();
+        all.extend(rows);
+        new.machine.restore(&mut all.into_iter().map(Ok), &index).expect("restores");
+        drop((machine, reader, engines));
+        new
     }
 }

@@ -48,7 +48,7 @@ struct Target {
     header: Header,
     /// As in `RecordHeader`.
     expires_ms: u64,
-    /// By which it counts as unread, if it does.
+    /// The number by which the message counts as unread, if it does.
     number: Option<u64>,
     /// The sender of the other one is its author.
     by_author: bool,

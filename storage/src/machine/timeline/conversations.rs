@@ -68,8 +68,8 @@ impl TimelineMachine {
 }
 
 impl Batch<'_> {
-    /// Moves the conversation that the message belongs to, which gets the next position of this inbox. `takes_back`: see there. `Err`: the
-    /// answer to a message that gets none.
+    /// Moves the conversation that the message belongs to, which gets the next position of this inbox. `takes_back`: as that function
+    /// says. `Err`: the answer to a message that gets none.
     pub(super) fn converse(
         &mut self,
         op: &Append,
@@ -107,8 +107,9 @@ impl Batch<'_> {
         // Who takes something back is not thereby let in.
         let request = if takes_back { before } else { privacy::request_after(row, op, admission, is_own) };
         // What the user wanted of the conversation with the former owner of the name is not wanted of the next one.
-        let drops_settings = row.last_seq != 0 && privacy::begins(row, op) && row.settings.take().is_some();
-        if privacy::begins(row, op) {
+        let begins = privacy::begins(row, op);
+        let drops_settings = begins && row.last_seq != 0 && row.settings.take().is_some();
+        if begins {
             (row.peer_incarnation, row.since_seq, row.written) = (op.peer_incarnation, seq, false);
         }
         row.last_seq = seq;

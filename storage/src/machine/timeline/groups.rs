@@ -20,7 +20,7 @@ use crate::machine::{
 /// change needs a new level.
 pub(in crate::machine) const MEMBERSHIPS: u64 = 8192;
 
-/// What a change makes of members, and who is not told of it.
+/// The rows of members after a change, and the users who are not told of it.
 #[derive(Default)]
 struct Rows {
     /// Rows of users; `None`: the row is removed.
@@ -53,7 +53,7 @@ impl Batch<'_> {
             Ok(after) => after,
             Err(refused) => return Ok(answer(refused)),
         };
-        if !self.outbox.has_room() {
+        if !self.outbox.has_room() && !is_leaving(op) {
             return Ok(rejected(Reason::Full, "too many members of groups wait to be told what has become of them"));
         }
         let mut told = outbox::told(op, &sender_of(append)?);
@@ -159,7 +159,7 @@ impl Batch<'_> {
                 Ok(after) => after,
                 Err(refused) => return Ok(Err(refused)),
             };
-            groups::count(group, before.as_ref(), after.as_ref());
+            let after = groups::counted(group, before.as_ref(), after);
             rows.rows.push((person.user.clone(), after));
         }
         group.members_seq = seq;
@@ -308,6 +308,11 @@ impl Batch<'_> {
         let sender = sender_of(append)?;
         Ok(self.member(number, &sender)?.filter(|row| row.incarnation == sender.incarnation))
     }
+}
+
+/// True if users only leave: that is never refused for want of room.
+fn is_leaving(op: &ChangeGroup) -> bool {
+    matches!(&op.change, Some(Change::Members(members)) if members.change() == OfMembers::Leave)
 }
 
 /// True for a user who is in the group, or invited to it. Any other row is there only against older changes that may still come.

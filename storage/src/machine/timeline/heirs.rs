@@ -3,7 +3,7 @@
 use std::io;
 
 use carillon_proto::{
-    DuplicateKey, EnvelopeParts, EnvelopeTo, MessageId,
+    DuplicateKey, group_change_envelope,
     pb::{
         client::{self, group_change::What, members_change::Kind},
         store::{Append, Appended, Group, Member, Role},
@@ -84,25 +84,11 @@ impl Batch<'_> {
     }
 }
 
-/// The envelope that makes this user the owner. Nobody has sent it. What it returns for the same arguments never changes.
+/// The envelope that makes this user the owner. No user has sent it. The same arguments always give the same envelope.
 fn says(group: &str, user: &str, time_ms: u64, key: DuplicateKey) -> bytes::Bytes {
     let (kind, role) = (Kind::Role.into(), client::Role::Owner.into());
     let members =
         client::MembersChange { kind, role, users: vec![user.to_owned()], ..client::MembersChange::default() };
-    let change = client::GroupChange { what: Some(What::Members(members)) }.encode_to_vec();
-    let id = MessageId::of(time_ms, key).to_string();
-    let parts = EnvelopeParts {
-        id: &id,
-        sender: "",
-        sender_device: "",
-        recipient: EnvelopeTo::Group(group),
-        client_id: "",
-        time_ms,
-        content: &[],
-        change: &change,
-        expires_at_ms: 0,
-    };
-    let mut encoded = Vec::with_capacity(parts.encoded_len());
-    parts.encode(&mut encoded);
-    encoded.into()
+    let change = client::GroupChange { what: Some(What::Members(members)) };
+    group_change_envelope(group, "", key, time_ms, &change)
 }

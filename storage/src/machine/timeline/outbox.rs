@@ -17,9 +17,9 @@ use crate::{
 
 // Replicas with different numbers would diverge: a change needs a new level.
 
-/// Most rows that wait in a shard: with more, groups are not changed. What follows from the end of inboxes is written nevertheless; it
-/// is bounded by their memberships.
-const WAITING: u64 = 65_536;
+/// Most rows that wait in a shard: with more, groups are not changed. The rows that follow from users who leave groups, and from the end of
+/// inboxes, are written nevertheless: memberships bound their number.
+pub(in crate::machine) const WAITING: u64 = 65_536;
 const DEAD_LETTERS: u64 = 4096;
 /// After so many refusals a row becomes a dead letter.
 const REFUSALS: u32 = 8;
@@ -152,7 +152,7 @@ impl Batch<'_> {
     }
 }
 
-/// What becomes of the users whose membership the change touches. Who stays a member reads in the group what has changed.
+/// The users whose membership the change touches, with their standing after it. Who stays a member reads in the group what has changed.
 pub(super) fn told(op: &ChangeGroup, sender: &Person) -> Vec<Told> {
     let told = |person: &Person, standing: Standing, role: Role| Told {
         person: Some(person.clone()),

@@ -176,7 +176,7 @@ impl Batch<'_> {
     }
 }
 
-/// The ids of the reported messages; nothing if one of them has none.
+/// The ids of the reported messages; empty if one of them has none.
 fn reported(evidence: &ReportEvidence) -> Vec<String> {
     let messages = evidence.messages.iter().filter(|message| message.reported);
     let ids = messages.map(|message| EnvelopeHead::decode(message.envelope.clone()).ok().map(|said| said.id));

@@ -45,7 +45,7 @@ impl Reader {
         self.shard.reader.marks(&ReadMarks { reads }).expect("reads").marks.remove(0)
     }
 
-    /// What a contact and somebody else are told: the number in the id of bob's message, and the position in the group.
+    /// The marks that a contact and somebody else are told: the number in the id of bob's message, and the position in the group.
     fn shown(&self) -> [(u64, u64); 2] {
         [true, false].map(|by_contact| {
             let number = self.mark(inbox("bob"), by_contact).read_id.trim_start_matches('m').parse();

@@ -80,7 +80,7 @@ pub(super) fn left_of(envelope: &Envelope) -> Envelope {
     Envelope { id, sender, to, time_ms, content, erased: true, ..Envelope::default() }
 }
 
-/// What is shown of a message that was recalled, and of its edits.
+/// The envelope that is shown of a message that was recalled, and of its edits.
 fn recalled(envelope: &Envelope) -> Envelope {
     let Envelope { sender_device, client_id, .. } = envelope.clone();
     Envelope { sender_device, client_id, ..left_of(envelope) }
