@@ -8,7 +8,8 @@ use std::{
 use carillon_media::pass::Whose;
 use parking_lot::Mutex;
 
-/// A user may have one turn of so many: a client that takes as many as possible, as slowly as possible, leaves the rest to other users.
+/// A user has at most all turns divided by this number: a client that takes as many turns as it gets, and holds them for as long as it may,
+/// leaves the rest to other users.
 const SHARE: usize = 4;
 
 #[derive(Clone)]
