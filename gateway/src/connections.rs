@@ -51,7 +51,7 @@ impl Connections {
         self.between(0, u64::MAX).into_iter().map(|(_, mailbox)| mailbox).collect()
     }
 
-    /// Those with numbers above `after` and up to `last`, in the order in which they came.
+    /// Connections with numbers above `after` and up to `last`, in the order in which they came.
     pub(crate) fn between(&self, after: u64, last: u64) -> Vec<(u64, Arc<Mailbox>)> {
         let mut found = Vec::new();
         for part in &self.parts {

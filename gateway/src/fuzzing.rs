@@ -41,7 +41,7 @@ pub fn frames(mut bytes: &[u8]) {
     }
 }
 
-/// One binary frame.
+/// Decodes a binary frame.
 pub fn frame(bytes: &[u8]) {
     let Ok(frame) = native::decode(bytes) else { return };
     let encoded = frame.encode_to_vec();
@@ -80,7 +80,7 @@ pub fn proxy_header(bytes: &[u8]) {
     }
 }
 
-/// One text frame.
+/// Decodes a text frame.
 pub fn json(text: &str) {
     if let (Ok(one), Ok(other)) = (serde_json::from_str::<ClientFrame>(text), native::decode_json_by_schema(text)) {
         let shown = |frame: &ClientFrame| serde_json::to_string(frame).expect("encodes");

@@ -39,7 +39,7 @@ struct Queue {
     bucket: Option<Bucket>,
     /// By user and device.
     places: HashMap<u64, Instant>,
-    /// The same in the order of their times.
+    /// The places in the order of their times.
     order: VecDeque<(Instant, u64)>,
 }
 

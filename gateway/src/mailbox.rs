@@ -77,7 +77,7 @@ pub(crate) struct Mail {
     presences: Vec<(u64, Arc<PresenceNews>)>,
     /// Number of presences, with those in `signals`.
     presence_count: usize,
-    /// There was no room for further ones.
+    /// Signals were dropped, since there was no room.
     signals_missed: bool,
     pub(crate) directed: Vec<(Directed, DirectedRequest)>,
     /// Why the session is over, if it is.

@@ -1,4 +1,4 @@
-//! Who a client is by its address, as far as that can be told.
+//! The network from which a client comes, as far as its address tells.
 
 use std::net::IpAddr;
 

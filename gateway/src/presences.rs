@@ -213,7 +213,7 @@ mod tests {
             self.now = until;
         }
 
-        /// What the connection is told, if it was woken: the contacts, with the numbers of their presences.
+        /// The contacts of which the connection is told, with the numbers of their presences; `None` if it was not woken.
         fn woken(&self, connection: usize) -> Option<Vec<(String, u64)>> {
             self.mailboxes[connection].arrived().now_or_never().map(|()| self.takes(connection))
         }

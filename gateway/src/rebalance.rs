@@ -186,7 +186,7 @@ impl Recent {
     }
 }
 
-/// Which connections have been here for a time. They are numbered in the order in which they came.
+/// The ages of connections, which are numbered in the order in which they came.
 struct Ages {
     least: Duration,
     /// The last number at some times, the oldest first.

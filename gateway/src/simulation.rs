@@ -43,7 +43,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client that does not read is behind after some messages.
 const MAX_OUTGOING_BYTES: usize = 1024;
 
-/// What leaves the gateway.
+/// An effect of the gateway on the world around it.
 pub enum Output {
     /// The gateway opens a link, of this number, to this router.
     Opens {

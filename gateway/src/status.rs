@@ -12,7 +12,7 @@ pub(crate) struct Status {
 
 struct Reasons {
     draining: bool,
-    /// What is missing towards the routers.
+    /// The lack in the links to routers; `None`: there is none.
     missing: Option<&'static str>,
 }
 

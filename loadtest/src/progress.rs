@@ -9,7 +9,7 @@ use std::{
 use carillon_proto::tasks::Tasks;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::report::recorder::{Counts, Recorder};
+use crate::report::{recorded::Counts, recorder::Recorder};
 
 /// The progress bar, on standard error, so that the report can be piped.
 pub(crate) struct Progress(Option<ProgressBar>);

@@ -21,15 +21,16 @@ pub struct MediaConfig {
     /// A file with the id of the access key in its first line, and its secret in the second. Empty: as AWS_ACCESS_KEY_ID and
     /// AWS_SECRET_ACCESS_KEY say, or the machine's role.
     pub credentials_file: PathBuf,
-    /// What clients put before `/media/`, for example https://media.example.org. Empty: the address of the WebSocket port, which
+    /// The part of URLs before `/media/`, for example https://media.example.org. Empty: the address of the WebSocket port, which
     /// clients of other ports have to know.
     pub url: String,
     /// Largest file.
     pub max_file_bytes: u64,
-    /// What all files of one user may come to.
+    /// Sum of all files of one user.
     pub max_user_bytes: u64,
     pub max_user_files: u32,
-    /// Most uploads at once, of each gateway, and the quarter of them of one user: each takes up to 5 MiB of memory, or three open files without TLS and with a folder.
+    /// Most uploads at once, of each gateway, and the quarter of them of one user: each takes up to 5 MiB of memory, or three open files
+    /// without TLS and with a folder.
     pub max_uploads: usize,
     /// Most downloads at once, of each gateway, and the quarter of them of one user: each takes up to 1 MiB of memory.
     pub max_downloads: usize,

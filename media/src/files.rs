@@ -5,30 +5,22 @@
 use std::{
     fmt, io,
     ops::Range,
-    path::{Path as FilePath, PathBuf},
-    sync::Arc,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use bytes::Bytes;
 use carillon_proto::MediaId;
-use futures_util::TryStreamExt as _;
-use object_store::{
-    Error, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, RetryConfig,
-    aws::AmazonS3Builder, path::Path,
-};
-use tokio::time::timeout;
+use object_store::Error;
 
-use crate::{Connector, ConnectorError, Folder};
+use crate::{ConnectorError, Folder, bucket::Bucket};
 
 /// Of each chunk but the last one. What is kept depends on it, so it never changes.
 pub const CHUNK_BYTES: u64 = 4 << 20;
 /// Deadline of one operation with its repetitions.
 pub(crate) const OPERATION: Duration = Duration::from_secs(60);
-/// After this time storage that answers with errors, or not at all, is not asked once more: whoever waits is told so.
-const REPETITIONS: Duration = Duration::from_secs(10);
 
-/// Which bytes of a file.
+/// Selects one of the two forms in which a file may be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     Uploaded,
@@ -65,13 +57,6 @@ enum Place {
     Bucket(Bucket),
 }
 
-/// Storage that speaks S3.
-#[derive(Clone)]
-struct Bucket {
-    store: Arc<dyn ObjectStore>,
-    prefix: Path,
-}
-
 /// Why bytes of a file could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
@@ -85,7 +70,7 @@ pub enum FilesError {
         "an endpoint with http:// would show to others what is kept: let it be https://, or set AWS_ALLOW_HTTP=true"
     )]
     Plain,
-    /// There is another chunk at this place.
+    /// The place holds another chunk.
     #[error("other bytes are kept there already, and do not change any more")]
     Other,
     #[error("it is not there")]
@@ -114,14 +99,14 @@ impl fmt::Debug for Files {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Place::Folder(folder) => write!(f, "Files in {folder:?}"),
-            Place::Bucket(Bucket { store, .. }) => write!(f, "Files in {store}"),
+            Place::Bucket(bucket) => write!(f, "Files in {bucket:?}"),
         }
     }
 }
 
 impl Files {
     /// A missing folder is made, for its owner alone.
-    pub fn in_folder(folder: &FilePath) -> Result<Self, FilesError> {
+    pub fn in_folder(folder: &Path) -> Result<Self, FilesError> {
         let opened = Folder::new(folder);
         opened
             .map(|folder| Self(Place::Folder(folder)))
@@ -135,26 +120,7 @@ impl Files {
         region: &str,
         credentials: Option<(String, String)>,
     ) -> Result<Self, FilesError> {
-        let rest = place.strip_prefix("s3://").unwrap_or(place);
-        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let connector = Connector::new()?;
-        if endpoint.starts_with("http://") && !connector.allows_http {
-            return Err(FilesError::Plain);
-        }
-        let retry = RetryConfig { retry_timeout: REPETITIONS, ..RetryConfig::default() };
-        let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
-        let mut builder = builder.with_http_connector(connector);
-        if !endpoint.is_empty() {
-            builder = builder.with_endpoint(endpoint);
-        }
-        if !region.is_empty() {
-            builder = builder.with_region(region);
-        }
-        if let Some((id, secret)) = credentials {
-            builder = builder.with_access_key_id(id).with_secret_access_key(secret);
-        }
-        let prefix = Path::parse(prefix.trim_end_matches('/')).map_err(|error| FilesError::Store(error.into()))?;
-        Ok(Self(Place::Bucket(Bucket { store: Arc::new(builder.build()?), prefix })))
+        Bucket::new(place, endpoint, region, credentials).map(|bucket| Self(Place::Bucket(bucket)))
     }
 
     /// `None`: they are kept elsewhere.
@@ -169,10 +135,7 @@ impl Files {
     pub async fn kept(&self, id: &MediaId) -> Result<Kept, FilesError> {
         let listed = match &self.0 {
             Place::Folder(folder) => folder.list(*id).await?,
-            Place::Bucket(bucket) => {
-                let objects = bucket.list(id).await?.into_iter();
-                objects.filter_map(|object| Some((object.location.filename()?.to_owned(), object.size))).collect()
-            }
+            Place::Bucket(bucket) => bucket.list(id).await?,
         };
         let mut chunks: Vec<_> = listed.iter().filter_map(|(name, size)| Some((parsed(name)?, size))).collect();
         chunks.sort_unstable();
@@ -200,11 +163,7 @@ impl Files {
     pub async fn replace_chunk(&self, id: &MediaId, number: u64, bytes: Bytes) -> Result<(), FilesError> {
         match &self.0 {
             Place::Folder(folder) => folder.replace_chunk(*id, number, bytes).await,
-            Place::Bucket(bucket) => {
-                let path = bucket.chunk(id, Version::Uploaded, number);
-                bucket.is_as_large(&path, bytes.len() as u64).await?;
-                in_time(bucket.store.put(&path, PutPayload::from_bytes(bytes))).await.map(drop)
-            }
+            Place::Bucket(bucket) => bucket.replace_chunk(id, number, bytes).await,
         }
     }
 
@@ -212,12 +171,7 @@ impl Files {
     pub async fn read(&self, id: &MediaId, version: Version, range: Range<u64>) -> Result<Bytes, FilesError> {
         match &self.0 {
             Place::Folder(folder) => folder.read(*id, version, range).await,
-            Place::Bucket(bucket) => {
-                let number = range.start / CHUNK_BYTES;
-                let begin = number * CHUNK_BYTES;
-                let within = range.start - begin..(range.end - begin).min(CHUNK_BYTES);
-                in_time(bucket.store.get_range(&bucket.chunk(id, version, number), within)).await
-            }
+            Place::Bucket(bucket) => bucket.read(id, version, range).await,
         }
     }
 
@@ -236,61 +190,6 @@ impl Files {
             Place::Folder(folder) => folder.remove(*id, which).await,
             Place::Bucket(bucket) => bucket.remove(id, which).await,
         }
-    }
-}
-
-impl Bucket {
-    async fn list(&self, id: &MediaId) -> Result<Vec<ObjectMeta>, FilesError> {
-        in_time(self.store.list(Some(&self.of_file(id))).try_collect()).await
-    }
-
-    async fn put_chunk(&self, id: &MediaId, version: Version, number: u64, bytes: Bytes) -> Result<(), FilesError> {
-        let path = self.chunk(id, version, number);
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match in_time(self.store.put_opts(&path, PutPayload::from_bytes(bytes.clone()), options)).await {
-            // An earlier attempt of the same upload.
-            Err(FilesError::Store(Error::AlreadyExists { .. } | Error::Precondition { .. })) => {
-                self.has_same(&path, &bytes).await
-            }
-            // The storage knows no condition.
-            Err(FilesError::Store(Error::NotImplemented { .. })) => match self.has_same(&path, &bytes).await {
-                Err(FilesError::NotFound) => {
-                    in_time(self.store.put(&path, PutPayload::from_bytes(bytes))).await.map(drop)
-                }
-                there => there,
-            },
-            put => put.map(drop),
-        }
-    }
-
-    async fn has_same(&self, path: &Path, bytes: &Bytes) -> Result<(), FilesError> {
-        self.is_as_large(path, bytes.len() as u64).await?;
-        let there = in_time(async { self.store.get(path).await?.bytes().await }).await?;
-        if there == *bytes { Ok(()) } else { Err(FilesError::Other) }
-    }
-
-    async fn is_as_large(&self, path: &Path, size: u64) -> Result<(), FilesError> {
-        let there = in_time(self.store.head(path)).await?;
-        if there.size == size { Ok(()) } else { Err(FilesError::Other) }
-    }
-
-    async fn remove(&self, id: &MediaId, which: fn(&str) -> bool) -> Result<(), FilesError> {
-        let chunks = self.list(id).await?.into_iter();
-        for chunk in chunks.filter(|chunk| chunk.location.filename().is_some_and(which)) {
-            match in_time(self.store.delete(&chunk.location)).await {
-                Ok(()) | Err(FilesError::NotFound) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    fn of_file(&self, id: &MediaId) -> Path {
-        folder_names(id).into_iter().fold(self.prefix.clone(), |path, name| path.join(name))
-    }
-
-    fn chunk(&self, id: &MediaId, version: Version, number: u64) -> Path {
-        self.of_file(id).join(chunk_name(version, number))
     }
 }
 
@@ -319,16 +218,10 @@ fn parsed(name: &str) -> Option<(Option<[u8; 8]>, u64)> {
     }
 }
 
-async fn in_time<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, FilesError> {
-    match timeout(OPERATION, work).await {
-        Ok(done) => Ok(done?),
-        Err(_) => Err(FilesError::Late),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     fn id(number: u8) -> MediaId {
         MediaId::new(3, [number; 14])

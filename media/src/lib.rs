@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 
+mod bucket;
 mod config;
 mod files;
 mod folder;

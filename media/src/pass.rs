@@ -1,5 +1,5 @@
-//! What the URL of a file allows: sealed with a key of the cluster, so that any gateway reads what another one has written. Nothing is
-//! stored; whoever knows the URL may do what it says until it expires.
+//! Passes: the right to upload or download a file, in its URL. A pass is sealed with a key of the cluster, so that any gateway reads what
+//! another one has written. Nothing is stored; whoever knows the URL may do what it says until it expires.
 //!
 //! | bytes | what |
 //! | --- | --- |
@@ -27,7 +27,7 @@ const HEAD_BYTES: usize = 1 + KEY_ID_BYTES;
 const MAC_BYTES: usize = 32;
 /// Longest pass in an URL: names and types are short.
 const MAX_TEXT_BYTES: usize = 2048;
-/// What URLs of files begin with, behind scheme and host.
+/// The beginning of URLs of files, behind scheme and host.
 pub const PATH: &str = "/media/";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +112,7 @@ struct Contents {
 }
 
 impl PassKeys {
-    /// Those of all gateways of the cluster, which routers know as well: one for each secret that is in use.
+    /// The keys of all gateways of the cluster, which routers know as well: one for each secret that is in use.
     pub fn of(security: &PeerSecurity) -> Self {
         Self::new(security.derive_keys_of(Tier::Gateway, "gateway: addresses of files 1"))
     }

@@ -18,15 +18,15 @@ use crate::files::{FilesError, OPERATION};
 /// Most threads. Further work waits for one.
 const MOST: usize = 32;
 
-/// They are apart from the process's other threads for such work: a folder that does not answer holds up nothing but files.
+/// Threads apart from the process's other ones for such work: a folder that does not answer holds up nothing but files.
 pub(crate) struct Threads {
     handle: Handle,
-    /// `None` at the end alone. It has nothing but these threads.
+    /// Has nothing but these threads. `None` only while `Threads` is dropped.
     runtime: Option<Runtime>,
     waiting: Arc<AtomicUsize>,
 }
 
-/// Work without a thread. It is counted as such until this is dropped.
+/// Counts work as waiting for a thread until this is dropped.
 struct Waiting(Arc<AtomicUsize>);
 
 impl Threads {

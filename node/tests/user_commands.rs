@@ -47,7 +47,7 @@ fn told(child: Child) -> Told {
     Told { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
-/// Whoever signs in with a token has an account.
+/// Has these users sign in once: a user who signs in with a token gets an account.
 fn enter(service: &Service, users: &[&str]) {
     for user in users {
         run(service, user, &["send", user, user, "a note"]).done();

@@ -93,7 +93,7 @@ impl Walk {
         }
     }
 
-    /// What the file, the film or one of its tracks says of itself.
+    /// Walks a box that describes the file, the film or one of its tracks.
     fn described(&mut self, head: BoxHead, one: &mut [u8]) -> Result<bool, Damaged> {
         let within = &mut one[head.head_bytes..];
         match &head.kind {

@@ -1,4 +1,4 @@
-//! What is done with pictures of messages: what tells where and by whom they were taken is removed ([`strip()`]), and a small preview is made of
+//! Pictures of messages: all that tells where and by whom they were taken is removed ([`strip()`]), and a small preview is made of
 //! them ([`preview`]). See docs/adr/0030-media.md.
 //!
 //! Stripping copies pieces of the file and decodes nothing. A preview needs the pixels, of which a small file may have many: that is for a

@@ -86,9 +86,10 @@ pub struct GatewayConfig {
     pub gap_grace_ms: u64,
     /// A device's acknowledgements in its inbox are stored at most once in this time.
     pub ack_interval_ms: u64,
-    /// Those in its groups. Nobody is told of them at once, and a large group has one of each member for each message: so they wait longer.
+    /// A device's acknowledgements in its groups are stored at most once in this time. Nobody is told of them at once, and a large group has one
+    /// of each member for each message: so they wait longer.
     pub group_ack_interval_ms: u64,
-    /// What contacts show is written to a connection at most once in this time, unless something else is written anyway; 0: at once.
+    /// Presences of contacts are written to a connection at most once in this time, unless something else is written anyway; 0: at once.
     pub presence_interval_ms: u64,
     /// Most unanswered requests to routers, of all connections together; further ones are refused.
     pub max_pending_requests: usize,

@@ -153,7 +153,7 @@ pub(crate) enum GroupChangeAsk {
         /// Beside the user, who becomes the owner.
         members: Vec<String>,
     },
-    /// What is absent stays as it is.
+    /// Absent settings stay as they are.
     Set(SetGroup),
     Members(MembersAsk),
     Delete,
@@ -175,7 +175,7 @@ pub(crate) struct GroupReadAsk {
     pub(crate) query: GroupQuery,
 }
 
-/// What is asked about groups. Limits and marks as in carillon.client.v1.
+/// A question about groups. Limits and marks as in carillon.client.v1.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum GroupQuery {
     Group(String),

@@ -20,7 +20,7 @@ use carillon_proto::{
 use super::{AskId, Effect, Now, Rules, Tag, Tell, live::Live, sending::refused};
 use crate::outcome::refusal;
 
-/// The same state again within this time is not passed on.
+/// Within this time a state that is told again is not passed on.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Conversations whose last state is remembered.
 const REMEMBERED: usize = 16;

@@ -31,7 +31,7 @@ const PRESENCE_BYTES: usize = 16 * 1024;
 /// Before a session that has missed something asks again.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// What a client asks about contacts and presence; with the number of the request.
+/// A client's request about contacts and presence.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ContactAsk {
     pub(crate) request: u32,
@@ -47,7 +47,7 @@ pub(crate) enum ContactQuery {
 
 pub(crate) use carillon_proto::pb::link::change_contact::Change as ContactChange;
 
-/// What a client is told of contacts and presence.
+/// News of contacts and presence for a client.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum ContactTell {
     Done { request: u32 },
@@ -66,10 +66,10 @@ pub(crate) enum ContactTag {
     Again,
 }
 
-/// What a session shows, and what it wants to know.
+/// The presence that a session shows, and the news that it wants.
 #[derive(Default)]
 pub(super) struct Contacts {
-    /// It has read the list.
+    /// The client has read the list.
     reads: bool,
     presence: Option<Box<SessionPresence>>,
     /// Something was missed: when it is asked for.
@@ -193,7 +193,7 @@ impl Live {
         }
     }
 
-    /// There was no room for all of it.
+    /// Signals were dropped, since there was no room: asks for all presences again a little later.
     pub(super) fn signals_missed(&mut self, now: Now) {
         if let Some(contacts) = self.contacts.as_mut().filter(|contacts| contacts.presence.is_some()) {
             contacts.again_at.get_or_insert(now.instant + AGAIN);

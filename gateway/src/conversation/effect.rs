@@ -49,13 +49,13 @@ pub(crate) enum Tag {
     },
     /// A change of a group, which is answered as a send is.
     Group(Sent),
-    /// What a client has asked about groups.
+    /// A client's question about groups.
     GroupRead {
         request: u32,
         /// The group, if one was named.
         group: String,
     },
-    /// What a client has asked about conversations.
+    /// A client's question about conversations.
     Conversations {
         request: u32,
         asked: AskedMarks,

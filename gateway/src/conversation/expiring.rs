@@ -20,7 +20,7 @@ pub(super) fn shown(entry: Arc<Entry>, now: Now) -> Arc<Entry> {
     entry.expired(now.unix_ms).map_or(entry, Arc::new)
 }
 
-/// The same for an entry of a page. An edit ends with its message, so nothing of what the entry has become is left either.
+/// The entry of a page as it may be shown now. An edit ends with its message, so that the edits of an expired entry are left out, too.
 pub(super) fn shown_in_page(entry: StoredEntry, now: Now) -> StoredEntry {
     match expired_envelope(&entry.envelope, now.unix_ms) {
         Some(left) => StoredEntry { seq: entry.seq, envelope: left.into(), ..StoredEntry::default() },

@@ -24,7 +24,7 @@ const MAX_ACKS: usize = 64;
 /// Pause before it is asked again whether the user is in a group.
 pub(super) const CHECK_AGAIN: Duration = Duration::from_secs(1);
 
-/// One timeline that the session follows.
+/// A timeline that the session follows.
 pub(super) struct Timeline {
     pub(super) followed: Followed,
     pub(super) ack: Acks,

@@ -96,7 +96,7 @@ impl Live {
             Err(why) => return out.push(refused(AskId::Request(request), why)),
         };
         let head = read.head.unwrap_or_default();
-        // What has expired is pinned no more, although the store may need a while to remove it.
+        // An expired message is pinned no more, although the store may need a while to remove it.
         let is_there = |entry: &StoredEntry| !pinned || expiring::shown_until(&entry.envelope, now).is_some();
         out.push(Effect::Tell(Tell::Page(Box::new(Page {
             request,

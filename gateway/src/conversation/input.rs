@@ -56,7 +56,7 @@ pub(crate) enum Input {
     Signal(Arc<Signaled>),
     /// Presence of contacts.
     Presences(Vec<Arc<PresenceNews>>),
-    /// There was no room for all signals.
+    /// Signals were dropped, since there was no room.
     SignalsMissed,
     /// The router reported the heads of the timelines that the user follows.
     Heads(Vec<TimelineHead>),

@@ -1,4 +1,4 @@
-//! What a client asks about files: a place for one, and where one can be downloaded. See docs/adr/0030-media.md.
+//! A client's requests about files: a place for an upload, and the URL of a download. See docs/adr/0030-media.md.
 
 use bytes::Bytes;
 use carillon_media::Version;
@@ -185,7 +185,7 @@ impl Live {
         }
     }
 
-    /// Whoever can read the message can read the file, so the message is read as its reader would read it.
+    /// Reads the message as its reader would read it: a user who can read the message can read the file.
     fn media_url_op(&mut self, rules: &Rules, now: Now, ask: &UrlAsk) -> Result<(Tag, Op), Refusal> {
         if !rules.has_media() {
             return Err(refusal(Code::Unsupported, NO_MEDIA, 0));

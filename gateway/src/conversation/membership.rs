@@ -18,8 +18,9 @@ use prost::Message as _;
 
 use super::{
     Effect, Now, Rules, Tag, Tell,
+    delivery::tell,
     following::{CHECK_AGAIN, Loading, State, Timeline, Which},
-    live::{Live, tell},
+    live::Live,
     positions::{DeliveryStart, GivenPositions},
 };
 use crate::feeds::{Beginning, Begun, Entry, FeedAsk, Followed, FoundGroups, Next};
@@ -33,7 +34,7 @@ const BEGIN_PATIENCE: Duration = Duration::from_secs(5);
 /// Pause before it is found out why a group's feed has ended.
 const LOST: Duration = Duration::from_millis(500);
 
-/// What is told of one timeline, and what that means for groups.
+/// Tells the client the entries of one timeline, and notes what they mean for groups.
 pub(super) struct Telling<'a> {
     user: &'a str,
     now: Now,
@@ -213,7 +214,7 @@ impl Live {
         self.begun(now, begun, out);
     }
 
-    /// It is known how far these groups reach.
+    /// Follows these groups, whose heads are known now.
     pub(super) fn begun(&mut self, now: Now, begun: Vec<Begun>, out: &mut Vec<Effect>) {
         let (mut states, mut follows) = (Vec::new(), Vec::new());
         for (group, head) in begun {

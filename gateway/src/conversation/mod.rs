@@ -7,7 +7,9 @@ mod chat_states;
 mod contacts;
 pub(crate) mod content;
 mod conversations;
+mod delivery;
 mod effect;
+mod ending;
 mod expiring;
 mod following;
 mod groups;
@@ -48,7 +50,7 @@ use carillon_proto::{
     DeviceId, Position, TimelineId, UserId,
     pb::{
         client::Code,
-        link::{Acknowledge, CloseSession, TimelineProgress, evict::Why, router_request::Op},
+        link::{Acknowledge, TimelineProgress, evict::Why},
         store::{Session as StoredSession, session::Protocol},
     },
     sessions,
@@ -73,6 +75,7 @@ pub(crate) use token::TokenDomains;
 pub use token::{InvalidTokenKey, TokenKeyError, read_token_secret};
 
 use crate::{feeds::Left, metrics, outcome::RequestOutcome};
+use ending::{CUT_OFF, SIGNED_OUT, millis};
 use live::{CloseReason, Going, LastWord, Live};
 use sign_in::SignIn;
 use token::{KeyId, Token};
@@ -100,7 +103,7 @@ enum State {
     Ended,
 }
 
-/// Who is signed in.
+/// The user, device and sign-in of a session.
 #[derive(Debug, Clone)]
 struct Identity {
     user: UserId,
@@ -109,7 +112,7 @@ struct Identity {
     attempt: Attempt,
 }
 
-/// Which sign-in of a running client this is, as the client numbers them; all 0 if it does not.
+/// A sign-in of a running client, as the client numbers them; all 0 if it does not.
 #[derive(Debug, Clone, Copy)]
 struct Attempt {
     instance: u64,
@@ -254,18 +257,6 @@ impl Session {
         }
     }
 
-    /// The connection is over: what is left to be said to the routers. None of it has an answer that matters.
-    pub(crate) fn leave(&mut self) -> Vec<Op> {
-        match std::mem::replace(&mut self.state, State::Ended) {
-            State::SigningIn(sign_in) => sign_in.opening().map(|who| self.close(who)).into_iter().collect(),
-            State::Live(live) => {
-                let acks = live.last_acks().map(|(_, ack)| Op::Acknowledge(ack));
-                acks.chain([self.close(&live.who)]).collect()
-            }
-            State::SigningOut { .. } | State::Ended => Vec::new(),
-        }
-    }
-
     fn ask(&mut self, now: Now, ask: Ask, out: &mut Vec<Effect>) {
         match (&mut self.state, ask) {
             (State::SigningIn(_), Ask::SignIn(ask)) => self.sign_in(now, *ask, out),
@@ -321,15 +312,6 @@ impl Session {
         }
     }
 
-    fn half_closed(&mut self, out: &mut Vec<Effect>) {
-        match &mut self.state {
-            State::Live(live) => live.finish(LastWord::HalfClosed),
-            // It will say no more, and is owed no answer.
-            State::SigningIn(_) => out.push(Effect::Close),
-            State::SigningOut { .. } | State::Ended => {}
-        }
-    }
-
     fn answer(&mut self, now: Now, tag: Tag, answered: RequestOutcome, out: &mut Vec<Effect>) {
         match (&mut self.state, tag) {
             (State::SigningIn(_), Tag::Account) => self.account(answered.result, out),
@@ -363,31 +345,9 @@ impl Session {
         }
     }
 
-    fn gone(&mut self, CloseReason(code, why): &CloseReason, out: &mut Vec<Effect>) {
-        let again = (*code != Code::Unauthenticated).then_some(0);
-        self.bye(*code, why, again, out);
-    }
-
     fn backlog(&mut self, now: Now, full: bool, out: &mut Vec<Effect>) {
         if let State::Live(live) = &mut self.state {
             live.backlog(now, full, out);
-        }
-    }
-
-    fn drain(&mut self, reconnect_after: Duration, out: &mut Vec<Effect>) {
-        match &mut self.state {
-            // Goes when its pending sends are answered, each of which has a deadline: see `flow`.
-            State::Live(live) => live.go(Going { reconnect_after, why: STOPPING }),
-            _ => self.bye(Code::ShuttingDown, STOPPING, Some(millis(reconnect_after)), out),
-        }
-    }
-
-    /// A session that has not signed in yet stays: the load balancer has just sent it here.
-    fn go_elsewhere(&mut self, reconnect_after: Duration) {
-        if let State::Live(live) = &mut self.state
-            && live.going().is_none()
-        {
-            live.go(Going { reconnect_after, why: CROWDED });
         }
     }
 
@@ -443,40 +403,6 @@ impl Session {
         }
     }
 
-    fn sign_out(&mut self, now: Now, out: &mut Vec<Effect>) {
-        let State::Live(live) = std::mem::replace(&mut self.state, State::Ended) else { return };
-        let mut waiting = 1 + live.acks_on_their_way();
-        for (timeline, ack) in live.last_acks() {
-            let tag = Tag::Ack(timeline);
-            out.push(Effect::Request { tag, op: Op::Acknowledge(ack), traceparent: String::new() });
-            waiting += 1;
-        }
-        out.push(Effect::Request { tag: Tag::Close, op: self.close(&live.who), traceparent: String::new() });
-        self.patience = now.instant + self.rules.sign_in_timeout;
-        self.state = State::SigningOut { waiting };
-    }
-
-    /// Says the last word. `reconnect_after_ms`: None if it is of no use to connect again.
-    fn bye(&mut self, code: Code, reason: &str, reconnect_after_ms: Option<u32>, out: &mut Vec<Effect>) {
-        self.end(code, reason, reconnect_after_ms, None, out);
-    }
-
-    /// The same; `ended`: what has ended the session, if its client has not.
-    fn end(&mut self, code: Code, reason: &str, again_ms: Option<u32>, ended: Option<Why>, out: &mut Vec<Effect>) {
-        metrics::bye(code);
-        out.push(Effect::Tell(Tell::Bye { code, reason: reason.to_owned(), again_ms, ended }));
-        for op in self.leave() {
-            // Nobody waits for any of the answers.
-            let tag = Tag::Close;
-            out.push(Effect::Request { tag, op, traceparent: String::new() });
-        }
-        out.push(Effect::Close);
-    }
-
-    fn close(&self, who: &Identity) -> Op {
-        Op::CloseSession(CloseSession { session: Some(self.stored(who)) })
-    }
-
     /// Names the session. The lease is filled in by whoever sends it: it is the one that runs then.
     fn stored(&self, who: &Identity) -> StoredSession {
         StoredSession {
@@ -493,20 +419,11 @@ impl Session {
     }
 }
 
-const SIGNED_OUT: &str = "signed out";
-const STOPPING: &str = "this gateway is stopping; another one will take the connection";
-const CROWDED: &str = "this gateway has more clients than others; another one will take the connection";
-const CUT_OFF: &str = "this gateway reaches no router now";
-
 /// When a client that has just been heard is given up, and when it is asked for a sign of life: a little later than a
 /// client that keeps to the heartbeat would give it, so that such a one is never asked.
 fn patience(rules: &Rules, now: Now) -> (Instant, Instant) {
     let heartbeat = Duration::from_millis(rules.heartbeat_ms.into());
     (now.instant + rules.silence, now.instant + heartbeat + heartbeat / 4)
-}
-
-fn millis(duration: Duration) -> u32 {
-    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// Moves the device's cursor.

@@ -44,7 +44,7 @@ struct Checked {
     to: To,
     /// As received.
     content: Bytes,
-    /// What the service has to know of it.
+    /// The facts of the content that the service has to know.
     header: Option<Box<Header>>,
     admitted: Admitted,
 }

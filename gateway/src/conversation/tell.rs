@@ -98,7 +98,7 @@ pub(crate) enum Tell {
         reason: String,
         /// The delay after which it may reconnect; `None` if reconnecting is of no use.
         again_ms: Option<u32>,
-        /// What has ended the session, if its client has not.
+        /// The cause, if the session was ended by somebody else than its client.
         ended: Option<Why>,
     },
 }
@@ -153,6 +153,6 @@ pub(crate) struct Page {
     pub(crate) entries: Vec<StoredEntry>,
     pub(crate) first: u64,
     pub(crate) last: u64,
-    /// There are no further entries in this direction.
+    /// True if the timeline has no further entries in this direction.
     pub(crate) complete: bool,
 }

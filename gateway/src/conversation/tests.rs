@@ -4,6 +4,7 @@ mod answers;
 mod ending;
 mod groups;
 mod herd;
+mod positions;
 mod references;
 mod resuming;
 mod signed_in;
@@ -20,7 +21,10 @@ use carillon_proto::{
             SignOut, Text, Timeline, TimelinePosition, client_frame::Body, content, recipient::To, refused::What,
             server_frame, sign_in::Credential, timeline::Owner,
         },
-        link::{self, Accepted, Done, Push, SessionOpened, TimelineHead, evict::Why, router_reply::Result as Reply},
+        link::{
+            self, Accepted, Done, Push, SessionOpened, TimelineHead, evict::Why, router_reply::Result as Reply,
+            router_request::Op,
+        },
         store::{Account, Head, ScramCredentials, StoredEntry, TimelineRead},
     },
 };
@@ -128,7 +132,7 @@ impl Play {
         self.feeds_run();
     }
 
-    /// What feeds lack is asked for, and what they have handed over is taken.
+    /// Asks for entries that feeds lack, and takes the entries that they have handed over.
     fn feeds_run(&mut self) {
         for read in self.feeds.due(self.now.instant, &mut self.mail) {
             let op = read_op_of(&read, &self.session.rules);
@@ -230,7 +234,7 @@ impl Play {
 
 const ME: Follower = Follower(42);
 
-/// What the feeds hand to the session.
+/// Inputs that the feeds hand to the session.
 #[derive(Default)]
 struct Mailboxes(VecDeque<Input>);
 
@@ -323,7 +327,7 @@ fn prove(play: &mut Play, stored: Option<ScramCredentials>, password: &str) {
     prove_as(play, stored.map(|scram| (scram, 0)), password);
 }
 
-/// The same with the generation of the account.
+/// Signs in by password; the stored credentials come with their generation.
 fn prove_as(play: &mut Play, stored: Option<(ScramCredentials, u64)>, password: &str) {
     play.says(sign_in("alice", Credential::ScramFirst(b"n,,n=alice,r=0123456789".to_vec().into())));
     assert!(matches!(play.op(), Op::LookUpAccount(_)));

@@ -107,7 +107,7 @@ struct Contents {
 }
 
 impl TicketKeys {
-    /// Those of all gateways of the cluster: one for each secret that is in use.
+    /// The keys of all gateways of the cluster: one for each secret that is in use.
     pub(crate) fn of(security: &PeerSecurity) -> Self {
         Self::new(security.derive_keys("gateway: resume tickets 1"))
     }

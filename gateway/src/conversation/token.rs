@@ -113,7 +113,7 @@ impl TokenKeys {
         })
     }
 
-    /// What is wrong with the files and secrets of keys that have what they need.
+    /// Faults in the files and secrets of keys whose settings are complete.
     fn invalid(config: &JwtConfig, domain: Option<&str>) -> Vec<InvalidTokenKey> {
         let keys = each_key(config, domain).zip(&config.keys).filter(|(_, key)| key.validate().is_ok());
         keys.filter_map(|(loaded, _)| loaded.err()).collect()

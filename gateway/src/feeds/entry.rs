@@ -16,13 +16,13 @@ pub(crate) struct Entry {
     pub(crate) position: Position,
     /// The envelope as stored.
     pub(crate) envelope: Bytes,
-    /// What it says of a change of a group; nearly always nothing.
+    /// The change of a group that the message tells; nearly always none.
     pub(crate) change: Option<Box<GroupChange>>,
     /// When the service received the message, as the envelope says; 0: it does not.
     pub(crate) time_ms: u64,
     /// When the content must not be given out any more, in milliseconds since 1970; 0: never.
     expires_at_ms: u64,
-    /// It recalls another message.
+    /// The entry recalls another message.
     pub(super) recalls: bool,
     pub(crate) came: Came,
     /// The connection that sent the message; its client learns the position from `Accepted`.

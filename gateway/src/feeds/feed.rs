@@ -277,7 +277,7 @@ impl Feed {
         }
     }
 
-    /// Those who have everything that was delivered.
+    /// Followers that have everything that was delivered.
     pub(super) fn live(&self) -> Vec<Follower> {
         match &self.state {
             State::Following(this) => this.live.all(),

@@ -16,7 +16,7 @@ const MAX_HELD: usize = 32;
 /// How long the session waits for the answer to a send.
 const HOLD: Duration = Duration::from_millis(50);
 
-/// One timeline of one session.
+/// A timeline as one session follows it.
 pub(crate) struct Followed {
     pub(crate) timeline: Arc<TimelineName>,
     feed: FeedId,

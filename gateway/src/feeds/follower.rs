@@ -27,7 +27,7 @@ pub(crate) enum Ending {
 /// Why a feed delivers no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Left {
-    /// There was no room, or the feed had to continue without this session: it catches up by itself.
+    /// The session catches up by itself: it had no room, or the feed had to continue without it.
     Fallen,
     Ended(Ending),
 }

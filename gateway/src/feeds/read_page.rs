@@ -26,7 +26,7 @@ pub(crate) enum ReadFailed {
     ForNow,
     /// The account that owns the inbox has ended.
     AccountEnded,
-    /// There is nothing to read, or nothing for this reader.
+    /// The timeline is gone, or is not for this reader.
     Gone,
 }
 

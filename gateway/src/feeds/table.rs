@@ -264,7 +264,7 @@ impl Feeds {
         self.with(timeline.into(), |feed| feed.own(who, own, now, hand));
     }
 
-    /// Those who have what the group's feed has delivered. Others catch up, and miss what is worth nothing later.
+    /// Followers that have all entries that the group's feed has delivered. Others catch up, and miss what is worth nothing later.
     pub(crate) fn live_in_group(&self, group: &str) -> Vec<Follower> {
         let timeline = TimelineRef::Group(group);
         let shard = self.shard(timeline).lock();

@@ -28,7 +28,7 @@ enum Act {
     Append(usize),
     /// A follower's client sends: the push and the answer come in this order, or only the answer comes.
     Own(u64, Answer),
-    /// One of the pushes under way arrives.
+    /// A push under way arrives.
     Arrive(usize),
     SignIn(u64),
     Opened(u64),

@@ -26,11 +26,11 @@ pub(super) struct Walk {
     /// When `step` has something to do.
     pub(super) due: Instant,
     began: Instant,
-    /// Those of this round; none between two rounds.
+    /// Entries of this round; none between two rounds.
     round: Vec<Arc<Entry>>,
-    /// The last follower that has those of this round. The followers after it are next.
+    /// The last follower that has the entries of this round. The followers after it are next.
     after: Option<Follower>,
-    /// Those of the next rounds.
+    /// Entries of the next rounds.
     waiting: VecDeque<Arc<Entry>>,
 }
 

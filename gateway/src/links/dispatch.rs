@@ -62,7 +62,7 @@ pub(crate) enum Input<C> {
 
 pub(crate) struct Submit<C> {
     pub(crate) connection: u64,
-    /// Who hears the answer. `None`: nobody.
+    /// The client that hears the answer. `None`: nobody hears it.
     pub(crate) client: Option<C>,
     pub(crate) op: Op,
     pub(crate) traceparent: String,
@@ -107,7 +107,7 @@ pub(crate) enum Effect<C> {
     },
 }
 
-/// What a router is told without an answer.
+/// A message to a router that has no answer.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Word {
     /// The session belongs to another router now.
@@ -174,9 +174,9 @@ enum Asker<C> {
 /// A session of this gateway, from the moment when it is first asked for.
 struct Live {
     session: Session,
-    /// What it shows.
+    /// The presence that the session shows.
     presence: Option<Box<SessionPresence>>,
-    /// How often it has said what it shows.
+    /// Counts the presences that the session has shown: the number of the latest one.
     shown: u64,
     open: bool,
     closing: bool,

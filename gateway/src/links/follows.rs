@@ -1,4 +1,4 @@
-//! Which groups this gateway follows, and which routers have been told so. A router pushes the envelopes of the groups of which the open
+//! The groups that this gateway follows, and the routers that have been told so. A router pushes the envelopes of the groups of which the open
 //! link has told it; so all is told anew on each new link, and when the owner changes.
 
 use std::{
@@ -30,7 +30,7 @@ pub(crate) struct GroupFollows {
     unsaid: BTreeSet<GroupId>,
     /// When groups are told again.
     again: BTreeSet<(Instant, GroupId)>,
-    /// What routers are told that is no longer followed.
+    /// Groups that are no longer followed, of which routers are to be told.
     unfollow: BTreeMap<Arc<str>, BTreeSet<GroupId>>,
     unanswered: BTreeMap<u64, Unanswered>,
     last_id: u64,
@@ -129,14 +129,14 @@ impl GroupFollows {
         Some(Told { groups: known, heads: heads.heads })
     }
 
-    /// There was no room on the link for this request.
+    /// Tries this request again later: the link had no room for it.
     pub(crate) fn unsent(&mut self, id: u64, now: Instant) {
         if let Some(Unanswered { groups, .. }) = self.unanswered.remove(&id) {
             self.again(groups, now);
         }
     }
 
-    /// What has to be said now, and to which router. In this order.
+    /// Requests that are due, with their routers, in this order.
     pub(crate) fn requests(&mut self, now: Instant) -> Vec<(Arc<str>, RouterRequest)> {
         self.wait_no_longer(now);
         let mut to_say: BTreeMap<Arc<str>, Vec<GroupId>> = BTreeMap::new();
@@ -182,7 +182,7 @@ impl GroupFollows {
         }
     }
 
-    /// Those of which no answer came in time are told again, and those whose time to be told again has come.
+    /// Lets groups be told again of which no answer came in time, or whose time to be told again has come.
     fn wait_no_longer(&mut self, now: Instant) {
         let late: Vec<u64> =
             self.unanswered.iter().filter(|(_, asked)| asked.until <= now).map(|(id, _)| *id).collect();

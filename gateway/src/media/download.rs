@@ -24,7 +24,7 @@ pub(crate) struct Download {
     files: Files,
     id: MediaId,
     version: Version,
-    /// What was not read yet.
+    /// The part of the range that was not read yet.
     rest: Range<u64>,
     /// Read, and not given yet.
     read: Bytes,

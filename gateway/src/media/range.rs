@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// What a request for a part of a file asks for.
+/// The part of a file that a request asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     /// RFC 9110, section 14.2: a header that can't be read, or asks for several ranges, may be ignored.

@@ -55,7 +55,7 @@ enum Pause {
     Turn,
 }
 
-/// What a socket has taken.
+/// How much of the offered bytes a socket has taken.
 #[derive(PartialEq)]
 enum Taken {
     All,

@@ -13,6 +13,7 @@ use carillon_proto::{
     pb::{
         client::{self, Code},
         link::{self, Refusal, router_reply::Result as Reply, router_request::Op},
+        store::media_row::State,
     },
 };
 use http_body_util::{Either, Full};
@@ -136,7 +137,13 @@ impl MediaService {
             Ok(turn) => turn,
             Err(none) => return full("upload", none),
         };
-        let taken = self.take(headers, from, pass, transfer).await;
+        let mut taken = self.take(headers, from, pass, transfer).await;
+        if !matches!(taken, Ok(Taken::Whole(_))) {
+            transfer.waits_for_place();
+            if self.removes_late_bytes(pass).await {
+                taken = Err(Box::new(stopped(UploadError::Different { stored: pass.size_bytes }, pass)));
+            }
+        }
         metrics::media_transfer("upload", if taken.is_ok() { "ok" } else { "failed" });
         match taken {
             Ok(Taken::Whole(whole)) => of_upload(created(&whole.for_message()), pass.size_bytes, pass.size_bytes),
@@ -157,38 +164,48 @@ impl MediaService {
         let upload = Upload { files: &self.files, id, size_bytes, expires_ms, transfer };
         let stored = match upload.take(headers, from).await {
             Ok(stored) => stored,
-            Err(error) => {
-                let answer = text(error.status(), &error.to_string());
-                return Err(Box::new(match error {
-                    UploadError::NotHere { stored } | UploadError::Different { stored } => {
-                        of_upload(answer, stored, size_bytes)
-                    }
-                    UploadError::Files(error) => {
-                        tracing::warn!(file = %id, %error, "an upload has stopped: its bytes can't be kept");
-                        again(answer)
-                    }
-                    error => {
-                        tracing::debug!(file = %id, %error, "an upload has stopped");
-                        answer
-                    }
-                }));
-            }
+            Err(error) => return Err(Box::new(stopped(error, pass))),
         };
         if stored < size_bytes {
             return Ok(Taken::Part(stored));
         }
         transfer.waits_for_place();
-        let whole = self.look(pass).await.map_err(|error| {
+        let (whole, was_stripped) = self.look(pass).await.map_err(|error| {
             let answer = of_upload(text(error.status(), &error.to_string()), stored, size_bytes);
             Box::new(if error.status() == StatusCode::SERVICE_UNAVAILABLE { again(answer) } else { answer })
         })?;
         self.complete(pass, &whole).await.map_err(|why| Box::new(refused(&why)))?;
+        if was_stripped {
+            self.removes_late_bytes(pass).await;
+        }
         Ok(Taken::Whole(whole))
     }
 
-    async fn look(&self, pass: &Pass) -> Result<Whole, WholeError> {
+    /// Looks at the file. `true`: its stripped bytes were there before.
+    async fn look(&self, pass: &Pass) -> Result<(Whole, bool), WholeError> {
         let kept = self.files.kept(&pass.id).await?;
-        self.inspector.look(pass.id, pass.size_bytes, kept).await
+        Ok((self.inspector.look(pass.id, pass.size_bytes, kept).await?, kept.other.is_some()))
+    }
+
+    /// Removes the uploaded bytes of a picture if its row names the stripped ones; false if the row does not, or can't be read. The routers
+    /// remove them once, and another upload of the same bytes may go on then.
+    async fn removes_late_bytes(&self, pass: &Pass) -> bool {
+        let is_stripped = match self.files.kept(&pass.id).await {
+            Ok(kept) => kept.other.is_some() && self.names_stripped_bytes(pass).await,
+            Err(_) => false,
+        };
+        if is_stripped && let Err(error) = self.files.remove_uploaded(&pass.id).await {
+            tracing::warn!(file = %pass.id, %error, "the uploaded bytes of a stripped picture stay until the picture is removed");
+        }
+        is_stripped
+    }
+
+    async fn names_stripped_bytes(&self, pass: &Pass) -> bool {
+        let Purpose::Upload { user, .. } = &pass.to else { return false };
+        let id = Bytes::copy_from_slice(pass.id.as_bytes());
+        let op = Op::ReadMedia(link::ReadMedia { user: user.as_str().to_owned(), id });
+        let Ok(Reply::MediaRead(read)) = self.ask(pass, op).await else { return false };
+        read.row.is_some_and(|row| row.state() == State::Complete && !row.sha256.is_empty())
     }
 
     async fn complete(&self, pass: &Pass, whole: &Whole) -> Result<(), Refusal> {
@@ -307,6 +324,23 @@ enum Taken {
     Part(u64),
 }
 
+fn stopped(error: UploadError, pass: &Pass) -> Answer {
+    let answer = text(error.status(), &error.to_string());
+    match error {
+        UploadError::NotHere { stored } | UploadError::Different { stored } => {
+            of_upload(answer, stored, pass.size_bytes)
+        }
+        UploadError::Files(error) => {
+            tracing::warn!(file = %pass.id, %error, "an upload has stopped: its bytes can't be kept");
+            again(answer)
+        }
+        error => {
+            tracing::debug!(file = %pass.id, %error, "an upload has stopped");
+            answer
+        }
+    }
+}
+
 /// For the client that will send a message with the file.
 fn created(media: &client::Media) -> Answer {
     // Numbers, text and bytes always have a form in JSON.
@@ -394,7 +428,7 @@ fn again(mut answer: Answer) -> Answer {
     answer
 }
 
-/// What the routers have refused.
+/// The answer to a request that the routers have refused.
 fn refused(why: &Refusal) -> Answer {
     let status = match why.code() {
         Code::NotFound => StatusCode::GONE,

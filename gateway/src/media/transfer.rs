@@ -24,7 +24,7 @@ struct Inner {
     sooner: Notify,
 }
 
-/// What the connection waits for, and since when.
+/// The cause for which the connection waits, and since when.
 #[derive(Clone, Copy)]
 enum Waits {
     Request(Instant),
@@ -33,7 +33,7 @@ enum Waits {
     Place,
 }
 
-/// One transfer: what it waits for. It ends when this is dropped.
+/// A transfer on its way, which ends when this is dropped.
 pub(crate) struct Transfer {
     of: Transfers,
     began: Instant,

@@ -5,11 +5,11 @@ use std::{
     sync::Arc,
 };
 
+use carillon_media::pass::Whose;
 use parking_lot::Mutex;
 
-use carillon_media::pass::Whose;
-
-/// One user has at most the quarter of all turns: who takes as many as possible, as slowly as possible, leaves the rest to others.
+/// A user has at most all turns divided by this number: a client that takes as many turns as it gets, and holds them for as long as it may,
+/// leaves the rest to other users.
 const SHARE: usize = 4;
 
 #[derive(Clone)]
@@ -26,7 +26,7 @@ struct Taken {
     of_users: HashMap<Whose, usize>,
 }
 
-/// It is free again when this is dropped.
+/// The right to one transfer, until this is dropped.
 pub(super) struct Turn {
     turns: Turns,
     whose: Whose,

@@ -1,4 +1,4 @@
-//! What is in a file, by its first bytes, and how it may be shown.
+//! The type of a file, by its first bytes, and how it may be shown.
 
 /// Bytes at the beginning by which the type is found.
 pub(super) const LOOKED_AT: usize = 8 * 1024;

@@ -28,8 +28,11 @@ const WRITTEN: usize = 512 * 1024;
 pub(super) enum UploadError {
     #[error("{0}")]
     Wrong(String),
-    /// Bytes that would leave a gap.
-    #[error("the next byte must be that at {stored}, or at a multiple of {CHUNK_BYTES} before it")]
+    /// Bytes that would leave a gap, or a part of a chunk.
+    #[error(
+        "the next byte must be that at {stored}, or at a multiple of {CHUNK_BYTES} before it, and the last one before such a multiple, or the \
+         last one of the file"
+    )]
     NotHere { stored: u64 },
     #[error(
         "bytes came that are not the kept ones, which do not change any more: if all are kept, PUT with Content-Range: bytes */SIZE"
@@ -90,21 +93,24 @@ impl Upload<'_> {
         if kept.uploaded_bytes < stored {
             return Err(UploadError::Different { stored });
         }
-        if range.start > stored || !range.start.is_multiple_of(CHUNK_BYTES) {
+        let ends_with_chunk = range.end == self.size_bytes || range.end.is_multiple_of(CHUNK_BYTES);
+        if range.start > stored || !range.start.is_multiple_of(CHUNK_BYTES) || !ends_with_chunk {
             return Err(UploadError::NotHere { stored });
         }
+        let end = range.end;
         self.transfer.waits_for_client();
         let taken = match from {
             Source::Http(body) => self.take_from_http(range, body).await,
             Source::Socket(body) => self.take_from_socket(range, body).await,
         };
-        taken.map_err(|error| match error {
-            UploadError::Files(FilesError::Other) => UploadError::Different { stored },
-            error => error,
-        })
+        match taken {
+            Ok(()) => Ok(end.max(stored)),
+            Err(UploadError::Files(FilesError::Other)) => Err(UploadError::Different { stored }),
+            Err(error) => Err(error),
+        }
     }
 
-    async fn take_from_http(&mut self, range: Range<u64>, mut body: Incoming) -> Result<u64, UploadError> {
+    async fn take_from_http(&mut self, range: Range<u64>, mut body: Incoming) -> Result<(), UploadError> {
         let expected = range.end - range.start;
         if body.size_hint().lower() > expected {
             return Err(UploadError::TooLarge { expected });
@@ -130,12 +136,11 @@ impl Upload<'_> {
                 }
             }
         }
-        // Bytes behind the last whole chunk are not kept: the client sends them again.
-        if came < expected { Err(UploadError::Short { expected }) } else { Ok(at) }
+        if came < expected { Err(UploadError::Short { expected }) } else { Ok(()) }
     }
 
     /// Writes what comes as it comes.
-    async fn take_from_socket(&mut self, range: Range<u64>, body: &mut SocketBody<'_>) -> Result<u64, UploadError> {
+    async fn take_from_socket(&mut self, range: Range<u64>, body: &mut SocketBody<'_>) -> Result<(), UploadError> {
         let expected = range.end - range.start;
         if body.missing_bytes() > expected {
             return Err(UploadError::TooLarge { expected });
@@ -146,8 +151,7 @@ impl Upload<'_> {
         self.transfer.waits_for_place();
         let finished = finish(&mut finishing).await;
         self.transfer.waits_for_client();
-        let at = taken?;
-        finished.map(|()| at)
+        taken.and(finished)
     }
 
     /// A chunk is made safe while the next one comes.
@@ -156,7 +160,7 @@ impl Upload<'_> {
         range: Range<u64>,
         body: &mut SocketBody<'_>,
         finishing: &mut Option<Finishing>,
-    ) -> Result<u64, UploadError> {
+    ) -> Result<(), UploadError> {
         let expected = range.end - range.start;
         let folder = self.files.folder().ok_or(FilesError::NotFound)?;
         let mut pipe = body.open().await.map_err(FilesError::from)?;
@@ -173,9 +177,7 @@ impl Upload<'_> {
                     Piece::Early(bytes) => bytes.len(),
                     Piece::Piped(count) => *count,
                     Piece::Full => 0,
-                    Piece::End if came < expected => return Err(UploadError::Short { expected }),
-                    // Bytes behind the last whole chunk are not kept: the client sends them again.
-                    Piece::End => return Ok(at),
+                    Piece::End => return Err(UploadError::Short { expected }),
                 };
                 came += more as u64;
                 self.has_come(more, came)?;
@@ -199,7 +201,7 @@ impl Upload<'_> {
             self.transfer.waits_for_client();
             at = end;
         }
-        Ok(at)
+        Ok(())
     }
 
     fn has_come(&mut self, more: usize, came: u64) -> Result<(), UploadError> {

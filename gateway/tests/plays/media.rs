@@ -13,9 +13,10 @@ use tokio::{
     time::timeout,
 };
 
-pub(crate) use self::play::{Answer, Play, http, play, play_with, slot, url};
+pub(crate) use self::play::{Answer, Play, http, http_chunk, play, play_with, slot, url};
 use self::play::{
-    PATIENCE, PNG, image_of, inbox, next_answer, of_two_chunks, parsed, says, sent_to_bob, slot_or_refusal,
+    CHUNKED, PATIENCE, PNG, image_of, in_chunks, inbox, next_answer, of_two_chunks, parsed, says, sent_to_bob,
+    slot_or_refusal,
 };
 use crate::client::send;
 
@@ -197,10 +198,7 @@ async fn what_is_whole_does_not_change_any_more() {
         // Chunked bodies go another way.
         let put = |bytes: &[u8]| match chunked {
             false => (Vec::new(), bytes.to_vec()),
-            true => {
-                let body = [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n0\r\n\r\n"].concat();
-                (vec!["Transfer-Encoding: chunked"], body)
-            }
+            true => (vec![CHUNKED], in_chunks(bytes)),
         };
         let (headers, body) = put(&other);
         let refused = http(play.http, "PUT", &place.url, &headers, &body).await;
@@ -210,6 +208,42 @@ async fn what_is_whole_does_not_change_any_more() {
     }
     let told = url(&mut alice, &place.id, None).await.expect("the owner");
     assert_eq!(http(play.http, "GET", &told.url, &[], b"").await.body, PNG);
+}
+
+#[tokio::test]
+async fn a_part_of_a_whole_file_is_compared_by_chunks_and_says_that_all_is_kept() {
+    let play = play(|_| {}).await;
+    let mut alice = play.world.client("alice", "a").await;
+    let bytes = of_two_chunks();
+    let (size, place) = (bytes.len().to_string(), slot(&mut alice, bytes.len()).await);
+    let put = |last: usize, bytes: Vec<u8>, chunked: bool| {
+        let (range, url) = (format!("Content-Range: bytes 0-{last}/{size}"), place.url.clone());
+        async move {
+            match chunked {
+                false => http(play.http, "PUT", &url, &[&range], &bytes).await,
+                true => http(play.http, "PUT", &url, &[&range, CHUNKED], &in_chunks(&bytes)).await,
+            }
+        }
+    };
+    let chunk = CHUNK_BYTES as usize;
+    for chunked in [false, true] {
+        let none = put(4, bytes[..5].to_vec(), chunked).await;
+        assert_eq!((none.status, none.header("upload-offset")), (409, Some("0")), "{}", none.head);
+    }
+    let half = put(chunk - 1, bytes[..chunk].to_vec(), false).await;
+    assert_eq!((half.status, half.header("upload-offset")), (202, Some(&*CHUNK_BYTES.to_string())), "{}", half.head);
+    assert_eq!(http(play.http, "PUT", &place.url, &[], &bytes).await.status, 201);
+    for chunked in [false, true] {
+        for (last, sent, status) in [
+            (4, b"other".to_vec(), 409),
+            (4, bytes[..5].to_vec(), 409),
+            (chunk - 1, vec![b'x'; chunk], 409),
+            (chunk - 1, bytes[..chunk].to_vec(), 201),
+        ] {
+            let answer = put(last, sent, chunked).await;
+            assert_eq!((answer.status, answer.header("upload-offset")), (status, Some(&*size)), "{}", answer.head);
+        }
+    }
 }
 
 #[tokio::test]
@@ -231,14 +265,7 @@ async fn uploads_of_another_length_than_was_told_are_refused() {
     let longer = [PNG, b"more"].concat();
     assert_eq!(http(play.http, "PUT", &place.url, &[], &longer).await.status, 413);
     // Without a length, too.
-    let chunked = [format!("{:x}\r\n", longer.len()).as_bytes(), &longer, b"\r\n0\r\n\r\n"].concat();
-    let headers = ["Transfer-Encoding: chunked", "Content-Length-Is: unknown"];
-    let mut stream = TcpStream::connect(play.http).await.expect("connects");
-    let head = format!("PUT {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}\r\n\r\n", place.url, headers[0]);
-    stream.write_all(&[head.as_bytes(), &chunked].concat()).await.expect("writes");
-    let mut got = Vec::new();
-    timeout(PATIENCE, stream.read_to_end(&mut got)).await.expect("ends").expect("reads");
-    assert_eq!(parsed(&got).status, 413);
+    assert_eq!(http(play.http, "PUT", &place.url, &[CHUNKED], &in_chunks(&longer)).await.status, 413);
     assert_eq!(http(play.http, "PUT", &place.url, &[], &PNG[..5]).await.status, 400);
     for wrong in ["bytes 0-4/6", "bytes 5-1/31", "pages 1-2/3"] {
         let range = format!("Content-Range: {wrong}");
@@ -356,15 +383,7 @@ async fn clients_of_http_1_0_and_with_chunks_get_the_same_bytes() {
     let mut alice = play.world.client("alice", "a").await;
     let bytes = of_two_chunks();
     let place = slot(&mut alice, bytes.len()).await;
-    let mut chunked = Vec::new();
-    for piece in bytes.chunks(100_000) {
-        chunked.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
-        chunked.extend_from_slice(piece);
-        chunked.extend_from_slice(b"\r\n");
-    }
-    chunked.extend_from_slice(b"0\r\n\r\n");
-    let headers = ["Transfer-Encoding: chunked", "Content-Length-Is: unknown"];
-    let put = http(play.http, "PUT", &place.url, &headers, &chunked).await;
+    let put = http(play.http, "PUT", &place.url, &[CHUNKED], &in_chunks(&bytes)).await;
     assert_eq!(put.status, 201, "{}", put.head);
     let told = url(&mut alice, &place.id, None).await.expect("whole");
     let mut stream = TcpStream::connect(play.http).await.expect("connects");

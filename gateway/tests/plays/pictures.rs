@@ -4,9 +4,15 @@ use std::time::{Duration, Instant};
 
 use carillon_media::{CHUNK_BYTES, Files, ToldPlace};
 use carillon_proto::{MediaReference, pb::client};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 
-use crate::media::{Answer, Play, http, play, play_with, slot, url};
+use crate::media::{Answer, Play, http, http_chunk, play, play_with, slot, url};
 
+const PATIENCE: Duration = Duration::from_secs(20);
 const PLACE: &[u8] = b"xmp:GPSLatitude=52.5";
 
 fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
@@ -69,6 +75,45 @@ async fn a_picture_does_not_tell_where_it_was_made() {
     assert!(got.body == after, "{}", got.head);
     let names = std::fs::read_dir(play.folder.path().join("0005").join(id.to_string())).expect("reads");
     assert!(names.flatten().all(|name| name.file_name().to_string_lossy().contains('-')), "what was uploaded is back");
+}
+
+#[tokio::test]
+async fn bytes_that_come_after_the_uploaded_ones_were_removed_do_not_stay() {
+    let play = play(|_| {}).await;
+    let mut alice = play.world.client("alice", "a").await;
+    let files = Files::in_folder(play.folder.path()).expect("opens");
+    let chunk = CHUNK_BYTES as usize;
+    let picture = png(&told(), &vec![7; chunk + 1000]);
+    let size = picture.len();
+    let (whole, first, more) = (&picture[..], &picture[..chunk], &b"more"[..]);
+    for (pieces, last, status) in [(&[whole][..], size, 201), (&[first], chunk, 201), (&[first, more], chunk, 409)] {
+        let place = slot(&mut alice, size).await;
+        media(&http(play.http, "PUT", &place.url, &[], &picture).await);
+        let mut stream = TcpStream::connect(play.http).await.expect("connects");
+        let head = format!(
+            "PUT {} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\
+             Content-Range: bytes 0-{}/{size}\r\n\r\n",
+            place.url,
+            last - 1
+        );
+        stream.write_all(head.as_bytes()).await.expect("writes");
+        let mut said = [0; 25];
+        // The gateway has seen that the uploaded bytes are kept.
+        timeout(PATIENCE, stream.read_exact(&mut said)).await.expect("asked for the body").expect("reads");
+        let id = MediaReference::from_bytes(&place.id).expect("a reference").id();
+        files.remove_uploaded(&id).await.expect("removed");
+        for piece in pieces {
+            stream.write_all(&http_chunk(piece)).await.expect("writes");
+        }
+        stream.write_all(b"0\r\n\r\n").await.expect("writes");
+        let mut answer = Vec::new();
+        timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("in time").expect("reads");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(answer.contains(&format!("upload-offset: {size}\r\n")), "{answer}");
+        let names = std::fs::read_dir(play.folder.path().join("0005").join(id.to_string())).expect("reads");
+        assert!(names.flatten().all(|name| name.file_name().to_string_lossy().contains('-')), "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -106,7 +106,7 @@ pub(crate) fn security() -> PeerSecurity {
     with_secrets(&format!("{CLUSTER_SECRET}\n{OTHER_SECRET}"))
 }
 
-/// One secret a line, the active one first.
+/// Security of a gateway with these secrets: one a line, the active one first.
 pub(crate) fn with_secrets(secrets: &str) -> PeerSecurity {
     PeerSecurity::from_secret(Tier::Gateway, secrets, None).expect("valid")
 }

@@ -6,7 +6,7 @@ use super::{Drained, Loaded, Measured, Stopped};
 use crate::{
     direct::{Direct, DirectConfig, Report},
     measure::{generator::Generator, proc, servers::Servers, window::Reading},
-    report::recorder::{Counts, Recorder},
+    report::{recorded::Counts, recorder::Recorder},
     scenario::{Environment, RunError, pacer::Pace},
 };
 

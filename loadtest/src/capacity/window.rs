@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::{
     capacity::{Judgement, StepWindow},
-    recorder::{Counts, LATE_US},
+    recorded::Counts,
+    recorder::LATE_US,
     sample::Quantiles,
     times::pairs,
 };

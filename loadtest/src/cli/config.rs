@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use carillon_client::{ConnectOptions, Trust};
 
 use super::{
-    arguments::{Common, Direct, Herd, Idle, Offline, SignIn},
+    scenario::{Common, Direct, Herd, Idle, Offline, SignIn},
     seconds,
 };
 use crate::{

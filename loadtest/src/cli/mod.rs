@@ -4,6 +4,7 @@ mod arguments;
 mod config;
 mod memberships;
 mod run;
+mod scenario;
 mod together;
 
 use std::{path::Path, process::ExitCode, time::Duration};
@@ -11,8 +12,11 @@ use std::{path::Path, process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use clap::Parser as _;
 
-use self::arguments::{Arguments, Command, Common, Compare, FlushProbe, RelayArguments, Scenario};
 pub(crate) use self::config::{servers, target};
+use self::{
+    arguments::{Arguments, Command, Compare, FlushProbe, RelayArguments},
+    scenario::{Common, Scenario},
+};
 use crate::{
     flush_probe::{self, FlushConfig},
     relay::{self, RelayConfig},

@@ -55,7 +55,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{measure::window::ServerWindow, report::recorder::Counts};
+    use crate::{measure::window::ServerWindow, report::recorded::Counts};
 
     fn window(own: f64, server: f64, machine_busy: f64) -> Window {
         let cpu_us = (server * 1e7) as u64;

@@ -6,7 +6,7 @@ use super::{
     proc::{self, MachineTime},
     servers::{ServerUsage, Servers},
 };
-use crate::report::recorder::{Counts, Recorder};
+use crate::report::{recorded::Counts, recorder::Recorder};
 
 /// The state of everything at one moment.
 pub struct Reading {

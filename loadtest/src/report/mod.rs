@@ -6,6 +6,7 @@ pub mod figure;
 pub mod html;
 pub mod junit;
 pub mod levels;
+pub mod recorded;
 pub mod recorder;
 pub mod sample;
 pub(crate) mod svg;

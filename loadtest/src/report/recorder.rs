@@ -8,15 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{sample::Sample, times::pairs};
-use crate::{
-    checker::Outcome,
-    measure::latencies::{Latencies, histogram},
+use super::{
+    recorded::{Counts, Recorded},
+    sample::Sample,
 };
+use crate::{checker::Outcome, measure::latencies::Latencies};
 
 /// A send is late if it goes out more than this after its time, although only the generator could delay it.
 pub const LATE_US: u64 = 5_000;
@@ -27,21 +26,6 @@ pub struct PlotMark {
     /// Milliseconds after the beginning of the run.
     pub at_ms: u64,
     pub label: String,
-}
-
-/// Counters of the whole run, the warm-up included.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
-    pub accepted: u64,
-    pub refused: u64,
-    pub unknown: u64,
-    /// Deliveries to devices, each device counted.
-    pub delivered: u64,
-    /// Connections that are signed in now.
-    pub signed_in: u64,
-    /// Sends with a time of their own that only the generator could delay, and how many of them went out late.
-    pub scheduled: u64,
-    pub late: u64,
 }
 
 /// Shared by all tasks of a run. Latencies of the warm-up are left out.
@@ -63,8 +47,8 @@ pub struct Recorder {
     next_shard: AtomicUsize,
     /// Latency from the time at which a message should have been sent to its acceptance, or to when nobody waited for that any more.
     pub acceptance: Latencies,
-    /// The same without the time by which the generator itself was late: from when it was sent, if nothing but the generator held
-    /// it back.
+    /// Latency as of `acceptance`, without the time by which the generator itself was late: from when the message was sent, if nothing but the
+    /// generator held it back.
     pub acceptance_once_sent: Latencies,
     /// Latency from the intended time to each device of the recipient.
     pub delivery: Latencies,
@@ -82,22 +66,6 @@ struct Whole {
     part: String,
     /// True if sends and deliveries of the part count as messages of the whole.
     has_messages: bool,
-}
-
-/// Figures of another process since its last report.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Recorded {
-    /// `signed_in` is their present number.
-    pub counts: Counts,
-    #[serde(with = "pairs")]
-    pub acceptance: Histogram<u64>,
-    #[serde(with = "pairs")]
-    pub acceptance_once_sent: Histogram<u64>,
-    #[serde(with = "pairs")]
-    pub delivery: Histogram<u64>,
-    #[serde(with = "pairs")]
-    pub away: Histogram<u64>,
-    pub marks: Vec<String>,
 }
 
 /// The current activity of the run.
@@ -146,7 +114,7 @@ impl Recorder {
         Self::of(whole, part, true)
     }
 
-    /// The same of a part that sends no messages: its sends and deliveries are its own.
+    /// The recorder of a part that sends no messages: its sends and deliveries are its own.
     pub fn beside(whole: &Arc<Self>, part: &str) -> Self {
         Self::of(whole, part, false)
     }
@@ -340,7 +308,7 @@ impl Recorder {
         marks.iter().for_each(|label| self.mark(label.clone()));
     }
 
-    /// What was recorded since the last call; the counts are those of the whole run. `marks` is how many marks were told before.
+    /// Takes the figures since the last call; the counts are those of the whole run. `marks` is how many marks were told before.
     pub fn take_recorded(&self, marks: usize) -> Recorded {
         Recorded {
             counts: self.counts(),
@@ -381,41 +349,6 @@ impl Recorder {
 
     pub fn phase(&self) -> Phase {
         self.phase.lock().clone()
-    }
-}
-
-impl Recorded {
-    /// Nothing but counts.
-    pub fn of(counts: Counts) -> Self {
-        let [acceptance, acceptance_once_sent, delivery, away] = [(); 4].map(|()| histogram());
-        Self { counts, acceptance, acceptance_once_sent, delivery, away, marks: Vec::new() }
-    }
-}
-
-impl Counts {
-    /// Adds what others have counted.
-    pub fn add(&mut self, other: &Self) {
-        let Self { accepted, refused, unknown, delivered, signed_in, scheduled, late } = other;
-        self.accepted += accepted;
-        self.refused += refused;
-        self.unknown += unknown;
-        self.delivered += delivered;
-        self.signed_in += signed_in;
-        self.scheduled += scheduled;
-        self.late += late;
-    }
-
-    /// The counts since `before`; `signed_in` is the current number.
-    pub fn since(&self, before: &Self) -> Self {
-        Self {
-            accepted: self.accepted - before.accepted,
-            refused: self.refused - before.refused,
-            unknown: self.unknown - before.unknown,
-            delivered: self.delivered - before.delivered,
-            signed_in: self.signed_in,
-            scheduled: self.scheduled - before.scheduled,
-            late: self.late - before.late,
-        }
     }
 }
 

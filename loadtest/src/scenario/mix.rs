@@ -237,7 +237,7 @@ mod tests {
     use crate::{
         checker::Summary,
         measure::{latencies::histogram, window::Window},
-        report::recorder::Counts,
+        report::recorded::Counts,
     };
 
     fn found(lost: u64, ms: u64, figure: Figure) -> Found {

@@ -18,7 +18,10 @@ use super::{
     message::{Order, Told},
     wire::{MOST_BYTES, receive, send},
 };
-use crate::report::recorder::{Counts, Recorder};
+use crate::report::{
+    recorded::{Counts, Recorded},
+    recorder::Recorder,
+};
 
 /// A worker tells something each second.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -186,6 +189,6 @@ impl Listening {
         }
         // Its connections are not there any more, or nobody counts them.
         let away = Counts { signed_in: 0, ..before };
-        self.recorder.absorb(&crate::report::recorder::Recorded::of(away), &before);
+        self.recorder.absorb(&Recorded::of(away), &before);
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     capacity::{Drained, Measured},
-    report::recorder::Recorded,
+    report::recorded::Recorded,
     scenario::Found,
     scenario_file::ScenarioFile,
 };

@@ -46,7 +46,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{checker::Summary, measure::latencies::histogram, report::recorder::Counts};
+    use crate::{checker::Summary, measure::latencies::histogram, report::recorded::Counts};
 
     fn window(own_cpu_us: u64, accepted: u64) -> Window {
         let counts = Counts { accepted, ..Counts::default() };

@@ -1,7 +1,7 @@
 //! The process that decodes a picture of which nothing is known: it gets the picture on its standard input, gives back what it has seen on its
 //! standard output, and may do nothing else.
 //!
-//! It writes: width and height as u32, the length of the preview as u16, each big-endian, and the preview. If it ends after the first
+//! The child writes: width and height as u32, the length of the preview as u16, each big-endian, and the preview. If it ends after the first
 //! two, it had no time or memory for more, or the picture is damaged.
 
 use std::{

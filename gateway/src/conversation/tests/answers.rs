@@ -13,7 +13,7 @@ enum Act {
     Ping,
     Renew,
     Unreadable(bool),
-    /// One of the questions to the routers is answered.
+    /// A question to the routers is answered.
     Answer(usize, Outcome),
     Push,
     Backlog(bool),

@@ -30,7 +30,7 @@ impl TokenDomains {
         Ok(Self { default: TokenKeys::load(&config.jwt, None)?, others })
     }
 
-    /// What is wrong with the files and secrets of keys that have what they need.
+    /// Faults in the files and secrets of keys whose settings are complete.
     pub(crate) fn invalid(config: &GatewayConfig) -> Vec<InvalidTokenKey> {
         let others = config.domains.iter().flat_map(|(name, domain)| TokenKeys::invalid(&domain.jwt, Some(name)));
         TokenKeys::invalid(&config.jwt, None).into_iter().chain(others).collect()

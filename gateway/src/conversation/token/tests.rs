@@ -170,7 +170,7 @@ fn a_short_secret_is_refused() {
     ));
 }
 
-/// What "Different users become one" was found with.
+/// Names by which "Different users become one" was found.
 const LOOK_ALIKES: [(&str, &str); 6] = [
     ("Alice", "alice"),
     ("Straße", "strasse"),

@@ -1,4 +1,4 @@
-//! Which sessions are announced to which router, and when.
+//! Announcements of sessions to their routers.
 
 use std::{
     collections::VecDeque,

@@ -20,6 +20,7 @@ use crate::{
 };
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const CHUNKED: &str = "Transfer-Encoding: chunked";
 pub(super) const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR and so on";
 
 pub(crate) struct Answer {
@@ -35,11 +36,12 @@ impl Answer {
     }
 }
 
-/// One request on a connection of its own.
+/// Sends a request on a connection of its own. Its body has a `Content-Length`, unless the headers say another one or that it is chunked.
 pub(crate) async fn http(address: SocketAddr, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(address).await.expect("connects");
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
-    if !headers.iter().any(|header| header.starts_with("Content-Length")) && !body.is_empty() {
+    let says_length = |header: &&str| header.starts_with("Content-Length") || *header == CHUNKED;
+    if !headers.iter().any(says_length) && !body.is_empty() {
         head += &format!("Content-Length: {}\r\n", body.len());
     }
     headers.iter().for_each(|header| head += &format!("{header}\r\n"));
@@ -52,6 +54,17 @@ pub(crate) async fn http(address: SocketAddr, method: &str, path: &str, headers:
         got
     };
     parsed(&timeout(PATIENCE, answering).await.expect("an answer in time"))
+}
+
+/// A chunked body (RFC 9112, section 7.1).
+pub(super) fn in_chunks(bytes: &[u8]) -> Vec<u8> {
+    let mut body: Vec<u8> = bytes.chunks(100_000).flat_map(http_chunk).collect();
+    body.extend_from_slice(b"0\r\n\r\n");
+    body
+}
+
+pub(crate) fn http_chunk(bytes: &[u8]) -> Vec<u8> {
+    [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
 }
 
 pub(super) fn parsed(got: &[u8]) -> Answer {
@@ -158,7 +171,7 @@ pub(super) fn of_two_chunks() -> Vec<u8> {
     (0..2 * CHUNK_BYTES + 1000).map(|at| (at * 7 / 5) as u8).collect()
 }
 
-/// One answer of several on a connection.
+/// Reads the next answer on a connection with several.
 pub(super) async fn next_answer(stream: &mut TcpStream) -> Answer {
     let reading = async {
         let mut got = Vec::new();

@@ -2,7 +2,7 @@
 
 use super::world::*;
 
-/// Which sends were sent, and what they name.
+/// The sends that were sent, each with the send that it names.
 fn names<'a>(effects: &'a [Effect<&'static str>]) -> Vec<(&'a str, &'a str)> {
     let mut names = Vec::new();
     for effect in effects {

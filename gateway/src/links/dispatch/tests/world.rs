@@ -120,7 +120,7 @@ pub(super) fn opened(replaced: bool) -> router_reply::Result {
     router_reply::Result::SessionOpened(SessionOpened { replaced, ..SessionOpened::default() })
 }
 
-/// Which sends went where, and their ids.
+/// The sends that were sent, with their routers and ids.
 pub(super) fn sent(effects: &[Effect<&'static str>]) -> Vec<(String, String, u64)> {
     let sent = |effect: &Effect<_>| match effect {
         Effect::Transmit { to, request, .. } => match &request.op {
