@@ -221,3 +221,26 @@ fn a_small_window_is_enough() {
     fay.types("\u{3}");
     fay.ends();
 }
+
+#[test]
+fn the_screen_is_drawn_anew_at_once_where_the_terminal_answers_no_question() {
+    let service = Service::shared();
+    service.block_on(async {
+        for user in ["hana", "ivo"] {
+            enter(service, user).await;
+        }
+    });
+    let mut hana = Terminal::chat(service, "hana", &["ivo"]);
+    hana.shows("hana at");
+    hana.types("hello ivo\r");
+    hana.shows("hello ivo ✓");
+    // Another program has written over it.
+    hana.screen.lock().process("\u{1b}[2J\u{1b}[Hkernel: out of paper".as_bytes());
+    hana.types("\u{c}");
+    hana.shows("hello ivo ✓");
+    hana.hides("out of paper");
+    hana.types("bye\r");
+    hana.shows("hana: bye");
+    hana.types("\u{3}");
+    hana.ends();
+}

@@ -22,6 +22,8 @@ use crate::{
 const FINISH: Duration = Duration::from_secs(3);
 /// Members whose marks are read at once.
 const MEMBERS: u32 = 256;
+/// Members of a group who can be mentioned: the first ones.
+const NAMES: u32 = 1024;
 
 type Working<'a> = Pin<Box<dyn Future<Output = Option<Answer>> + 'a>>;
 
@@ -101,6 +103,12 @@ impl<'a> Acts<'a> {
             Act::ReadMarks(user) => Box::pin(async move {
                 let marks = client.read_marks(None, vec![user.to_string()]).await;
                 Some(Answer::Marks(user, marks))
+            }),
+            Act::ReadMembers(group) => Box::pin(async move {
+                // Nobody can be mentioned by name before the next attempt, which is made when the group is opened.
+                let read = ReadMembers { group: group.to_string(), limit: NAMES, ..ReadMembers::default() };
+                let members = client.read_members(read).await.ok()?.members;
+                Some(Answer::Members(group, members.into_iter().map(|member| member.user).collect()))
             }),
             Act::Who { group, seq, author } => {
                 let but = [Some(self.user.to_string()), author];
@@ -203,7 +211,7 @@ async fn placed(placing: &mut Option<Placing<'_>>) -> Placed {
 
 async fn refer(client: &Client, target: &Target, about: About) -> Result<Accepted, SendError> {
     match about {
-        About::Edit(text) => client.edit(target, Client::text(&text)).await,
+        About::Edit(content) => client.edit(target, *content).await,
         About::Recall(erase) => client.recall(target, erase).await,
         About::React(emojis) => {
             let emojis: Vec<&str> = emojis.iter().map(String::as_str).collect();

@@ -1,6 +1,7 @@
 //! Keys, events and answers, and what is on the screen then.
 
 mod files;
+mod lines;
 mod windows;
 
 use carillon_client::{ConversationList, Event, ListVersion, State};
@@ -341,6 +342,7 @@ fn wrong_commands_stay_to_be_mended_and_help_is_there() {
 fn the_last_message_of_another_is_reported_or_the_chosen_one() {
     let mut play = Play::connected(Some("bob"));
     assert_eq!(play.types("/report spam"), [], "there is none");
+    play.model.line.clear();
     play.delivered(3, "bob", "alice", "first");
     play.delivered(4, "bob", "alice", "second");
     play.delivered(5, "alice", "bob", "mine");
@@ -372,6 +374,7 @@ fn what_is_said_about_a_message_is_shown_at_it() {
     let acts = play.types("/keep");
     assert!(matches!(&acts[..], [Act::Refer { seq: 3, about: About::Pin(true), .. }]), "{acts:?}");
     assert_eq!(play.types("/edit better"), [], "nothing of one's own");
+    play.model.line.clear();
     let edit = Edit { target: Some(message), content: Some(Box::new(carillon_client::Client::text("better"))) };
     let content = Some(Content { body: Some(Body::Edit(Box::new(edit))), ..Content::default() });
     let edit = Envelope { content, ..envelope(5, "bob", "alice", "") };
