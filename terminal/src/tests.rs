@@ -292,50 +292,11 @@ fn history_is_read_as_far_as_the_screen_has_room() {
 }
 
 #[test]
-fn a_draft_follows_the_user() {
-    let mut play = Play::connected(Some("bob"));
-    play.presses(KeyCode::Char('h'));
-    let acts = play.types("ey");
-    let hey = carillon_client::Client::text("hey");
-    assert!(matches!(&acts[..], [Act::Send { content, .. }] if *content == hey), "{acts:?}");
-    "wait".chars().for_each(|char| drop(play.presses(KeyCode::Char(char))));
-    play.delivered(3, "carol", "alice", "hi");
-    let acts = play.presses(KeyCode::Tab);
-    let draft = |text: &str| ConversationSettings { draft: Some(text.to_owned()), ..ConversationSettings::default() };
-    assert!(acts.contains(&Act::Set(With::User(user("bob")), draft("wait"))), "{acts:?}");
-    assert!(play.screen().0.contains("bob…"), "{}", play.screen().0);
-    play.presses(KeyCode::Tab);
-    assert_eq!(play.model.line.lines(), ["wait"]);
-    // Another device has gone on with it.
-    let bob = carillon_client::Client::user("bob");
-    play.lists(vec![conversation(bob, 0, 0, draft("wait a minute"))]);
-    assert_eq!(play.model.line.lines(), ["wait a minute"]);
-    let acts = play.presses(KeyCode::Enter);
-    assert!(acts.contains(&Act::Set(With::User(user("bob")), draft(""))), "{acts:?}");
-}
-
-#[test]
 fn a_timeline_that_began_anew_shows_nothing_of_the_old_one() {
     let mut play = Play::connected(Some("bob"));
     play.delivered(9, "bob", "alice", "before");
     play.hears(Event::Trimmed { timeline: inbox(), first: Position { epoch: Epoch(8), seq: 1 } });
     assert!(!play.screen().0.contains("before"));
-}
-
-#[test]
-fn wrong_commands_stay_to_be_mended_and_help_is_there() {
-    let mut play = Play::connected(Some("bob"));
-    assert_eq!(play.types("/dance"), []);
-    assert_eq!(play.model.line.lines(), ["/dance"]);
-    assert!(play.screen().0.contains("/dance is no command"));
-    let mut play = Play::connected(None);
-    assert_eq!(play.types("to nobody"), []);
-    play.model.line.clear();
-    play.types("/help");
-    assert!(play.screen().0.contains("/group GROUP"));
-    play.presses(KeyCode::Esc);
-    assert!(!play.screen().0.contains("talks in a group"), "{}", play.screen().0);
-    assert_eq!(play.types("/quit"), [Act::Quit]);
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
 use carillon_client::{Change, Client, SendError};
 use carillon_proto::{
     GroupId, UserId, duration, now_ms,
@@ -18,8 +17,8 @@ use super::{
     credential::{duration_or_none, parse_seconds},
     out,
     printer::{Format, Printer},
-    refused::{not_answered, not_done},
-    saying::Saying,
+    refused::{Failed, not_answered, not_done},
+    saying::{Saying, parse_expiry_or_none},
     table::{Table, time},
 };
 use crate::Config;
@@ -146,7 +145,7 @@ enum What {
     },
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct Settings {
     /// At most 256 bytes.
     #[arg(long)]
@@ -173,7 +172,7 @@ struct Settings {
     #[arg(long, value_name = "true|false")]
     members_add: Option<bool>,
     /// Each later message is shown for at most this long, for example 30s, 15m, 24h or 7d: 5 seconds to 366 days; 0: without end.
-    #[arg(long, value_name = "TIME", value_parser = duration_or_none)]
+    #[arg(long, value_name = "TIME", value_parser = parse_expiry_or_none)]
     expire_after: Option<Duration>,
     /// A secret by which others may join: 16 to 64 bytes; empty: none.
     #[arg(long, value_name = "SECRET")]
@@ -191,6 +190,9 @@ pub(super) enum RoleName {
 impl Group {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         let Self { actor, what } = self;
+        if matches!(&what, What::Set { settings, .. } if GroupSettings::from(settings) == GroupSettings::default()) {
+            return Err(Failed::arguments("no setting is given").into());
+        }
         let reader = actor.user()?.to_string();
         actor.ask(config, "terminal-group", async |client| what.run(client, &reader).await).await
     }
@@ -201,7 +203,7 @@ impl What {
         match self {
             Self::Create { group, settings, members } => {
                 let members = members.iter().map(|user| user.as_str().to_owned()).collect();
-                let new = CreateGroup { settings: Some(settings.into()), members };
+                let new = CreateGroup { settings: Some((&settings).into()), members };
                 let group = client.create_group(group.as_ref(), new).await.map_err(not_done)?;
                 out::line(format_args!("group {group} was made"))
             }
@@ -229,11 +231,7 @@ impl What {
                 change(client, &group, Kind::Muted, &users, |change| change.muted_until_ms = until_ms).await
             }
             Self::Set { group, settings } => {
-                let settings = GroupSettings::from(settings);
-                if settings == GroupSettings::default() {
-                    bail!("no setting is given");
-                }
-                done(&group, client.change_group(&group, Change::Set(settings)).await)
+                done(&group, client.change_group(&group, Change::Set((&settings).into())).await)
             }
             Self::Delete { group } => done(&group, client.change_group(&group, Change::Delete).await),
             Self::Send { group, saying, format } => {
@@ -398,8 +396,8 @@ impl From<RoleName> for Role {
     }
 }
 
-impl From<Settings> for GroupSettings {
-    fn from(given: Settings) -> Self {
+impl From<&Settings> for GroupSettings {
+    fn from(given: &Settings) -> Self {
         let Settings {
             name,
             description,
@@ -411,7 +409,7 @@ impl From<Settings> for GroupSettings {
             members_add,
             expire_after,
             link_secret,
-        } = given;
+        } = given.clone();
         Self {
             name,
             description,
