@@ -296,6 +296,15 @@ fn a_change_of_the_own_membership_is_printed_once() {
 }
 
 #[test]
+fn a_wrong_path_is_told_at_once() {
+    let service = Service::shared();
+    let url = format!("ws://{}/chat", service.ws());
+    let told = told(command(service, "nora", &["send", "nora", "nora", "hi", "--url", &url]).spawn().expect("starts"));
+    assert_eq!(told.code, Some(4), "{}", told.err);
+    assert_eq!(told.err, format!("carillon: there is no WebSocket at {url}: the answer is HTTP 404, not found\n"));
+}
+
+#[test]
 fn whoever_listens_hears_objects_and_why_it_ends() {
     let service = Service::shared();
     enter(service, &["yara", "yoko"]);
