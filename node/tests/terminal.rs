@@ -181,6 +181,28 @@ fn a_file_goes_from_screen_to_screen() {
 }
 
 #[test]
+fn nothing_stays_of_characters_whose_parts_a_terminal_shows_one_after_another() {
+    let service = Service::shared();
+    service.block_on(async {
+        for user in ["gus", "gwen"] {
+            enter(service, user).await;
+        }
+    });
+    let mut gus = Terminal::chat(service, "gus", &["gwen"]);
+    gus.shows("gus at");
+    let (flag, family) = ("🇩🇪", "👨\u{200d}👩\u{200d}👧");
+    gus.types(&format!("{flag}{family}"));
+    gus.shows("🇩");
+    gus.shows("👨");
+    gus.types("\u{15}");
+    for part in ["🇩", "🇪", "👨", "👩", "👧"] {
+        gus.hides(part);
+    }
+    gus.types("\u{3}");
+    gus.ends();
+}
+
+#[test]
 fn a_small_window_is_enough() {
     let service = Service::shared();
     service.block_on(async {

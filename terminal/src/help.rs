@@ -111,7 +111,8 @@ pub(crate) fn complete<'a>(begun: &str, names: impl Iterator<Item = &'a str>) ->
         return Ok(format!("{first} "));
     }
     let is_shared = |length: &usize| possible.iter().all(|name| name.get(..*length) == first.get(..*length));
-    match (begun.len() + 1..=first.len()).take_while(is_shared).last() {
+    let ends = (begun.len() + 1..=first.len()).filter(|length| first.is_char_boundary(*length));
+    match ends.take_while(is_shared).last() {
         Some(length) => Ok(first[..length].to_owned()),
         None => Err(possible),
     }
@@ -166,5 +167,8 @@ mod tests {
         assert_eq!(complete("a"), Err(vec!["accept", "archive", "away"]));
         assert_eq!(complete("rec"), Ok("recall ".to_owned()));
         assert_eq!(complete("xyz"), Err(vec![]));
+        let names = ["日本", "日曜"];
+        assert_eq!(super::complete("", names.into_iter()), Ok("日".to_owned()));
+        assert_eq!(super::complete("日", names.into_iter()), Err(names.to_vec()));
     }
 }

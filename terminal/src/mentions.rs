@@ -1,7 +1,9 @@
 //! Members of a group who are named in a text by `@NAME`.
 
-use carillon_proto::pb::client::Mentions;
+use carillon_proto::pb::client::{MembersChange, Mentions, members_change::Kind};
 
+/// Most members of a group who can be named: the first ones.
+pub(crate) const MEMBERS: usize = 1024;
 /// Most users whom a message mentions by name: the service takes no more.
 const MOST: usize = 64;
 
@@ -20,6 +22,21 @@ pub(crate) fn of(text: &str, members: &[String]) -> Option<Box<Mentions>> {
         }
     }
     (!users.is_empty()).then(|| Box::new(Mentions { users, ..Mentions::default() }))
+}
+
+/// Keeps the members as they are after the change. `but`: the user, who is not among them.
+pub(crate) fn follow(members: &mut Vec<String>, change: &MembersChange, but: &str) {
+    match change.kind() {
+        Kind::Added | Kind::Joined => {
+            for user in change.users.iter().filter(|user| *user != but) {
+                if members.len() < MEMBERS && !members.contains(user) {
+                    members.push(user.clone());
+                }
+            }
+        }
+        Kind::Left | Kind::Removed | Kind::Banned => members.retain(|member| !change.users.contains(member)),
+        Kind::Unspecified | Kind::Invited | Kind::Pardoned | Kind::Role | Kind::Muted => {}
+    }
 }
 
 /// The beginning of a name behind the last `@`, if the text ends in one.

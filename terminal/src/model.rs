@@ -6,8 +6,8 @@ use carillon_client::{Event, ListVersion, State};
 use carillon_proto::{
     GroupId, Position, TimelineId, UserId,
     pb::client::{
-        ChatState, ChatStateNotice, Conversation, Conversations, Envelope, MessageRef, MessageRequest, Page, Presence,
-        Show, UserMark,
+        ChatState, ChatStateNotice, Conversation, Conversations, Envelope, GroupChange, MessageRef, MessageRequest,
+        Page, Presence, Show, UserMark, group_change::What,
     },
 };
 use chrono::NaiveDateTime;
@@ -16,7 +16,7 @@ use ratatui_textarea::{CursorMove, TextArea};
 
 use crate::{
     act::{Act, Answer},
-    text,
+    mentions, text,
     thread::{Pending, Said, Thread, With, about},
 };
 
@@ -251,9 +251,9 @@ impl Model {
                 let is_own = envelope.sender == self.user.as_str();
                 if self.open.as_ref() == Some(&with) {
                     self.forget_notice_of_line();
-                    if envelope.change.is_some() {
-                        self.read_others();
-                    }
+                }
+                if let (With::Group(group), Some(change)) = (&with, &envelope.change) {
+                    self.group_changed(group, change);
                 }
                 let is_open = self.open.as_ref() == Some(&with) && self.scroll == 0;
                 // The message that was being written has come.
@@ -297,6 +297,15 @@ impl Model {
             Event::Presence(presence) => {
                 self.shown.insert(presence.user.clone(), presence);
             }
+        }
+    }
+
+    fn group_changed(&mut self, group: &GroupId, change: &GroupChange) {
+        match (&change.what, self.members.get_mut(group)) {
+            (Some(What::Members(change)), Some(members)) => mentions::follow(members, change, self.user.as_str()),
+            // The user has just come in.
+            (_, None) if matches!(&self.open, Some(With::Group(open)) if open == group) => self.read_others(),
+            _ => {}
         }
     }
 

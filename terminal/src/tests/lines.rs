@@ -1,8 +1,8 @@
-//! The line in which the user types: what is wrong with it, and whom it names.
+//! The line in which the user types: drafts, notices about what is wrong, and names of members.
 
 use carillon_proto::{
     GroupId,
-    pb::client::{GroupChange, Mentions},
+    pb::client::{GroupChange, MembersChange, Mentions, group_change::What, members_change::Kind},
 };
 
 use super::*;
@@ -36,7 +36,7 @@ fn a_refused_command_stays_to_be_mended_and_its_notice_goes_when_it_is_no_longer
     assert!(play.screen().0.contains("cat.png: 15 bytes"));
 }
 
-/// A group with these other members, opened, where a message of `alice` mentions all.
+/// The open group `club` with these members.
 fn in_group(members: &[&str]) -> Play {
     let mut play = Play::connected(Some("bob"));
     let club = GroupId::new("club").expect("valid");
@@ -44,6 +44,10 @@ fn in_group(members: &[&str]) -> Play {
     let members = members.iter().map(|member| (*member).to_owned()).collect();
     play.answered(Answer::Members(club, members));
     play
+}
+
+fn is_members_read(act: &Act) -> bool {
+    matches!(act, Act::ReadMembers(_))
 }
 
 fn mentions(acts: &[Act]) -> Option<Mentions> {
@@ -102,15 +106,58 @@ fn tab_completes_the_name_of_a_member_and_a_change_of_the_group_is_followed() {
     assert!(play.screen().0.contains("@bob @bodo"), "{}", play.screen().0);
     assert_eq!(tab(&mut play, "@alice"), "@alice", "nobody mentions herself");
     assert!(play.screen().0.contains("no member has this name"));
-    let (group, change) = ("club".to_owned(), Some(Box::<GroupChange>::default()));
-    let to = Some(carillon_client::Client::group(&group));
-    let timeline = TimelineId::Group(GroupId::new("club").expect("valid"));
-    let envelope = Envelope { change, to, content: None, ..envelope(3, "bob", "club", "") };
-    let acts = play.hears(Event::Delivered { timeline, position: at(3), envelope });
-    assert!(acts.contains(&Act::ReadMembers(GroupId::new(&group).expect("valid"))), "{acts:?}");
+    play.model.line.clear();
+    for (seq, kind, named) in [(3, Kind::Added, "bodil"), (4, Kind::Left, "bob"), (5, Kind::Banned, "bodo")] {
+        let change = MembersChange { kind: kind.into(), users: vec![named.to_owned()], ..MembersChange::default() };
+        let change = Some(Box::new(GroupChange { what: Some(What::Members(change)) }));
+        let to = Some(carillon_client::Client::group("club"));
+        let timeline = TimelineId::Group(GroupId::new("club").expect("valid"));
+        let envelope = Envelope { change, to, content: None, ..envelope(seq, "bob", "club", "") };
+        assert!(!play.hears(Event::Delivered { timeline, position: at(seq), envelope }).iter().any(is_members_read));
+    }
+    assert_eq!(tab(&mut play, "@b"), "@bodil ");
     // In a conversation with one user it goes on to the next conversation.
     let mut play = Play::connected(Some("bob"));
     play.lists(vec![conversation(carillon_client::Client::user("carol"), 0, 0, ConversationSettings::default())]);
     tab(&mut play, "@b");
     assert_eq!(play.model.open, Some(With::User(user("carol"))));
+}
+
+#[test]
+fn wrong_commands_stay_to_be_mended_and_help_is_there() {
+    let mut play = Play::connected(Some("bob"));
+    assert_eq!(play.types("/dance"), []);
+    assert_eq!(play.model.line.lines(), ["/dance"]);
+    assert!(play.screen().0.contains("/dance is no command"));
+    let mut play = Play::connected(None);
+    assert_eq!(play.types("to nobody"), []);
+    play.model.line.clear();
+    play.types("/help");
+    assert!(play.screen().0.contains("/group GROUP"));
+    play.presses(KeyCode::Esc);
+    assert!(!play.screen().0.contains("talks in a group"), "{}", play.screen().0);
+    assert_eq!(play.types("/quit"), [Act::Quit]);
+}
+
+#[test]
+fn a_draft_follows_the_user() {
+    let mut play = Play::connected(Some("bob"));
+    play.presses(KeyCode::Char('h'));
+    let acts = play.types("ey");
+    let hey = carillon_client::Client::text("hey");
+    assert!(matches!(&acts[..], [Act::Send { content, .. }] if *content == hey), "{acts:?}");
+    "wait".chars().for_each(|char| drop(play.presses(KeyCode::Char(char))));
+    play.delivered(3, "carol", "alice", "hi");
+    let acts = play.presses(KeyCode::Tab);
+    let draft = |text: &str| ConversationSettings { draft: Some(text.to_owned()), ..ConversationSettings::default() };
+    assert!(acts.contains(&Act::Set(With::User(user("bob")), draft("wait"))), "{acts:?}");
+    assert!(play.screen().0.contains("bob…"), "{}", play.screen().0);
+    play.presses(KeyCode::Tab);
+    assert_eq!(play.model.line.lines(), ["wait"]);
+    // Another device has gone on with it.
+    let bob = carillon_client::Client::user("bob");
+    play.lists(vec![conversation(bob, 0, 0, draft("wait a minute"))]);
+    assert_eq!(play.model.line.lines(), ["wait a minute"]);
+    let acts = play.presses(KeyCode::Enter);
+    assert!(acts.contains(&Act::Set(With::User(user("bob")), draft(""))), "{acts:?}");
 }
