@@ -118,6 +118,8 @@ fn a_refusal_is_said_once_in_words_and_by_the_exit_code() {
     run(service, "vera", &["group", "--as", "vera", "set", "vgroup", "--slow-mode", "10m"]).done();
     let shown = run(service, "vera", &["group", "--as", "vera", "show", "vgroup"]).done();
     assert!(shown.contains("slow mode        one message in 10 minutes"), "{shown}");
+    let slow = ["group", "--as", "vera", "set", "vgroup", "--slow-mode", "25h"];
+    refused("vera", &slow, 4, "carillon: refused: rejected by the store: slow mode of 1 day 1 hour, not up to 1 day");
     run(service, "viktor", &["group", "--as", "viktor", "send", "vgroup", "first"]).done();
     let slow = run(service, "viktor", &["group", "--as", "viktor", "send", "vgroup", "second"]);
     let words = "message to group vgroup was refused: slow mode: one message in 10 minutes; it may be tried again in";
@@ -125,7 +127,7 @@ fn a_refusal_is_said_once_in_words_and_by_the_exit_code() {
 
     let past = ["scheduled", "--as", "vera", "add", "--to", "viktor", "late", "--at", "2020-01-01T00:00:00Z"];
     let past = run(service, "vera", &past);
-    let words = "carillon: refused: at_ms is 2020-01-01T00:00:00Z but must be from 20";
+    let words = "carillon: refused: the message would be sent at 2020-01-01T00:00:00Z, which must be from 20";
     assert!(past.code == Some(4) && past.err.starts_with(words), "{}", past.err);
     let wrong = told(
         command(

@@ -284,6 +284,22 @@ async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
     }
 }
 
+/// The pause between two messages of a member, in words.
+pub(super) fn slow_mode(pause_ms: u32) -> String {
+    match pause_ms {
+        0 => "no".to_owned(),
+        _ => format!("one message in {}", duration::ms_in_words(pause_ms.into())),
+    }
+}
+
+/// How long messages of a group are shown, in words.
+pub(super) fn expiry(after_ms: u64) -> String {
+    match after_ms {
+        0 => "never".to_owned(),
+        _ => format!("after {}", duration::ms_in_words(after_ms)),
+    }
+}
+
 async fn show(client: &Client, group: &GroupId, json: bool) -> anyhow::Result<()> {
     let read = client.read_group(group).await.map_err(not_answered)?;
     let settings = read.settings.unwrap_or_default();
@@ -315,17 +331,9 @@ async fn show(client: &Client, group: &GroupId, json: bool) -> anyhow::Result<()
     out::line(format_args!("open             {}", yes(settings.open)))?;
     out::line(format_args!("earlier history  {}", yes(settings.earlier_history)))?;
     out::line(format_args!("announcements    {}", yes(settings.announcements)))?;
-    let slow = match settings.slow_mode_ms.unwrap_or_default() {
-        0 => "no".to_owned(),
-        pause_ms => format!("one message in {}", duration::ms_in_words(pause_ms.into())),
-    };
-    out::line(format_args!("slow mode        {slow}"))?;
+    out::line(format_args!("slow mode        {}", slow_mode(settings.slow_mode_ms.unwrap_or_default())))?;
     out::line(format_args!("members add      {}", yes(settings.members_add)))?;
-    let expire = match settings.expire_after_ms.unwrap_or_default() {
-        0 => "never".to_owned(),
-        after_ms => format!("after {}", duration::ms_in_words(after_ms)),
-    };
-    out::line(format_args!("messages expire  {expire}"))?;
+    out::line(format_args!("messages expire  {}", expiry(settings.expire_after_ms.unwrap_or_default())))?;
     out::line(format_args!("link             {}", if settings.link.is_some() { "yes" } else { "no" }))?;
     match read.own {
         Some(own) => out::line(format_args!("you              {} {}", standing(own.standing()), role(own.role()))),

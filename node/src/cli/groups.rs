@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::{
     admin_client::{Routers, with_deadline},
     chat::printable,
-    group::RoleName,
+    group::{RoleName, expiry, slow_mode},
     out,
     table::{OfDomain, Output, PAGE, Page, Table, time},
 };
@@ -195,8 +195,8 @@ async fn show(config: &Config, group: &GroupId, output: &Output) -> anyhow::Resu
         ("earlier history", yes(settings.earlier_history).to_owned()),
         ("announcements", yes(settings.announcements).to_owned()),
         ("members add", yes(settings.members_add).to_owned()),
-        ("slow mode", format!("{} ms", settings.slow_mode_ms)),
-        ("expire after", format!("{} ms", settings.expire_after_ms)),
+        ("slow mode", slow_mode(settings.slow_mode_ms)),
+        ("messages expire", expiry(settings.expire_after_ms)),
     ];
     lines.iter().try_for_each(|(name, value)| out::line(format_args!("{}", format!("{name:<16} {value}").trim_end())))
 }
