@@ -51,6 +51,7 @@ pub(crate) struct Driver {
     pub(crate) attempts: Attempts,
     state: watch::Sender<State>,
     backoff: Backoff,
+    paths: Paths,
     sign_in_cache: Arc<SignInCache>,
     closing: Vec<oneshot::Sender<()>>,
 }
@@ -76,6 +77,24 @@ pub(crate) enum End {
     Lost { why: String, after: Option<Duration> },
     /// Reconnecting is of no use.
     Final { ending: Ending, why: String },
+}
+
+/// Whether the paths of the addresses are wrong.
+#[derive(Default)]
+struct Paths {
+    was_signed_in: bool,
+    /// Last attempts in a row that found no WebSocket.
+    missed: usize,
+}
+
+impl Paths {
+    /// True if the failure shows that no address has a WebSocket. While a service that was there is rolled out, a proxy before it may answer as if
+    /// it were not.
+    fn are_wrong(&mut self, error: &SignInError, addresses: usize) -> bool {
+        let is_miss = matches!(error, SignInError::Connection(ConnectionError::NoWebSocket { .. }));
+        self.missed = if is_miss { self.missed + 1 } else { 0 };
+        !self.was_signed_in && self.missed >= addresses
+    }
 }
 
 /// How often deadlines are checked.
@@ -105,6 +124,7 @@ impl Driver {
             events: EventQueue { waiting: VecDeque::new(), sender: events },
             attempts: Attempts::new(rand::rng().random()),
             state,
+            paths: Paths::default(),
             sign_in_cache: Arc::default(),
             closing: Vec::new(),
         }
@@ -134,6 +154,7 @@ impl Driver {
     /// Returns the reason when it ends.
     async fn stay_signed_in(&mut self) -> (Ending, String) {
         let closed = || (Ending::Closed, "closed".to_owned());
+        let addresses = self.config.addresses.len();
         loop {
             let address = self.config.addresses[self.backoff.address()].clone();
             self.answer_renewals();
@@ -147,12 +168,15 @@ impl Driver {
                     tracing::debug!(%address, why = bye.reason, "the resume ticket was not taken");
                     continue;
                 }
-                Some(Err(error)) if error.is_final() => return (Ending::of_sign_in(&error), error.to_string()),
+                Some(Err(error)) if error.is_final() || self.paths.are_wrong(&error, addresses) => {
+                    return (Ending::of_sign_in(&error), error.to_string());
+                }
                 Some(Err(SignInError::Bye(bye))) => (bye.reason.clone(), bye_pause(&bye)),
                 Some(Err(SignInError::Refused(refusal))) => (refusal.to_string(), Some(refusal.retry_after)),
                 Some(Err(error)) => (error.to_string(), None),
                 Some(Ok((connection, signed_in, rest))) => {
                     let since = Instant::now();
+                    self.paths.was_signed_in = true;
                     let signed_in = Arc::new(signed_in);
                     let state = State::Connected { address: address.to_string(), signed_in: Arc::clone(&signed_in) };
                     self.set_state(state);
@@ -343,5 +367,21 @@ impl EventQueue {
             let Some(event) = self.waiting.pop_front() else { return };
             permit.send(event);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_paths_end_a_client_that_was_never_signed_in() {
+        let missed = || SignInError::from(ConnectionError::NoWebSocket { address: "ws://localhost/".to_owned() });
+        let mut paths = Paths::default();
+        let closed = SignInError::from(ConnectionError::Closed);
+        let failures = [missed(), closed, missed(), missed()];
+        assert_eq!(failures.map(|error| paths.are_wrong(&error, 2)), [false, false, false, true]);
+        let mut paths = Paths { was_signed_in: true, ..Paths::default() };
+        assert_eq!([(); 3].map(|()| paths.are_wrong(&missed(), 2)), [false; 3]);
     }
 }

@@ -48,6 +48,8 @@ pub enum Ending {
     Unsupported,
     /// Client or service have broken a rule of the protocol: this is a bug in one of them.
     Protocol,
+    /// There is no WebSocket at the path of any address. A client that was signed in before tries again instead.
+    NoWebSocket,
     /// The certificate authority or the certificate of the service can't be used.
     Tls,
 }
@@ -90,6 +92,7 @@ impl Ending {
             SignInError::Bye(bye) => Self::of_bye(bye, false),
             SignInError::Scram(_) => Self::NotLetIn,
             SignInError::Connection(ConnectionError::Tls(_)) => Self::Tls,
+            SignInError::Connection(ConnectionError::NoWebSocket { .. }) => Self::NoWebSocket,
             SignInError::Connection(_) | SignInError::Unexpected => Self::Protocol,
         }
     }

@@ -55,6 +55,8 @@ pub enum MediaError {
     Local(#[source] io::Error),
     #[error("{0}: {1}")]
     Path(PathBuf, #[source] io::Error),
+    #[error("there is no message at this position")]
+    NoMessage,
     #[error("the message has no file that this service keeps")]
     NoFile,
 }

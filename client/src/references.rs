@@ -64,7 +64,7 @@ impl Target {
 
 /// For services with the feature `references`.
 impl Client {
-    /// Says the own message otherwise.
+    /// Says the own message otherwise. The content replaces all of it, also its mentions.
     pub async fn edit(&self, target: &Target, content: Content) -> Result<Accepted, SendError> {
         let edit = |message| Body::Edit(Box::new(Edit { target: message, content: Some(Box::new(content)) }));
         self.refer(target, edit).await
@@ -95,11 +95,10 @@ impl Client {
         self.refer(target, |message| Body::Vote(Vote { target: message, options })).await
     }
 
-    /// The content of a message, to be forwarded: with its first author, without reply and mentions. `state`: that of its entry,
-    /// by which an edited message is sent on as it is shown. `None`: it says nothing of its own, is a poll, is gone, or
-    /// expires, because what is sent on would outlive it.
-    pub fn forwarded(envelope: &Envelope, state: Option<&MessageState>) -> Option<Content> {
-        if envelope.erased || envelope.expires_at_ms != 0 || state.is_some_and(|state| state.recall.is_some()) {
+    /// The content of a message as it is now: that of its last edit, if there is one. `state`: that of its entry. `None`: it was recalled or
+    /// erased, has expired, or is the change of a group.
+    pub fn content_now<'a>(envelope: &'a Envelope, state: Option<&'a MessageState>) -> Option<&'a Content> {
+        if envelope.erased || state.is_some_and(|state| state.recall.is_some()) {
             return None;
         }
         let edit = state.and_then(|state| state.edit.as_ref()).and_then(|edit| edit.content.as_ref());
@@ -107,7 +106,17 @@ impl Client {
             Body::Edit(edit) => edit.content.as_deref(),
             _ => None,
         });
-        let said = edited.or(envelope.content.as_ref())?;
+        edited.or(envelope.content.as_ref())
+    }
+
+    /// The content of a message, to be forwarded: with its first author, without reply and mentions. `state`: that of its entry,
+    /// by which an edited message is sent on as it is shown. `None`: it says nothing of its own, is a poll, is gone, or
+    /// expires, because what is sent on would outlive it.
+    pub fn forwarded(envelope: &Envelope, state: Option<&MessageState>) -> Option<Content> {
+        if envelope.expires_at_ms != 0 {
+            return None;
+        }
+        let said = Self::content_now(envelope, state)?;
         let body = said.body.as_ref().filter(|body| match body {
             Body::Text(_)
             | Body::Image(_)

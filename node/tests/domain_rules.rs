@@ -12,7 +12,7 @@ use std::{
 use carillon_proto::pb::DESCRIPTORS;
 use prost::Message as _;
 use support::{
-    people::{done, failed},
+    people::{carillon, done, failed},
     service::{Carrier, Service},
 };
 use tonic::{Code, Request, codegen::http::uri::PathAndQuery};
@@ -382,8 +382,13 @@ fn a_domain_narrows_what_its_users_may_do_and_nobody_elses() {
     send("ina@acme.example").expect("the operator has made the account");
     as_user(&service, PARTNER, "new@partner.example", &["send", "new@partner.example", "new@partner.example", "hi"])
         .expect("another domain");
+    for (name, is_noted) in [("acme.exmaple", true), (acme, false)] {
+        let output = carillon(&service, &["domain", "set", name, "--max-users", "0"], "");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert!(output.status.success() && said.contains("neither users nor keys") == is_noted, "{name}: {said}");
+    }
     let wrong = failed(&service, &["domain", "set", acme, "--message-age", "59s"]);
-    assert!(wrong.contains("at least 60000 ms"), "{wrong}");
+    assert!(wrong.contains("at least 1 minute"), "{wrong}");
     let wrong = failed(&service, &["domain", "set", "--default-domain", "--max-users", "5"]);
     assert!(wrong.contains("not counted"), "{wrong}");
 }

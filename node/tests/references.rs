@@ -321,7 +321,25 @@ fn commands_continue_a_thread_mention_and_send_on() {
         let refused = message(&cluster, 0, "bob", &["--group", "club", "forward", &heard.id, "--to", "carol"]);
         assert!(refused.is_err_and(|why| why.contains("can't be forwarded")), "it expires");
 
-        message(&cluster, 1, "alice", &["--group", "club", "edit", &first, "coffee?"]).expect("edited");
+        let edits = |options: &[&str]| {
+            let edit = ["--group", "club", "edit", &first, "coffee?"];
+            message(&cluster, 1, "alice", &[&edit[..], options].concat()).expect("edited")
+        };
+        let mentioned = async |state: MessageState| match state.edit.and_then(|edit| edit.content?.body) {
+            Some(Body::Edit(edit)) => edit.content.and_then(|content| content.mentions),
+            other => panic!("{other:?}"),
+        };
+        for (options, users, all) in [
+            (&["--mention", "bob", "--mention-all"][..], &["bob"][..], true),
+            (&[], &["bob"], true),
+            (&["--mention-all"], &[], true),
+            (&["--no-mentions"], &[], false),
+        ] {
+            edits(options);
+            let mentions = mentioned(alice.state(&timeline, &first).await).await.unwrap_or_default();
+            let users = users.iter().map(|user| (*user).to_owned()).collect();
+            assert_eq!(*mentions, Mentions { users, all, here: false }, "{options:?}");
+        }
         message(&cluster, 0, "bob", &["--group", "club", "forward", &first, "--to", "carol"]).expect("sent on");
         let (_, heard) = carol.hears(is("coffee?")).await;
         let from = heard.content.and_then(|content| content.forwarded_from).expect("by whom it is");

@@ -181,6 +181,28 @@ fn a_file_goes_from_screen_to_screen() {
 }
 
 #[test]
+fn nothing_stays_of_characters_whose_parts_a_terminal_shows_one_after_another() {
+    let service = Service::shared();
+    service.block_on(async {
+        for user in ["gus", "gwen"] {
+            enter(service, user).await;
+        }
+    });
+    let mut gus = Terminal::chat(service, "gus", &["gwen"]);
+    gus.shows("gus at");
+    let (flag, family) = ("🇩🇪", "👨\u{200d}👩\u{200d}👧");
+    gus.types(&format!("{flag}{family}"));
+    gus.shows("🇩");
+    gus.shows("👨");
+    gus.types("\u{15}");
+    for part in ["🇩", "🇪", "👨", "👩", "👧"] {
+        gus.hides(part);
+    }
+    gus.types("\u{3}");
+    gus.ends();
+}
+
+#[test]
 fn a_small_window_is_enough() {
     let service = Service::shared();
     service.block_on(async {
@@ -220,4 +242,27 @@ fn a_small_window_is_enough() {
     fay.shows("/reply?");
     fay.types("\u{3}");
     fay.ends();
+}
+
+#[test]
+fn the_screen_is_drawn_anew_at_once_where_the_terminal_answers_no_question() {
+    let service = Service::shared();
+    service.block_on(async {
+        for user in ["hana", "ivo"] {
+            enter(service, user).await;
+        }
+    });
+    let mut hana = Terminal::chat(service, "hana", &["ivo"]);
+    hana.shows("hana at");
+    hana.types("hello ivo\r");
+    hana.shows("hello ivo ✓");
+    // Another program has written over it.
+    hana.screen.lock().process("\u{1b}[2J\u{1b}[Hkernel: out of paper".as_bytes());
+    hana.types("\u{c}");
+    hana.shows("hello ivo ✓");
+    hana.hides("out of paper");
+    hana.types("bye\r");
+    hana.shows("hana: bye");
+    hana.types("\u{3}");
+    hana.ends();
 }

@@ -47,7 +47,7 @@ fn told(child: Child) -> Told {
     Told { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
-/// Has these users sign in once: a user who signs in with a token gets an account.
+/// Makes accounts: a token's first sign-in makes that of its user.
 fn enter(service: &Service, users: &[&str]) {
     for user in users {
         run(service, user, &["send", user, user, "a note"]).done();
@@ -118,6 +118,8 @@ fn a_refusal_is_said_once_in_words_and_by_the_exit_code() {
     run(service, "vera", &["group", "--as", "vera", "set", "vgroup", "--slow-mode", "10m"]).done();
     let shown = run(service, "vera", &["group", "--as", "vera", "show", "vgroup"]).done();
     assert!(shown.contains("slow mode        one message in 10 minutes"), "{shown}");
+    let slow = ["group", "--as", "vera", "set", "vgroup", "--slow-mode", "25h"];
+    refused("vera", &slow, 4, "carillon: refused: rejected by the store: slow mode of 1 day 1 hour, not up to 1 day");
     run(service, "viktor", &["group", "--as", "viktor", "send", "vgroup", "first"]).done();
     let slow = run(service, "viktor", &["group", "--as", "viktor", "send", "vgroup", "second"]);
     let words = "message to group vgroup was refused: slow mode: one message in 10 minutes; it may be tried again in";
@@ -125,7 +127,7 @@ fn a_refusal_is_said_once_in_words_and_by_the_exit_code() {
 
     let past = ["scheduled", "--as", "vera", "add", "--to", "viktor", "late", "--at", "2020-01-01T00:00:00Z"];
     let past = run(service, "vera", &past);
-    let words = "carillon: refused: at_ms is 2020-01-01T00:00:00Z but must be from 20";
+    let words = "carillon: refused: the message would be sent at 2020-01-01T00:00:00Z, which must be from 20";
     assert!(past.code == Some(4) && past.err.starts_with(words), "{}", past.err);
     let wrong = told(
         command(
@@ -158,7 +160,7 @@ fn what_is_not_given_of_a_contact_stays() {
     assert_eq!(listed(), told("Willy", r#""chess" "work""#));
     set(&["--no-label"]).done();
     assert_eq!(listed(), told("Willy", ""));
-    assert_eq!(set(&[]).code, Some(1));
+    assert_eq!(set(&[]).code, Some(2));
 }
 
 #[test]
@@ -206,20 +208,114 @@ fn a_script_talks_in_a_group_and_reads_everything_as_objects() {
 }
 
 #[test]
+fn wrong_arguments_and_refusals_by_the_command_itself_have_their_exit_codes() {
+    let service = Service::shared();
+    enter(service, &["olga", "otto"]);
+    let code = |args: &[&str], code: i32, words: &str| {
+        let told = run(service, "olga", args);
+        assert!(told.code == Some(code) && told.err.contains(words), "{args:?}: {:?} {}", told.code, told.err);
+    };
+    let of = |args: &[&'static str]| [&args[..1], &["--as", "olga"], &args[1..]].concat();
+    for (args, words) in [
+        (of(&["scheduled", "add", "--to", "otto", "later"]), "--at or --in"),
+        (of(&["scheduled", "set", "7"]), "--text, --at or --in"),
+        (of(&["group", "set", "ogroup"]), "no setting is given"),
+        (of(&["conversation", "set", "otto"]), "--pinned"),
+        (of(&["conversation", "set", "otto", "--group", "ogroup", "--pinned", "true"]), "one conversation"),
+        (of(&["conversation", "read"]), "--all"),
+        (of(&["contact", "set", "otto"]), "--name"),
+        (of(&["message", "list", "--with", "otto", "--group", "ogroup"]), "either a group"),
+        (of(&["message", "pinned"]), "either a group"),
+        (vec!["chat", "olga"], "carillon chat USER WITH"),
+        (vec!["domain", "set", "acme.example"], "--max-users"),
+        (vec!["send", "olga", "otto", "psst", "--expires", "1s"], "5s to 366d"),
+        (vec!["status", "--config", "nowhere.toml"], "nowhere.toml"),
+    ] {
+        code(&args, 2, words);
+    }
+    let never = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    let sent = run(service, "olga", &["send", "olga", "otto", "for good", "--json"]).objects().remove(0);
+    let erased = sent["accepted"].as_str().expect("an id").to_owned();
+    run(service, "olga", &["message", "--as", "olga", "recall", &erased, "--erase"]).done();
+    for id in [never, &erased] {
+        for what in [&["edit", id, "other words"][..], &["pin", id], &["forward", id, "--to", "otto"]] {
+            code(&[&["message", "--as", "olga"], what].concat(), 4, id);
+        }
+    }
+    code(&["send", "olga", "otto", "yes", "--reply-to", never], 4, never);
+    code(&["media", "get", "9999", "--as", "olga"], 4, "there is no message at this position");
+    code(&["conversation", "--as", "olga", "read", "nobody-here"], 4, "there is no conversation");
+    let listed = run(service, "otto", &["message", "--as", "otto", "list", "--json"]).objects();
+    let left = listed.iter().find(|message| message["id"] == *erased).expect("what is left of it");
+    assert_eq!((&left["text"], &left["erased"]), (&Value::Null, &json!(true)));
+}
+
+#[test]
+fn lines_are_given_up_when_the_input_has_ended_and_the_service_is_away() {
+    let service = Service::shared();
+    let args = ["chat", "nina", "nils", "--lines", "--timeout", "1", "--url", "tcp://127.0.0.1:1"];
+    let mut chat = command(service, "nina", &args).stdin(Stdio::piped()).spawn().expect("starts");
+    // The end of the input comes with its drop.
+    chat.stdin.take().expect("piped").write_all(b"one\ntwo\nthree\n").expect("typed");
+    let told = told(chat);
+    assert!(told.code == Some(1) && told.err.contains("3 of 3 lines were not accepted"), "{}", told.err);
+    assert_eq!(told.err.matches("no answer in time").count(), 1, "{}", told.err);
+}
+
+/// Listens as a device of the user's, for programs.
+fn listen(service: &Service, user: &str) -> Child {
+    let mut listen = command(service, user, &["listen", user, "--device", "radio", "--json"]);
+    listen.env("CARILLON_URL", service.address(Carrier::Tcp).to_string()).spawn().expect("starts")
+}
+
+/// The messages that it prints.
+fn heard(listening: &mut Child) -> impl Iterator<Item = Value> + use<> {
+    let lines = BufReader::new(listening.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    lines.map(|line| serde_json::from_str(&line).expect("an object"))
+}
+
+#[test]
+fn a_change_of_the_own_membership_is_printed_once() {
+    let service = Service::shared();
+    enter(service, &["rosa", "rita"]);
+    let mut listening = listen(service, "rosa");
+    let mut messages = heard(&mut listening);
+    run(service, "rita", &["send", "rita", "rosa", "are you there?"]).done();
+    messages.find(|message| message["text"] == "are you there?").expect("it comes");
+    run(service, "rita", &["group", "--as", "rita", "create", "rgroup"]).done();
+    run(service, "rita", &["group", "--as", "rita", "add", "rgroup", "rosa"]).done();
+    run(service, "rita", &["group", "--as", "rita", "send", "rgroup", "welcome"]).done();
+    // The last one in the inbox comes when both deliveries of the change are over.
+    let in_group: Vec<_> = messages.by_ref().take_while(|message| message["text"] != "welcome").collect();
+    run(service, "rita", &["send", "rita", "rosa", "the end"]).done();
+    let in_inbox: Vec<_> = messages.take_while(|message| message["text"] != "the end").collect();
+    let changes: Vec<_> =
+        in_group.iter().chain(&in_inbox).filter(|message| message["envelope"]["change"].is_object()).collect();
+    assert_eq!(changes.len(), 1, "{changes:#?}");
+    assert_eq!(changes[0]["envelope"]["change"]["members"]["users"], json!(["rosa"]));
+    listening.kill().expect("ends");
+    listening.wait().expect("ended");
+}
+
+#[test]
+fn a_wrong_path_is_told_at_once() {
+    let service = Service::shared();
+    let url = format!("ws://{}/chat", service.ws());
+    let told = told(command(service, "nora", &["send", "nora", "nora", "hi", "--url", &url]).spawn().expect("starts"));
+    assert_eq!(told.code, Some(4), "{}", told.err);
+    assert_eq!(told.err, format!("carillon: there is no WebSocket at {url}: the answer is HTTP 404, not found\n"));
+}
+
+#[test]
 fn whoever_listens_hears_objects_and_why_it_ends() {
     let service = Service::shared();
     enter(service, &["yara", "yoko"]);
-    let listen = || {
-        let mut listen = command(service, "yara", &["listen", "yara", "--device", "radio", "--json"]);
-        listen.env("CARILLON_URL", service.address(Carrier::Tcp).to_string()).spawn().expect("starts")
-    };
-    let mut first = listen();
+    let mut first = listen(service, "yara");
     run(service, "yoko", &["send", "yoko", "yara", "good morning"]).done();
-    let lines = BufReader::new(first.stdout.take().expect("piped")).lines().map_while(Result::ok);
-    let mut messages = lines.map(|line| serde_json::from_str::<Value>(&line).expect("an object"));
+    let mut messages = heard(&mut first);
     let heard = messages.find(|message| message["from"] == "yoko").expect("it comes");
     assert_eq!((&heard["text"], &heard["timeline"]), (&json!("good morning"), &json!("inbox/yara")));
-    let mut second = listen();
+    let mut second = listen(service, "yara");
     let first = told(first);
     let why = "this device has signed in elsewhere";
     assert!(first.code == Some(4) && first.err.ends_with(&format!("carillon: {why}\n")), "{}", first.err);

@@ -25,6 +25,8 @@ pub(crate) enum Answer {
     /// Something was said about the message at this position.
     Referred(TimelineId, u64),
     Entry(TimelineId, Page),
+    /// Names of members of the group, the first ones.
+    Members(GroupId, Vec<String>),
     Told(String),
 }
 
@@ -76,6 +78,7 @@ pub(crate) enum Act {
     Set(With, ConversationSettings),
     AnswerRequest(UserId, RequestAnswer),
     ReadMarks(UserId),
+    ReadMembers(GroupId),
     /// Who has read the message at this position of the group.
     Who {
         group: GroupId,

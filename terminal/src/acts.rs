@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::{
     act::{Act, Answer},
     command::About,
+    mentions::MEMBERS,
     model::PAGE,
     text,
     thread::With,
@@ -21,7 +22,7 @@ use crate::{
 /// Longest wait at the end for requests that are under way.
 const FINISH: Duration = Duration::from_secs(3);
 /// Members whose marks are read at once.
-const MEMBERS: u32 = 256;
+const READERS: u32 = 256;
 
 type Working<'a> = Pin<Box<dyn Future<Output = Option<Answer>> + 'a>>;
 
@@ -101,6 +102,12 @@ impl<'a> Acts<'a> {
             Act::ReadMarks(user) => Box::pin(async move {
                 let marks = client.read_marks(None, vec![user.to_string()]).await;
                 Some(Answer::Marks(user, marks))
+            }),
+            Act::ReadMembers(group) => Box::pin(async move {
+                // Nobody can be mentioned by name before the next attempt, which is made when the group is opened.
+                let read = ReadMembers { group: group.to_string(), limit: MEMBERS as u32, ..ReadMembers::default() };
+                let members = client.read_members(read).await.ok()?.members;
+                Some(Answer::Members(group, members.into_iter().map(|member| member.user).collect()))
             }),
             Act::Who { group, seq, author } => {
                 let but = [Some(self.user.to_string()), author];
@@ -203,7 +210,7 @@ async fn placed(placing: &mut Option<Placing<'_>>) -> Placed {
 
 async fn refer(client: &Client, target: &Target, about: About) -> Result<Accepted, SendError> {
     match about {
-        About::Edit(text) => client.edit(target, Client::text(&text)).await,
+        About::Edit(content) => client.edit(target, *content).await,
         About::Recall(erase) => client.recall(target, erase).await,
         About::React(emojis) => {
             let emojis: Vec<&str> = emojis.iter().map(String::as_str).collect();
@@ -226,7 +233,7 @@ async fn forward(client: &Client, timeline: &TimelineId, seq: u64, to: &With) ->
 
 /// `but`: those who do not count: the user, and who has written the message.
 async fn who(client: &Client, group: &GroupId, seq: u64, but: &[Option<String>]) -> Result<String, FetchError> {
-    let read = ReadMembers { group: group.to_string(), limit: MEMBERS, ..ReadMembers::default() };
+    let read = ReadMembers { group: group.to_string(), limit: READERS, ..ReadMembers::default() };
     let members = client.read_members(read).await?;
     let names = members.members.into_iter().map(|member| member.user);
     let names: Vec<String> = names.filter(|name| but.iter().flatten().all(|but| but != name)).collect();

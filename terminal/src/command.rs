@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use carillon_proto::{
     GroupId, UserId,
     limits::EXPIRES_AFTER_MS,
-    pb::client::{ConversationSettings, Poll, ReportReason, RequestAnswer, Show},
+    pb::client::{Content, ConversationSettings, Poll, ReportReason, RequestAnswer, Show},
 };
 
 use crate::{
@@ -23,6 +23,8 @@ pub(crate) enum Command {
     /// Who has read the last message of the group.
     Who,
     About(About),
+    /// Says an own message otherwise.
+    Edit(String),
     Reply(String),
     /// Sends a file, with a caption.
     File(PathBuf, String),
@@ -44,9 +46,9 @@ pub(crate) enum Command {
 }
 
 /// Something that is said about another message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum About {
-    Edit(String),
+    Edit(Box<Content>),
     /// True: also from the service, for good.
     Recall(bool),
     React(Vec<String>),
@@ -105,7 +107,7 @@ pub(crate) fn parse(line: &str, now_ms: u64) -> Result<Result<Command, String>, 
         ("busy", text) => Ok(Ok(Command::Show(Show::DoNotDisturb, text.to_owned()))),
         ("who", "") => Ok(Ok(Command::Who)),
         ("reply", text) if !text.is_empty() => Ok(Ok(Command::Reply(text.to_owned()))),
-        ("edit", text) if !text.is_empty() => about(About::Edit(text.to_owned())),
+        ("edit", text) if !text.is_empty() => Ok(Ok(Command::Edit(text.to_owned()))),
         ("recall" | "erase", "") => about(About::Recall(name == "erase")),
         ("react", emojis) => about(About::React(emojis.split_whitespace().map(str::to_owned).collect())),
         ("file", rest) => {

@@ -29,12 +29,13 @@ pub(crate) const HELP: &[(&str, &str)] = &[
     ("/vote NUMBER...", "votes in the last poll"),
     ("/later MINUTES TEXT", "sends it then"),
     ("/expire TIME TEXT", "a message that is shown for 30s, 15m, 24h or 7d"),
+    ("@NAME", "mentions a member of the group, also behind /reply and /edit"),
     ("//TEXT", "a message that begins with /"),
     ("Keys", ""),
     ("PageUp, PageDown", "older and newer messages; with an empty line also Up, Down, Home, End"),
     ("Esc", "back to the newest message"),
     ("Alt+Enter, Ctrl+J", "a line more"),
-    ("Tab behind /", "completes a command"),
+    ("Tab behind / or @", "completes a command, or in a group the name of a member"),
     ("Ctrl+A, Ctrl+E", "begin and end of the line; Alt+B, Alt+F: a word back, forth"),
     ("Ctrl+W, Ctrl+U, Ctrl+K", "cut the word before, all before, all behind; Ctrl+Y puts it back"),
     ("Ctrl+L", "draws the screen anew"),
@@ -102,15 +103,16 @@ pub(crate) fn wrong(name: &str) -> String {
     }
 }
 
-/// Completes the name of a command as far as it is clear. `Err`: the names that are possible.
-pub(crate) fn complete(begun: &str) -> Result<String, Vec<&'static str>> {
-    let possible: Vec<_> = names().filter(|name| name.starts_with(begun)).collect();
+/// Completes one of these names as far as it is clear. `Err`: those that are possible.
+pub(crate) fn complete<'a>(begun: &str, names: impl Iterator<Item = &'a str>) -> Result<String, Vec<&'a str>> {
+    let possible: Vec<_> = names.filter(|name| name.starts_with(begun)).collect();
     let Some(first) = possible.first() else { return Err(possible) };
     if possible.len() == 1 {
         return Ok(format!("{first} "));
     }
     let is_shared = |length: &usize| possible.iter().all(|name| name.get(..*length) == first.get(..*length));
-    match (begun.len() + 1..=first.len()).take_while(is_shared).last() {
+    let ends = (begun.len() + 1..=first.len()).filter(|length| first.is_char_boundary(*length));
+    match ends.take_while(is_shared).last() {
         Some(length) => Ok(first[..length].to_owned()),
         None => Err(possible),
     }
@@ -157,6 +159,7 @@ mod tests {
 
     #[test]
     fn commands_are_completed_as_far_as_they_are_clear() {
+        let complete = |begun| complete(begun, names());
         assert_eq!(complete("mu"), Ok("mute ".to_owned()));
         assert_eq!(complete("un"), Err(vec!["unarchive", "unkeep", "unmute", "unpin", "unread"]));
         assert_eq!(complete("rep"), Err(vec!["reply", "report"]));
@@ -164,5 +167,8 @@ mod tests {
         assert_eq!(complete("a"), Err(vec!["accept", "archive", "away"]));
         assert_eq!(complete("rec"), Ok("recall ".to_owned()));
         assert_eq!(complete("xyz"), Err(vec![]));
+        let names = ["日本", "日曜"];
+        assert_eq!(super::complete("", names.into_iter()), Ok("日".to_owned()));
+        assert_eq!(super::complete("日", names.into_iter()), Err(names.to_vec()));
     }
 }

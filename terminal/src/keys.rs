@@ -1,13 +1,14 @@
 //! What keys do.
 
-use carillon_client::Client;
-use carillon_proto::pb::client::{Content, ConversationSettings, Envelope, MessageRef, ReplyTo, content::Body};
+use carillon_client::{Client, Target};
+use carillon_proto::pb::client::{Content, ConversationSettings, Envelope, content::Body};
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui_textarea::DataCursor;
 
 use crate::{
     act::Act,
-    command::{self, Command},
-    help,
+    command::{self, About, Command},
+    help, mentions,
     model::{Model, line},
     text,
     thread::{Pending, Said, With},
@@ -34,6 +35,7 @@ impl Model {
             KeyCode::Enter if alt => self.line.insert_newline(),
             KeyCode::Enter => self.enter(now_ms),
             KeyCode::Tab if self.begun_command().is_some() => self.complete(),
+            KeyCode::Tab if self.begun_name().is_some() => self.complete_name(),
             KeyCode::Tab => self.turn(1),
             KeyCode::BackTab => self.turn(-1),
             KeyCode::PageUp => self.scroll_by(self.page()),
@@ -86,10 +88,32 @@ impl Model {
 
     fn complete(&mut self) {
         let Some(begun) = self.begun_command() else { return };
-        match help::complete(&begun) {
+        match help::complete(&begun, help::names()) {
             Ok(name) => self.line = line(&format!("/{name}")),
-            Err(possible) if possible.is_empty() => self.notice = help::wrong(&begun),
-            Err(possible) => self.notice = possible.iter().map(|name| format!("/{name} ")).collect(),
+            Err(possible) if possible.is_empty() => self.notice_of_line(help::wrong(&begun)),
+            Err(possible) => self.notice_of_line(possible.iter().map(|name| format!("/{name} ")).collect()),
+        }
+    }
+
+    /// The beginning of the name of a member before the cursor, and the members of the open group.
+    fn begun_name(&self) -> Option<(String, &[String])> {
+        let Some(With::Group(group)) = &self.open else { return None };
+        let DataCursor(row, column) = self.line.cursor();
+        let before: String = self.line.lines().get(row)?.chars().take(column).collect();
+        Some((mentions::begun(&before)?.to_lowercase(), self.members.get(group)?))
+    }
+
+    fn complete_name(&mut self) {
+        const SHOWN: usize = 10;
+        let Some((begun, members)) = self.begun_name() else { return };
+        match help::complete(&begun, members.iter().map(String::as_str)) {
+            Ok(name) => drop(self.line.insert_str(&name[begun.len()..])),
+            Err(possible) if possible.is_empty() => self.notice_of_line(format!("@{begun}: no member has this name")),
+            Err(possible) => {
+                let more = if possible.len() > SHOWN { "…" } else { "" };
+                let shown = possible.iter().take(SHOWN).map(|name| format!("@{name} ")).collect::<String>();
+                self.notice_of_line(shown + more);
+            }
         }
     }
 
@@ -100,7 +124,7 @@ impl Model {
         let most = text.len().min(MAX_PASTE_BYTES);
         let end = (0..=most).rfind(|at| text.is_char_boundary(*at)).unwrap_or_default();
         if end < text.len() {
-            self.notice = format!("the pasted text is too long: its first {end} bytes are taken");
+            self.notice_of_line(format!("the pasted text is too long: its first {end} bytes are taken"));
         }
         self.help = None;
         self.line.insert_str(&text[..end]);
@@ -127,18 +151,20 @@ impl Model {
         if typed.trim().is_empty() {
             return;
         }
-        match command::parse(typed.trim_end(), now_ms) {
-            Ok(Err(text)) => {
-                self.notice.clear();
-                self.send(Client::text(&text), 0);
-            }
+        self.notice.clear();
+        let before = self.line.clone();
+        let done = match command::parse(typed.trim_end(), now_ms) {
+            Ok(Err(text)) => self.send(self.text(&text), 0),
             Ok(Ok(command)) => {
-                self.notice.clear();
                 self.line = line("");
-                self.carry_out(now_ms, command);
+                self.carry_out(now_ms, command)
             }
+            Err(why) => Err(why),
+        };
+        if let Err(why) = done {
             // The line stays, to be mended.
-            Err(why) => self.notice = why,
+            self.line = before;
+            self.notice_of_line(why);
         }
     }
 
@@ -156,48 +182,58 @@ impl Model {
         self.allow_pages();
     }
 
-    /// `expires_after_ms`: for how long it is shown; 0: without end.
-    fn send(&mut self, content: Content, expires_after_ms: u64) {
-        let Some(with) = self.open.clone() else {
-            self.notice = "to whom? /with USER or /group GROUP".to_owned();
-            return;
+    /// A text with the mentions of those whom it names.
+    fn text(&self, text: &str) -> Content {
+        let members = match &self.open {
+            Some(With::Group(group)) => self.members.get(group),
+            Some(With::User(_)) | None => None,
         };
+        Content { mentions: members.and_then(|members| mentions::of(text, members)), ..Client::text(text) }
+    }
+
+    /// `expires_after_ms`: for how long it is shown; 0: without end.
+    fn send(&mut self, content: Content, expires_after_ms: u64) -> Result<(), String> {
+        let with = self.open.clone().ok_or("to whom? /with USER or /group GROUP")?;
         let shown = text::of(&Envelope { content: Some(content.clone()), ..Envelope::default() }, None).0;
-        let client_id = self.pend(&with, shown, matches!(content.body, Some(Body::Poll(_))));
+        let client_id = self.pend(&with, shown, Some(&content));
         let thread = self.threads.entry(with.clone()).or_default();
         if thread.settings.draft.take().is_some_and(|draft| !draft.is_empty()) {
             self.acts.push_back(Act::Set(with.clone(), draft("")));
         }
         self.line = line("");
         self.acts.push_back(Act::Send { with, client_id, content, expires_after_ms });
+        Ok(())
     }
 
-    /// A message of this device that waits to be accepted. Returns its client id.
-    fn pend(&mut self, with: &With, text: String, is_poll: bool) -> String {
+    /// A message of this device that waits to be accepted; `text` is shown of it. Returns its client id.
+    fn pend(&mut self, with: &With, text: String, content: Option<&Content>) -> String {
+        let is_poll = content.is_some_and(|content| matches!(content.body, Some(Body::Poll(_))));
+        let mentions = content.and_then(|content| content.mentions.clone());
         self.sent += 1;
         let client_id = format!("{}-{}", self.prefix, self.sent);
         let thread = self.threads.entry(with.clone()).or_default();
         thread.forget_refused();
-        thread.pending.push(Pending { client_id: client_id.clone(), text, has_file: false, is_poll, refused: None });
+        let pending = Pending { client_id: client_id.clone(), text, has_file: false, is_poll, mentions, refused: None };
+        thread.pending.push(pending);
         self.scroll = 0;
         client_id
     }
 
-    /// The position of the chosen message, or of the last one that fits (it is told whether it is an own one), how one refers to it, and how it begins.
-    fn meant(&mut self, with: &With, fits: impl Fn(&Said, bool) -> bool) -> Option<(u64, MessageRef, String)> {
-        let thread = self.threads.get(with)?;
-        let last = || thread.newest_that(|said| fits(said, said.message.sender == self.user.as_str()));
-        let Some((seq, said)) = self.chosen.or_else(last).and_then(|seq| thread.said.get_key_value(&seq)) else {
-            self.notice = "there is no message for that; Alt+Up chooses one".to_owned();
-            return None;
-        };
-        let seq = *seq;
-        let message = MessageRef { seq: if with.is_group() { seq } else { 0 }, ..said.message.clone() };
+    /// The chosen message, or the last one that fits (`fits` is told whether it is an own one), with its position.
+    fn meant(&mut self, with: &With, fits: impl Fn(&Said, bool) -> bool) -> Result<(u64, Said), String> {
+        let meant = self.threads.get(with).and_then(|thread| {
+            let last = || thread.newest_that(|said| fits(said, said.message.sender == self.user.as_str()));
+            self.chosen.or_else(last).and_then(|seq| thread.said.get_key_value(&seq))
+        });
+        let (seq, said) = meant.ok_or("there is no message for that; Alt+Up chooses one")?;
+        let (seq, mut said) = (*seq, said.clone());
+        said.message.seq = if with.is_group() { seq } else { 0 };
         self.chosen = None;
-        Some((seq, message, text::beginning(&said.text)))
+        Ok((seq, said))
     }
 
-    fn carry_out(&mut self, now_ms: u64, command: Command) {
+    /// An error says why nothing was done.
+    fn carry_out(&mut self, now_ms: u64, command: Command) -> Result<(), String> {
         match (command, self.open.clone()) {
             (Command::Open(with), _) => self.open(with),
             (Command::Show(show, text), _) => self.acts.push_back(Act::Show(show, text)),
@@ -205,66 +241,63 @@ impl Model {
             (Command::Quit, _) => self.quit(),
             (Command::Set(settings), Some(with)) => self.acts.push_back(Act::Set(with, settings)),
             (Command::Answer(answer), Some(With::User(user))) => self.acts.push_back(Act::AnswerRequest(user, answer)),
-            (Command::Answer(_), Some(With::Group(_))) => self.notice = "a group is no request".to_owned(),
+            (Command::Answer(_), Some(With::Group(_))) => return Err("a group is no request".to_owned()),
             (Command::Who, Some(With::Group(group))) => {
                 let thread = self.threads.get(&With::Group(group.clone()));
                 let last = thread.and_then(|thread| thread.said.iter().rfind(|(_, said)| !said.is_gone));
-                match last.map(|(seq, said)| (*seq, Some(said.message.sender.clone()))) {
-                    Some((seq, author)) => self.acts.push_back(Act::Who { group, seq, author }),
-                    None => self.notice = "there is no message here".to_owned(),
-                }
+                let (seq, said) = last.ok_or("there is no message here")?;
+                let (seq, author) = (*seq, Some(said.message.sender.clone()));
+                self.acts.push_back(Act::Who { group, seq, author });
+            }
+            (Command::Edit(text), Some(with)) => {
+                let (seq, Said { message, mentions, .. }) = self.meant(&with, |_, is_own| is_own)?;
+                let mut content = self.text(&text);
+                content.mentions = content.mentions.or(mentions);
+                self.acts.push_back(Act::Refer { with, seq, message, about: About::Edit(Box::new(content)) });
             }
             (Command::About(about), Some(with)) => {
-                let meant = self.meant(&with, |said, is_own| about.fits(said, is_own));
-                let refer = meant.map(|(seq, message, _)| Act::Refer { with, seq, message, about });
-                self.acts.extend(refer);
+                let (seq, said) = self.meant(&with, |said, is_own| about.fits(said, is_own))?;
+                self.acts.push_back(Act::Refer { with, seq, message: said.message, about });
             }
             (Command::Reply(text), Some(with)) => {
-                if let Some((_, message, quote)) = self.meant(&with, |_, is_own| !is_own) {
-                    // A quote would outlive the message.
-                    let quote = if message.expires_at_ms == 0 { quote } else { String::new() };
-                    let reply_to = Some(Box::new(ReplyTo { message: Some(message), quote }));
-                    self.send(Content { reply_to, ..Client::text(&text) }, 0);
-                }
+                let (_, Said { message, text: said, .. }) = self.meant(&with, |_, is_own| !is_own)?;
+                let target = Target { to: with.recipient(), message };
+                self.send(target.answered_by(self.text(&text), &text::beginning(&said)), 0)?;
             }
             (Command::File(path, caption), Some(with)) => {
                 let shown = format!("[sending {}] {caption}", path.display());
-                let client_id = self.pend(&with, text::printable(&shown), false);
+                let client_id = self.pend(&with, text::printable(&shown), None);
                 self.acts.push_back(Act::Upload { with, client_id, path, caption });
             }
             (Command::Save(path), Some(with)) => {
                 let last = || self.threads.get(&with)?.newest_that(|said| said.has_file);
-                match self.chosen.take().or_else(last) {
-                    Some(seq) => {
-                        self.acts.push_back(Act::Save { timeline: with.timeline(&self.user), seq, path });
-                    }
-                    None => self.notice = "no message here has a file".to_owned(),
-                }
+                let seq = self.chosen.or_else(last).ok_or("no message here has a file")?;
+                self.chosen = None;
+                self.acts.push_back(Act::Save { timeline: with.timeline(&self.user), seq, path });
             }
             (Command::Forward(to), Some(with)) => {
-                if let Some((seq, ..)) = self.meant(&with, |_, is_own| !is_own) {
-                    self.acts.push_back(Act::Forward { timeline: with.timeline(&self.user), seq, to });
-                }
+                let (seq, _) = self.meant(&with, |_, is_own| !is_own)?;
+                self.acts.push_back(Act::Forward { timeline: with.timeline(&self.user), seq, to });
             }
             (Command::Later(minutes, text), Some(with)) => {
                 let at_ms = now_ms.saturating_add(u64::from(minutes) * 60_000);
-                self.acts.push_back(Act::Later { with, content: Client::text(&text), at_ms });
+                self.acts.push_back(Act::Later { with, content: self.text(&text), at_ms });
             }
             (Command::Report(reason, text), Some(with)) => {
-                if let Some((seq, ..)) = self.meant(&with, |_, is_own| !is_own) {
-                    self.acts.push_back(Act::Report { with, seq, reason, text });
-                }
+                let (seq, _) = self.meant(&with, |_, is_own| !is_own)?;
+                self.acts.push_back(Act::Report { with, seq, reason, text });
             }
             (Command::Block, Some(With::User(user))) => self.acts.push_back(Act::Block(user)),
-            (Command::Block, Some(With::Group(_))) => self.notice = "a group is left, not blocked".to_owned(),
-            (Command::Expire(after_ms, text), Some(_)) => self.send(Client::text(&text), after_ms),
-            (Command::Ask(poll), Some(_)) => self.send(Client::poll(poll), 0),
-            (Command::Who, Some(With::User(_))) => self.notice = "the ticks behind your messages say it".to_owned(),
+            (Command::Block, Some(With::Group(_))) => return Err("a group is left, not blocked".to_owned()),
+            (Command::Expire(after_ms, text), Some(_)) => self.send(self.text(&text), after_ms)?,
+            (Command::Ask(poll), Some(_)) => self.send(Client::poll(poll), 0)?,
+            (Command::Who, Some(With::User(_))) => return Err("the ticks behind your messages say it".to_owned()),
             (
                 Command::Set(_)
                 | Command::Answer(_)
                 | Command::Who
                 | Command::About(_)
+                | Command::Edit(_)
                 | Command::Reply(_)
                 | Command::Ask(_)
                 | Command::Report(..)
@@ -275,10 +308,9 @@ impl Model {
                 | Command::Forward(_)
                 | Command::Later(..),
                 None,
-            ) => {
-                self.notice = "no conversation is open".to_owned();
-            }
+            ) => return Err("no conversation is open".to_owned()),
         }
+        Ok(())
     }
 
     fn quit(&mut self) {
@@ -310,12 +342,8 @@ impl Model {
         self.line = line(thread.settings.draft());
         self.read_before = (thread.unread > 0).then(|| thread.read.map_or(0, |read| read.seq));
         self.scroll = 0;
-        if let With::User(user) = &with
-            && self.is_connected
-        {
-            self.acts.push_back(Act::ReadMarks(user.clone()));
-        }
         self.open = Some(with);
+        self.read_others();
         self.allow_pages();
         self.mark_read();
     }

@@ -6,6 +6,7 @@ mod columns;
 mod command;
 mod help;
 mod keys;
+mod mentions;
 mod model;
 mod screen;
 #[cfg(test)]
@@ -126,8 +127,15 @@ fn carry_out(model: &mut Model, acts: &mut Acts<'_>, terminal: &mut DefaultTermi
     while let Some(act) = model.take_act() {
         match act {
             Act::Quit => return Ok(true),
-            // All that is on the screen counts as unknown: the next drawing writes it anew.
-            Act::Redraw => terminal.clear()?,
+            Act::Redraw => {
+                // All that is on the screen counts as unknown then. `Terminal::clear` does the same, but asks the terminal where its cursor
+                // is, and fails where that does not answer.
+                let area = terminal.size()?.into();
+                terminal.resize(area)?;
+                terminal.draw(|frame| {
+                    screen::draw(frame, model);
+                })?;
+            }
             Act::Bell => {
                 let mut out = io::stdout();
                 out.write_all(b"\x07")?;

@@ -6,8 +6,8 @@ use carillon_client::{Event, ListVersion, State};
 use carillon_proto::{
     GroupId, Position, TimelineId, UserId,
     pb::client::{
-        ChatState, ChatStateNotice, Conversation, Conversations, Envelope, MessageRef, MessageRequest, Page, Presence,
-        Show, UserMark,
+        ChatState, ChatStateNotice, Conversation, Conversations, Envelope, GroupChange, MessageRef, MessageRequest,
+        Page, Presence, Show, UserMark, group_change::What,
     },
 };
 use chrono::NaiveDateTime;
@@ -16,7 +16,7 @@ use ratatui_textarea::{CursorMove, TextArea};
 
 use crate::{
     act::{Act, Answer},
-    text,
+    mentions, text,
     thread::{Pending, Said, Thread, With, about},
 };
 
@@ -77,7 +77,11 @@ pub(crate) struct Model {
     pub(crate) connection: String,
     pub(crate) is_connected: bool,
     pub(crate) notice: String,
+    /// The notice is about what is typed: it goes when that goes, and when a newer message comes.
+    pub(crate) notice_is_of_line: bool,
     pub(crate) shown: BTreeMap<String, Presence>,
+    /// The members of groups, without this user: those who can be mentioned.
+    pub(crate) members: BTreeMap<GroupId, Vec<String>>,
     /// In which conversation who is writing, and until when that counts.
     pub(crate) writing: BTreeMap<(With, String), u64>,
     pub(crate) told_writing_ms: u64,
@@ -112,7 +116,9 @@ impl Model {
             connection: "connecting".to_owned(),
             is_connected: false,
             notice: "/help says what can be done".to_owned(),
+            notice_is_of_line: false,
             shown: BTreeMap::new(),
+            members: BTreeMap::new(),
             writing: BTreeMap::new(),
             told_writing_ms: 0,
             now_ms: 0,
@@ -139,7 +145,26 @@ impl Model {
             Input::Room => self.read_more(),
             Input::Time => self.writing.retain(|_, until| *until > now_ms),
         }
+        if self.line.is_empty() {
+            self.forget_notice_of_line();
+        }
         self.threads.values_mut().for_each(|thread| thread.expire(now_ms, &self.user));
+    }
+
+    /// Tells what is wrong with what is typed.
+    pub(crate) fn notice_of_line(&mut self, why: String) {
+        (self.notice, self.notice_is_of_line) = (why, true);
+    }
+
+    fn forget_notice_of_line(&mut self) {
+        if std::mem::take(&mut self.notice_is_of_line) {
+            self.notice.clear();
+        }
+    }
+
+    /// Tells what has happened, whatever is typed.
+    fn notice(&mut self, what: &str) {
+        (self.notice, self.notice_is_of_line) = (text::printable(what), false);
     }
 
     pub(crate) fn take_act(&mut self) -> Option<Act> {
@@ -224,6 +249,12 @@ impl Model {
                     return;
                 }
                 let is_own = envelope.sender == self.user.as_str();
+                if self.open.as_ref() == Some(&with) {
+                    self.forget_notice_of_line();
+                }
+                if let (With::Group(group), Some(change)) = (&with, &envelope.change) {
+                    self.group_changed(group, change);
+                }
                 let is_open = self.open.as_ref() == Some(&with) && self.scroll == 0;
                 // The message that was being written has come.
                 self.writing.remove(&(with.clone(), envelope.sender.clone()));
@@ -245,12 +276,12 @@ impl Model {
             Event::Sent { timeline, position, client_id, message_id, time_ms, expires_at_ms } => {
                 self.began(&timeline, position);
                 let found = self.threads.values_mut().find_map(|thread| Some((thread.accepted(&client_id)?, thread)));
-                if let Some((Pending { text, has_file, is_poll, .. }, thread)) = found {
+                if let Some((Pending { text, has_file, is_poll, mentions, .. }, thread)) = found {
                     let (sender, sender_device) = (self.user.to_string(), self.device.clone());
                     thread.request = MessageRequest::Unspecified;
                     let message =
                         MessageRef { id: message_id, sender, sender_device, client_id, seq: 0, expires_at_ms };
-                    let said = Said { message, time_ms, text, has_file, is_poll, ..Said::default() };
+                    let said = Said { message, time_ms, text, has_file, is_poll, mentions, ..Said::default() };
                     thread.put(position.seq, said, &self.user);
                 }
             }
@@ -260,13 +291,21 @@ impl Model {
             Event::Marks(_) | Event::Contact(_) | Event::ContactsMissed => {}
             Event::ChatState(told) => self.chat_state(now_ms, &told),
             Event::Scheduled(changed) if changed.failed => {
-                self.notice =
-                    "a message that was to be sent later can't be sent: carillon scheduled list says why".to_owned();
+                self.notice("a message that was to be sent later can't be sent: carillon scheduled list says why");
             }
             Event::Scheduled(_) | Event::Privacy(_) | Event::PrivacyMissed => {}
             Event::Presence(presence) => {
                 self.shown.insert(presence.user.clone(), presence);
             }
+        }
+    }
+
+    fn group_changed(&mut self, group: &GroupId, change: &GroupChange) {
+        match (&change.what, self.members.get_mut(group)) {
+            (Some(What::Members(change)), Some(members)) => mentions::follow(members, change, self.user.as_str()),
+            // The user has just come in.
+            (_, None) if matches!(&self.open, Some(With::Group(open)) if open == group) => self.read_others(),
+            _ => {}
         }
     }
 
@@ -296,15 +335,22 @@ impl Model {
                 self.connection = format!("{} at {address}", signed_in.user);
                 self.acts.push_back(Act::ReadList(self.list));
                 self.acts.push_back(Act::Show(Show::Online, String::new()));
-                if let Some(With::User(user)) = &self.open {
-                    self.acts.push_back(Act::ReadMarks(user.clone()));
-                }
+                self.read_others();
                 // Requests of the connection before may never be answered.
                 self.logs.values_mut().for_each(|log| log.is_reading = false);
             }
             State::Disconnected { why } => self.connection = format!("not connected: {}", text::printable(&why)),
             State::Ended { why, .. } => self.connection = text::printable(&why),
         }
+    }
+
+    /// Asks how far the other user of the open conversation is, or who the members of the group are.
+    pub(crate) fn read_others(&mut self) {
+        let read = self.open.as_ref().filter(|_| self.is_connected).map(|with| match with {
+            With::User(user) => Act::ReadMarks(user.clone()),
+            With::Group(group) => Act::ReadMembers(group.clone()),
+        });
+        self.acts.extend(read);
     }
 
     /// With another epoch than before the timeline has begun anew, and what was known of it is gone.
@@ -341,7 +387,7 @@ impl Model {
             Answer::History(timeline, Err(error)) => {
                 let log = self.logs.entry(timeline).or_default();
                 (log.is_reading, log.pages) = (false, 0);
-                self.notice = format!("history: {}", text::printable(&error.to_string()));
+                self.notice(&format!("history: {error}"));
             }
             Answer::List(Ok(list)) => {
                 self.list = Some(list.version);
@@ -352,7 +398,7 @@ impl Model {
             }
             Answer::Conversations(Ok(all)) => all.into_iter().for_each(|conversation| self.listed_as(conversation)),
             Answer::List(Err(error)) | Answer::Conversations(Err(error)) => {
-                self.notice = text::printable(&error.to_string());
+                self.notice(&error.to_string());
             }
             Answer::Marks(user, Ok(marks)) => {
                 for mark in marks.iter().filter(|mark| mark.user == user.as_str()) {
@@ -363,7 +409,11 @@ impl Model {
             Answer::Marks(_, Err(_)) => {}
             Answer::Referred(timeline, seq) => self.acts.push_back(Act::ReadEntry { timeline, seq }),
             Answer::Entry(timeline, page) => self.put_page(&timeline, page),
-            Answer::Told(told) => self.notice = text::printable(&told),
+            Answer::Members(group, mut members) => {
+                members.retain(|member| member != self.user.as_str());
+                self.members.insert(group, members);
+            }
+            Answer::Told(told) => self.notice(&told),
         }
     }
 

@@ -6,6 +6,7 @@ mod history;
 use carillon_proto::pb::client::Show;
 use ratatui::{
     Frame,
+    buffer::{Buffer, CellDiffOption},
     layout::{Constraint, Layout, Rect},
     style::{Color, Modifier, Style},
     text::{Line, Span},
@@ -51,7 +52,28 @@ pub(crate) fn draw(frame: &mut Frame<'_>, model: &mut Model) -> bool {
     if model.help.is_some() {
         help::draw(frame, above, model);
     }
+    leave_no_parts(frame.buffer_mut());
     room
+}
+
+/// Lets nothing stay on the screen of a character that consists of several. Some terminals show its parts one after another (tmux 3.3: the two letters of
+/// a flag), so that parts stand in cells that count as covered, or behind them.
+fn leave_no_parts(buffer: &mut Buffer) {
+    let area = buffer.area;
+    for y in area.top()..area.bottom() {
+        for x in area.left()..area.right() {
+            let symbol = buffer[(x, y)].symbol();
+            if symbol.chars().nth(1).is_none() {
+                continue;
+            }
+            let parts: usize = symbol.chars().map(|part| width(part.encode_utf8(&mut [0; 4]))).sum();
+            let end = usize::from(x) + parts.max(width(symbol));
+            // A covered cell is not written, but differs then from a blank one, which is written when it follows. Those behind are always written.
+            for behind in x + 1..area.right().min(u16::try_from(end).unwrap_or(u16::MAX)) {
+                buffer[(behind, y)].set_diff_option(CellDiffOption::AlwaysUpdate);
+            }
+        }
+    }
 }
 
 fn draw_list(frame: &mut Frame<'_>, area: Rect, model: &Model) {

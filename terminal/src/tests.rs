@@ -1,6 +1,7 @@
 //! Keys, events and answers, and what is on the screen then.
 
 mod files;
+mod lines;
 mod windows;
 
 use carillon_client::{ConversationList, Event, ListVersion, State};
@@ -291,29 +292,6 @@ fn history_is_read_as_far_as_the_screen_has_room() {
 }
 
 #[test]
-fn a_draft_follows_the_user() {
-    let mut play = Play::connected(Some("bob"));
-    play.presses(KeyCode::Char('h'));
-    let acts = play.types("ey");
-    let hey = carillon_client::Client::text("hey");
-    assert!(matches!(&acts[..], [Act::Send { content, .. }] if *content == hey), "{acts:?}");
-    "wait".chars().for_each(|char| drop(play.presses(KeyCode::Char(char))));
-    play.delivered(3, "carol", "alice", "hi");
-    let acts = play.presses(KeyCode::Tab);
-    let draft = |text: &str| ConversationSettings { draft: Some(text.to_owned()), ..ConversationSettings::default() };
-    assert!(acts.contains(&Act::Set(With::User(user("bob")), draft("wait"))), "{acts:?}");
-    assert!(play.screen().0.contains("bob…"), "{}", play.screen().0);
-    play.presses(KeyCode::Tab);
-    assert_eq!(play.model.line.lines(), ["wait"]);
-    // Another device has gone on with it.
-    let bob = carillon_client::Client::user("bob");
-    play.lists(vec![conversation(bob, 0, 0, draft("wait a minute"))]);
-    assert_eq!(play.model.line.lines(), ["wait a minute"]);
-    let acts = play.presses(KeyCode::Enter);
-    assert!(acts.contains(&Act::Set(With::User(user("bob")), draft(""))), "{acts:?}");
-}
-
-#[test]
 fn a_timeline_that_began_anew_shows_nothing_of_the_old_one() {
     let mut play = Play::connected(Some("bob"));
     play.delivered(9, "bob", "alice", "before");
@@ -322,25 +300,10 @@ fn a_timeline_that_began_anew_shows_nothing_of_the_old_one() {
 }
 
 #[test]
-fn wrong_commands_stay_to_be_mended_and_help_is_there() {
-    let mut play = Play::connected(Some("bob"));
-    assert_eq!(play.types("/dance"), []);
-    assert_eq!(play.model.line.lines(), ["/dance"]);
-    assert!(play.screen().0.contains("/dance is no command"));
-    let mut play = Play::connected(None);
-    assert_eq!(play.types("to nobody"), []);
-    play.model.line.clear();
-    play.types("/help");
-    assert!(play.screen().0.contains("/group GROUP"));
-    play.presses(KeyCode::Esc);
-    assert!(!play.screen().0.contains("talks in a group"), "{}", play.screen().0);
-    assert_eq!(play.types("/quit"), [Act::Quit]);
-}
-
-#[test]
 fn the_last_message_of_another_is_reported_or_the_chosen_one() {
     let mut play = Play::connected(Some("bob"));
     assert_eq!(play.types("/report spam"), [], "there is none");
+    play.model.line.clear();
     play.delivered(3, "bob", "alice", "first");
     play.delivered(4, "bob", "alice", "second");
     play.delivered(5, "alice", "bob", "mine");
@@ -372,6 +335,7 @@ fn what_is_said_about_a_message_is_shown_at_it() {
     let acts = play.types("/keep");
     assert!(matches!(&acts[..], [Act::Refer { seq: 3, about: About::Pin(true), .. }]), "{acts:?}");
     assert_eq!(play.types("/edit better"), [], "nothing of one's own");
+    play.model.line.clear();
     let edit = Edit { target: Some(message), content: Some(Box::new(carillon_client::Client::text("better"))) };
     let content = Some(Content { body: Some(Body::Edit(Box::new(edit))), ..Content::default() });
     let edit = Envelope { content, ..envelope(5, "bob", "alice", "") };

@@ -1,5 +1,6 @@
 //! Messages as text that no terminal takes for a command.
 
+use carillon_client::Client;
 use carillon_proto::{
     duration,
     pb::client::{
@@ -28,12 +29,8 @@ pub(crate) fn of(envelope: &Envelope, state: Option<&MessageState>) -> (String, 
     }
     let nothing = MessageState::default();
     let state = state.unwrap_or(&nothing);
-    let edit = state.edit.as_ref().and_then(|edit| edit.content.as_ref()).and_then(|content| match &content.body {
-        Some(Body::Edit(edit)) => edit.content.as_deref(),
-        _ => None,
-    });
-    let said = edit.or(envelope.content.as_ref());
-    let text = said.map_or_else(String::new, |said| content(said, state.poll.as_ref()));
+    let text =
+        Client::content_now(envelope, Some(state)).map_or_else(String::new, |said| content(said, state.poll.as_ref()));
     (printable(&text), printable(&about(state)))
 }
 

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use carillon_client::Client;
 use carillon_proto::{
     GroupId, Position, TimelineId, UserId,
     pb::client::{
-        ConversationSettings, Envelope, MessageRef, MessageRequest, MessageState, Recipient, UserMark, content::Body,
-        recipient::To,
+        ConversationSettings, Envelope, Mentions, MessageRef, MessageRequest, MessageState, Recipient, UserMark,
+        content::Body, recipient::To,
     },
 };
 
@@ -79,6 +80,7 @@ pub(crate) struct Said {
     pub(crate) about: String,
     pub(crate) has_file: bool,
     pub(crate) is_poll: bool,
+    pub(crate) mentions: Option<Box<Mentions>>,
     /// Nothing can be said about it any more.
     pub(crate) is_gone: bool,
 }
@@ -99,7 +101,8 @@ impl Said {
         let has_file = matches!(body, Some(Body::Image(_) | Body::Audio(_) | Body::Video(_) | Body::File(_)));
         let is_poll = matches!(body, Some(Body::Poll(_)));
         let is_gone = envelope.erased || envelope.change.is_some() || state.is_some_and(|state| state.recall.is_some());
-        Self { message, time_ms: *time_ms, text, about, has_file, is_poll, is_gone }
+        let mentions = Client::content_now(envelope, state).and_then(|content| content.mentions.clone());
+        Self { message, time_ms: *time_ms, text, about, has_file, is_poll, mentions, is_gone }
     }
 }
 
@@ -122,6 +125,7 @@ pub(crate) struct Pending {
     pub(crate) text: String,
     pub(crate) has_file: bool,
     pub(crate) is_poll: bool,
+    pub(crate) mentions: Option<Box<Mentions>>,
     /// Why it was not accepted.
     pub(crate) refused: Option<String>,
 }

@@ -9,7 +9,7 @@ mod websocket;
 use std::{io, pin::Pin, time::Duration};
 
 use carillon_proto::{
-    limits,
+    duration, limits,
     pb::client::{ClientFrame, ServerFrame, client_frame},
 };
 use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
@@ -51,7 +51,7 @@ impl Default for ConnectOptions {
 pub enum ConnectionError {
     #[error("can't connect to {address}: {source}")]
     Connect { address: String, source: io::Error },
-    #[error("no connection to {address} within {} ms", after.as_millis())]
+    #[error("no connection to {address} within {}", duration::in_words(*after))]
     Timeout { address: String, after: Duration },
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -59,6 +59,9 @@ pub enum ConnectionError {
     Io(#[from] io::Error),
     #[error("WebSocket: {0}")]
     WebSocket(#[source] Box<tokio_tungstenite::tungstenite::Error>),
+    /// The service has answered, but has nothing at the path of the address.
+    #[error("there is no WebSocket at {address}: the answer is HTTP 404, not found")]
+    NoWebSocket { address: String },
     #[error("WebSocket: the gateway did not choose subprotocol {0}")]
     Subprotocol(&'static str),
     #[error("gRPC: {0}")]

@@ -11,7 +11,7 @@ use tokio_tungstenite::{
         self, Message,
         client::IntoClientRequest as _,
         error::ProtocolError,
-        http::{HeaderValue, header::SEC_WEBSOCKET_PROTOCOL},
+        http::{HeaderValue, StatusCode, header::SEC_WEBSOCKET_PROTOCOL},
         protocol::WebSocketConfig,
     },
 };
@@ -38,13 +38,16 @@ pub(super) async fn handshake(
         .write_buffer_size(8 * 1024)
         .max_message_size(Some(MAX_SERVER_FRAME_BYTES))
         .max_frame_size(Some(MAX_SERVER_FRAME_BYTES));
-    let (socket, response) = client_async_with_config(request, stream, Some(config)).await.map_err(|error| {
-        if matches!(error, tungstenite::Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(_))) {
-            ConnectionError::Subprotocol(subprotocol)
-        } else {
-            failed(error)
-        }
-    })?;
+    let (socket, response) =
+        client_async_with_config(request, stream, Some(config)).await.map_err(|error| match error {
+            tungstenite::Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => {
+                ConnectionError::Subprotocol(subprotocol)
+            }
+            tungstenite::Error::Http(response) if response.status() == StatusCode::NOT_FOUND => {
+                ConnectionError::NoWebSocket { address: address.to_string() }
+            }
+            error => failed(error),
+        })?;
     if response.headers().get(SEC_WEBSOCKET_PROTOCOL).map(HeaderValue::as_bytes) != Some(subprotocol.as_bytes()) {
         return Err(ConnectionError::Subprotocol(subprotocol));
     }

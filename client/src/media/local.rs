@@ -66,8 +66,9 @@ impl Client {
         moved: &(dyn Fn(Moved) + Send + Sync),
     ) -> Result<(PathBuf, MediaUrl), MediaError> {
         let page = self.fetch(timeline, Direction::Forward, seq, 1).await?;
-        let entry = page.entries.into_iter().find(|entry| entry.seq == seq);
-        let media = entry.and_then(|entry| media_of(entry.envelope?.content?)).filter(|media| !media.id.is_empty());
+        let entry = page.entries.into_iter().find(|entry| entry.seq == seq).ok_or(MediaError::NoMessage)?;
+        let media =
+            entry.envelope.and_then(|envelope| media_of(envelope.content?)).filter(|media| !media.id.is_empty());
         let Media { id, .. } = media.ok_or(MediaError::NoFile)?;
         let of = Some((timeline, seq));
         let told = self.media_url(&id, of).await?;

@@ -63,6 +63,16 @@ impl Gateway {
         Peer { stream, buffer: BytesMut::new(), resumed }
     }
 
+    /// Accepts a connection, and answers its request as a server of HTTP that has nothing there.
+    pub(crate) async fn answer_not_found(&self) {
+        let (mut stream, _) = within("a connection", self.listener.accept()).await.expect("accepted");
+        let mut request = BytesMut::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            assert_ne!(within("a request", stream.read_buf(&mut request)).await.expect("read"), 0, "{request:?}");
+        }
+        stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await.expect("written");
+    }
+
     /// Accepts a connection whose handshake fails.
     pub(crate) async fn refuse(&self) {
         let (stream, _) = within("a connection", self.listener.accept()).await.expect("accepted");

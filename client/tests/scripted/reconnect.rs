@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::gateway::{Gateway, accepted, at, config, delivered, ended, inbox, next, open, within};
-use carillon_client::{Acknowledge, Client, Ending, Event, SendError};
+use carillon_client::{Acknowledge, Address, Client, ClientConfig, Ending, Event, SendError};
 use carillon_proto::{
     GroupId, TimelineId,
     pb::client::{
@@ -245,6 +245,29 @@ async fn wrong_credentials_end_the_client() {
     let (ending, why) = ended(&mut events).await;
     assert!(ending == Ending::NotLetIn && ending.needs_credential() && why.contains("UNAUTHENTICATED"), "{why}");
     client.connected(Duration::from_secs(5)).await.expect_err("never");
+}
+
+#[tokio::test]
+async fn a_wrong_path_ends_the_client_unless_another_address_is_right() {
+    let (nowhere, gateway) = (Gateway::start().await, Gateway::start().await);
+    let wrong: Address = format!("ws://{}/wrong", nowhere.address).parse().expect("an address");
+    let mut settings = config(&[&gateway]);
+    settings.addresses.push(wrong.clone());
+    let (client, _events) = open(settings.clone());
+    let not_found = async {
+        loop {
+            nowhere.answer_not_found().await;
+        }
+    };
+    let _peer = tokio::select! {
+        (peer, _) = gateway.accept_signed_in(0) => peer,
+        never = not_found => never,
+    };
+    client.connected(Duration::from_secs(5)).await.expect("the other address is right");
+    let (_client, mut events) = open(ClientConfig { addresses: vec![wrong], ..settings });
+    nowhere.answer_not_found().await;
+    let (ending, why) = ended(&mut events).await;
+    assert!(ending == Ending::NoWebSocket && why.contains("/wrong") && why.contains("404"), "{ending:?}: {why}");
 }
 
 #[tokio::test]

@@ -193,7 +193,9 @@ fn check_time(at_ms: u64, now: Now) -> Result<(), Refusal> {
         return Ok(());
     }
     let [at, first, last] = [at_ms, first, last].map(date::format);
-    Err(invalid(&format!("at_ms is {at} but must be from {first} to {last}: now, or within a year")))
+    Err(invalid(&format!(
+        "the message would be sent at {at}, which must be from {first} to {last}: now, or within a year"
+    )))
 }
 
 fn invalid(why: &dyn ToString) -> Refusal {

@@ -1,12 +1,13 @@
 //! A small client for the terminal.
 
 use std::{
+    collections::VecDeque,
     io::{self, IsTerminal as _},
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow, bail};
-use carillon_client::{Client, ClientConfig, Event, Events, SendError, State};
+use anyhow::{anyhow, bail};
+use carillon_client::{Client, Event, Events, State};
 use carillon_proto::{
     GroupId, Position, TimelineId, UserId, duration,
     pb::client::{
@@ -17,21 +18,19 @@ use carillon_proto::{
 };
 use carillon_terminal::TerminalError;
 use clap::Args;
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    sync::watch,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     connect::{Connect, SIGN_IN, reads_nothing},
-    date, out,
+    date,
+    lines::lines,
+    out,
     printer::{Format, Printer},
     refused::{Failed, not_sent},
     said::said,
     saying::Saying,
 };
-use crate::{Config, causes::told, shutdown::Signals};
+use crate::{Config, shutdown::Signals};
 
 #[derive(Args)]
 pub(super) struct Send {
@@ -76,6 +75,9 @@ pub(super) struct Chat {
     /// terminal. Exits with 1 if a line was not accepted.
     #[arg(long)]
     lines: bool,
+    /// Seconds after which a line counts as not accepted. When the input has ended by then, those behind it are not tried.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
     #[command(flatten)]
     format: Format,
     #[arg(long, default_value = "terminal-chat")]
@@ -128,7 +130,7 @@ impl Listen {
 
 impl Chat {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let settings = self.connect.settings(config, &self.user, &self.device)?;
+        let mut settings = self.connect.settings(config, &self.user, &self.device)?;
         let with = match (&self.with, &self.group) {
             (Some(user), _) => Some(Client::user(user.as_str())),
             (None, Some(group)) => Some(Client::group(group.as_str())),
@@ -136,7 +138,8 @@ impl Chat {
         };
         if self.lines || self.format.json || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
             let whom = "lines need somebody to whom they are sent: carillon chat USER WITH, or --group GROUP";
-            return lines(settings, with.context(whom)?, self.format).await;
+            settings.send_timeout = Duration::from_secs(self.timeout);
+            return lines(settings, with.ok_or_else(|| Failed::arguments(whom))?, self.format).await;
         }
         let mut signals = Signals::install()?;
         let ended = async {
@@ -149,38 +152,8 @@ impl Chat {
     }
 }
 
-/// A chat by lines.
-async fn lines(settings: ClientConfig, with: Recipient, format: Format) -> anyhow::Result<()> {
-    let mut signals = Signals::install()?;
-    let tasks = Tasks::new();
-    let user = settings.user.clone();
-    let (client, mut events) = Client::open(settings, &tasks)?;
-    let (seen, to_tell) = watch::channel(Seen::default());
-    let is_here = |timeline: &TimelineId, envelope: &Envelope| match &with.to {
-        Some(recipient::To::Group(group)) => matches!(timeline, TimelineId::Group(of) if of.as_str() == group),
-        Some(recipient::To::User(other)) => matches!(timeline, TimelineId::Inbox(_)) && envelope.sender == *other,
-        None => false,
-    };
-    let show = |shown: Shown<'_>| match shown {
-        Shown::Message { timeline, envelope, position } if is_here(timeline, envelope) => {
-            seen.send_modify(|seen| seen.last = Some(position));
-        }
-        Shown::Message { .. } => {}
-        Shown::Connected => seen.send_modify(|seen| seen.connections += 1),
-    };
-    let printer = Printer { reader: &user, format };
-    let ended = tokio::select! {
-        ended = print_events(&client, &mut events, &printer, show) => Err(ended),
-        typed = send_lines(&client, &with, &printer) => typed,
-        () = mark_read(&client, &with, to_tell) => Ok(()),
-        _ = signals.next() => Ok(()),
-    };
-    close(&client, events, &ended).await;
-    ended
-}
-
 /// What was printed.
-enum Shown<'a> {
+pub(super) enum Shown<'a> {
     Message {
         timeline: &'a TimelineId,
         envelope: &'a Envelope,
@@ -190,33 +163,8 @@ enum Shown<'a> {
     Connected,
 }
 
-/// What the user of a chat has seen so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Seen {
-    connections: u32,
-    /// The last message of the other side.
-    last: Option<Position>,
-}
-
-/// Tells the other side what was shown, and asks on each connection to hear how far the other side is. A service that keeps no
-/// conversations refuses both.
-async fn mark_read(client: &Client, with: &Recipient, mut seen: watch::Receiver<Seen>) {
-    let mut told = Seen::default();
-    while seen.changed().await.is_ok() {
-        let now = *seen.borrow_and_update();
-        if now.connections != told.connections && client.read_conversations(None).await.is_ok() {
-            told.connections = now.connections;
-        }
-        if let Some(position) = now.last.filter(|_| now.last != told.last)
-            && client.move_marks(vec![(with.clone(), position)]).await.is_ok()
-        {
-            told.last = now.last;
-        }
-    }
-}
-
 /// Acknowledges the printed events. The last one is left out if printing it failed.
-async fn close(client: &Client, mut events: Events, ended: &anyhow::Result<()>) {
+pub(super) async fn close(client: &Client, mut events: Events, ended: &anyhow::Result<()>) {
     let unprinted = |error: &anyhow::Error| error.is::<out::Unread>() || error.is::<std::io::Error>();
     if !ended.as_ref().is_err_and(unprinted) {
         events.done();
@@ -225,7 +173,7 @@ async fn close(client: &Client, mut events: Events, ended: &anyhow::Result<()>) 
 }
 
 /// Returns the reason when there are no more events.
-async fn print_events(
+pub(super) async fn print_events(
     client: &Client,
     events: &mut Events,
     printer: &Printer<'_>,
@@ -233,10 +181,13 @@ async fn print_events(
 ) -> anyhow::Error {
     // A reason that stays the same is told once.
     let mut not_connected = String::new();
+    let mut changes = Changes::default();
     while let Some(event) = events.next().await {
         match event {
             Event::Delivered { timeline, position, envelope } => {
-                if let Err(error) = printer.message(&timeline, position.seq, &envelope) {
+                if !changes.is_repeat(&envelope)
+                    && let Err(error) = printer.message(&timeline, position.seq, &envelope)
+                {
                     return error;
                 }
                 shown(Shown::Message { timeline: &timeline, envelope: &envelope, position });
@@ -271,33 +222,24 @@ async fn print_events(
     anyhow!("the client has ended")
 }
 
-/// Sends each line when the one before has its answer.
-async fn send_lines(client: &Client, to: &Recipient, printer: &Printer<'_>) -> anyhow::Result<()> {
-    let name = match &to.to {
-        Some(recipient::To::Group(group)) => format!("group {group}"),
-        Some(recipient::To::User(user)) => user.clone(),
-        None => String::new(),
-    };
-    let (mut sent, mut failed) = (0_u64, 0_u64);
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    while let Some(text) = lines.next_line().await.context("standard input")? {
-        if text.trim().is_empty() {
-            continue;
+/// Ids of changes of groups that were printed. A change of the user's own membership is delivered twice: in the inbox and in the group.
+#[derive(Default)]
+struct Changes(VecDeque<String>);
+
+impl Changes {
+    /// Most ids that are kept. The older ones are forgotten first.
+    const MOST: usize = 256;
+
+    /// True if the envelope is a change that was printed before.
+    fn is_repeat(&mut self, envelope: &Envelope) -> bool {
+        if envelope.change.is_none() || self.0.contains(&envelope.id) {
+            return envelope.change.is_some();
         }
-        sent += 1;
-        match client.send(to.clone(), Client::text(&text)).await {
-            Ok(accepted) if printer.format.json => printer.accepted(&accepted)?,
-            Ok(accepted) => out::tell(format_args!("({})", self::accepted(&accepted))),
-            Err(error @ SendError::Ended(_)) => return Err(not_sent(&name, error)),
-            Err(error) => {
-                failed += 1;
-                out::tell(format_args!("({})", told(&not_sent(&name, error))));
-            }
+        if self.0.len() == Self::MOST {
+            self.0.pop_front();
         }
-    }
-    match failed {
-        0 => Ok(()),
-        _ => bail!("{failed} of {sent} lines were not accepted"),
+        self.0.push_back(envelope.id.clone());
+        false
     }
 }
 
@@ -404,6 +346,17 @@ mod tests {
         assert_eq!(time(0), "1970-01-01 00:00:00Z");
         assert_eq!(time(951_782_400_000), "2000-02-29 00:00:00Z");
         assert_eq!(time(1_795_383_845_999), "2026-11-22 21:44:05Z");
+    }
+
+    #[test]
+    fn a_change_is_printed_once_and_each_message() {
+        let mut changes = Changes::default();
+        let change = |id: &str| Envelope { id: id.to_owned(), change: Some(Box::default()), ..Envelope::default() };
+        assert_eq!(["1", "2", "1", "2"].map(|id| changes.is_repeat(&change(id))), [false, false, true, true]);
+        let message = Envelope { id: "3".to_owned(), ..Envelope::default() };
+        assert_eq!([changes.is_repeat(&message), changes.is_repeat(&message)], [false, false]);
+        (10..10 + Changes::MOST).for_each(|id| assert!(!changes.is_repeat(&change(&id.to_string()))));
+        assert_eq!((changes.0.len(), changes.is_repeat(&change("1"))), (Changes::MOST, false));
     }
 
     #[test]

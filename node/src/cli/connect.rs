@@ -78,7 +78,7 @@ pub(super) struct Actor {
 
 impl Actor {
     pub(super) fn user(&self) -> Result<&UserId, Failed> {
-        self.user.as_ref().ok_or(Failed::NoUser)
+        self.user.as_ref().ok_or_else(|| Failed::arguments("--as USER is missing: who does it"))
     }
 
     /// `device`: its name, unless the user gives another one.

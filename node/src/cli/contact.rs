@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 use carillon_client::{Client, ContactChange, Event, Events, State};
 use carillon_proto::{
     UserId,
@@ -124,6 +124,10 @@ enum ShowName {
 impl Contact {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         let Self { actor, what } = self;
+        if matches!(&what, What::Set { settings, .. } if settings.is_empty()) {
+            let why = "nothing is given that is to be changed: --name, --label or --no-label";
+            return Err(Failed::arguments(why).into());
+        }
         actor.ask_and_hear(config, "terminal-contact", async |client, events| what.run(client, events).await).await
     }
 }
@@ -140,9 +144,6 @@ impl What {
                 change(client, &contact, ContactChange::Subscribe(text), "was asked").await
             }
             Self::Set { contact, settings } => {
-                if settings.is_empty() {
-                    bail!("nothing is given that is to be changed: --name, --label or --no-label");
-                }
                 let settings = settings.complete(client, &contact).await?;
                 change(client, &contact, ContactChange::Set(settings), "was changed").await
             }

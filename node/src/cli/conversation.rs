@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
 use carillon_client::{Client, ConversationList};
 use carillon_proto::{
     GroupId, Position, UserId, date, now_ms,
@@ -13,7 +12,14 @@ use carillon_proto::{
 };
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{chat::printable, connect::Actor, credential::duration_or_none, out, refused::not_answered, table::Table};
+use super::{
+    chat::printable,
+    connect::Actor,
+    credential::duration_or_none,
+    out,
+    refused::{Failed, not_answered},
+    table::Table,
+};
 use crate::Config;
 
 /// Most marks that one request moves or reads.
@@ -83,6 +89,7 @@ struct With {
 }
 
 #[derive(Args)]
+#[group(required = true, multiple = true)]
 struct Settings {
     #[arg(long, value_name = "true|false")]
     pinned: Option<bool>,
@@ -115,11 +122,25 @@ enum NotifyName {
 impl ConversationCommand {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         let Self { actor, what } = self;
+        what.check()?;
         actor.ask(config, "terminal-conversation", async |client| what.run(client).await).await
     }
 }
 
 impl What {
+    /// Checks what the options can't say of each other.
+    fn check(&self) -> Result<(), Failed> {
+        match self {
+            Self::Read { all: false, with } if with.count() == 0 => {
+                Err(Failed::arguments("name users, or groups by --group, or --all"))
+            }
+            Self::Set { with, .. } if with.count() != 1 => {
+                Err(Failed::arguments("settings are those of one conversation: name one user or one --group"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn run(self, client: &Client) -> anyhow::Result<()> {
         match self {
             Self::List { json } => {
@@ -132,16 +153,11 @@ impl What {
             Self::Decline { with } => answer(client, &with, RequestAnswer::Decline).await,
             Self::Read { all, with } => read(client, all, with).await,
             Self::Set { with, settings } => {
-                let mut named = with.into_recipients();
-                let (Some(with), true) = (named.pop(), named.is_empty()) else {
-                    bail!("settings are those of one conversation: name one user or one --group");
-                };
                 let settings = ConversationSettings::from(settings);
-                if settings == ConversationSettings::default() {
-                    bail!("no setting is given");
-                }
-                for conversation in client.set_conversation(with, settings).await.map_err(not_answered)? {
-                    out::line(format_args!("the conversation {} was changed", name(&conversation)))?;
+                for with in with.into_recipients() {
+                    for conversation in client.set_conversation(with, settings.clone()).await.map_err(not_answered)? {
+                        out::line(format_args!("the conversation {} was changed", name(&conversation)))?;
+                    }
                 }
                 Ok(())
             }
@@ -154,9 +170,11 @@ async fn answer(client: &Client, with: &UserId, answer: RequestAnswer) -> anyhow
     let found = client.answer_request(with, answer).await.map_err(not_answered)?;
     match found.map(|conversation| conversation.request()) {
         Some(MessageRequest::Declined) => out::line(format_args!("what {with} has begun is declined")),
-        Some(_) if answer == RequestAnswer::Decline => bail!("the conversation with {with} is no request"),
+        Some(_) if answer == RequestAnswer::Decline => {
+            Err(Failed::Impossible(format!("the conversation with {with} is no request")).into())
+        }
         Some(_) => out::line(format_args!("the conversation with {with} is accepted")),
-        None => bail!("there is no conversation with {with}"),
+        None => Err(Failed::Impossible(format!("there is no conversation with {with}")).into()),
     }
 }
 
@@ -194,9 +212,6 @@ fn list(conversations: Vec<Conversation>, json: bool) -> anyhow::Result<()> {
 async fn read(client: &Client, all: bool, with: With) -> anyhow::Result<()> {
     let list = client.read_conversations(None).await.map_err(not_answered)?;
     let wanted = with.into_recipients();
-    if wanted.is_empty() && !all {
-        bail!("name users, or groups by --group, or --all");
-    }
     let mut marks = Vec::new();
     for conversation in &list.conversations {
         let Some(with) = conversation.with.clone() else { continue };
@@ -208,7 +223,7 @@ async fn read(client: &Client, all: bool, with: With) -> anyhow::Result<()> {
         }
     }
     if let Some(missing) = wanted.iter().find(|wanted| !marks.iter().any(|(with, _)| with == *wanted)) {
-        bail!("there is no conversation {}", named(Some(missing)));
+        return Err(Failed::Impossible(format!("there is no conversation {}", named(Some(missing)))).into());
     }
     for marks in marks.chunks(MARKS) {
         for conversation in client.move_marks(marks.to_vec()).await.map_err(not_answered)? {
@@ -309,6 +324,10 @@ fn notify(notify: Notify) -> &'static str {
 }
 
 impl With {
+    fn count(&self) -> usize {
+        self.with.len() + self.groups.len()
+    }
+
     fn into_recipients(self) -> Vec<Recipient> {
         let users = self.with.iter().map(|user| Client::user(user.as_str()));
         users.chain(self.groups.iter().map(|group| Client::group(group.as_str()))).collect()

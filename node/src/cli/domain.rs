@@ -100,6 +100,7 @@ impl Which {
 }
 
 #[derive(Args)]
+#[group(required = true, multiple = true)]
 pub(super) struct Limits {
     /// Longest content of a message, in bytes.
     #[arg(long, value_name = "BYTES")]
@@ -147,7 +148,9 @@ impl DomainCommand {
             Self::Set { which, limits, router } => {
                 let set = limits.of(which.name());
                 change(config, router.as_deref(), set).await?;
-                told(&which, "was changed")
+                told(&which, "was changed")?;
+                note_if_nobody_is_there(config, router.as_deref(), &which).await;
+                Ok(())
             }
             Self::Reset { which, router } => {
                 change(
@@ -241,6 +244,18 @@ fn told(which: &Which, what: &str) -> anyhow::Result<()> {
     match &which.domain {
         Some(domain) => out::line(format_args!("domain {domain} {what}")),
         None => out::line(format_args!("the default domain {what}")),
+    }
+}
+
+/// A name that nobody uses may be mistyped. Silent where that can't be read: the change is made.
+async fn note_if_nobody_is_there(config: &Config, router: Option<&str>, which: &Which) {
+    let Some(name) = &which.domain else { return };
+    let is_empty = |row: &Row| {
+        let domain = row.domain.as_ref().filter(|domain| domain.name == name.as_str());
+        row.accounts == 0 && domain.is_some_and(|domain| domain.keys.is_empty())
+    };
+    if rows(config, router).await.is_ok_and(|rows| rows.iter().any(is_empty)) {
+        out::tell(format_args!("carillon: note: domain {name} has neither users nor keys of administrators yet"));
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
 use carillon_client::{Change, Client, SendError};
 use carillon_proto::{
     GroupId, UserId, duration, now_ms,
@@ -18,8 +17,8 @@ use super::{
     credential::{duration_or_none, parse_seconds},
     out,
     printer::{Format, Printer},
-    refused::{not_answered, not_done},
-    saying::Saying,
+    refused::{Failed, not_answered, not_done},
+    saying::{Saying, parse_expiry_or_none},
     table::{Table, time},
 };
 use crate::Config;
@@ -146,7 +145,7 @@ enum What {
     },
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 struct Settings {
     /// At most 256 bytes.
     #[arg(long)]
@@ -173,7 +172,7 @@ struct Settings {
     #[arg(long, value_name = "true|false")]
     members_add: Option<bool>,
     /// Each later message is shown for at most this long, for example 30s, 15m, 24h or 7d: 5 seconds to 366 days; 0: without end.
-    #[arg(long, value_name = "TIME", value_parser = duration_or_none)]
+    #[arg(long, value_name = "TIME", value_parser = parse_expiry_or_none)]
     expire_after: Option<Duration>,
     /// A secret by which others may join: 16 to 64 bytes; empty: none.
     #[arg(long, value_name = "SECRET")]
@@ -191,6 +190,9 @@ pub(super) enum RoleName {
 impl Group {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         let Self { actor, what } = self;
+        if matches!(&what, What::Set { settings, .. } if GroupSettings::from(settings) == GroupSettings::default()) {
+            return Err(Failed::arguments("no setting is given").into());
+        }
         let reader = actor.user()?.to_string();
         actor.ask(config, "terminal-group", async |client| what.run(client, &reader).await).await
     }
@@ -201,7 +203,7 @@ impl What {
         match self {
             Self::Create { group, settings, members } => {
                 let members = members.iter().map(|user| user.as_str().to_owned()).collect();
-                let new = CreateGroup { settings: Some(settings.into()), members };
+                let new = CreateGroup { settings: Some((&settings).into()), members };
                 let group = client.create_group(group.as_ref(), new).await.map_err(not_done)?;
                 out::line(format_args!("group {group} was made"))
             }
@@ -229,11 +231,7 @@ impl What {
                 change(client, &group, Kind::Muted, &users, |change| change.muted_until_ms = until_ms).await
             }
             Self::Set { group, settings } => {
-                let settings = GroupSettings::from(settings);
-                if settings == GroupSettings::default() {
-                    bail!("no setting is given");
-                }
-                done(&group, client.change_group(&group, Change::Set(settings)).await)
+                done(&group, client.change_group(&group, Change::Set((&settings).into())).await)
             }
             Self::Delete { group } => done(&group, client.change_group(&group, Change::Delete).await),
             Self::Send { group, saying, format } => {
@@ -286,6 +284,22 @@ async fn list(client: &Client, json: bool) -> anyhow::Result<()> {
     }
 }
 
+/// The pause between two messages of a member, in words.
+pub(super) fn slow_mode(pause_ms: u32) -> String {
+    match pause_ms {
+        0 => "no".to_owned(),
+        _ => format!("one message in {}", duration::ms_in_words(pause_ms.into())),
+    }
+}
+
+/// How long messages of a group are shown, in words.
+pub(super) fn expiry(after_ms: u64) -> String {
+    match after_ms {
+        0 => "never".to_owned(),
+        _ => format!("after {}", duration::ms_in_words(after_ms)),
+    }
+}
+
 async fn show(client: &Client, group: &GroupId, json: bool) -> anyhow::Result<()> {
     let read = client.read_group(group).await.map_err(not_answered)?;
     let settings = read.settings.unwrap_or_default();
@@ -317,17 +331,9 @@ async fn show(client: &Client, group: &GroupId, json: bool) -> anyhow::Result<()
     out::line(format_args!("open             {}", yes(settings.open)))?;
     out::line(format_args!("earlier history  {}", yes(settings.earlier_history)))?;
     out::line(format_args!("announcements    {}", yes(settings.announcements)))?;
-    let slow = match settings.slow_mode_ms.unwrap_or_default() {
-        0 => "no".to_owned(),
-        pause_ms => format!("one message in {}", duration::ms_in_words(pause_ms.into())),
-    };
-    out::line(format_args!("slow mode        {slow}"))?;
+    out::line(format_args!("slow mode        {}", slow_mode(settings.slow_mode_ms.unwrap_or_default())))?;
     out::line(format_args!("members add      {}", yes(settings.members_add)))?;
-    let expire = match settings.expire_after_ms.unwrap_or_default() {
-        0 => "never".to_owned(),
-        after_ms => format!("after {}", duration::ms_in_words(after_ms)),
-    };
-    out::line(format_args!("messages expire  {expire}"))?;
+    out::line(format_args!("messages expire  {}", expiry(settings.expire_after_ms.unwrap_or_default())))?;
     out::line(format_args!("link             {}", if settings.link.is_some() { "yes" } else { "no" }))?;
     match read.own {
         Some(own) => out::line(format_args!("you              {} {}", standing(own.standing()), role(own.role()))),
@@ -398,8 +404,8 @@ impl From<RoleName> for Role {
     }
 }
 
-impl From<Settings> for GroupSettings {
-    fn from(given: Settings) -> Self {
+impl From<&Settings> for GroupSettings {
+    fn from(given: &Settings) -> Self {
         let Settings {
             name,
             description,
@@ -411,7 +417,7 @@ impl From<Settings> for GroupSettings {
             members_add,
             expire_after,
             link_secret,
-        } = given;
+        } = given.clone();
         Self {
             name,
             description,

@@ -2,7 +2,7 @@
 
 use anyhow::anyhow;
 use carillon_proto::{
-    DomainId, GroupId, UserId,
+    GroupId, UserId,
     pb::{
         admin::{
             DeleteGroupRequest, ListGroupsRequest, ListMembersRequest, SetMemberRoleRequest, ShowGroupReply,
@@ -11,16 +11,16 @@ use carillon_proto::{
         store::{Group, GroupSettings, Role, group_list, member::Standing, members_read},
     },
 };
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use prost::bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{
     admin_client::{Routers, with_deadline},
     chat::printable,
-    group::RoleName,
+    group::{RoleName, expiry, slow_mode},
     out,
-    table::{Output, PAGE, Page, Table, time},
+    table::{OfDomain, Output, PAGE, Page, Table, time},
 };
 use crate::Config;
 
@@ -31,7 +31,7 @@ pub(super) enum Groups {
         #[command(flatten)]
         page: Page,
         #[command(flatten)]
-        of: Of,
+        of: OfDomain,
         /// Only those after this one.
         #[arg(long, value_name = "GROUP")]
         after: Option<GroupId>,
@@ -72,17 +72,6 @@ pub(super) enum Groups {
     },
 }
 
-#[derive(Args)]
-#[group(multiple = false)]
-pub(super) struct Of {
-    /// Only those of this domain.
-    #[arg(long, value_name = "NAME")]
-    domain: Option<DomainId>,
-    /// Only those of the default domain.
-    #[arg(long)]
-    default_domain: bool,
-}
-
 impl From<RoleName> for Role {
     fn from(name: RoleName) -> Self {
         match name {
@@ -97,7 +86,7 @@ impl From<RoleName> for Role {
 impl Groups {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         match self {
-            Self::List { page, of, after } => list(config, &page, of, after).await,
+            Self::List { page, of, after } => list(config, &page, of.domain(), after).await,
             Self::Show { group, output } => show(config, &group, &output).await,
             Self::Members { group, page, others, after } => members(config, &group, &page, others, after).await,
             Self::Role { group, role, user, router } => {
@@ -127,14 +116,13 @@ impl Groups {
     }
 }
 
-/// Of one request: a repeat to another router is known by it.
+/// The key of one request, by which a repeat to another router is known.
 fn key() -> Bytes {
     Bytes::copy_from_slice(&rand::random::<[u8; 16]>())
 }
 
-async fn list(config: &Config, page: &Page, of: Of, after: Option<GroupId>) -> anyhow::Result<()> {
+async fn list(config: &Config, page: &Page, domain: Option<String>, after: Option<GroupId>) -> anyhow::Result<()> {
     let routers = Routers::of(config, page.output.router.as_deref())?;
-    let domain = of.domain.map(|domain| domain.as_str().to_owned()).or(of.default_domain.then(String::new));
     let mut after = after.map(|group| group.to_string()).unwrap_or_default();
     let mut table = Table::new(page.output.json, &["GROUP", "MEMBERS", "OWNERS", "MADE", "NAME"]);
     let mut left = page.limit;
@@ -207,8 +195,8 @@ async fn show(config: &Config, group: &GroupId, output: &Output) -> anyhow::Resu
         ("earlier history", yes(settings.earlier_history).to_owned()),
         ("announcements", yes(settings.announcements).to_owned()),
         ("members add", yes(settings.members_add).to_owned()),
-        ("slow mode", format!("{} ms", settings.slow_mode_ms)),
-        ("expire after", format!("{} ms", settings.expire_after_ms)),
+        ("slow mode", slow_mode(settings.slow_mode_ms)),
+        ("messages expire", expiry(settings.expire_after_ms)),
     ];
     lines.iter().try_for_each(|(name, value)| out::line(format_args!("{}", format!("{name:<16} {value}").trim_end())))
 }

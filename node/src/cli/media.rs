@@ -12,7 +12,13 @@ use carillon_proto::{GroupId, TimelineId};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{connect::Actor, out, progress::Progress, refused::not_answered, user_data::FileList};
+use super::{
+    connect::Actor,
+    out,
+    progress::Progress,
+    refused::{Failed, not_answered},
+    user_data::FileList,
+};
 use crate::Config;
 
 #[derive(Subcommand)]
@@ -63,6 +69,7 @@ pub(super) fn failed(error: MediaError) -> anyhow::Error {
             anyhow!("the service names no host for files: --media-url https://HOST says where they are")
         }
         MediaError::Asked(error) => not_answered(error),
+        MediaError::NoMessage | MediaError::NoFile => Failed::Impossible(error.to_string()).into(),
         error => error.into(),
     }
 }

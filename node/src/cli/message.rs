@@ -7,7 +7,8 @@ use carillon_client::{Client, SendError, Target};
 use carillon_proto::{
     GroupId, MessageId, TimelineId, UserId,
     pb::client::{
-        Accepted, Direction, Entry, Envelope, MessageState, Poll, Recipient, ReportReason, content::Body, recipient::To,
+        Accepted, Content, Direction, Entry, Envelope, MessageState, Poll, Recipient, ReportReason, content::Body,
+        recipient::To,
     },
 };
 use clap::{Args, Subcommand, ValueEnum};
@@ -17,9 +18,9 @@ use super::{
     connect::Actor,
     out,
     printer::{Format, Printer},
-    refused::{not_answered, not_done},
+    refused::{Failed, not_answered, not_done},
     said::said,
-    saying::Whom,
+    saying::{Mentioned, Whom},
 };
 use crate::Config;
 
@@ -60,7 +61,15 @@ enum What {
     /// Shows a message as it is now.
     Show { message: MessageId },
     /// Says an own message otherwise.
-    Edit { message: MessageId, text: String },
+    Edit {
+        message: MessageId,
+        text: String,
+        #[command(flatten)]
+        mentioned: Mentioned,
+        /// Mentions nobody any more. Without this and the options of mentions, those of the message stay.
+        #[arg(long, conflicts_with = "Mentioned")]
+        no_mentions: bool,
+    },
     /// Takes a message back: an own one, or in a group, as an admin, one of a member of a lower role.
     Recall {
         message: MessageId,
@@ -152,12 +161,24 @@ impl Message {
             None => TimelineId::Inbox(user.clone()),
         };
         let Self { actor, what, format, .. } = self;
+        what.check(&timeline)?;
         let printer = Printer { reader: user.as_str(), format };
         actor.ask(config, "terminal-message", async |client| what.run(client, &timeline, &printer).await).await
     }
 }
 
 impl What {
+    /// Checks what the options can't say of each other.
+    fn check(&self, timeline: &TimelineId) -> Result<(), Failed> {
+        match self {
+            Self::List { with: Some(_), .. } if matches!(timeline, TimelineId::Group(_)) => {
+                Err(Failed::arguments(EITHER))
+            }
+            Self::Pinned { with } | Self::Poll { with, .. } => conversation(timeline, with.as_ref()).map(drop),
+            _ => Ok(()),
+        }
+    }
+
     async fn run(self, client: &Client, timeline: &TimelineId, printer: &Printer<'_>) -> anyhow::Result<()> {
         let done = |result: Result<Accepted, SendError>| printer.accepted(&result.map_err(not_done)?);
         match self {
@@ -165,16 +186,19 @@ impl What {
                 list(client, timeline, with.as_ref(), limit, before.unwrap_or(0), printer).await
             }
             Self::Show { message } => show(&find(client, timeline, message).await?.entry, timeline, printer),
-            Self::Edit { message, text } => {
-                let target = find_alive(client, timeline, message).await?;
-                done(client.edit(&target, Client::text(&text)).await)
+            Self::Edit { message, text, mentioned, no_mentions } => {
+                let FoundMessage { target, entry } = find_alive(client, timeline, message).await?;
+                let before = entry.envelope.as_ref().and_then(|said| Client::content_now(said, entry.state.as_deref()));
+                let kept = before.and_then(|content| content.mentions.clone()).filter(|_| !no_mentions);
+                let content = Content { mentions: mentioned.mentions().or(kept), ..Client::text(&text) };
+                done(client.edit(&target, content).await)
             }
             Self::Recall { message, erase } => {
-                let target = find_alive(client, timeline, message).await?;
+                let target = find_alive(client, timeline, message).await?.target;
                 done(client.recall(&target, erase).await)
             }
             Self::React { message, emojis } => {
-                let target = find_alive(client, timeline, message).await?;
+                let target = find_alive(client, timeline, message).await?.target;
                 let emojis: Vec<&str> = emojis.iter().map(String::as_str).collect();
                 done(client.react(&target, &emojis).await)
             }
@@ -182,21 +206,20 @@ impl What {
                 let entry = find(client, timeline, message).await?.entry;
                 let said = entry.envelope.as_ref().and_then(|said| Client::forwarded(said, entry.state.as_deref()));
                 let Some(content) = said else {
-                    bail!(
-                        "message {message} can't be forwarded: it says nothing of its own, is a poll, is gone or expires"
-                    );
+                    let why = "it says nothing of its own, is a poll, is gone or expires";
+                    return Err(Failed::Impossible(format!("message {message} can't be forwarded: {why}")).into());
                 };
                 done(client.send(to.recipient()?, content).await)
             }
-            Self::Pin { message } => done(client.pin(&find_alive(client, timeline, message).await?).await),
-            Self::Unpin { message } => done(client.unpin(&find_alive(client, timeline, message).await?).await),
+            Self::Pin { message } => done(client.pin(&find_alive(client, timeline, message).await?.target).await),
+            Self::Unpin { message } => done(client.unpin(&find_alive(client, timeline, message).await?.target).await),
             Self::Pinned { with } => pinned(client, timeline, conversation(timeline, with.as_ref())?, printer).await,
             Self::Poll { question, options, with, multiple } => {
                 let to = conversation(timeline, with.as_ref())?;
                 done(client.send(to, Client::poll(Poll { question, options, multiple, until_ms: 0 })).await)
             }
             Self::Vote { message, options } => {
-                let target = find_alive(client, timeline, message).await?;
+                let target = find_alive(client, timeline, message).await?.target;
                 done(client.vote(&target, &options).await)
             }
             Self::Report { messages, reason, text, block } => {
@@ -207,11 +230,14 @@ impl What {
     }
 }
 
-fn conversation(timeline: &TimelineId, with: Option<&UserId>) -> anyhow::Result<Recipient> {
+/// The complaint where both a user and a group are named, or neither.
+const EITHER: &str = "name either a group (--group) or a user (--with)";
+
+fn conversation(timeline: &TimelineId, with: Option<&UserId>) -> Result<Recipient, Failed> {
     match (timeline, with) {
         (TimelineId::Group(group), None) => Ok(Client::group(group.as_str())),
         (TimelineId::Inbox(_), Some(with)) => Ok(Client::user(with.as_str())),
-        _ => bail!("name either a group (--group) or a user (--with)"),
+        _ => Err(Failed::arguments(EITHER)),
     }
 }
 
@@ -225,9 +251,6 @@ async fn list(
     before: u64,
     printer: &Printer<'_>,
 ) -> anyhow::Result<()> {
-    if with.is_some() && matches!(timeline, TimelineId::Group(_)) {
-        bail!("name either a group (--group) or a user (--with)");
-    }
     let (mut found, mut from_seq) = (VecDeque::new(), before.saturating_sub(1));
     for _ in 0..if before == 1 { 0 } else { PAGES } {
         let page = client.fetch(timeline, Direction::Backward, from_seq, PAGE).await.map_err(not_answered)?;
@@ -277,7 +300,7 @@ pub(super) async fn find(client: &Client, timeline: &TimelineId, id: MessageId) 
             let Some(envelope) = &entry.envelope else { continue };
             if envelope.id == wanted {
                 let target = Target::of(timeline, entry.seq, envelope);
-                let target = target.ok_or_else(|| anyhow!("{id} is not a message of a user"))?;
+                let target = target.ok_or_else(|| Failed::Impossible(format!("{id} is not a message of a user")))?;
                 return Ok(FoundMessage { target, entry });
             }
             is_too_old |= envelope.time_ms + CLOCKS_DIFFER_MS < id.time_ms();
@@ -287,16 +310,16 @@ pub(super) async fn find(client: &Client, timeline: &TimelineId, id: MessageId) 
             break;
         }
     }
-    bail!("message {id} is not among the last {} messages", PAGES * PAGE as usize)
+    Err(Failed::Impossible(format!("message {id} is not among the last {} messages", PAGES * PAGE as usize)).into())
 }
 
 /// Looks for a message that is neither erased nor expired. It may have been recalled: its author can still recall it for good.
-pub(super) async fn find_alive(client: &Client, timeline: &TimelineId, id: MessageId) -> anyhow::Result<Target> {
-    let FoundMessage { target, entry } = find(client, timeline, id).await?;
-    if entry.envelope.is_some_and(|envelope| envelope.erased && envelope.client_id.is_empty()) {
-        bail!("message {id} is gone: it was erased or has expired");
+pub(super) async fn find_alive(client: &Client, timeline: &TimelineId, id: MessageId) -> anyhow::Result<FoundMessage> {
+    let found = find(client, timeline, id).await?;
+    if found.entry.envelope.as_ref().is_some_and(|envelope| envelope.erased && envelope.client_id.is_empty()) {
+        return Err(Failed::Impossible(format!("message {id} is gone: it was erased or has expired")).into());
     }
-    Ok(target)
+    Ok(found)
 }
 
 fn show(entry: &Entry, timeline: &TimelineId, printer: &Printer<'_>) -> anyhow::Result<()> {
@@ -336,7 +359,7 @@ async fn report(
     for message in messages {
         let FoundMessage { target, entry } = find(client, timeline, message).await?;
         if *conversation.get_or_insert(target.to.clone()) != target.to {
-            bail!("the messages are not of one conversation");
+            return Err(Failed::arguments("the messages are not of one conversation").into());
         }
         seqs.push(entry.seq);
         let author = UserId::new(&target.message.sender)?;

@@ -17,6 +17,7 @@ mod domain;
 mod ended;
 mod group;
 mod groups;
+mod lines;
 mod media;
 mod message;
 mod out;
@@ -284,6 +285,11 @@ fn small<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> 
 
 impl Options {
     pub(crate) fn load(&self) -> anyhow::Result<Config> {
+        if let Some(file) = self.config.as_ref().filter(|file| !file.exists()) {
+            return Err(
+                refused::Failed::Arguments(format!("--config {}: there is no such file", file.display())).into()
+            );
+        }
         let layers = self.layers(Layers::default())?;
         for warning in layers.warnings() {
             out::tell(format_args!("carillon: {warning}"));

@@ -1,5 +1,6 @@
 //! Messages on standard output: as lines for people, or as JSON for programs.
 
+use carillon_client::Client;
 use carillon_proto::{
     TimelineId,
     pb::client::{Accepted, Content, Envelope, MessageState, Recipient, content::Body, recipient::To, timeline},
@@ -39,7 +40,7 @@ pub(super) struct Printer<'a> {
 impl Printer<'_> {
     /// As it was sent.
     pub(super) fn message(&self, timeline: &TimelineId, seq: u64, envelope: &Envelope) -> anyhow::Result<()> {
-        self.put(timeline, seq, envelope, envelope, None)
+        self.message_now(timeline, seq, envelope, None)
     }
 
     /// As it is now.
@@ -50,25 +51,16 @@ impl Printer<'_> {
         envelope: &Envelope,
         state: Option<&MessageState>,
     ) -> anyhow::Result<()> {
-        self.put(timeline, seq, envelope, &now(envelope, state), state)
-    }
-
-    fn put(
-        &self,
-        timeline: &TimelineId,
-        seq: u64,
-        envelope: &Envelope,
-        shown: &Envelope,
-        state: Option<&MessageState>,
-    ) -> anyhow::Result<()> {
+        let content = Client::content_now(envelope, state);
         if self.format.json {
-            return out::line(object(timeline, seq, envelope, shown, state)?);
+            return out::line(object(timeline, seq, envelope, content, state)?);
         }
+        let shown = Envelope { content: content.cloned(), ..envelope.clone() };
         let ids = if self.format.ids { format!("{seq} {} ", envelope.id) } else { String::new() };
         let recalled = state.and_then(|state| state.recall.as_ref());
         let recalled =
             recalled.map_or_else(String::new, |recall| format!(" recalled by {}", printable(&recall.sender)));
-        out::line(format_args!("{ids}{}{recalled}", line(shown, self.reader)))
+        out::line(format_args!("{ids}{}{recalled}", line(&shown, self.reader)))
     }
 
     /// The answer to a message that was sent.
@@ -91,25 +83,11 @@ impl Printer<'_> {
     }
 }
 
-/// With the content of the last edit, or without any if it was recalled.
-fn now(envelope: &Envelope, state: Option<&MessageState>) -> Envelope {
-    let edit = state.and_then(|state| state.edit.as_ref()).and_then(|edit| edit.content.as_ref());
-    let edited = edit.and_then(|content| match &content.body {
-        Some(Body::Edit(edit)) => edit.content.as_deref().cloned(),
-        _ => None,
-    });
-    let content = match state.is_some_and(|state| state.recall.is_some()) {
-        true => None,
-        false => edited.or_else(|| envelope.content.clone()),
-    };
-    Envelope { content, ..envelope.clone() }
-}
-
 fn object(
     timeline: &TimelineId,
     seq: u64,
     envelope: &Envelope,
-    shown: &Envelope,
+    content: Option<&Content>,
     state: Option<&MessageState>,
 ) -> anyhow::Result<Value> {
     let (to, group) = match &envelope.to {
@@ -128,7 +106,7 @@ fn object(
         "time_ms": envelope.time_ms,
         "expires_at_ms": envelope.expires_at_ms,
         "erased": envelope.erased,
-        "text": text(shown.content.as_ref()),
+        "text": content.and_then(text),
         "envelope": serde_json::to_value(envelope)?,
     });
     if let Some(state) = state {
@@ -137,11 +115,33 @@ fn object(
     Ok(object)
 }
 
-/// A text as it is; anything else in words.
-fn text(content: Option<&Content>) -> Option<String> {
-    let content = content?;
-    match &content.body {
-        Some(Body::Text(text)) => Some(text.body.clone()),
+/// A text as it is; anything else in words. `None`: it says nothing, or something that this version does not know.
+fn text(content: &Content) -> Option<String> {
+    match content.body.as_ref()? {
+        Body::Text(text) => Some(text.body.clone()),
         _ => Some(said(Some(content))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carillon_proto::UserId;
+
+    use super::*;
+
+    #[test]
+    fn there_is_no_text_where_nothing_is_left() {
+        let inbox = TimelineId::Inbox(UserId::new("alice").expect("valid"));
+        let said = Envelope { content: Some(Client::text("the code is 4711")), ..Envelope::default() };
+        let text = |envelope: &Envelope, state: Option<&MessageState>| {
+            object(&inbox, 1, envelope, Client::content_now(envelope, state), state).expect("an object")["text"].take()
+        };
+        assert_eq!(text(&said, None), "the code is 4711");
+        let recalled = MessageState { recall: Some(Envelope::default()), ..MessageState::default() };
+        assert_eq!(text(&said, Some(&recalled)), Value::Null);
+        // Recalled or expired, as the service gives it out.
+        let left = Envelope { content: Some(Content::default()), ..said };
+        let erased = Envelope { erased: true, ..left.clone() };
+        assert_eq!([text(&left, None), text(&erased, None)], [Value::Null, Value::Null]);
     }
 }

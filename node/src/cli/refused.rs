@@ -16,22 +16,29 @@ pub(crate) enum Failed {
     /// The session is over, or there was none.
     #[error("{why}")]
     Ended { ending: Option<Ending>, why: String },
-    /// The option by which a command is told its user.
-    #[error("--as USER is missing: who does it")]
-    NoUser,
+    /// Arguments are missing, or do not go together.
+    #[error("{0}")]
+    Arguments(String),
+    /// The command has found out by itself that the request can't be carried out: the message is erased, for example.
+    #[error("{0}")]
+    Impossible(String),
 }
 
 impl Failed {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::NoUser => 2,
+            Self::Arguments(_) => 2,
             Self::Refused { retry: true, .. } => 1,
-            Self::Refused { retry: false, .. } => REFUSED,
+            Self::Refused { retry: false, .. } | Self::Impossible(_) => REFUSED,
             Self::Ended { ending, .. } => match ending {
                 Some(Ending::Closed | Ending::Stopped) | None => 1,
                 Some(_) => REFUSED,
             },
         }
+    }
+
+    pub(super) fn arguments(why: &str) -> Self {
+        Self::Arguments(why.to_owned())
     }
 
     fn refused(what: impl Display, refusal: Refusal) -> Self {

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, anyhow};
 use carillon_proto::{
-    DomainId, MediaId, MediaReference, ShardId, ShardKind,
+    MediaId, MediaReference, ShardId, ShardKind,
     pb::{
         admin::{
             ListReportsRequest, ReadReportFileReply, ReadReportFileRequest, ReadReportReply, ReadReportRequest,
@@ -14,7 +14,7 @@ use carillon_proto::{
         store::{ReportPlace, ReportRow, TimelineKey, report_evidence::Message, timeline_key::Kind},
     },
 };
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use prost::Message as _;
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ use super::{
     chat::{line, printable},
     out,
     said::said,
-    table::{Output, PAGE, Page, Table, time},
+    table::{OfDomain, Output, PAGE, Page, Table, time},
 };
 use crate::Config;
 
@@ -37,7 +37,7 @@ pub(super) enum Reports {
         #[arg(long)]
         resolved: bool,
         #[command(flatten)]
-        of: Of,
+        of: OfDomain,
         /// Only those after this one.
         #[arg(long, value_name = "ID")]
         after: Option<Id>,
@@ -71,24 +71,6 @@ pub(super) enum Reports {
         #[arg(long)]
         router: Option<String>,
     },
-}
-
-#[derive(Args)]
-#[group(multiple = false)]
-pub(super) struct Of {
-    /// Only those of users of this domain.
-    #[arg(long, value_name = "NAME")]
-    domain: Option<DomainId>,
-    /// Only those of users of the default domain.
-    #[arg(long)]
-    default_domain: bool,
-}
-
-impl Of {
-    fn domain(&self) -> Option<String> {
-        let named = self.domain.as_ref().map(|domain| domain.as_str().to_owned());
-        named.or(self.default_domain.then(String::new))
-    }
 }
 
 /// Names a report: its shard, its time and its number there.

@@ -6,6 +6,7 @@ use anyhow::bail;
 use carillon_client::{Client, MediaError};
 use carillon_proto::{
     GroupId, MessageId, TimelineId, UserId,
+    limits::EXPIRES_AFTER_MS,
     pb::client::{Content, Mentions, Recipient},
 };
 use clap::Args;
@@ -56,6 +57,16 @@ pub(super) struct Saying {
     /// The id of the first message of the thread that this one belongs to.
     #[arg(long, value_name = "MESSAGE")]
     thread: Option<MessageId>,
+    #[command(flatten)]
+    mentioned: Mentioned,
+    /// For how long the message is shown, for example 30s, 15m, 24h or 7d: 5 seconds to 366 days; then what it says is gone for everybody.
+    #[arg(long, value_name = "TIME", value_parser = parse_expiry)]
+    expires: Option<Duration>,
+}
+
+/// Whom a message mentions.
+#[derive(Args)]
+pub(super) struct Mentioned {
     /// Mentions this user; may be repeated.
     #[arg(long = "mention", value_name = "USER")]
     mentions: Vec<UserId>,
@@ -65,9 +76,29 @@ pub(super) struct Saying {
     /// Mentions everybody in the group who is online.
     #[arg(long)]
     mention_here: bool,
-    /// For how long the message is shown, for example 30s, 15m, 24h or 7d; then what it says is gone for everybody.
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    expires: Option<Duration>,
+}
+
+impl Mentioned {
+    /// `None`: nobody is mentioned.
+    pub(super) fn mentions(&self) -> Option<Box<Mentions>> {
+        let users: Vec<_> = self.mentions.iter().map(ToString::to_string).collect();
+        let mentions = Mentions { users, all: self.mention_all, here: self.mention_here };
+        (mentions != Mentions::default()).then(|| Box::new(mentions))
+    }
+}
+
+/// The time for which a message is shown.
+pub(super) fn parse_expiry(text: &str) -> Result<Duration, String> {
+    let time = parse_duration(text)?;
+    match u64::try_from(time.as_millis()).is_ok_and(|ms| EXPIRES_AFTER_MS.contains(&ms)) {
+        true => Ok(time),
+        false => Err(format!("{text} must be 5s to 366d")),
+    }
+}
+
+/// The same, or 0: without end.
+pub(super) fn parse_expiry_or_none(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { parse_expiry(text) }
 }
 
 impl Saying {
@@ -104,14 +135,25 @@ impl Saying {
             }
         };
         if let Some(id) = self.reply_to {
-            content = find_alive(client, timeline, id).await?.answered_by(content, "");
+            content = find_alive(client, timeline, id).await?.target.answered_by(content, "");
         }
         if let Some(id) = self.thread {
-            content = find_alive(client, timeline, id).await?.continued_by(content);
+            content = find_alive(client, timeline, id).await?.target.continued_by(content);
         }
-        let users: Vec<_> = self.mentions.iter().map(ToString::to_string).collect();
-        let mentions = Mentions { users, all: self.mention_all, here: self.mention_here };
-        content.mentions = (mentions != Mentions::default()).then(|| Box::new(mentions));
+        content.mentions = self.mentioned.mentions();
         Ok(content)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_shown_for_a_bounded_time() {
+        assert_eq!((parse_expiry("5s"), parse_expiry_or_none("0")), (Ok(Duration::from_secs(5)), Ok(Duration::ZERO)));
+        for wrong in ["4s", "367d", "0", "1h1"] {
+            parse_expiry(wrong).expect_err(wrong);
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
 use carillon_client::{Client, ScheduledChange};
 use carillon_proto::{
     UserId, now_ms,
@@ -15,7 +14,7 @@ use super::{
     connect::Actor,
     credential::parse_seconds,
     date, out,
-    refused::not_answered,
+    refused::{Failed, not_answered},
     said::said,
     saying::{Saying, Whom},
     table::{Table, time},
@@ -89,17 +88,31 @@ fn parse_time(text: &str) -> Result<u64, String> {
 impl Scheduled {
     pub(super) async fn run(self, config: &Config) -> anyhow::Result<()> {
         let Self { actor, what } = self;
+        what.check()?;
         let user = actor.user()?.clone();
         actor.ask(config, "terminal-scheduled", async |client| what.run(client, &user).await).await
     }
 }
 
 impl What {
+    /// Checks what the options can't say of each other.
+    fn check(&self) -> Result<(), Failed> {
+        match self {
+            Self::Add { when, .. } if when.at_ms().is_none() => {
+                Err(Failed::arguments("when it is to be sent must be given by --at or --in"))
+            }
+            Self::Set { text: None, when, .. } if when.at_ms().is_none() => {
+                Err(Failed::arguments("nothing is given that is to be changed: --text, --at or --in"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn run(self, client: &Client, user: &UserId) -> anyhow::Result<()> {
         match self {
             Self::List { json } => list(client, json).await,
             Self::Add { to, saying, when, json } => {
-                let Some(at_ms) = when.at_ms() else { bail!("when it is to be sent must be given by --at or --in") };
+                let at_ms = when.at_ms().unwrap_or_default();
                 let content = saying.content(client, &to.timeline(user), json).await?;
                 let id = client
                     .schedule_expiring(to.recipient()?, content, at_ms, saying.expires())
@@ -111,9 +124,6 @@ impl What {
                 }
             }
             Self::Set { id, text, when } => {
-                if text.is_none() && when.at_ms().is_none() {
-                    bail!("nothing is given that is to be changed: --text, --at or --in");
-                }
                 let change = ScheduledChange::Set { content: text.as_deref().map(Client::text), at_ms: when.at_ms() };
                 changed(client, id, change, "was changed").await
             }

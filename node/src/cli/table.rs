@@ -1,5 +1,6 @@
 //! Options and output of commands that print lists.
 
+use carillon_proto::DomainId;
 use clap::Args;
 
 pub(super) use super::date::format as time;
@@ -25,6 +26,25 @@ pub(super) struct Page {
     pub(super) limit: u32,
     #[command(flatten)]
     pub(super) output: Output,
+}
+
+#[derive(Args)]
+#[group(multiple = false)]
+pub(super) struct OfDomain {
+    /// Only those of this domain.
+    #[arg(long, value_name = "NAME")]
+    domain: Option<DomainId>,
+    /// Only those of the default domain.
+    #[arg(long)]
+    default_domain: bool,
+}
+
+impl OfDomain {
+    /// The name of the domain, empty for the default one. `None`: those of all domains.
+    pub(super) fn domain(&self) -> Option<String> {
+        let named = self.domain.as_ref().map(|domain| domain.as_str().to_owned());
+        named.or(self.default_domain.then(String::new))
+    }
 }
 
 /// Prints row by row, so that a long list need not fit into memory.

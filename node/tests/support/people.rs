@@ -19,7 +19,7 @@ use super::service::{CLUSTER_SECRET, Carrier, Service};
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs a command of the command line against a service. The password, if one is needed, comes from `stdin`.
-fn carillon(service: &Service, args: &[&str], stdin: &str) -> Output {
+pub fn carillon(service: &Service, args: &[&str], stdin: &str) -> Output {
     command(args, &service.data(), &service.router().to_string(), stdin)
 }
 

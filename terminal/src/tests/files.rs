@@ -33,6 +33,7 @@ fn the_last_file_is_saved_and_another_where_it_is_chosen() {
     let mut play = Play::connected(Some("bob"));
     assert_eq!(play.sends("/save"), []);
     assert!(play.screen().0.contains("no message here has a file"));
+    play.model.line.clear();
     for (seq, content) in [(3, cat()), (4, cat()), (5, carillon_client::Client::text("nice?"))] {
         let envelope = Envelope { content: Some(content), ..envelope(seq, "bob", "alice", "") };
         play.hears(Event::Delivered { timeline: inbox(), position: at(seq), envelope });

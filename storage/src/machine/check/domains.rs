@@ -1,7 +1,7 @@
 //! Checks of what is decided for domains.
 
 use carillon_proto::{
-    ANY_DOMAIN, DomainId,
+    ANY_DOMAIN, DomainId, duration,
     limits::{DOMAIN_CROSSINGS, LEAST_DOMAIN_AGE_MS},
     pb::store::{Rejected, SetDomain},
 };
@@ -20,7 +20,8 @@ pub(super) fn check_set(op: &SetDomain) -> Result<(), Rejected> {
     }
     for (what, age_ms) in [("messages", op.message_age_ms), ("reports", op.report_age_ms)] {
         if age_ms.is_some_and(|age_ms| (1..LEAST_DOMAIN_AGE_MS).contains(&age_ms)) {
-            let why = format!("{what} are kept for 0 (as the cluster says) or at least {LEAST_DOMAIN_AGE_MS} ms");
+            let least = duration::ms_in_words(LEAST_DOMAIN_AGE_MS);
+            let why = format!("{what} are kept for 0 (as the cluster says) or at least {least}");
             return Err(invalid(why));
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use carillon_proto::{
-    ShardId, ShardMap,
+    ShardId, ShardMap, duration,
     limits::EXPIRES_AFTER_MS,
     pb::store::{
         ChangeGroup, ChangeMembers, CreateGroup, GroupSettings, Person, Rejected, Role, SetGroup, SetMembership,
@@ -73,11 +73,13 @@ fn check_settings(settings: &GroupSettings) -> Result<(), Rejected> {
         return Err(invalid(format!("secret of a link has {} bytes, not 16 to 64", link.len())));
     }
     if *slow_mode_ms > MAX_SLOW_MODE_MS {
-        return Err(invalid(format!("slow mode of {slow_mode_ms} ms, not up to {MAX_SLOW_MODE_MS}")));
+        let [asked, most] = [*slow_mode_ms, MAX_SLOW_MODE_MS].map(|ms| duration::ms_in_words(ms.into()));
+        return Err(invalid(format!("slow mode of {asked}, not up to {most}")));
     }
     if *expire_after_ms != 0 && !EXPIRES_AFTER_MS.contains(expire_after_ms) {
-        let (least, most) = (EXPIRES_AFTER_MS.start(), EXPIRES_AFTER_MS.end());
-        return Err(invalid(format!("messages expire after {expire_after_ms} ms, not 0 (never) or {least} to {most}")));
+        let [asked, least, most] =
+            [*expire_after_ms, *EXPIRES_AFTER_MS.start(), *EXPIRES_AFTER_MS.end()].map(duration::ms_in_words);
+        return Err(invalid(format!("messages expire after {asked}, not 0 (never) or {least} to {most}")));
     }
     Ok(())
 }

@@ -335,7 +335,7 @@ fn what_can_t_be_decided_is_refused() {
         ("not set as well", SetDomain { remove: true, closed: Some(true), ..of("acme.example") }),
         ("normal form", SetDomain { closed: Some(true), ..of("Acme.example") }),
         ("not counted", SetDomain { max_users: Some(3), ..of("") }),
-        ("at least 60000 ms", SetDomain { message_age_ms: Some(LEAST_DOMAIN_AGE_MS - 1), ..of("acme.example") }),
+        ("at least 1 minute", SetDomain { message_age_ms: Some(LEAST_DOMAIN_AGE_MS - 1), ..of("acme.example") }),
         ("reports are kept for 0", SetDomain { report_age_ms: Some(1), ..of("acme.example") }),
         ("always reach each other", SetDomain { cross_to: names(&["acme.example"]), ..of("acme.example") }),
         ("always reach each other", SetDomain { part_from: names(&[""]), ..of("") }),

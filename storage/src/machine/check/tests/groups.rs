@@ -74,7 +74,7 @@ fn malformed_changes_of_groups_are_refused() {
         ("picture has", settings(GroupSettings { picture: "p".repeat(2049), ..GroupSettings::default() })),
         ("secret of a link", settings(GroupSettings { link: vec![1; 15].into(), ..GroupSettings::default() })),
         ("slow mode", settings(GroupSettings { slow_mode_ms: u32::MAX, ..GroupSettings::default() })),
-        ("expire after 4999", settings(GroupSettings { expire_after_ms: 4_999, ..GroupSettings::default() })),
+        ("expire after 4.999 seconds", settings(GroupSettings { expire_after_ms: 4_999, ..GroupSettings::default() })),
         ("expire after", settings(GroupSettings { expire_after_ms: 367 * 86_400_000, ..GroupSettings::default() })),
         ("settings are missing", change(Change::Create(CreateGroup::default()))),
         ("nothing is to be set", change(Change::Set(SetGroup::default()))),
