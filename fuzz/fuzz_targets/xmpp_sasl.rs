@@ -20,8 +20,8 @@ libfuzzer_sys::fuzz_target!(|given: (u8, &[u8], &[u8])| {
     let mut step = negotiation.start(mechanism.name(), (kind < 128).then_some(first), "3rfcNHYJY1ZVvWVs7j");
     for message in [first, second, first, second] {
         step = match step {
-            Step::Keys { hash, .. } => negotiation.keys(Keys::decoy(hash, &[1; 32], "a")),
-            Step::Password { .. } => negotiation.checked(false),
+            Step::Keys { user, hash } => negotiation.keys(&user, Keys::decoy(hash, &[1; 32], "a")),
+            Step::Password { user, .. } => negotiation.checked(&user, false),
             Step::Token { user, .. } => {
                 // Another one than the client names.
                 let other = Jid::new("nobody@example.com").expect("valid");

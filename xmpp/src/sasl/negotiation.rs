@@ -29,11 +29,11 @@ pub struct Negotiation {
 pub enum Step {
     /// For the client, which answers with [`Negotiation::respond`].
     Challenge(Vec<u8>),
-    /// The user's keys are needed: [`Negotiation::keys`].
+    /// The keys of `user` for `hash` are needed: [`Negotiation::keys`].
     Keys { user: Jid, hash: Hash },
     /// The password is to be compared with the user's keys, or with [`Keys::decoy`], by [`Keys::accepts`]: [`Negotiation::checked`].
     Password { user: Jid, password: Secret },
-    /// The token is to be checked: [`Negotiation::token`]. `user` is who the client says that it is for.
+    /// The token is to be checked: [`Negotiation::token`]. `user`: the client says that the token is for this user.
     Token { user: Option<Jid>, token: Secret },
     /// The client is this user. `data` goes to the client.
     Success { user: Jid, data: Option<Vec<u8>> },
@@ -52,6 +52,7 @@ enum State {
     /// The keys are being looked up.
     First {
         first: First,
+        hash: Hash,
         nonce: String,
     },
     Scram(Exchange),
@@ -61,6 +62,7 @@ enum State {
     },
     /// The client was told why its token is not valid.
     TokenRefused,
+    /// The client is signed in, and stays so.
     Done,
 }
 
@@ -79,10 +81,9 @@ impl Negotiation {
     /// handshake has not yet completed, the receiving entity MUST discard the ongoing handshake and MUST process a new handshake for the
     /// subsequently requested SASL mechanism." Section 6.3.10: "clients and servers MUST support the less efficient modes as well".
     pub fn start(&mut self, mechanism: &str, initial: Option<&[u8]>, nonce: &str) -> Step {
-        if matches!(self.state, State::Done) {
+        if matches!(self.take(), State::Done) {
             return self.fail(SaslFailure::MalformedRequest);
         }
-        self.state = State::Idle;
         let mechanism = match self.offer.choose(mechanism) {
             Ok(mechanism) => mechanism,
             Err(failure) => return self.fail(failure),
@@ -98,7 +99,7 @@ impl Negotiation {
 
     /// The client answers a challenge.
     pub fn respond(&mut self, response: &[u8]) -> Step {
-        match std::mem::replace(&mut self.state, State::Idle) {
+        match self.take() {
             State::Chosen { mechanism, nonce } => self.first(mechanism, response, nonce),
             State::Scram(exchange) => match exchange.finish(response) {
                 Ok(verdict) => {
@@ -118,14 +119,16 @@ impl Negotiation {
     /// RFC 6120, section 6.4.4: "Upon receiving an \<abort/\> element, the receiving entity MUST return a \<failure/\> element [...]
     /// containing an \<aborted/\> child element."
     pub fn abort(&mut self) -> Step {
-        self.state = State::Idle;
-        self.fail(SaslFailure::Aborted)
+        self.give_up(SaslFailure::Aborted)
     }
 
-    /// The keys of the user of [`Step::Keys`]: [`Keys::decoy`], if there is no such user, or none that may sign in so.
-    pub fn keys(&mut self, keys: Keys) -> Step {
-        match std::mem::replace(&mut self.state, State::Idle) {
-            State::First { first, nonce } => {
+    /// The keys of [`Step::Keys`]: [`Keys::decoy`], if there is no such user, or none that may sign in so.
+    ///
+    /// An answer for another user or another hash function than the last [`Step::Keys`] has asked for ends the attempt: the client may have
+    /// begun another one meanwhile.
+    pub fn keys(&mut self, user: &Jid, keys: Keys) -> Step {
+        match self.take() {
+            State::First { first, hash, nonce } if first.user == *user && keys.hash() == hash => {
                 let (challenge, exchange) = first.challenge(keys, &nonce);
                 self.state = State::Scram(exchange);
                 Step::Challenge(challenge.into_bytes())
@@ -134,9 +137,11 @@ impl Negotiation {
         }
     }
 
-    /// Whether the password of [`Step::Password`] is that of the user.
-    pub fn checked(&mut self, is_right: bool) -> Step {
-        match std::mem::replace(&mut self.state, State::Idle) {
+    /// Whether the password of [`Step::Password`] is that of `user`. An answer for another user than the last [`Step::Password`] names ends
+    /// the attempt, as in [`Self::keys`].
+    pub fn checked(&mut self, user: &Jid, is_right: bool) -> Step {
+        match self.take() {
+            State::Password(asked) if asked != *user => self.fail(SaslFailure::TemporaryAuthFailure),
             State::Password(user) if is_right => {
                 self.state = State::Done;
                 Step::Success { user, data: None }
@@ -146,9 +151,9 @@ impl Negotiation {
         }
     }
 
-    /// Whom the token of [`Step::Token`] is for: a bare address. `None`: it is not valid.
+    /// The user of the token of [`Step::Token`], a bare address. `None`: the token is not valid.
     pub fn token(&mut self, user: Option<Jid>) -> Step {
-        match (std::mem::replace(&mut self.state, State::Idle), user) {
+        match (self.take(), user) {
             (State::Token { named }, Some(user)) => match check_authzid(named.as_ref().map(Jid::as_str), &user) {
                 Ok(()) => {
                     self.state = State::Done;
@@ -166,7 +171,7 @@ impl Negotiation {
 
     /// The attempt cannot be finished, for a reason of the service.
     pub fn give_up(&mut self, failure: SaslFailure) -> Step {
-        self.state = State::Idle;
+        self.take();
         self.fail(failure)
     }
 
@@ -195,7 +200,7 @@ impl Negotiation {
             Some(hash) => {
                 let first = First::read(message, host, mechanism.binds(), self.offer.offers_binding(), bindings)?;
                 let user = first.user.clone();
-                Ok((State::First { first, nonce }, Step::Keys { user, hash }))
+                Ok((State::First { first, hash, nonce }, Step::Keys { user, hash }))
             }
             None if mechanism == Mechanism::Plain => {
                 let (user, password) = plain::read(message, host)?;
@@ -208,6 +213,12 @@ impl Negotiation {
                 Ok((State::Token { named: named.clone() }, Step::Token { user: named, token }))
             }
         }
+    }
+
+    /// Takes the state of the attempt, which is over unless it is set anew. A client that is signed in stays so.
+    fn take(&mut self) -> State {
+        let next = if matches!(self.state, State::Done) { State::Done } else { State::Idle };
+        std::mem::replace(&mut self.state, next)
     }
 
     fn fail(&mut self, failure: SaslFailure) -> Step {

@@ -145,6 +145,10 @@ impl Keys {
         }
     }
 
+    pub(super) fn hash(&self) -> Hash {
+        self.hash
+    }
+
     /// Keys as the store has them.
     pub fn to_stored(&self) -> ScramCredentials {
         ScramCredentials {
