@@ -14,6 +14,10 @@ use crate::error::{StanzaCondition, StreamCondition};
 /// The longest part of an address, in bytes.
 pub const MAX_PART_BYTES: usize = 1023;
 
+/// The longest part as it is given. The normal form of a character has a third of its bytes or more: U+FF41, three bytes, becomes `a`.
+/// PRECIS takes a time in the square of the length: each digit of Arabic is compared with all characters of the part.
+const MAX_GIVEN_PART_BYTES: usize = 3 * MAX_PART_BYTES;
+
 /// An address: `[localpart@]domainpart[/resourcepart]`, in its normal form.
 ///
 /// The localpart has the rules of PRECIS (UsernameCaseMapped), and beside these all that ids of users may have: they are of before PRECIS, so
@@ -62,10 +66,6 @@ impl InvalidJid {
 impl Jid {
     /// Reads an address, and brings it into its normal form.
     pub fn new(given: &str) -> Result<Self, InvalidJid> {
-        // Bounds the work: three parts, and what normalising makes shorter.
-        if given.len() > 4 * 3 * MAX_PART_BYTES {
-            return Err(InvalidJid::TooLong);
-        }
         // RFC 7622, section 3.1: "an implementation needs to match the separator characters '@' and '/' before applying any
         // transformation algorithms". Section 3.2: "Remove any portion from the first '/' character to the end of the string", then
         // "any portion from the beginning of the string to the first '@' character".
@@ -177,11 +177,17 @@ fn fits(part: &str) -> bool {
     (1..=MAX_PART_BYTES).contains(&part.len())
 }
 
+/// Bounds the work of [`normal_local`], [`normal_domain`] and [`normal_resource`].
+fn check_given(part: &str) -> Result<(), InvalidJid> {
+    if part.len() > MAX_GIVEN_PART_BYTES { Err(InvalidJid::TooLong) } else { Ok(()) }
+}
+
 /// RFC 7622, section 3.3: "The localpart of a JID MUST NOT be zero octets in length and MUST NOT be more than 1023 octets in length." "The
 /// localpart of a JID is an instance of the UsernameCaseMapped profile of the PRECIS IdentifierClass [...]. The rules and considerations
 /// provided in that specification MUST be applied to XMPP localparts." Section 3.3.1: "the following characters are explicitly disallowed".
 fn normal_local(given: &str) -> Result<Cow<'_, str>, InvalidJid> {
     const EXCLUDED: &[char] = &['"', '&', '\'', '/', ':', '<', '>', '@'];
+    check_given(given)?;
     let has_excluded = |local: &str| local.contains(EXCLUDED);
     if has_excluded(given) {
         return Err(InvalidJid::Local);
@@ -200,6 +206,7 @@ fn normal_local(given: &str) -> Result<Cow<'_, str>, InvalidJid> {
 /// address, or an unqualified hostname". "If the domainpart includes a final character considered to be a label separator (dot) by
 /// [RFC1034], this character MUST be stripped". Section 3.2.1: "each A-label MUST be converted to a U-label".
 fn normal_domain(given: &str) -> Result<Cow<'_, str>, InvalidJid> {
+    check_given(given)?;
     let given = given.strip_suffix('.').unwrap_or(given);
     if DomainId::check(given).is_ok() {
         return Ok(given.into());
@@ -215,6 +222,7 @@ fn normal_domain(given: &str) -> Result<Cow<'_, str>, InvalidJid> {
 /// resourcepart of a JID is an instance of the OpaqueString profile of the PRECIS FreeformClass [...]. The rules and considerations
 /// provided in that specification MUST be applied to XMPP resourceparts."
 fn normal_resource(given: &str) -> Result<Cow<'_, str>, InvalidJid> {
+    check_given(given)?;
     let resource = if given.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         given.into()
     } else {

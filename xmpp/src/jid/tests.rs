@@ -29,6 +29,10 @@ fn the_legal_addresses_of_the_rfc_are_taken() {
     }
 }
 
+fn jid_of_resource(resource: &str) -> Result<Jid, InvalidJid> {
+    Jid::new("a@b").expect("valid").with_resource(resource)
+}
+
 /// RFC 7622, section 3.5, table 2. Its example 21, a symbol, is taken: ids of users have such ones.
 #[test]
 fn what_is_no_address_is_refused_by_its_part() {
@@ -55,10 +59,20 @@ fn what_is_no_address_is_refused_by_its_part() {
         (&format!("a@b/{longer}"), InvalidJid::Resource),
         (&format!("a@{long}"), InvalidJid::Domain),
         (&"x".repeat(20_000), InvalidJid::TooLong),
+        // PRECIS takes a time in the square of their number.
+        (&format!("{}@b", "\u{660}".repeat(2_000)), InvalidJid::TooLong),
+        (&format!("a@b/{}", "\u{660}".repeat(2_000)), InvalidJid::TooLong),
     ] {
         assert_eq!(Jid::new(address), Err(part), "{address}");
     }
     Jid::new(&format!("{long}@example.com/{long}")).expect("the longest parts");
+    let wide = "\u{ff41}".repeat(1023);
+    assert_eq!(
+        Jid::new(&format!("{wide}@b")).map(|jid| jid.bare().len()),
+        Ok(1025),
+        "as long as its normal form allows"
+    );
+    assert_eq!(jid_of_resource(&"\u{660}".repeat(2_000)), Err(InvalidJid::TooLong));
     assert_eq!(Jid::bare_of("a@b/c"), Err(InvalidJid::NotBare));
     assert_eq!(InvalidJid::Local.stanza_condition(), StanzaCondition::JidMalformed);
     assert_eq!(InvalidJid::Domain.condition_of_to(), StreamCondition::HostUnknown);
