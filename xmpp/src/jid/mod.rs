@@ -14,10 +14,6 @@ use crate::error::{StanzaCondition, StreamCondition};
 /// The longest part of an address, in bytes.
 pub const MAX_PART_BYTES: usize = 1023;
 
-/// The longest part as it is given. The normal form of a character has a third of its bytes or more: U+FF41, three bytes, becomes `a`.
-/// PRECIS takes a time in the square of the length: each digit of Arabic is compared with all characters of the part.
-const MAX_GIVEN_PART_BYTES: usize = 3 * MAX_PART_BYTES;
-
 /// An address: `[localpart@]domainpart[/resourcepart]`, in its normal form.
 ///
 /// The localpart has the rules of PRECIS (UsernameCaseMapped), and beside these all that ids of users may have: they are of before PRECIS, so
@@ -66,6 +62,9 @@ impl InvalidJid {
 impl Jid {
     /// Reads an address, and brings it into its normal form.
     pub fn new(given: &str) -> Result<Self, InvalidJid> {
+        if given.len() > 3 * MAX_PART_BYTES + "@/".len() {
+            return Err(InvalidJid::TooLong);
+        }
         // RFC 7622, section 3.1: "an implementation needs to match the separator characters '@' and '/' before applying any
         // transformation algorithms". Section 3.2: "Remove any portion from the first '/' character to the end of the string", then
         // "any portion from the beginning of the string to the first '@' character".
@@ -173,13 +172,10 @@ impl FromStr for Jid {
     }
 }
 
+/// Whether a part has a length that is allowed. A part is checked as it is given, too: PRECIS takes a time in the square of the length,
+/// because each digit of Arabic is compared with all characters of the part.
 fn fits(part: &str) -> bool {
     (1..=MAX_PART_BYTES).contains(&part.len())
-}
-
-/// Bounds the work of [`normal_local`], [`normal_domain`] and [`normal_resource`].
-fn check_given(part: &str) -> Result<(), InvalidJid> {
-    if part.len() > MAX_GIVEN_PART_BYTES { Err(InvalidJid::TooLong) } else { Ok(()) }
 }
 
 /// RFC 7622, section 3.3: "The localpart of a JID MUST NOT be zero octets in length and MUST NOT be more than 1023 octets in length." "The
@@ -187,9 +183,8 @@ fn check_given(part: &str) -> Result<(), InvalidJid> {
 /// provided in that specification MUST be applied to XMPP localparts." Section 3.3.1: "the following characters are explicitly disallowed".
 fn normal_local(given: &str) -> Result<Cow<'_, str>, InvalidJid> {
     const EXCLUDED: &[char] = &['"', '&', '\'', '/', ':', '<', '>', '@'];
-    check_given(given)?;
     let has_excluded = |local: &str| local.contains(EXCLUDED);
-    if has_excluded(given) {
+    if !fits(given) || has_excluded(given) {
         return Err(InvalidJid::Local);
     }
     // An id of a user is normal as it is, for whom has made it and for XMPP before PRECIS.
@@ -206,7 +201,6 @@ fn normal_local(given: &str) -> Result<Cow<'_, str>, InvalidJid> {
 /// address, or an unqualified hostname". "If the domainpart includes a final character considered to be a label separator (dot) by
 /// [RFC1034], this character MUST be stripped". Section 3.2.1: "each A-label MUST be converted to a U-label".
 fn normal_domain(given: &str) -> Result<Cow<'_, str>, InvalidJid> {
-    check_given(given)?;
     let given = given.strip_suffix('.').unwrap_or(given);
     if DomainId::check(given).is_ok() {
         return Ok(given.into());
@@ -222,7 +216,9 @@ fn normal_domain(given: &str) -> Result<Cow<'_, str>, InvalidJid> {
 /// resourcepart of a JID is an instance of the OpaqueString profile of the PRECIS FreeformClass [...]. The rules and considerations
 /// provided in that specification MUST be applied to XMPP resourceparts."
 fn normal_resource(given: &str) -> Result<Cow<'_, str>, InvalidJid> {
-    check_given(given)?;
+    if !fits(given) {
+        return Err(InvalidJid::Resource);
+    }
     let resource = if given.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         given.into()
     } else {
