@@ -146,12 +146,9 @@ impl Stanza {
         self.namespace_of(&self.namespace)
     }
 
-    /// `None` if the element is not a stanza.
+    /// `None` if the element is not a stanza of clients: only one of `jabber:client` is such in the streams to which it goes.
     pub fn kind(&self) -> Option<StanzaKind> {
-        let namespace = self.namespace();
-        if namespace.is_empty()
-            || (namespace != self.content_namespace() && !matches!(namespace, ns::CLIENT | ns::SERVER))
-        {
+        if self.namespace() != ns::CLIENT {
             return None;
         }
         match self.name() {
