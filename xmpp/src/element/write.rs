@@ -5,7 +5,7 @@ use std::fmt;
 use super::{Attribute, Element, Node};
 use crate::{Framing, ns, xml::escape};
 
-/// What is declared around an element.
+/// The namespaces that are declared around an element.
 #[derive(Clone, Copy)]
 struct Around<'a> {
     default: &'a str,
@@ -14,7 +14,7 @@ struct Around<'a> {
 }
 
 impl Element {
-    /// As it stands directly in a stream of a client.
+    /// The text of the element, as it stands directly in a stream of a client.
     ///
     /// RFC 6120, section 4.8.5: "An implementation MUST NOT generate namespace prefixes for elements qualified by the content namespace":
     /// only elements of streams have a prefix. RFC 7395, section 3.3.3: "the stream prefix MUST be declared or use an unprefixed form".
@@ -43,8 +43,8 @@ impl Element {
         for (at, attribute) in self.attributes.iter().enumerate() {
             attribute.write(at, &mut out);
         }
-        write_attribute("xmlns", ns::CLIENT, &mut out);
-        write_attribute("xmlns:stream", ns::STREAMS, &mut out);
+        escape::push_attribute("xmlns", ns::CLIENT, &mut out);
+        escape::push_attribute("xmlns:stream", ns::STREAMS, &mut out);
         out.push('>');
         out
     }
@@ -57,10 +57,10 @@ impl Element {
         out.push_str(&self.name);
         if !prefix.is_empty() && !around.has_stream_prefix {
             inside.has_stream_prefix = true;
-            write_attribute("xmlns:stream", ns::STREAMS, out);
+            escape::push_attribute("xmlns:stream", ns::STREAMS, out);
         } else if prefix.is_empty() && self.namespace != around.default {
             inside.default = &self.namespace;
-            write_attribute("xmlns", &self.namespace, out);
+            escape::push_attribute("xmlns", &self.namespace, out);
         }
         for (at, attribute) in self.attributes.iter().enumerate() {
             attribute.write(at, out);
@@ -87,25 +87,17 @@ impl Attribute {
     /// `at`: its place among the element's attributes. It makes a prefix that no other one has.
     fn write(&self, at: usize, out: &mut String) {
         match &*self.namespace {
-            "" => write_attribute(&self.name, &self.value, out),
-            ns::XML => write_attribute(&format!("xml:{}", self.name), &self.value, out),
+            "" => escape::push_attribute(&self.name, &self.value, out),
+            ns::XML => escape::push_attribute(&format!("xml:{}", self.name), &self.value, out),
             namespace => {
-                write_attribute(&format!("xmlns:a{at}"), namespace, out);
-                write_attribute(&format!("a{at}:{}", self.name), &self.value, out);
+                escape::push_attribute(&format!("xmlns:a{at}"), namespace, out);
+                escape::push_attribute(&format!("a{at}:{}", self.name), &self.value, out);
             }
         }
     }
 }
 
-fn write_attribute(name: &str, value: &str, out: &mut String) {
-    out.push(' ');
-    out.push_str(name);
-    out.push_str("='");
-    escape::push_value(value, out);
-    out.push('\'');
-}
-
-/// As a document of its own.
+/// The element as a document of its own.
 impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text_for(Framing::WebSocket))
