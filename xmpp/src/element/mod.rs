@@ -5,6 +5,8 @@ mod write;
 
 use std::borrow::Cow;
 
+pub(crate) use write::Around;
+
 use crate::ns;
 
 /// An element. Names that a program gives are constants of it, so that nothing of a client can become one.

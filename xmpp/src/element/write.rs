@@ -7,10 +7,15 @@ use crate::{Framing, ns, xml::escape};
 
 /// The namespaces that are declared around an element.
 #[derive(Clone, Copy)]
-struct Around<'a> {
+pub(crate) struct Around<'a> {
     default: &'a str,
     /// The prefix `stream` is that of streams.
     has_stream_prefix: bool,
+}
+
+impl Around<'static> {
+    /// In a stanza of clients, whatever stream it is in.
+    pub(crate) const IN_STANZA: Self = Around { default: ns::CLIENT, has_stream_prefix: false };
 }
 
 impl Element {
@@ -49,9 +54,41 @@ impl Element {
         out
     }
 
-    fn write_in(&self, around: Around<'_>, out: &mut String) {
+    /// Appends the text of the element as it stands at such a place.
+    pub(crate) fn write_in(&self, around: Around<'_>, out: &mut String) {
+        let inside = self.begin_tag(around, out);
+        if self.nodes.is_empty() {
+            out.push_str("/>");
+            return;
+        }
+        self.write_nodes(inside, out);
+        self.write_end(out);
+    }
+
+    /// Appends the start tag and the nodes, but not the end tag. Returns the namespaces that hold for more children.
+    pub(crate) fn write_begin<'a>(&'a self, around: Around<'a>, out: &mut String) -> Around<'a> {
+        let inside = self.begin_tag(around, out);
+        self.write_nodes(inside, out);
+        inside
+    }
+
+    /// Appends the end tag.
+    pub(crate) fn write_end(&self, out: &mut String) {
+        out.push_str("</");
+        out.push_str(self.prefix());
+        out.push_str(&self.name);
+        out.push('>');
+    }
+
+    /// The prefix with its colon.
+    pub(crate) fn prefix(&self) -> &'static str {
+        if self.namespace == ns::STREAMS { "stream:" } else { "" }
+    }
+
+    /// Appends the start tag up to its closing bracket.
+    fn begin_tag<'a>(&'a self, around: Around<'a>, out: &mut String) -> Around<'a> {
         let mut inside = around;
-        let prefix = if self.namespace == ns::STREAMS { "stream:" } else { "" };
+        let prefix = self.prefix();
         out.push('<');
         out.push_str(prefix);
         out.push_str(&self.name);
@@ -65,10 +102,11 @@ impl Element {
         for (at, attribute) in self.attributes.iter().enumerate() {
             attribute.write(at, out);
         }
-        if self.nodes.is_empty() {
-            out.push_str("/>");
-            return;
-        }
+        inside
+    }
+
+    /// Appends the closing bracket of the start tag and the nodes.
+    fn write_nodes(&self, inside: Around<'_>, out: &mut String) {
         out.push('>');
         for node in &self.nodes {
             match node {
@@ -76,10 +114,6 @@ impl Element {
                 Node::Text(text) => escape::push_text(text, out),
             }
         }
-        out.push_str("</");
-        out.push_str(prefix);
-        out.push_str(&self.name);
-        out.push('>');
     }
 }
 

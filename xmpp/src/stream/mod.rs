@@ -22,7 +22,7 @@ pub use header::Header;
 pub use iq::IqType;
 pub use limits::Limits;
 pub use opening::{Opening, closing};
-pub use stanza::{Child, Routed, Stanza, StanzaKind, read_stanza};
+pub use stanza::{Child, Forwardable, Head, InvalidPieces, Pieces, Routed, Stanza, StanzaKind, read_stanza};
 pub use tcp::TcpParser;
 pub use websocket::WebSocketParser;
 

@@ -1,6 +1,12 @@
 //! First-level elements: their text as it came, and what routing needs of it.
 
+mod child;
+mod edit;
+mod pieces;
+
 use std::sync::Arc;
+
+pub use pieces::{Forwardable, Head, InvalidPieces, Pieces};
 
 use super::{Framing, Header, Limits};
 use crate::{

@@ -256,7 +256,7 @@ impl<'t> Reader<'t> {
 }
 
 /// Where `part` is in `whole`. It is a slice of it: the library gives names and values as they stand there.
-fn slice(whole: &str, part: &[u8]) -> std::ops::Range<usize> {
+pub(super) fn slice(whole: &str, part: &[u8]) -> std::ops::Range<usize> {
     let begin = part.as_ptr() as usize - whole.as_ptr() as usize;
     begin..begin + part.len()
 }
