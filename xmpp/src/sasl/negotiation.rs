@@ -1,7 +1,8 @@
 //! One connection that signs in.
 
 use super::{
-    Hash, Keys, Mechanism, Offer, Secret, check_authzid,
+    Hash, Keys, Mechanism, Offer, Secret, TokenMechanism, check_authzid,
+    ht::{self, Claim},
     oauth::{self, Bearer},
     plain,
     scram::{Exchange, First},
@@ -20,6 +21,10 @@ const FAILURES: u32 = 5;
 /// The attempts of one connection to sign in, one after the other.
 pub struct Negotiation {
     offer: Offer,
+    /// Whom the client has named in the header of a stream that uses XEP-0388.
+    from: Option<Jid>,
+    /// The client is told a hash of the offer (XEP-0474).
+    is_protected: bool,
     state: State,
     failures: u32,
 }
@@ -35,6 +40,8 @@ pub enum Step {
     Password { user: Jid, password: Secret },
     /// The token is to be checked: [`Negotiation::token`]. `user`: the client says that the token is for this user.
     Token { user: Option<Jid>, token: Secret },
+    /// The tokens of XEP-0484 that the user's client may have for this mechanism are needed: [`Negotiation::tokens`].
+    Tokens { user: Jid, mechanism: TokenMechanism },
     /// The client is this user. `data` goes to the client.
     Success { user: Jid, data: Option<Vec<u8>> },
     /// The client may try again, unless [`Negotiation::refusal`] says otherwise.
@@ -60,6 +67,8 @@ enum State {
     Token {
         named: Option<Jid>,
     },
+    /// The tokens are being looked up.
+    Claim(Claim),
     /// The client was told why its token is not valid.
     TokenRefused,
     /// The client is signed in, and stays so.
@@ -68,7 +77,23 @@ enum State {
 
 impl Negotiation {
     pub fn new(offer: Offer) -> Self {
-        Self { offer, state: State::Idle, failures: 0 }
+        Self { offer, from: None, is_protected: false, state: State::Idle, failures: 0 }
+    }
+
+    /// The user whom the client names in the header of its stream, for XEP-0388. The client may sign in as nobody else, if it says as whom.
+    ///
+    /// XEP-0388, section 2.3: "If the stream's from attribute (if present) does not match the non-empty authorization string, the server MUST
+    /// fail the authentication".
+    #[must_use]
+    pub fn with_from(self, from: Option<&Jid>) -> Self {
+        Self { from: from.map(Jid::to_bare), ..self }
+    }
+
+    /// SCRAM tells the client a hash of the mechanisms and the channel bindings that were offered (XEP-0474), so that it notices whether the
+    /// lists were changed on their way.
+    #[must_use]
+    pub fn protected(self) -> Self {
+        Self { is_protected: true, ..self }
     }
 
     pub fn offer(&self) -> &Offer {
@@ -129,7 +154,8 @@ impl Negotiation {
     pub fn keys(&mut self, user: &Jid, keys: Keys) -> Step {
         match self.take() {
             State::First { first, hash, nonce } if first.user == *user && keys.hash() == hash => {
-                let (challenge, exchange) = first.challenge(keys, &nonce);
+                let protection = self.is_protected.then(|| self.offer.protection(hash));
+                let (challenge, exchange) = first.challenge(keys, &nonce, protection.as_deref());
                 self.state = State::Scram(exchange);
                 Step::Challenge(challenge.into_bytes())
             }
@@ -154,18 +180,64 @@ impl Negotiation {
     /// The user of the token of [`Step::Token`], a bare address. `None`: the token is not valid.
     pub fn token(&mut self, user: Option<Jid>) -> Step {
         match (self.take(), user) {
-            (State::Token { named }, Some(user)) => match check_authzid(named.as_ref().map(Jid::as_str), &user) {
-                Ok(()) => {
-                    self.state = State::Done;
-                    Step::Success { user, data: None }
+            (State::Token { named }, Some(user)) => {
+                match check_authzid(named.as_ref().map(Jid::as_str), &user, self.from.as_ref()) {
+                    Ok(()) => {
+                        self.state = State::Done;
+                        Step::Success { user, data: None }
+                    }
+                    Err(failure) => self.fail(failure),
                 }
-                Err(failure) => self.fail(failure),
-            },
+            }
             (State::Token { .. }, None) => {
                 self.state = State::TokenRefused;
                 Step::Challenge(oauth::INVALID_TOKEN.to_vec())
             }
             _ => self.fail(SaslFailure::TemporaryAuthFailure),
+        }
+    }
+
+    /// The client shows that it has a token of XEP-0484. It needs no nonce and is answered at once.
+    ///
+    /// XEP-0484, section 3.4: "Servers MUST bind tokens to the mechanism selected by the client in its original request, and reject attempts
+    /// to use them with other mechanisms": whoever looks up tokens gives those of the mechanism.
+    pub fn start_with_token(&mut self, mechanism: &str, initial: Option<&[u8]>) -> Step {
+        if matches!(self.take(), State::Done) {
+            return self.fail(SaslFailure::MalformedRequest);
+        }
+        match self.claim(mechanism, initial) {
+            Ok(claim) => {
+                let (user, mechanism) = (claim.user.clone(), claim.mechanism);
+                self.state = State::Claim(claim);
+                Step::Tokens { user, mechanism }
+            }
+            Err(failure) => self.fail(failure),
+        }
+    }
+
+    fn claim(&self, mechanism: &str, initial: Option<&[u8]>) -> Result<Claim, SaslFailure> {
+        let mechanism = TokenMechanism::offered(&self.offer).find(|offered| offered.name() == mechanism);
+        let mechanism = mechanism.ok_or(SaslFailure::InvalidMechanism)?;
+        let binding = mechanism.binding(&self.offer.bindings).ok_or(SaslFailure::InvalidMechanism)?;
+        let message = initial.ok_or(SaslFailure::MalformedRequest)?;
+        ht::read(message, mechanism, binding, &self.offer.host)
+    }
+
+    /// The tokens of [`Step::Tokens`]: all that are valid, in any order; none, if there is no such user. Also returns which one it was, so
+    /// that an old one can be replaced.
+    ///
+    /// XEP-0484, section 3.2.2: "If the server no longer trusts a token, it MUST instead fail the authentication (returning the SASL
+    /// 'credentials-expired' error condition)". It is told the same for a user who does not exist.
+    pub fn tokens(&mut self, user: &Jid, tokens: &[Secret]) -> (Step, Option<usize>) {
+        match self.take() {
+            State::Claim(claim) if claim.user == *user => match claim.check(tokens) {
+                Some((at, answer)) => {
+                    self.state = State::Done;
+                    (Step::Success { user: claim.user, data: Some(answer) }, Some(at))
+                }
+                None => (self.fail(SaslFailure::CredentialsExpired), None),
+            },
+            _ => (self.fail(SaslFailure::TemporaryAuthFailure), None),
         }
     }
 
@@ -200,10 +272,11 @@ impl Negotiation {
             Some(hash) => {
                 let first = First::read(message, host, mechanism.binds(), self.offer.offers_binding(), bindings)?;
                 let user = first.user.clone();
+                check_authzid(first.authzid.as_deref(), &user, self.from.as_ref())?;
                 Ok((State::First { first, hash, nonce }, Step::Keys { user, hash }))
             }
             None if mechanism == Mechanism::Plain => {
-                let (user, password) = plain::read(message, host)?;
+                let (user, password) = plain::read(message, host, self.from.as_ref())?;
                 Ok((State::Password(user.clone()), Step::Password { user, password }))
             }
             None => {

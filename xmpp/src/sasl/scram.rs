@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{ChannelBindings, check_authzid, user};
+use super::{ChannelBindings, user};
 use crate::{Jid, error::SaslFailure};
 
 /// The hash function of a mechanism.
@@ -30,14 +30,14 @@ impl Hash {
         }
     }
 
-    fn hash(self, message: &[u8]) -> Vec<u8> {
+    pub(super) fn hash(self, message: &[u8]) -> Vec<u8> {
         match self {
             Self::Sha1 => Sha1::digest(message).to_vec(),
             Self::Sha256 => Sha256::digest(message).to_vec(),
         }
     }
 
-    fn hmac(self, key: &[u8], message: &[u8]) -> Vec<u8> {
+    pub(super) fn hmac(self, key: &[u8], message: &[u8]) -> Vec<u8> {
         match self {
             Self::Sha1 => {
                 // HMAC takes keys of any length (RFC 2104 section 3).
@@ -111,15 +111,19 @@ impl Keys {
         if password.is_empty() {
             return Err(PasswordError::Empty);
         }
-        let salted = hash.salted(&password, salt, iterations);
-        let client_key = Zeroizing::new(hash.hmac(&salted, b"Client Key"));
-        Ok(Self {
+        Ok(Self::of_salted(hash, &hash.salted(&password, salt, iterations), salt, iterations))
+    }
+
+    /// Keys of SaltedPassword (RFC 5802, section 3).
+    pub(super) fn of_salted(hash: Hash, salted: &[u8], salt: &[u8], iterations: u32) -> Self {
+        let client_key = Zeroizing::new(hash.hmac(salted, b"Client Key"));
+        Self {
             hash,
             salt: salt.to_vec(),
             iterations,
             stored_key: hash.hash(&client_key),
-            server_key: hash.hmac(&salted, b"Server Key"),
-        })
+            server_key: hash.hmac(salted, b"Server Key"),
+        }
     }
 
     /// Keys for a user without any: always the same for the same name, so that nobody learns which users exist. No password fits them.
@@ -228,6 +232,8 @@ impl Gs2 {
 /// client-first-message.
 pub(super) struct First {
     pub(super) user: Jid,
+    /// As whom the client wants to act.
+    pub(super) authzid: Option<String>,
     /// What the client has to repeat: the header, and the data of channel binding.
     binding: Vec<u8>,
     bare: String,
@@ -270,15 +276,18 @@ impl First {
             return Err(malformed);
         }
         let user = user(&unescape(name)?, host)?;
-        check_authzid(gs2.authzid.as_deref(), &user)?;
-        Ok(Self { user, binding, bare: bare.to_owned(), nonce: nonce.to_owned() })
+        Ok(Self { user, authzid: gs2.authzid, binding, bare: bare.to_owned(), nonce: nonce.to_owned() })
     }
 
-    /// server-first-message, and what checks the answer to it.
-    pub(super) fn challenge(self, keys: Keys, server_nonce: &str) -> (String, Exchange) {
+    /// server-first-message, and what checks the answer to it. `protection`: the hash of XEP-0474.
+    pub(super) fn challenge(self, keys: Keys, server_nonce: &str, protection: Option<&str>) -> (String, Exchange) {
         let nonce = format!("{}{server_nonce}", self.nonce);
         let salt = BASE64_STANDARD.encode(&keys.salt);
-        let server_first = format!("r={nonce},s={salt},i={}", keys.iterations);
+        let mut server_first = format!("r={nonce},s={salt},i={}", keys.iterations);
+        if let Some(hash) = protection {
+            server_first.push_str(",h=");
+            server_first.push_str(hash);
+        }
         let begin = format!("{},{server_first},", self.bare);
         (server_first, Exchange { user: self.user, keys, binding: self.binding, nonce, begin })
     }
