@@ -37,7 +37,7 @@ impl TokenMechanism {
     }
 
     /// The data of channel binding. `None`: the connection does not have it.
-    pub(super) fn binding(self, bindings: &ChannelBindings) -> Option<&[u8]> {
+    pub(crate) fn binding(self, bindings: &ChannelBindings) -> Option<&[u8]> {
         match self {
             Self::Exporter => bindings.exporter.as_deref(),
             Self::ServerEndPoint => bindings.server_end_point.as_deref(),

@@ -53,7 +53,7 @@ impl Mechanism {
         }
     }
 
-    pub(super) fn binds(self) -> bool {
+    pub(crate) fn binds(self) -> bool {
         matches!(self, Self::ScramSha256Plus | Self::ScramSha1Plus)
     }
 
@@ -79,7 +79,7 @@ impl ChannelBindings {
         exporter.into_iter().chain(self.server_end_point.is_some().then_some("tls-server-end-point"))
     }
 
-    pub(super) fn data(&self, binding: &str) -> Option<&[u8]> {
+    pub(crate) fn data(&self, binding: &str) -> Option<&[u8]> {
         match binding {
             "tls-exporter" => self.exporter.as_deref(),
             "tls-server-end-point" => self.server_end_point.as_deref(),

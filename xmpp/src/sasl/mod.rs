@@ -15,6 +15,9 @@ mod secret;
 mod upgrade;
 mod wire;
 
+#[cfg(any(test, feature = "client"))]
+pub(crate) use {ht::hashed, protection::of_lists};
+
 pub use bind::{Bind, bound};
 pub use fast::{Fast, TokenIssuer};
 pub use ht::TokenMechanism;

@@ -30,14 +30,14 @@ impl Hash {
         }
     }
 
-    pub(super) fn hash(self, message: &[u8]) -> Vec<u8> {
+    pub(crate) fn hash(self, message: &[u8]) -> Vec<u8> {
         match self {
             Self::Sha1 => Sha1::digest(message).to_vec(),
             Self::Sha256 => Sha256::digest(message).to_vec(),
         }
     }
 
-    pub(super) fn hmac(self, key: &[u8], message: &[u8]) -> Vec<u8> {
+    pub(crate) fn hmac(self, key: &[u8], message: &[u8]) -> Vec<u8> {
         match self {
             Self::Sha1 => {
                 // HMAC takes keys of any length (RFC 2104 section 3).
@@ -49,7 +49,7 @@ impl Hash {
         }
     }
 
-    fn salted(self, password: &str, salt: &[u8], iterations: u32) -> Zeroizing<Vec<u8>> {
+    pub(crate) fn salted(self, password: &str, salt: &[u8], iterations: u32) -> Zeroizing<Vec<u8>> {
         let mut salted = Zeroizing::new(vec![0; self.bytes()]);
         match self {
             Self::Sha1 => pbkdf2::pbkdf2_hmac::<Sha1>(password.as_bytes(), salt, iterations, &mut salted),

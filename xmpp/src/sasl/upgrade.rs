@@ -42,7 +42,7 @@ impl Upgrade {
     }
 
     /// `<upgrade/>` for the features.
-    pub(super) fn feature(hash: Hash) -> Element {
+    pub(crate) fn feature(hash: Hash) -> Element {
         Element::new("upgrade", UPGRADES).with_text(Self::task(hash))
     }
 
