@@ -1,5 +1,5 @@
-//! The server's side of SASL (RFC 6120, section 6): the mechanisms, step by step. Whoever drives it looks up keys, checks passwords and
-//! tokens, and gives the random nonce.
+//! The server's side of SASL (RFC 6120, section 6): the mechanisms, step by step. The caller looks up keys, checks passwords and tokens,
+//! and gives the random nonce.
 
 mod bind;
 mod fast;

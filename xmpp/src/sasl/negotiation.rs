@@ -29,10 +29,10 @@ pub struct Negotiation {
     failures: u32,
 }
 
-/// What has to happen next.
+/// The next step of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// For the client, which answers with [`Negotiation::respond`].
+    /// Data for the client. Its answer goes to [`Negotiation::respond`].
     Challenge(Vec<u8>),
     /// The keys of `user` for `hash` are needed: [`Negotiation::keys`].
     Keys { user: Jid, hash: Hash },

@@ -59,7 +59,7 @@ impl Hash {
     }
 }
 
-/// What a server knows of a password for one hash function. Nobody can sign in by it, who reads it.
+/// The keys of a password for one hash function, as a server keeps them. They do not suffice to sign in.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Keys {
     hash: Hash,
@@ -232,9 +232,9 @@ impl Gs2 {
 /// client-first-message.
 pub(super) struct First {
     pub(super) user: Jid,
-    /// As whom the client wants to act.
+    /// The address as which the client wants to act.
     pub(super) authzid: Option<String>,
-    /// What the client has to repeat: the header, and the data of channel binding.
+    /// The header and the data of channel binding, which the client has to repeat.
     binding: Vec<u8>,
     bare: String,
     nonce: String,

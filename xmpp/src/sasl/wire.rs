@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::Step;
 use crate::{Element, error::SaslFailure, ns};
 
-/// What a client sends. The data is overwritten when it is dropped, and never shown.
+/// An element that a client sends. The data is overwritten when it is dropped, and never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Request {
     /// `data` is `None`, if the element has no data: the client waits for a challenge.

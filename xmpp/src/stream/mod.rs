@@ -38,7 +38,7 @@ pub enum Framing {
     WebSocket,
 }
 
-/// What has come on a stream.
+/// The next thing that the peer has sent.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     Opened(Arc<Header>),

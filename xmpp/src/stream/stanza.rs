@@ -53,7 +53,7 @@ pub struct Stanza {
     header: Arc<Header>,
 }
 
-/// What is found in the text of a stanza.
+/// The places of what routing needs in the text of a stanza.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Places {
     name: Span,
@@ -80,15 +80,15 @@ struct Span {
 /// The value of an attribute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Value {
-    /// As it stands in the text.
+    /// The place of the value, if it stands in the text as it is.
     In(Span),
-    /// With references or white space, which stand for something else.
+    /// The value whose text has references or white space that stand for something else.
     Of(Box<str>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Namespace {
-    /// That of the stream.
+    /// The content namespace of the stream.
     Content,
     Of(Box<str>),
 }
@@ -103,25 +103,25 @@ struct ChildPlaces {
 /// An element directly in a stanza.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Child<'a> {
-    /// Without its prefix.
+    /// The name without its prefix.
     pub name: &'a str,
-    /// "" is none.
+    /// The name of the namespace; "" if there is none.
     pub namespace: &'a str,
-    /// As it stands in the stanza. Namespaces that it uses may be declared in the stanza's start tag.
+    /// The text of the element in the stanza. Namespaces that it uses may be declared in the stanza's start tag.
     pub text: &'a str,
 }
 
 /// A stanza on its way to its recipients: what stands before and behind the value of `to`, which is another for each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routed {
-    /// Up to the name.
+    /// The text up to the end of the name.
     head: String,
-    /// From behind `to` on.
+    /// The text behind `to`.
     tail: String,
 }
 
 impl Routed {
-    /// The stanza to this recipient; to none if it is `None`.
+    /// Appends the stanza for this recipient. `None`: it has no `to`.
     pub fn write(&self, to: Option<&str>, out: &mut String) {
         out.push_str(&self.head);
         if let Some(to) = to {
@@ -148,12 +148,12 @@ impl Stanza {
         self.text
     }
 
-    /// Without its prefix.
+    /// The name without its prefix.
     pub fn name(&self) -> &str {
         self.of(self.places.name)
     }
 
-    /// "" is none.
+    /// The name of the namespace; "" if there is none.
     pub fn namespace(&self) -> &str {
         self.namespace_of(&self.places.namespace)
     }
@@ -197,7 +197,7 @@ impl Stanza {
         self.places.lang.as_ref().map_or(self.header.lang.as_deref(), |value| Some(self.value(value)))
     }
 
-    /// The elements directly in it, in their order.
+    /// The child elements, in their order.
     pub fn children(&self) -> impl ExactSizeIterator<Item = Child<'_>> {
         self.places.children.iter().map(|child| Child {
             name: self.of(child.name),
