@@ -7,13 +7,13 @@ use zeroize::Zeroizing;
 use super::{Account, Credentials, SignInError};
 use crate::sasl::{ChannelBindings, Hash, Mechanism, Secret, TokenMechanism, hashed, of_lists};
 
-/// What the server has to show.
+/// The part of the server that is awaited.
 pub(super) enum Exchange {
     /// The challenge of SCRAM.
     Scram(Scram),
     /// Its signature, or its answer to a token.
     Verdict(Vec<u8>),
-    /// Nothing.
+    /// No proof: the mechanism has none, or it was given before.
     Nothing,
     /// The salt for keys of this hash function (XEP-0480).
     Task(Hash),
@@ -27,11 +27,11 @@ pub(super) struct Scram {
     nonce: String,
     /// The data of channel binding.
     binding: Vec<u8>,
-    /// S of XEP-0474: what was offered.
+    /// The string S of XEP-0474.
     offered: String,
 }
 
-/// How the client binds.
+/// The channel binding of the client.
 pub(super) struct Binding<'a> {
     /// The type, with a mechanism that binds.
     pub(super) name: Option<&'static str>,

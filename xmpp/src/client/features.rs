@@ -1,4 +1,4 @@
-//! What a server offers.
+//! The features of a server's stream.
 
 use crate::{
     Element, ns,
@@ -28,7 +28,7 @@ pub struct ServerFeatures {
     pub stream_management: bool,
 }
 
-/// What can be asked for while signing in by XEP-0388.
+/// The requests that XEP-0388 can take along.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inline {
     pub bind: bool,

@@ -1,7 +1,7 @@
 //! The client's side of a stream up to its resource, for load generators and tests: events of the server go in, text for it comes out. The
 //! caller has the socket, the TLS connection and the random nonce.
 //!
-//! It signs in by XEP-0388 or RFC 6120, and proves that nobody has changed what was offered (XEP-0474) where the server lets it.
+//! It signs in by XEP-0388 or RFC 6120. A hash of the offer (XEP-0474) is checked where the server gives one.
 
 mod exchange;
 mod features;
@@ -15,7 +15,7 @@ use crate::{
     sasl::{Mechanism, TokenMechanism},
 };
 
-/// Who signs in, and by what.
+/// The user who signs in, and the secret.
 #[derive(Clone)]
 pub struct Account {
     /// The bare address of the user.
@@ -37,7 +37,7 @@ pub enum Credentials {
     Token(TokenMechanism, String),
 }
 
-/// What the client does of what the server offers.
+/// The client's choice among the offers of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
     /// The mechanisms that it knows.
@@ -56,7 +56,7 @@ impl Default for Choice {
     }
 }
 
-/// Why a client did not get in.
+/// The reason why a client did not get in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignInError {
     #[error("the server has ended the stream: {0}")]
@@ -73,7 +73,7 @@ pub enum SignInError {
     Malformed,
     #[error("the server does not know the password or the token")]
     Impostor,
-    #[error("what the server offers was changed on its way")]
+    #[error("the offer of the server was changed on its way")]
     Downgraded,
     #[error("the server binds no resource")]
     NotBound,

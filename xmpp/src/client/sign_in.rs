@@ -19,7 +19,7 @@ const SESSION: &str = "urn:ietf:params:xml:ns:xmpp-session";
 const SCRAM_UPGRADE: &str = "urn:xmpp:scram-upgrade:0";
 const HASHES: [Hash; 2] = [Hash::Sha1, Hash::Sha256];
 
-/// What the caller has to do.
+/// The next thing for the caller to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Act {
     /// Wait for the next event.
@@ -33,7 +33,7 @@ pub enum Act {
     Done(Box<Session>),
 }
 
-/// What the client has got.
+/// The result of signing in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Session {
     /// The address with its resource.
@@ -138,7 +138,7 @@ impl SignIn {
         }
     }
 
-    /// Takes what the server offers.
+    /// Takes the features of the server.
     fn go_on(&mut self, features: ServerFeatures) -> Result<Act, SignInError> {
         self.session.features = features;
         let features = &self.session.features;
@@ -332,7 +332,7 @@ impl SignIn {
     }
 }
 
-/// Whether the server has shown that it knows the secret.
+/// Checks that the server has shown that it knows the secret.
 fn verify(exchange: Exchange, data: Option<&str>) -> Result<(), SignInError> {
     match exchange {
         // The client has seen it before the task.

@@ -9,7 +9,7 @@ use crate::{
 pub const NAMESPACE: &str = "urn:xmpp:carbons:2";
 pub const FORWARD: &str = "urn:xmpp:forward:0";
 
-/// What the user's other resource has done with the message.
+/// The part that the user's other resource had in the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     Sent,

@@ -1,4 +1,4 @@
-//! What an entity can do (XEP-0030, XEP-0128).
+//! Service discovery (XEP-0030, XEP-0128): the identities, the features and the data of an entity.
 
 use super::form::{Form, InvalidForm};
 use crate::Element;
@@ -25,7 +25,7 @@ impl Identity {
     }
 }
 
-/// The answer to a question for what an entity can do.
+/// The answer of an entity.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Info {
     pub identities: Vec<Identity>,

@@ -14,7 +14,7 @@ pub struct Hints {
     pub no_store: bool,
     /// `<no-permanent-store/>`: do not keep it in an archive.
     pub no_permanent_store: bool,
-    /// `<no-copy/>`: it is only for whom it is addressed to.
+    /// `<no-copy/>`: nobody but the addressee gets it.
     pub no_copy: bool,
     /// `<private/>` of XEP-0280: no carbons.
     pub private: bool,
@@ -42,7 +42,7 @@ impl Hints {
         hints
     }
 
-    /// Whether the sender wants that it is not stored. This is stronger than the wish that it is.
+    /// Whether the sender asks that the message is not stored. A wish that it is stored does not count beside this one.
     pub fn forbids_storing(self) -> bool {
         self.no_store || self.no_permanent_store
     }

@@ -15,7 +15,7 @@ pub struct PageRequest {
     pub place: Place,
 }
 
-/// Where a page is in a result.
+/// The place of a page in a result.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Place {
     /// At the beginning.

@@ -10,7 +10,7 @@ const TAG_BYTES: usize = 32;
 pub struct Bind {
     /// The name of the client's software, as far as a resource may have it.
     pub tag: Option<String>,
-    /// What it asks for in addition: carbons, stream management and the like.
+    /// The requests in it: carbons, stream management and the like.
     pub features: Vec<Element>,
 }
 
@@ -25,12 +25,12 @@ impl Bind {
         Some(Self { tag, features })
     }
 
-    /// Whether it asks for this.
+    /// Whether there is a request of this name.
     pub fn asks(&self, name: &str, namespace: &str) -> bool {
         self.features.iter().any(|feature| feature.is(name, namespace))
     }
 
-    /// The resource: the tag, a tilde and `stable`, which is of the server. A slash, as the XEP recommends, is no part of a device's id.
+    /// The resource: the tag, a tilde and `stable`, which the server has chosen. The XEP recommends a slash, which ids of devices do not have.
     ///
     /// XEP-0386, section 3.2.1: "The SASL2 \<user-agent\> id itself MUST NOT be exposed by the server in the generated resource identifier."
     pub fn resource(&self, stable: &str) -> String {
@@ -46,14 +46,14 @@ fn tag_of(given: &str) -> String {
     given.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')).take(TAG_BYTES).collect()
 }
 
-/// `<bind/>` for the features. `features`: what can be asked for in addition.
+/// `<bind/>` for the features. `features`: the requests that it can take along.
 pub(super) fn feature(features: &[&'static str]) -> Element {
     let feature = |var: &&'static str| Element::new("feature", ns::BIND2).with("var", *var);
     let inline = Element::new("inline", ns::BIND2).with_children(features.iter().map(feature));
     Element::new("bind", ns::BIND2).with_children((!features.is_empty()).then_some(inline))
 }
 
-/// `<bound/>`, for `<success/>`. `answers`: those to what was asked for in addition.
+/// `<bound/>`, for `<success/>`. `answers`: those to the requests in `<bind/>`.
 pub fn bound(answers: impl IntoIterator<Item = Element>) -> Element {
     Element::new("bound", ns::BIND2).with_children(answers)
 }

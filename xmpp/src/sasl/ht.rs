@@ -154,7 +154,7 @@ mod tests {
         }
     }
 
-    /// XEP-0484, section 3.2.2: "it MUST instead fail the authentication (returning the SASL 'credentials-expired' error condition), and then allow
+    /// XEP-0484, section 4.2: "it MUST instead fail the authentication (returning the SASL 'credentials-expired' error condition), and then allow
     /// the client to authenticate using other mechanisms".
     #[test]
     fn a_token_that_is_not_valid_fails_and_other_mechanisms_do_not() {

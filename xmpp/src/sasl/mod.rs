@@ -49,7 +49,7 @@ fn user(name: &str, host: &str) -> Result<Jid, SaslFailure> {
     }
 }
 
-/// Whether `user` may act as the one that the client names: only as itself. `from`: whom the stream's header names, if that counts.
+/// Whether `user` may act as the one that the client names: only as itself. `from`: the user whom the stream's header names, if that counts.
 ///
 /// RFC 6120, section 6.3.8: "the value of an authorization identity MUST be a bare JID"; "the receiving entity is responsible for verifying
 /// that the initiating entity is in fact allowed to assume the specified authorization identity; if not, the receiving entity MUST return

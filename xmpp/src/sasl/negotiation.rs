@@ -21,7 +21,7 @@ const FAILURES: u32 = 5;
 /// The attempts of one connection to sign in, one after the other.
 pub struct Negotiation {
     offer: Offer,
-    /// Whom the client has named in the header of a stream that uses XEP-0388.
+    /// The user whom the header of a stream with XEP-0388 names.
     from: Option<Jid>,
     /// The client is told a hash of the offer (XEP-0474).
     is_protected: bool,
@@ -226,7 +226,7 @@ impl Negotiation {
     /// The tokens of [`Step::Tokens`]: all that are valid, in any order; none, if there is no such user. Also returns which one it was, so
     /// that an old one can be replaced.
     ///
-    /// XEP-0484, section 3.2.2: "If the server no longer trusts a token, it MUST instead fail the authentication (returning the SASL
+    /// XEP-0484, section 4.2: "If the server no longer trusts a token, it MUST instead fail the authentication (returning the SASL
     /// 'credentials-expired' error condition)". It is told the same for a user who does not exist.
     pub fn tokens(&mut self, user: &Jid, tokens: &[Secret]) -> (Step, Option<usize>) {
         match self.take() {

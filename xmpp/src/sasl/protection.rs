@@ -1,4 +1,4 @@
-//! A hash of what was offered (XEP-0474), by which clients notice that the lists were changed on their way.
+//! A hash of the offer (XEP-0474), by which clients notice that the lists were changed on their way.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
@@ -16,7 +16,7 @@ impl Offer {
     }
 }
 
-/// S of XEP-0474, section 6.1. All sorting is by bytes.
+/// The string S of XEP-0474, section 6.1. All sorting is by bytes.
 pub(crate) fn of_lists(mut mechanisms: Vec<&str>, bindings: Option<Vec<&str>>) -> String {
     mechanisms.sort_unstable();
     let mut s = mechanisms.join("\x1e");

@@ -161,11 +161,11 @@ fn data(element: &Element) -> Result<Zeroizing<Vec<u8>>, SaslFailure> {
     data.map(Zeroizing::new).map_err(|_| SaslFailure::IncorrectEncoding)
 }
 
-/// What can be asked for while signing in.
+/// The features for signing in by XEP-0388.
 #[derive(Debug, Clone, Copy)]
 pub struct Features<'a> {
     pub offer: &'a Offer,
-    /// What can be asked for while a resource is bound, as features of XEP-0030. `None`: no resource is bound.
+    /// The requests that `<bind/>` can take along, as features of XEP-0030. `None`: no resource is bound.
     pub bind: Option<&'a [&'static str]>,
     /// A stream can be resumed (XEP-0198).
     pub resumes: bool,
@@ -178,7 +178,7 @@ pub struct Features<'a> {
 impl Features<'_> {
     /// `<authentication/>`, for the stream's features. `None`: nothing is offered. [`Offer::bindings_element`] stands beside it.
     ///
-    /// XEP-0388, section 2.1: it "MUST NOT be offered if not at least one mechanism can be provided". Section 5: "SASL2 MUST only be used by
+    /// XEP-0388, section 2.1: it "MUST NOT be offered if not at least one mechanism can be provided". Section 3: "SASL2 MUST only be used by
     /// Clients or offered by Servers after TLS negotiation".
     pub fn element(&self) -> Option<Element> {
         let mut mechanisms = self.offer.mechanisms().map(Mechanism::name).peekable();

@@ -21,7 +21,7 @@ pub(crate) struct Tag<'t> {
 pub(crate) struct TagAttribute<'t> {
     /// The name with its prefix.
     pub(crate) name: &'t str,
-    /// Between the quotes.
+    /// The text between the quotes.
     raw: &'t str,
     /// The attribute with the white space before it.
     pub(crate) text: &'t str,

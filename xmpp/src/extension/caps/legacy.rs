@@ -49,7 +49,7 @@ impl Legacy {
         format!("{}#{}", self.node, self.ver)
     }
 
-    /// Whether `info` stands behind the hash. Only then it may be kept for others with the same hash and function.
+    /// Checks that the hash is that of `info`. If so, `info` holds for all with the same hash and function.
     ///
     /// XEP-0115, section 5.4: "If the values of the received and reconstructed hashes do not match, the processing application MUST consider
     /// the result to be invalid and MUST NOT globally cache the verification string".
@@ -59,7 +59,7 @@ impl Legacy {
     }
 }
 
-/// S of XEP-0115, section 5.1. All sorting is by bytes.
+/// The string S of XEP-0115, section 5.1. All sorting is by bytes.
 ///
 /// Names with the separator `<` are refused beyond what section 5.4 calls ill-formed: two answers could have one string.
 pub(super) fn verification(info: &Info) -> Result<String, Mismatch> {

@@ -1,4 +1,4 @@
-//! Hashes of what an entity can do, in its presence (XEP-0115, XEP-0390). Whoever knows the answer behind a hash needs not ask.
+//! Hashes of answers of service discovery, which presences carry (XEP-0115, XEP-0390). Entities with the same hash give the same answer.
 
 mod legacy;
 mod set;
@@ -12,8 +12,8 @@ pub use set::HashSet;
 
 use super::disco::Info;
 
-/// The hash functions that can be checked here, by their names in XEP-0300. Its SHA-3 and BLAKE2 are not among them: who announces one of
-/// these announces SHA-256 as well (XEP-0300 demands it of all).
+/// The hash functions that can be checked here, by their names in XEP-0300. SHA3-256, which XEP-0414 demands beside SHA-256, is not among them:
+/// an answer whose hashes are all by others is not kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Algorithm {
     /// Only XEP-0115 has it.
@@ -47,7 +47,7 @@ impl Algorithm {
     }
 }
 
-/// Why an answer does not stand behind a hash.
+/// The reason why a hash is not that of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
     #[error("the hash function is not known")]

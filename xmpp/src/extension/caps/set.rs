@@ -49,7 +49,7 @@ impl HashSet {
         self.strongest().map(|(algorithm, hash)| format!("{NODE}{}.{hash}", algorithm.name()))
     }
 
-    /// Whether `info` stands behind the hash of [`Self::query_node`].
+    /// Checks that `info` is the answer whose hash is that of [`Self::query_node`].
     ///
     /// XEP-0390, section 6.2.1: "A received Capability Hash which has not been verified MUST NOT be stored."
     pub fn verify(&self, info: &Info) -> Result<(), Mismatch> {
@@ -67,7 +67,7 @@ impl HashSet {
     }
 }
 
-/// What is hashed (XEP-0390, section 4.1). All sorting is by bytes.
+/// The input of the hash function (XEP-0390, section 4.1). All sorting is by bytes.
 pub(super) fn input(info: &Info) -> Result<Vec<u8>, Mismatch> {
     // "If the <query/> element contains any elements except <identity/>, <feature/> [...] or XEP-0128 data forms, abort with an error." "If
     // any XEP-0128 <x/> element contains a data form which contains a <reported/> or <item/> element, abort with an error." "If any XEP-0128
@@ -90,7 +90,7 @@ pub(super) fn input(info: &Info) -> Result<Vec<u8>, Mismatch> {
     Ok([features, identities, joined(forms, b'\x1c')].concat())
 }
 
-/// The parts in their order, and what closes them.
+/// The sorted parts, and the byte that closes them.
 fn joined(parts: impl Iterator<Item = Vec<u8>>, end: u8) -> Vec<u8> {
     let mut parts: Vec<_> = parts.collect();
     parts.sort_unstable();

@@ -1,5 +1,4 @@
-//! Data forms (XEP-0004): forms that a server offers, results, and what comes back. A form of a protocol names it in the field
-//! [`FORM_TYPE`] (XEP-0068).
+//! Data forms (XEP-0004): offers, results and submissions. A form of a protocol names the protocol in the field [`FORM_TYPE`] (XEP-0068).
 
 mod read;
 mod submission;
@@ -16,10 +15,10 @@ pub const MAX_FIELDS: usize = 1024;
 /// Most values and options of a form.
 pub const MAX_VALUES: usize = 8192;
 
-/// What a form is for (XEP-0004, section 3.1).
+/// The purpose of a form (XEP-0004, section 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FormType {
-    /// To be filled in.
+    /// An offer, which is to be filled in.
     Form,
     Submit,
     Cancel,
@@ -39,20 +38,20 @@ impl FormType {
     }
 }
 
-/// What values a field has (XEP-0004, section 3.3).
+/// The type of a field's values (XEP-0004, section 3.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FieldType {
     Boolean,
     /// Text for people.
     Fixed,
-    /// It is not shown, and returned as it is.
+    /// A value that is not shown, and returned as it is.
     Hidden,
     JidMulti,
     JidSingle,
     ListMulti,
     ListSingle,
     TextMulti,
-    /// It is not shown while it is typed.
+    /// Text that is not shown while it is typed.
     TextPrivate,
     TextSingle,
 }
@@ -104,7 +103,7 @@ pub struct Choice {
 pub struct Field {
     /// The name. Only fields of [`FieldType::Fixed`] may have none.
     pub var: Option<String>,
-    /// `None`: the field is what the form that was offered says, or [`FieldType::TextSingle`] if there was none.
+    /// `None`: the form that was offered says the type.
     pub field_type: Option<FieldType>,
     pub label: Option<String>,
     pub description: Option<String>,
@@ -152,7 +151,7 @@ impl Field {
         self.with_value(if value { "1" } else { "0" })
     }
 
-    /// With a value for each line.
+    /// Adds a value for each line.
     ///
     /// XEP-0004, section 3.3: "Data provided for fields of type "text-multi" SHOULD NOT contain any newlines [...]. Instead, the application
     /// SHOULD split the data into multiple strings".

@@ -3,7 +3,7 @@
 use super::{Choice, Field, FieldType, Form, FormType, InvalidForm, MAX_FIELDS, MAX_VALUES, NAMESPACE};
 use crate::Element;
 
-/// What may still come.
+/// The number of fields and values that may still come.
 struct Room {
     fields: usize,
     values: usize,

@@ -1,4 +1,4 @@
-//! What comes back for a form.
+//! Forms that were filled in.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use crate::{
     error::{StanzaCondition, StanzaError},
 };
 
-/// The values of a form that was filled in, each of which its field allows.
+/// The values of a form that was filled in. Each is one that its field allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Submission {
     values: BTreeMap<String, Vec<String>>,
@@ -48,7 +48,7 @@ impl InvalidSubmission {
 }
 
 impl Form {
-    /// Checks what came back for this form. Fields that the form does not have are ignored; fields that did not come back have no value.
+    /// Checks a submission of this form. Fields that the form does not have are ignored; fields that did not come back keep their value.
     ///
     /// XEP-0004, section 3.1: "The submission MAY include fields that were not provided in the empty form, but the form-processing entity
     /// MUST ignore any fields that it does not understand. Furthermore, the submission MAY omit fields not marked with \<required/\>".

@@ -119,7 +119,7 @@ fn elements_have_base64() {
     }
 }
 
-/// XEP-0388, section 2.1: "MUST NOT be offered if not at least one mechanism can be provided". Section 5: "MUST only be used [...] after TLS
+/// XEP-0388, section 2.1: "MUST NOT be offered if not at least one mechanism can be provided". Section 3: "MUST only be used [...] after TLS
 /// negotiation".
 #[test]
 fn the_features_are_those_that_the_connection_may_use() {

@@ -33,12 +33,12 @@ pub enum InvalidPieces {
 }
 
 impl<'a> Pieces<'a> {
-    /// Pieces of [`Stanza::pieces`], or that were checked before.
+    /// Takes pieces that [`Stanza::pieces`] has made, or that were checked before.
     pub fn stored(attributes: &'a str, children: &'a str, body: Option<&'a str>, body_at: usize) -> Self {
         Self { attributes: attributes.into(), children: children.into(), body: body.map(Cow::Borrowed), body_at }
     }
 
-    /// Pieces of somebody else: they are read, so that nothing but one message can be made of them.
+    /// Checks pieces of somebody else by reading them: nothing but one message can be made of pieces that are taken.
     pub fn checked(
         attributes: &'a str,
         children: &'a str,
@@ -76,7 +76,7 @@ impl<'a> Pieces<'a> {
         &self.attributes
     }
 
-    /// What is in the message, but for the body.
+    /// The content of the message without the body.
     pub fn children(&self) -> &str {
         &self.children
     }
