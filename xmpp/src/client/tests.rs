@@ -186,7 +186,7 @@ impl Server {
                 self.mechanisms.push(request.mechanism.clone());
                 let data = request.data.as_ref().map(|data| &***data);
                 let step = match request.fast {
-                    Some(_) => self.negotiation.start_with_token(&request.mechanism, data),
+                    Some(_) => self.with_token(&request.mechanism, data),
                     None => self.negotiation.start(&request.mechanism, data, NONCE),
                 };
                 self.request = Some(*request);
@@ -211,6 +211,16 @@ impl Server {
                 self.succeed(data.as_deref())
             }
             step => vec![self.text(&step.element2().expect("for the client"))],
+        }
+    }
+
+    fn with_token(&mut self, mechanism: &str, data: Option<&[u8]>) -> Step {
+        match self.negotiation.start_with_token(mechanism, data) {
+            Ok((user, mechanism)) => {
+                let tokens = if self.is_impostor { vec![] } else { ISSUER.valid(mechanism, NOW_MS) };
+                self.negotiation.tokens(&user, &tokens).0
+            }
+            Err(failure) => Step::Failure(failure),
         }
     }
 
@@ -246,10 +256,6 @@ impl Server {
                 self.negotiation.checked(&user, is_right)
             }
             Step::Token { token, .. } => self.negotiation.token((token.as_str() == "bearer").then(juliet)),
-            Step::Tokens { user, mechanism } => {
-                let tokens = if self.is_impostor { vec![] } else { ISSUER.valid(mechanism, NOW_MS) };
-                self.negotiation.tokens(&user, &tokens).0
-            }
             step => step,
         };
         match step {

@@ -40,8 +40,6 @@ pub enum Step {
     Password { user: Jid, password: Secret },
     /// The token is to be checked: [`Negotiation::token`]. `user`: the client says that the token is for this user.
     Token { user: Option<Jid>, token: Secret },
-    /// The tokens of XEP-0484 that the user's client may have for this mechanism are needed: [`Negotiation::tokens`].
-    Tokens { user: Jid, mechanism: TokenMechanism },
     /// The client is this user. `data` goes to the client.
     Success { user: Jid, data: Option<Vec<u8>> },
     /// The client may try again, unless [`Negotiation::refusal`] says otherwise.
@@ -197,21 +195,30 @@ impl Negotiation {
         }
     }
 
-    /// The client shows that it has a token of XEP-0484. It needs no nonce and is answered at once.
+    /// The client shows that it has a token of XEP-0484. Returns the user and the mechanism whose tokens are needed: [`Negotiation::tokens`]. A
+    /// failure counts as [`Step::Failure`] does.
     ///
     /// XEP-0484, section 3.4: "Servers MUST bind tokens to the mechanism selected by the client in its original request, and reject attempts
-    /// to use them with other mechanisms": whoever looks up tokens gives those of the mechanism.
-    pub fn start_with_token(&mut self, mechanism: &str, initial: Option<&[u8]>) -> Step {
-        if matches!(self.take(), State::Done) {
-            return self.fail(SaslFailure::MalformedRequest);
-        }
-        match self.claim(mechanism, initial) {
+    /// to use them with other mechanisms": the caller looks up those of the mechanism.
+    pub fn start_with_token(
+        &mut self,
+        mechanism: &str,
+        initial: Option<&[u8]>,
+    ) -> Result<(Jid, TokenMechanism), SaslFailure> {
+        let claim = match self.take() {
+            State::Done => Err(SaslFailure::MalformedRequest),
+            _ => self.claim(mechanism, initial),
+        };
+        match claim {
             Ok(claim) => {
-                let (user, mechanism) = (claim.user.clone(), claim.mechanism);
+                let asked = (claim.user.clone(), claim.mechanism);
                 self.state = State::Claim(claim);
-                Step::Tokens { user, mechanism }
+                Ok(asked)
             }
-            Err(failure) => self.fail(failure),
+            Err(failure) => {
+                self.fail(failure);
+                Err(failure)
+            }
         }
     }
 
@@ -223,8 +230,8 @@ impl Negotiation {
         ht::read(message, mechanism, binding, &self.offer.host)
     }
 
-    /// The tokens of [`Step::Tokens`]: all that are valid, in any order; none, if there is no such user. Also returns which one it was, so
-    /// that an old one can be replaced.
+    /// The tokens that [`Self::start_with_token`] has asked for: all that are valid, in any order; none, if there is no such user. Also returns the
+    /// place of the one that the client has, so that an old one can be replaced.
     ///
     /// XEP-0484, section 4.2: "If the server no longer trusts a token, it MUST instead fail the authentication (returning the SASL
     /// 'credentials-expired' error condition)". It is told the same for a user who does not exist.

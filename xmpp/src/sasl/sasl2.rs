@@ -208,11 +208,7 @@ impl Step {
             Self::Failure(failure) => {
                 Some(Element::new("failure", ns::SASL2).with_child(Element::new(failure.name(), ns::SASL)))
             }
-            Self::Success { .. }
-            | Self::Keys { .. }
-            | Self::Password { .. }
-            | Self::Token { .. }
-            | Self::Tokens { .. } => None,
+            Self::Success { .. } | Self::Keys { .. } | Self::Password { .. } | Self::Token { .. } => None,
         }
     }
 }

@@ -84,7 +84,7 @@ impl Step {
                 })
             }
             Self::Failure(failure) => Some(failure.element()),
-            Self::Keys { .. } | Self::Password { .. } | Self::Token { .. } | Self::Tokens { .. } => None,
+            Self::Keys { .. } | Self::Password { .. } | Self::Token { .. } => None,
         }
     }
 }
