@@ -17,8 +17,8 @@ libfuzzer_sys::fuzz_target!(|given: (u8, &[u8], &[u8])| {
     };
     let mut negotiation = Negotiation::new(offer).protected();
     for mechanism in TokenMechanism::ALL {
-        if let Ok((user, _)) = negotiation.start_with_token(mechanism.name(), Some(second)) {
-            assert!(matches!(negotiation.tokens(&user, &[]), (Step::Failure(_), None)), "nobody has a token");
+        if let Ok((user, asked)) = negotiation.start_with_token(mechanism.name(), Some(second)) {
+            assert!(matches!(negotiation.tokens(&user, asked, &[]), (Step::Failure(_), None)), "nobody has a token");
         }
     }
     let mechanism = Mechanism::ALL[usize::from(kind) % Mechanism::ALL.len()];

@@ -218,7 +218,7 @@ impl Server {
         match self.negotiation.start_with_token(mechanism, data) {
             Ok((user, mechanism)) => {
                 let tokens = if self.is_impostor { vec![] } else { ISSUER.valid(mechanism, NOW_MS) };
-                self.negotiation.tokens(&user, &tokens).0
+                self.negotiation.tokens(&user, mechanism, &tokens).0
             }
             Err(failure) => Step::Failure(failure),
         }

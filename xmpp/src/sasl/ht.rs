@@ -127,24 +127,26 @@ mod tests {
     #[test]
     fn a_token_signs_in_by_each_mechanism_and_is_answered() {
         let tokens = [secret("new"), secret("current")];
-        for (mechanism, binding) in
-            [("HT-SHA-256-EXPR", &[7; 32][..]), ("HT-SHA-256-ENDP", &[8; 32]), ("HT-SHA-256-NONE", &[])]
-        {
+        for (mechanism, binding) in [
+            (TokenMechanism::Exporter, &[7; 32][..]),
+            (TokenMechanism::ServerEndPoint, &[8; 32]),
+            (TokenMechanism::Unbound, &[]),
+        ] {
             for (at, token) in tokens.iter().enumerate() {
                 let mut negotiation = negotiation(true);
-                let asked = negotiation.start_with_token(mechanism, Some(&message(token.as_str(), binding)));
-                assert!(asked.is_ok_and(|(user, asked)| user == juliet() && asked.name() == mechanism));
-                let (step, found) = negotiation.tokens(&juliet(), &tokens);
+                let asked = negotiation.start_with_token(mechanism.name(), Some(&message(token.as_str(), binding)));
+                assert_eq!(asked, Ok((juliet(), mechanism)));
+                let (step, found) = negotiation.tokens(&juliet(), mechanism, &tokens);
                 let answer = hashed(token, "Responder", binding);
                 assert_eq!((step, found), (Step::Success { user: juliet(), data: Some(answer) }, Some(at)));
-                let again = negotiation.start_with_token(mechanism, Some(&message("new", binding)));
+                let again = negotiation.start_with_token(mechanism.name(), Some(&message("new", binding)));
                 assert_eq!(again, Err(SaslFailure::MalformedRequest), "signed in already");
             }
             for wrong in [&[9; 32][..], &[7; 32], &[8; 32], &[]].into_iter().filter(|wrong| *wrong != binding) {
                 let mut negotiation = negotiation(true);
-                assert!(negotiation.start_with_token(mechanism, Some(&message("new", wrong))).is_ok());
+                assert!(negotiation.start_with_token(mechanism.name(), Some(&message("new", wrong))).is_ok());
                 assert_eq!(
-                    negotiation.tokens(&juliet(), &tokens),
+                    negotiation.tokens(&juliet(), mechanism, &tokens),
                     (Step::Failure(SaslFailure::CredentialsExpired), None)
                 );
             }
@@ -158,17 +160,35 @@ mod tests {
         let mut negotiation = negotiation(true);
         for tokens in [&[secret("other")][..], &[]] {
             assert!(negotiation.start_with_token("HT-SHA-256-NONE", Some(&message("lost", &[]))).is_ok());
-            assert_eq!(negotiation.tokens(&juliet(), tokens).0, Step::Failure(SaslFailure::CredentialsExpired));
+            assert_eq!(
+                negotiation.tokens(&juliet(), TokenMechanism::Unbound, tokens).0,
+                Step::Failure(SaslFailure::CredentialsExpired)
+            );
         }
         let step = negotiation.start("PLAIN", Some(b"\0juliet\0pencil"), "nonce");
         assert!(matches!(step, Step::Password { .. }), "{step:?}");
         // The answer to an attempt that was given up.
-        assert_eq!(negotiation.tokens(&juliet(), &[]).0, Step::Failure(SaslFailure::TemporaryAuthFailure));
+        assert_eq!(
+            negotiation.tokens(&juliet(), TokenMechanism::Unbound, &[]).0,
+            Step::Failure(SaslFailure::TemporaryAuthFailure)
+        );
         assert!(negotiation.start_with_token("HT-SHA-256-NONE", Some(&message("new", &[]))).is_ok());
         let eve = Jid::new("eve@example.com").expect("an address");
-        assert_eq!(negotiation.tokens(&eve, &[secret("new")]).0, Step::Failure(SaslFailure::TemporaryAuthFailure));
-        assert_eq!(negotiation.tokens(&juliet(), &[secret("new")]).0, Step::Failure(SaslFailure::TemporaryAuthFailure));
+        assert_eq!(
+            negotiation.tokens(&eve, TokenMechanism::Unbound, &[secret("new")]).0,
+            Step::Failure(SaslFailure::TemporaryAuthFailure)
+        );
+        assert_eq!(
+            negotiation.tokens(&juliet(), TokenMechanism::Unbound, &[secret("new")]).0,
+            Step::Failure(SaslFailure::TemporaryAuthFailure)
+        );
         assert!(negotiation.refusal().is_some(), "too many failures");
+        // The tokens of another mechanism come late: they are bound to that one.
+        let mut negotiation = self::negotiation(true);
+        assert!(negotiation.start_with_token("HT-SHA-256-EXPR", Some(&message("new", &[7; 32]))).is_ok());
+        assert!(negotiation.start_with_token("HT-SHA-256-NONE", Some(&message("new", &[]))).is_ok());
+        let late = negotiation.tokens(&juliet(), TokenMechanism::Exporter, &[secret("new")]).0;
+        assert_eq!(late, Step::Failure(SaslFailure::TemporaryAuthFailure));
     }
 
     #[test]
@@ -203,8 +223,8 @@ mod tests {
             for message in [bytes, [b"juliet\0", &*hash].concat()] {
                 for mechanism in TokenMechanism::ALL {
                     let mut negotiation = negotiation(true);
-                    if let Ok((user, _)) = negotiation.start_with_token(mechanism.name(), Some(&message)) {
-                        prop_assert!(matches!(negotiation.tokens(&user, &[secret("x"), secret("y")]).0, Step::Failure(_)));
+                    if let Ok((user, asked)) = negotiation.start_with_token(mechanism.name(), Some(&message)) {
+                        prop_assert!(matches!(negotiation.tokens(&user, asked, &[secret("x"), secret("y")]).0, Step::Failure(_)));
                     }
                 }
             }

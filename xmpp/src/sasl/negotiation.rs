@@ -231,13 +231,14 @@ impl Negotiation {
     }
 
     /// The tokens that [`Self::start_with_token`] has asked for: all that are valid, in any order; none, if there is no such user. Also returns the
-    /// place of the one that the client has, so that an old one can be replaced.
+    /// place of the one that the client has, so that an old one can be replaced. Tokens of another user or another mechanism
+    /// than the last attempt names end it, as in [`Self::keys`].
     ///
     /// XEP-0484, section 4.2: "If the server no longer trusts a token, it MUST instead fail the authentication (returning the SASL
     /// 'credentials-expired' error condition)". It is told the same for a user who does not exist.
-    pub fn tokens(&mut self, user: &Jid, tokens: &[Secret]) -> (Step, Option<usize>) {
+    pub fn tokens(&mut self, user: &Jid, mechanism: TokenMechanism, tokens: &[Secret]) -> (Step, Option<usize>) {
         match self.take() {
-            State::Claim(claim) if claim.user == *user => match claim.check(tokens) {
+            State::Claim(claim) if claim.user == *user && claim.mechanism == mechanism => match claim.check(tokens) {
                 Some((at, answer)) => {
                     self.state = State::Done;
                     (Step::Success { user: claim.user, data: Some(answer) }, Some(at))
