@@ -1,5 +1,5 @@
 mod namespaces;
-mod oracle;
+pub(super) mod oracle;
 pub(super) mod properties;
 mod rules;
 mod websocket;
