@@ -174,7 +174,7 @@ pub(super) mod tests {
         let wrap = prop::sample::select(vec![
             ("<message>", "</message>"),
             ("<message to='a@b' xmlns:q='u' id='&amp;1'\n>", "</message>"),
-            ("<message xmlns='jabber:client' q:y='1' xmlns:q='u'>]]", ">]]></message >"),
+            ("<message xmlns='jabber:client' q:y='1' xmlns:q='u'>]]", ">]]</message >"),
             ("", ""),
         ]);
         (header, wrap, nearly_xml()).prop_map(|(header, (begin, end), text)| {
