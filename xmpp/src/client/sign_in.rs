@@ -83,7 +83,7 @@ impl SignIn {
 
     /// The client's header.
     ///
-    /// RFC 6120, section 4.7.1: "a client SHOULD include a 'from' attribute" only where nobody but the server sees it.
+    /// The user is named inside TLS only (RFC 6120, section 4.7.1).
     pub fn header(&self) -> String {
         let (name, namespace) = match self.framing {
             Framing::Tcp => ("stream", ns::STREAMS),
