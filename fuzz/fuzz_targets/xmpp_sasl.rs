@@ -3,7 +3,7 @@
 
 use carillon_xmpp::{
     Element, Jid,
-    sasl::{ChannelBindings, Keys, Mechanism, Negotiation, Offer, Request, Step},
+    sasl::{ChannelBindings, Keys, Mechanism, Negotiation, Offer, Request, Request2, Step, TokenMechanism},
     stream::Limits,
 };
 
@@ -15,13 +15,18 @@ libfuzzer_sys::fuzz_target!(|given: (u8, &[u8], &[u8])| {
         bindings: ChannelBindings { exporter: Some(vec![7; 32]), server_end_point: None },
         allowed: Mechanism::ALL.to_vec(),
     };
-    let mut negotiation = Negotiation::new(offer);
+    let mut negotiation = Negotiation::new(offer).protected();
+    for mechanism in TokenMechanism::ALL {
+        if let Ok((user, asked)) = negotiation.start_with_token(mechanism.name(), Some(second)) {
+            assert!(matches!(negotiation.tokens(&user, asked, &[]), (Step::Failure(_), None)), "nobody has a token");
+        }
+    }
     let mechanism = Mechanism::ALL[usize::from(kind) % Mechanism::ALL.len()];
     let mut step = negotiation.start(mechanism.name(), (kind < 128).then_some(first), "3rfcNHYJY1ZVvWVs7j");
     for message in [first, second, first, second] {
         step = match step {
-            Step::Keys { hash, .. } => negotiation.keys(Keys::decoy(hash, &[1; 32], "a")),
-            Step::Password { .. } => negotiation.checked(false),
+            Step::Keys { user, hash } => negotiation.keys(&user, Keys::decoy(hash, &[1; 32], "a")),
+            Step::Password { user, .. } => negotiation.checked(&user, false),
             Step::Token { user, .. } => {
                 // Another one than the client names.
                 let other = Jid::new("nobody@example.com").expect("valid");
@@ -35,6 +40,6 @@ libfuzzer_sys::fuzz_target!(|given: (u8, &[u8], &[u8])| {
     if let Ok(text) = std::str::from_utf8(second)
         && let Ok(element) = Element::parse(text, &Limits::BEFORE_AUTHENTICATION)
     {
-        let _ = Request::read(&element);
+        let _ = (Request::read(&element), Request2::read(&element));
     }
 });

@@ -3,8 +3,12 @@
 use std::{hint::black_box, time::Instant};
 
 use carillon_xmpp::{
-    Framing,
-    stream::{Event, Limits, TcpParser, WebSocketParser},
+    Element, Framing, Jid,
+    extension::{
+        carbons::{self, Direction},
+        stanza_id,
+    },
+    stream::{Child, Event, Head, Limits, StanzaKind, TcpParser, WebSocketParser},
 };
 
 const HEADER: &str = "<stream:stream to='im.example.com' version='1.0' xml:lang='en' xmlns='jabber:client' \
@@ -55,6 +59,27 @@ fn main() {
         out.clear();
         routed.write(Some("romeo@montague.example/garden"), &mut out);
         !black_box(&out).is_empty()
+    });
+    let id = [Element::new("stanza-id", "urn:xmpp:sid:0").with("id", "01J9").with("by", "romeo@montague.example")];
+    measure("without its forged ids, with one behind", ROUNDS, || {
+        let keep = |child: &Child<'_>| !stanza_id::is_forged(child, |by| by.domain() == "montague.example");
+        !black_box(stanza.edited(keep, &id)).text().is_empty()
+    });
+    measure("in pieces", ROUNDS, || black_box(stanza.pieces(|_| true, true)).is_some());
+    let pieces = stanza.pieces(|_| true, true).expect("a message");
+    let from = "juliet@capulet.example/balcony";
+    let head = Head { kind: StanzaKind::Message, from, id: stanza.id(), stanza_type: Some("chat"), lang: None };
+    measure("rendered of pieces", ROUNDS, || {
+        let routed = pieces.route(&head, &id, Framing::Tcp);
+        out.clear();
+        routed.write(Some("romeo@montague.example/garden"), &mut out);
+        !black_box(&out).is_empty()
+    });
+    let account = Jid::new("romeo@montague.example").expect("an address");
+    measure("as a carbon", ROUNDS, || {
+        let inner = pieces.forwardable(&head, Some("romeo@montague.example"), &id);
+        let carbon = carbons::carbon(Direction::Received, &account, Some("chat"), &inner, Framing::Tcp);
+        !black_box(carbon.text(Some("romeo@montague.example/garden"))).is_empty()
     });
     measure("as a tree", ROUNDS, || black_box(stanza.element()).attribute("id").is_some());
 }

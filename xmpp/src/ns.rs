@@ -13,6 +13,14 @@ pub const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
 /// `<open/>` and `<close/>` of streams over WebSocket (RFC 7395).
 pub const FRAMING: &str = "urn:ietf:params:xml:ns:xmpp-framing";
 pub const SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
+/// SASL with other requests inline (XEP-0388).
+pub const SASL2: &str = "urn:xmpp:sasl:2";
+/// Resources that are bound while signing in (XEP-0386).
+pub const BIND2: &str = "urn:xmpp:bind:0";
+/// Tokens for signing in again (XEP-0484).
+pub const FAST: &str = "urn:xmpp:fast:0";
+/// Stream management (XEP-0198).
+pub const STREAM_MANAGEMENT: &str = "urn:xmpp:sm:3";
 /// Announces channel bindings (XEP-0440).
 pub const CHANNEL_BINDING: &str = "urn:xmpp:sasl-cb:0";
 /// Conditions that belong to an application and that several servers share.

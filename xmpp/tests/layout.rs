@@ -1,4 +1,4 @@
-//! What the crate must not need (docs/adr/0037-xmpp-stream.md).
+//! The crate needs no socket, no clock and no random number (docs/adr/0037-xmpp-stream.md).
 
 use std::{fs, path::Path};
 

@@ -5,13 +5,15 @@ mod write;
 
 use std::borrow::Cow;
 
+pub(crate) use write::Around;
+
 use crate::ns;
 
 /// An element. Names that a program gives are constants of it, so that nothing of a client can become one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Element {
     name: Cow<'static, str>,
-    /// "" is none.
+    /// "" if there is none.
     namespace: Cow<'static, str>,
     attributes: Vec<Attribute>,
     nodes: Vec<Node>,
@@ -19,7 +21,7 @@ pub struct Element {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Attribute {
-    /// "" is none.
+    /// "" if there is none.
     namespace: Cow<'static, str>,
     name: Cow<'static, str>,
     value: Cow<'static, str>,
@@ -37,12 +39,12 @@ impl Element {
         Self { name: name.into(), namespace: namespace.into(), attributes: Vec::new(), nodes: Vec::new() }
     }
 
-    /// With an attribute without a namespace, in the place of one of the same name.
+    /// Sets an attribute without a namespace.
     pub fn with(self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         self.with_attribute("", name, value.into())
     }
 
-    /// With the language of its text.
+    /// Sets `xml:lang`, the language of the text.
     pub fn with_lang(self, lang: impl Into<Cow<'static, str>>) -> Self {
         self.with_attribute(ns::XML, "lang", lang.into())
     }
@@ -68,7 +70,7 @@ impl Element {
         self
     }
 
-    /// Text that follows text is one text.
+    /// Appends text. Text behind text becomes one node with it.
     fn push_text(&mut self, text: String) {
         match self.nodes.last_mut() {
             Some(Node::Text(before)) => before.push_str(&text),
@@ -81,7 +83,7 @@ impl Element {
         &self.name
     }
 
-    /// "" is none.
+    /// The name of the namespace; "" if there is none.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
@@ -90,7 +92,7 @@ impl Element {
         self.name == name && self.namespace == namespace
     }
 
-    /// Namespaces ("" is none), names and values of the attributes.
+    /// Namespaces ("" if there is none), names and values of the attributes.
     pub fn attributes(&self) -> impl Iterator<Item = (&str, &str, &str)> {
         self.attributes.iter().map(|attribute| (&*attribute.namespace, &*attribute.name, &*attribute.value))
     }
@@ -100,7 +102,7 @@ impl Element {
         self.value("", name)
     }
 
-    /// `xml:lang`
+    /// The value of `xml:lang`.
     pub fn lang(&self) -> Option<&str> {
         self.value(ns::XML, "lang")
     }
@@ -114,7 +116,7 @@ impl Element {
         &self.nodes
     }
 
-    /// The elements directly in it.
+    /// The child elements.
     pub fn children(&self) -> impl Iterator<Item = &Self> {
         self.nodes.iter().filter_map(|node| match node {
             Node::Element(child) => Some(child),
@@ -122,12 +124,12 @@ impl Element {
         })
     }
 
-    /// The first one of this name directly in it.
+    /// The first child element of this name.
     pub fn child(&self, name: &str, namespace: &str) -> Option<&Self> {
         self.children().find(|child| child.is(name, namespace))
     }
 
-    /// The text directly in it.
+    /// The text beside the child elements, joined.
     pub fn text(&self) -> String {
         let text = |node: &Node| match node {
             Node::Text(text) => Some(text.clone()),

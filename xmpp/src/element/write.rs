@@ -5,16 +5,21 @@ use std::fmt;
 use super::{Attribute, Element, Node};
 use crate::{Framing, ns, xml::escape};
 
-/// What is declared around an element.
+/// The namespaces that are declared around an element.
 #[derive(Clone, Copy)]
-struct Around<'a> {
+pub(crate) struct Around<'a> {
     default: &'a str,
     /// The prefix `stream` is that of streams.
     has_stream_prefix: bool,
 }
 
+impl Around<'static> {
+    /// Those in a stanza of clients, whatever its stream declares.
+    pub(crate) const IN_STANZA: Self = Around { default: ns::CLIENT, has_stream_prefix: false };
+}
+
 impl Element {
-    /// As it stands directly in a stream of a client.
+    /// The text of the element, as it stands directly in a stream of a client.
     ///
     /// RFC 6120, section 4.8.5: "An implementation MUST NOT generate namespace prefixes for elements qualified by the content namespace":
     /// only elements of streams have a prefix. RFC 7395, section 3.3.3: "the stream prefix MUST be declared or use an unprefixed form".
@@ -43,32 +48,65 @@ impl Element {
         for (at, attribute) in self.attributes.iter().enumerate() {
             attribute.write(at, &mut out);
         }
-        write_attribute("xmlns", ns::CLIENT, &mut out);
-        write_attribute("xmlns:stream", ns::STREAMS, &mut out);
+        escape::push_attribute("xmlns", ns::CLIENT, &mut out);
+        escape::push_attribute("xmlns:stream", ns::STREAMS, &mut out);
         out.push('>');
         out
     }
 
-    fn write_in(&self, around: Around<'_>, out: &mut String) {
+    /// Appends the text of the element as it stands at such a place.
+    pub(crate) fn write_in(&self, around: Around<'_>, out: &mut String) {
+        let inside = self.begin_tag(around, out);
+        if self.nodes.is_empty() {
+            out.push_str("/>");
+            return;
+        }
+        self.write_nodes(inside, out);
+        self.write_end(out);
+    }
+
+    /// Appends the start tag and the nodes, but not the end tag. Returns the namespaces that hold for more children.
+    pub(crate) fn write_begin<'a>(&'a self, around: Around<'a>, out: &mut String) -> Around<'a> {
+        let inside = self.begin_tag(around, out);
+        self.write_nodes(inside, out);
+        inside
+    }
+
+    /// Appends the end tag.
+    pub(crate) fn write_end(&self, out: &mut String) {
+        out.push_str("</");
+        out.push_str(self.prefix());
+        out.push_str(&self.name);
+        out.push('>');
+    }
+
+    /// The prefix with its colon.
+    pub(crate) fn prefix(&self) -> &'static str {
+        if self.namespace == ns::STREAMS { "stream:" } else { "" }
+    }
+
+    /// Appends the start tag up to its closing bracket.
+    fn begin_tag<'a>(&'a self, around: Around<'a>, out: &mut String) -> Around<'a> {
         let mut inside = around;
-        let prefix = if self.namespace == ns::STREAMS { "stream:" } else { "" };
+        let prefix = self.prefix();
         out.push('<');
         out.push_str(prefix);
         out.push_str(&self.name);
         if !prefix.is_empty() && !around.has_stream_prefix {
             inside.has_stream_prefix = true;
-            write_attribute("xmlns:stream", ns::STREAMS, out);
+            escape::push_attribute("xmlns:stream", ns::STREAMS, out);
         } else if prefix.is_empty() && self.namespace != around.default {
             inside.default = &self.namespace;
-            write_attribute("xmlns", &self.namespace, out);
+            escape::push_attribute("xmlns", &self.namespace, out);
         }
         for (at, attribute) in self.attributes.iter().enumerate() {
             attribute.write(at, out);
         }
-        if self.nodes.is_empty() {
-            out.push_str("/>");
-            return;
-        }
+        inside
+    }
+
+    /// Appends the closing bracket of the start tag and the nodes.
+    fn write_nodes(&self, inside: Around<'_>, out: &mut String) {
         out.push('>');
         for node in &self.nodes {
             match node {
@@ -76,10 +114,6 @@ impl Element {
                 Node::Text(text) => escape::push_text(text, out),
             }
         }
-        out.push_str("</");
-        out.push_str(prefix);
-        out.push_str(&self.name);
-        out.push('>');
     }
 }
 
@@ -87,25 +121,17 @@ impl Attribute {
     /// `at`: its place among the element's attributes. It makes a prefix that no other one has.
     fn write(&self, at: usize, out: &mut String) {
         match &*self.namespace {
-            "" => write_attribute(&self.name, &self.value, out),
-            ns::XML => write_attribute(&format!("xml:{}", self.name), &self.value, out),
+            "" => escape::push_attribute(&self.name, &self.value, out),
+            ns::XML => escape::push_attribute(&format!("xml:{}", self.name), &self.value, out),
             namespace => {
-                write_attribute(&format!("xmlns:a{at}"), namespace, out);
-                write_attribute(&format!("a{at}:{}", self.name), &self.value, out);
+                escape::push_attribute(&format!("xmlns:a{at}"), namespace, out);
+                escape::push_attribute(&format!("a{at}:{}", self.name), &self.value, out);
             }
         }
     }
 }
 
-fn write_attribute(name: &str, value: &str, out: &mut String) {
-    out.push(' ');
-    out.push_str(name);
-    out.push_str("='");
-    escape::push_value(value, out);
-    out.push('\'');
-}
-
-/// As a document of its own.
+/// The element as a document of its own.
 impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text_for(Framing::WebSocket))

@@ -1,48 +1,32 @@
-//! Why signing in has failed (RFC 6120, section 6.5).
+//! Failures of SASL (RFC 6120, section 6.5).
 
 use crate::{Element, ns};
 
-macro_rules! failures {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// The cause of a failure (RFC 6120, section 6.5). The client may try again, unless it has tried too often.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-        pub enum SaslFailure {
-            $($(#[$doc])* #[error($text)] $name,)*
-        }
-
-        impl SaslFailure {
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// The name of the element.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Self::$name => $text,)*
-                }
-            }
-        }
-    };
+conditions! {
+    /// The cause of a failure (RFC 6120, section 6.5). The client may try again, unless it has tried too often.
+    SaslFailure {
+        /// The client has given up.
+        Aborted = "aborted",
+        AccountDisabled = "account-disabled",
+        CredentialsExpired = "credentials-expired",
+        /// The mechanism is only for encrypted streams.
+        EncryptionRequired = "encryption-required",
+        /// The data is not base64.
+        IncorrectEncoding = "incorrect-encoding",
+        /// The client may not act as the user that it names, or the name is no address.
+        InvalidAuthzid = "invalid-authzid",
+        /// The mechanism is not offered.
+        InvalidMechanism = "invalid-mechanism",
+        /// The data violates the rules of the mechanism.
+        MalformedRequest = "malformed-request",
+        MechanismTooWeak = "mechanism-too-weak",
+        /// The credentials are wrong, or the user is not known: the two are not told apart.
+        NotAuthorized = "not-authorized",
+        TemporaryAuthFailure = "temporary-auth-failure",
+    }
 }
 
-failures! {
-    /// The client has given up.
-    Aborted = "aborted",
-    AccountDisabled = "account-disabled",
-    CredentialsExpired = "credentials-expired",
-    /// The mechanism is only for encrypted streams.
-    EncryptionRequired = "encryption-required",
-    /// The data is not base64.
-    IncorrectEncoding = "incorrect-encoding",
-    /// The client may not act as whom it names, or that is no address.
-    InvalidAuthzid = "invalid-authzid",
-    /// The mechanism is not offered.
-    InvalidMechanism = "invalid-mechanism",
-    /// The data violates the rules of the mechanism.
-    MalformedRequest = "malformed-request",
-    MechanismTooWeak = "mechanism-too-weak",
-    /// The credentials are wrong, or the user is not known: the two are not told apart.
-    NotAuthorized = "not-authorized",
-    TemporaryAuthFailure = "temporary-auth-failure",
-}
+impl std::error::Error for SaslFailure {}
 
 impl SaslFailure {
     /// `<failure/>`.

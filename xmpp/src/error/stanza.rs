@@ -8,7 +8,7 @@ use crate::{
     stream::{Stanza, StanzaKind},
 };
 
-/// What the sender may do (RFC 6120, section 8.3.2).
+/// The type of a stanza error, which tells the sender what to do (RFC 6120, section 8.3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorType {
     /// Retry after giving credentials.
@@ -35,66 +35,68 @@ impl ErrorType {
     }
 }
 
-macro_rules! conditions {
-    ($($(#[$doc:meta])* $name:ident = $text:literal, $usual:ident;)*) => {
-        /// The condition of a stanza error (RFC 6120, section 8.3.3).
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum StanzaCondition {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl StanzaCondition {
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// The name of the element.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Self::$name => $text,)*
-                }
-            }
-
-            /// The type that the RFC recommends. The first one, where it recommends two.
-            pub fn usual_type(self) -> ErrorType {
-                match self {
-                    $(Self::$name => ErrorType::$usual,)*
-                }
-            }
-        }
-    };
+conditions! {
+    /// The condition of a stanza error (RFC 6120, section 8.3.3).
+    StanzaCondition {
+        BadRequest = "bad-request",
+        /// Something of this name or address exists already.
+        Conflict = "conflict",
+        FeatureNotImplemented = "feature-not-implemented",
+        Forbidden = "forbidden",
+        /// The recipient has another address for good. See [`StanzaError::gone`].
+        Gone = "gone",
+        InternalServerError = "internal-server-error",
+        ItemNotFound = "item-not-found",
+        /// An address is not valid.
+        JidMalformed = "jid-malformed",
+        /// The request is understood and does not fit what the recipient accepts.
+        NotAcceptable = "not-acceptable",
+        /// Nobody may do it.
+        NotAllowed = "not-allowed",
+        /// The sender has to sign in first.
+        NotAuthorized = "not-authorized",
+        PolicyViolation = "policy-violation",
+        RecipientUnavailable = "recipient-unavailable",
+        /// The recipient is at another address for now. See [`StanzaError::redirect`].
+        Redirect = "redirect",
+        RegistrationRequired = "registration-required",
+        RemoteServerNotFound = "remote-server-not-found",
+        RemoteServerTimeout = "remote-server-timeout",
+        ResourceConstraint = "resource-constraint",
+        ServiceUnavailable = "service-unavailable",
+        SubscriptionRequired = "subscription-required",
+        /// A condition of the application says more.
+        UndefinedCondition = "undefined-condition",
+        /// The request came out of order.
+        UnexpectedRequest = "unexpected-request",
+    }
 }
 
-conditions! {
-    BadRequest = "bad-request", Modify;
-    /// Something of this name or address exists already.
-    Conflict = "conflict", Cancel;
-    FeatureNotImplemented = "feature-not-implemented", Cancel;
-    Forbidden = "forbidden", Auth;
-    /// The recipient has another address for good. See [`StanzaError::gone`].
-    Gone = "gone", Cancel;
-    InternalServerError = "internal-server-error", Cancel;
-    ItemNotFound = "item-not-found", Cancel;
-    /// An address is not valid.
-    JidMalformed = "jid-malformed", Modify;
-    /// The request is understood and does not fit what the recipient accepts.
-    NotAcceptable = "not-acceptable", Modify;
-    /// Nobody may do it.
-    NotAllowed = "not-allowed", Cancel;
-    /// The sender has to sign in first.
-    NotAuthorized = "not-authorized", Auth;
-    PolicyViolation = "policy-violation", Modify;
-    RecipientUnavailable = "recipient-unavailable", Wait;
-    /// The recipient is at another address for now. See [`StanzaError::redirect`].
-    Redirect = "redirect", Modify;
-    RegistrationRequired = "registration-required", Auth;
-    RemoteServerNotFound = "remote-server-not-found", Cancel;
-    RemoteServerTimeout = "remote-server-timeout", Wait;
-    ResourceConstraint = "resource-constraint", Wait;
-    ServiceUnavailable = "service-unavailable", Cancel;
-    SubscriptionRequired = "subscription-required", Auth;
-    /// A condition of the application says more.
-    UndefinedCondition = "undefined-condition", Cancel;
-    /// The request came out of order.
-    UnexpectedRequest = "unexpected-request", Wait;
+impl StanzaCondition {
+    /// The type that the RFC recommends. The first one, where it recommends two.
+    pub fn usual_type(self) -> ErrorType {
+        match self {
+            Self::Forbidden | Self::NotAuthorized | Self::RegistrationRequired | Self::SubscriptionRequired => {
+                ErrorType::Auth
+            }
+            Self::BadRequest | Self::JidMalformed | Self::NotAcceptable | Self::PolicyViolation | Self::Redirect => {
+                ErrorType::Modify
+            }
+            Self::RecipientUnavailable
+            | Self::RemoteServerTimeout
+            | Self::ResourceConstraint
+            | Self::UnexpectedRequest => ErrorType::Wait,
+            Self::Conflict
+            | Self::FeatureNotImplemented
+            | Self::Gone
+            | Self::InternalServerError
+            | Self::ItemNotFound
+            | Self::NotAllowed
+            | Self::RemoteServerNotFound
+            | Self::ServiceUnavailable
+            | Self::UndefinedCondition => ErrorType::Cancel,
+        }
+    }
 }
 
 /// An error for the sender of a stanza.
@@ -106,7 +108,7 @@ pub struct StanzaError {
     pub text: Option<Cow<'static, str>>,
     /// The condition of an application, in a namespace of its own.
     pub application: Option<Box<Element>>,
-    /// Who has found the error, if that is not whom the stanza was addressed to.
+    /// The entity that has found the error, if the stanza was addressed to another one.
     pub by: Option<Jid>,
     /// The other address of `gone` and `redirect`, as a URI.
     uri: Option<String>,
@@ -219,6 +221,11 @@ mod tests {
         let names: Vec<_> = StanzaCondition::ALL.iter().map(|condition| condition.name()).collect();
         assert_eq!(names.len(), 22, "sections 8.3.3.1 to 8.3.3.22");
         assert!(names.is_sorted(), "the order of the sections is alphabetic");
+        let of = |error_type: ErrorType| {
+            StanzaCondition::ALL.iter().filter(|condition| condition.usual_type() == error_type).count()
+        };
+        let counts = [ErrorType::Auth, ErrorType::Cancel, ErrorType::Modify, ErrorType::Wait].map(of);
+        assert_eq!(counts, [4, 9, 5, 4], "the types that the RFC recommends");
     }
 
     /// RFC 6120, section 8.3.1: "the value of the 'id' attribute MUST match that of the generated stanza", "An error stanza MUST
@@ -240,7 +247,7 @@ mod tests {
             .with_type(ErrorType::Wait)
             .with_text("too many")
             .with_by(Jid::new("im.example.com").expect("an address"))
-            .with_application(Element::new("spam", "urn:xmpp:errors"));
+            .with_application(Element::new("spam", ns::APPLICATION_ERRORS));
         assert_eq!(
             answer("<message to='romeo@example.net'><body>hi</body></message>", &full).as_deref(),
             Some(
@@ -255,6 +262,11 @@ mod tests {
         assert!(
             gone.as_deref().is_some_and(|text| text.contains(">xmpp:romeo@afterlife.example.net</gone>")),
             "{gone:?}"
+        );
+        let redirect = answer("<presence id='1'/>", &StanzaError::redirect("xmpp:conference.example.net"));
+        assert!(
+            redirect.as_deref().is_some_and(|text| text.contains(">xmpp:conference.example.net</redirect>")),
+            "{redirect:?}"
         );
         // The id is empty where a question has none.
         let none = answer("<iq type='get'/>", &StanzaCondition::BadRequest.into());

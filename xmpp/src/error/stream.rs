@@ -4,73 +4,55 @@ use std::borrow::Cow;
 
 use crate::{Element, ns};
 
-macro_rules! conditions {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// The condition of a stream error (RFC 6120, section 4.9.3).
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum StreamCondition {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl StreamCondition {
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// The name of the element.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Self::$name => $text,)*
-                }
-            }
-        }
-    };
-}
-
 conditions! {
-    /// The XML cannot be processed, and no condition says it better.
-    BadFormat = "bad-format",
-    /// A prefix is unsupported or is missing where it is needed.
-    BadNamespacePrefix = "bad-namespace-prefix",
-    /// Another stream takes the place of this one.
-    Conflict = "conflict",
-    /// Nothing was heard from the peer for too long.
-    ConnectionTimeout = "connection-timeout",
-    /// The host of the header is no longer served.
-    HostGone = "host-gone",
-    /// The host of the header is not served.
-    HostUnknown = "host-unknown",
-    /// `to` or `from` is missing or is no address.
-    ImproperAddressing = "improper-addressing",
-    InternalServerError = "internal-server-error",
-    /// `from` is not who signed in.
-    InvalidFrom = "invalid-from",
-    /// The namespace of the header or the content is not supported.
-    InvalidNamespace = "invalid-namespace",
-    /// The XML does not fit its schema.
-    InvalidXml = "invalid-xml",
-    /// Data came before the stream was authenticated.
-    NotAuthorized = "not-authorized",
-    /// The XML is not well-formed, or not by its namespaces.
-    NotWellFormed = "not-well-formed",
-    /// A local rule is violated, for example a limit of size.
-    PolicyViolation = "policy-violation",
-    RemoteConnectionFailed = "remote-connection-failed",
-    /// The stream must be opened anew, for example for new certificates.
-    Reset = "reset",
-    ResourceConstraint = "resource-constraint",
-    /// A comment, a processing instruction, a document type or an entity.
-    RestrictedXml = "restricted-xml",
-    /// The peer is sent to another host. The text of the element is the host; see [`StreamError::see_other_host`].
-    SeeOtherHost = "see-other-host",
-    SystemShutdown = "system-shutdown",
-    /// A condition of the application says more.
-    UndefinedCondition = "undefined-condition",
-    /// The bytes are not UTF-8.
-    UnsupportedEncoding = "unsupported-encoding",
-    UnsupportedFeature = "unsupported-feature",
-    /// A first-level element is not known.
-    UnsupportedStanzaType = "unsupported-stanza-type",
-    /// The header's `version` is not supported.
-    UnsupportedVersion = "unsupported-version",
+    /// The condition of a stream error (RFC 6120, section 4.9.3).
+    StreamCondition {
+        /// The XML cannot be processed, and no condition says it better.
+        BadFormat = "bad-format",
+        /// A prefix is unsupported or is missing where it is needed.
+        BadNamespacePrefix = "bad-namespace-prefix",
+        /// Another stream takes the place of this one.
+        Conflict = "conflict",
+        /// Nothing was heard from the peer for too long.
+        ConnectionTimeout = "connection-timeout",
+        /// The host of the header is no longer served.
+        HostGone = "host-gone",
+        /// The host of the header is not served.
+        HostUnknown = "host-unknown",
+        /// `to` or `from` is missing or is no address.
+        ImproperAddressing = "improper-addressing",
+        InternalServerError = "internal-server-error",
+        /// `from` is not the address of the user who has signed in.
+        InvalidFrom = "invalid-from",
+        /// The namespace of the header or the content is not supported.
+        InvalidNamespace = "invalid-namespace",
+        /// The XML does not fit its schema.
+        InvalidXml = "invalid-xml",
+        /// Data came before the stream was authenticated.
+        NotAuthorized = "not-authorized",
+        /// The XML is not well-formed, or not by its namespaces.
+        NotWellFormed = "not-well-formed",
+        /// A local rule is violated, for example a limit of size.
+        PolicyViolation = "policy-violation",
+        RemoteConnectionFailed = "remote-connection-failed",
+        /// The stream must be opened anew, for example for new certificates.
+        Reset = "reset",
+        ResourceConstraint = "resource-constraint",
+        /// A comment, a processing instruction, a document type or an entity.
+        RestrictedXml = "restricted-xml",
+        /// The peer is sent to another host. The text of the element is the host; see [`StreamError::see_other_host`].
+        SeeOtherHost = "see-other-host",
+        SystemShutdown = "system-shutdown",
+        /// A condition of the application says more.
+        UndefinedCondition = "undefined-condition",
+        /// The bytes are not UTF-8.
+        UnsupportedEncoding = "unsupported-encoding",
+        UnsupportedFeature = "unsupported-feature",
+        /// A first-level element is not known.
+        UnsupportedStanzaType = "unsupported-stanza-type",
+        /// The header's `version` is not supported.
+        UnsupportedVersion = "unsupported-version",
+    }
 }
 
 /// An error that ends a stream.

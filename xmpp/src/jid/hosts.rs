@@ -18,13 +18,13 @@ pub struct Hosts {
 /// The address is valid, and cannot be that of a user or a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotOurs {
-    /// It is a domain.
+    /// The address is a domain.
     #[error("the address has no localpart")]
     NoLocal,
     /// No user may have such a name.
     #[error("no user and no group can have this address")]
     Name,
-    /// It is neither that of users nor that of groups.
+    /// The domain is neither one of users nor one of groups.
     #[error("the domain has no users or groups")]
     Domain,
 }
@@ -40,7 +40,7 @@ impl NotOurs {
     }
 }
 
-/// Whose address it is.
+/// The user or the group of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Addressee {
     User(UserId),

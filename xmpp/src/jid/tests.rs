@@ -65,6 +65,18 @@ fn what_is_no_address_is_refused_by_its_part() {
     assert_eq!(InvalidJid::Domain.condition_of_from(), StreamCondition::InvalidFrom);
 }
 
+/// PRECIS takes a time in the square of the length, so a part is not normalised if it is too long as it is given.
+#[test]
+fn a_part_is_as_short_as_its_normal_form() {
+    let wide = |length: usize| "\u{ff41}".repeat(length);
+    let of_local = |length| Jid::of_parts(Some(&wide(length)), "b", None).map(|jid| jid.bare().len());
+    assert_eq!((of_local(341), of_local(342)), (Ok(343), Err(InvalidJid::Local)));
+    let spaces = |length: usize| format!("x{}", "\u{3000}".repeat(length));
+    let of_resource = |length| Jid::of_parts(None, "b", Some(&spaces(length))).map(|jid| jid.as_str().len());
+    assert_eq!((of_resource(340), of_resource(341)), (Ok(343), Err(InvalidJid::Resource)));
+    assert_eq!(Jid::new("b").and_then(|jid| jid.with_resource(&spaces(341))), Err(InvalidJid::Resource));
+}
+
 /// RFC 7622, section 3.2: a dot at the end "MUST be stripped". Section 3.2.1: "each A-label MUST be converted to a U-label".
 #[test]
 fn one_address_has_one_normal_form() {

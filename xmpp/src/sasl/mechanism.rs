@@ -1,4 +1,4 @@
-//! The mechanisms, and what of them is offered.
+//! The mechanisms, and those that a connection is offered.
 
 use super::Hash;
 use crate::{Element, error::SaslFailure, ns};
@@ -53,11 +53,11 @@ impl Mechanism {
         }
     }
 
-    pub(super) fn binds(self) -> bool {
+    pub(crate) fn binds(self) -> bool {
         matches!(self, Self::ScramSha256Plus | Self::ScramSha1Plus)
     }
 
-    /// It shows a secret to whoever can read the stream.
+    /// Whether a reader of the stream sees a secret.
     fn shows_secrets(self) -> bool {
         matches!(self, Self::OAuthBearer | Self::Plain)
     }
@@ -79,7 +79,7 @@ impl ChannelBindings {
         exporter.into_iter().chain(self.server_end_point.is_some().then_some("tls-server-end-point"))
     }
 
-    pub(super) fn data(&self, binding: &str) -> Option<&[u8]> {
+    pub(crate) fn data(&self, binding: &str) -> Option<&[u8]> {
         match binding {
             "tls-exporter" => self.exporter.as_deref(),
             "tls-server-end-point" => self.server_end_point.as_deref(),
@@ -92,7 +92,7 @@ impl ChannelBindings {
     }
 }
 
-/// What one connection is offered.
+/// The offer to one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
     /// The domain that the client has named in its stream's header.
@@ -100,7 +100,7 @@ pub struct Offer {
     /// The stream is inside TLS.
     pub is_encrypted: bool,
     pub bindings: ChannelBindings,
-    /// What the server allows at all.
+    /// The mechanisms that the server allows at all.
     pub allowed: Vec<Mechanism>,
 }
 

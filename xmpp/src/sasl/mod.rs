@@ -1,18 +1,32 @@
-//! The server's side of SASL (RFC 6120, section 6): the mechanisms, step by step. Whoever drives it looks up keys, checks passwords and
-//! tokens, and gives the random nonce.
+//! The server's side of SASL (RFC 6120, section 6): the mechanisms, step by step. The caller looks up keys, checks passwords and tokens,
+//! and gives the random nonce.
 
+mod bind;
+mod fast;
+mod ht;
 mod mechanism;
 mod negotiation;
 mod oauth;
 mod plain;
+mod protection;
+mod sasl2;
 mod scram;
 mod secret;
+mod upgrade;
 mod wire;
 
+#[cfg(any(test, feature = "client"))]
+pub(crate) use {ht::hashed, protection::of_lists};
+
+pub use bind::{Bind, bound};
+pub use fast::{Fast, TokenIssuer};
+pub use ht::TokenMechanism;
 pub use mechanism::{ChannelBindings, Mechanism, Offer};
 pub use negotiation::{Negotiation, Step};
+pub use sasl2::{Authenticate, Features, Request2, UserAgent, continued, success};
 pub use scram::{Hash, Keys};
 pub use secret::Secret;
+pub use upgrade::Upgrade;
 pub use wire::Request;
 
 use crate::{Jid, error::SaslFailure};
@@ -35,15 +49,15 @@ fn user(name: &str, host: &str) -> Result<Jid, SaslFailure> {
     }
 }
 
-/// Whether `user` may act as the one that the client names: only as itself.
+/// Whether `user` may act as the one that the client names: only as itself. `from`: the user whom the stream's header names, if that counts.
 ///
 /// RFC 6120, section 6.3.8: "the value of an authorization identity MUST be a bare JID"; "the receiving entity is responsible for verifying
 /// that the initiating entity is in fact allowed to assume the specified authorization identity; if not, the receiving entity MUST return
 /// an \<invalid-authzid/\> SASL error".
-fn check_authzid(authzid: Option<&str>, user: &Jid) -> Result<(), SaslFailure> {
+fn check_authzid(authzid: Option<&str>, user: &Jid, from: Option<&Jid>) -> Result<(), SaslFailure> {
     match authzid.map(Jid::bare_of) {
         None => Ok(()),
-        Some(Ok(named)) if named == *user => Ok(()),
+        Some(Ok(named)) if named == *user && from.is_none_or(|from| named == *from) => Ok(()),
         Some(_) => Err(SaslFailure::InvalidAuthzid),
     }
 }

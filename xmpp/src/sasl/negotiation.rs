@@ -1,7 +1,8 @@
 //! One connection that signs in.
 
 use super::{
-    Hash, Keys, Mechanism, Offer, Secret, check_authzid,
+    Hash, Keys, Mechanism, Offer, Secret, TokenMechanism, check_authzid,
+    ht::{self, Claim},
     oauth::{self, Bearer},
     plain,
     scram::{Exchange, First},
@@ -20,20 +21,24 @@ const FAILURES: u32 = 5;
 /// The attempts of one connection to sign in, one after the other.
 pub struct Negotiation {
     offer: Offer,
+    /// The user whom the header of a stream with XEP-0388 names.
+    from: Option<Jid>,
+    /// The client is told a hash of the offer (XEP-0474).
+    is_protected: bool,
     state: State,
     failures: u32,
 }
 
-/// What has to happen next.
+/// The next step of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// For the client, which answers with [`Negotiation::respond`].
+    /// Data for the client. Its answer goes to [`Negotiation::respond`].
     Challenge(Vec<u8>),
-    /// The user's keys are needed: [`Negotiation::keys`].
+    /// The keys of `user` for `hash` are needed: [`Negotiation::keys`].
     Keys { user: Jid, hash: Hash },
     /// The password is to be compared with the user's keys, or with [`Keys::decoy`], by [`Keys::accepts`]: [`Negotiation::checked`].
     Password { user: Jid, password: Secret },
-    /// The token is to be checked: [`Negotiation::token`]. `user` is who the client says that it is for.
+    /// The token is to be checked: [`Negotiation::token`]. `user`: the client says that the token is for this user.
     Token { user: Option<Jid>, token: Secret },
     /// The client is this user. `data` goes to the client.
     Success { user: Jid, data: Option<Vec<u8>> },
@@ -52,6 +57,7 @@ enum State {
     /// The keys are being looked up.
     First {
         first: First,
+        hash: Hash,
         nonce: String,
     },
     Scram(Exchange),
@@ -59,14 +65,33 @@ enum State {
     Token {
         named: Option<Jid>,
     },
+    /// The tokens are being looked up.
+    Claim(Claim),
     /// The client was told why its token is not valid.
     TokenRefused,
+    /// The client is signed in, and stays so.
     Done,
 }
 
 impl Negotiation {
     pub fn new(offer: Offer) -> Self {
-        Self { offer, state: State::Idle, failures: 0 }
+        Self { offer, from: None, is_protected: false, state: State::Idle, failures: 0 }
+    }
+
+    /// The user whom the client names in the header of its stream, for XEP-0388. The client may sign in as nobody else, if it says as whom.
+    ///
+    /// XEP-0388, section 2.3: "If the stream's from attribute (if present) does not match the non-empty authorization string, the server MUST
+    /// fail the authentication".
+    #[must_use]
+    pub fn with_from(self, from: Option<&Jid>) -> Self {
+        Self { from: from.map(Jid::to_bare), ..self }
+    }
+
+    /// SCRAM tells the client a hash of the mechanisms and the channel bindings that were offered (XEP-0474), so that it notices whether the
+    /// lists were changed on their way.
+    #[must_use]
+    pub fn protected(self) -> Self {
+        Self { is_protected: true, ..self }
     }
 
     pub fn offer(&self) -> &Offer {
@@ -79,10 +104,9 @@ impl Negotiation {
     /// handshake has not yet completed, the receiving entity MUST discard the ongoing handshake and MUST process a new handshake for the
     /// subsequently requested SASL mechanism." Section 6.3.10: "clients and servers MUST support the less efficient modes as well".
     pub fn start(&mut self, mechanism: &str, initial: Option<&[u8]>, nonce: &str) -> Step {
-        if matches!(self.state, State::Done) {
+        if matches!(self.take(), State::Done) {
             return self.fail(SaslFailure::MalformedRequest);
         }
-        self.state = State::Idle;
         let mechanism = match self.offer.choose(mechanism) {
             Ok(mechanism) => mechanism,
             Err(failure) => return self.fail(failure),
@@ -98,7 +122,7 @@ impl Negotiation {
 
     /// The client answers a challenge.
     pub fn respond(&mut self, response: &[u8]) -> Step {
-        match std::mem::replace(&mut self.state, State::Idle) {
+        match self.take() {
             State::Chosen { mechanism, nonce } => self.first(mechanism, response, nonce),
             State::Scram(exchange) => match exchange.finish(response) {
                 Ok(verdict) => {
@@ -118,15 +142,18 @@ impl Negotiation {
     /// RFC 6120, section 6.4.4: "Upon receiving an \<abort/\> element, the receiving entity MUST return a \<failure/\> element [...]
     /// containing an \<aborted/\> child element."
     pub fn abort(&mut self) -> Step {
-        self.state = State::Idle;
-        self.fail(SaslFailure::Aborted)
+        self.give_up(SaslFailure::Aborted)
     }
 
-    /// The keys of the user of [`Step::Keys`]: [`Keys::decoy`], if there is no such user, or none that may sign in so.
-    pub fn keys(&mut self, keys: Keys) -> Step {
-        match std::mem::replace(&mut self.state, State::Idle) {
-            State::First { first, nonce } => {
-                let (challenge, exchange) = first.challenge(keys, &nonce);
+    /// The keys of [`Step::Keys`]: [`Keys::decoy`], if there is no such user, or none that may sign in so.
+    ///
+    /// An answer for another user or another hash function than the last [`Step::Keys`] has asked for ends the attempt: the client may have
+    /// begun another one meanwhile.
+    pub fn keys(&mut self, user: &Jid, keys: Keys) -> Step {
+        match self.take() {
+            State::First { first, hash, nonce } if first.user == *user && keys.hash() == hash => {
+                let protection = self.is_protected.then(|| self.offer.protection(hash));
+                let (challenge, exchange) = first.challenge(keys, &nonce, protection.as_deref());
                 self.state = State::Scram(exchange);
                 Step::Challenge(challenge.into_bytes())
             }
@@ -134,9 +161,11 @@ impl Negotiation {
         }
     }
 
-    /// Whether the password of [`Step::Password`] is that of the user.
-    pub fn checked(&mut self, is_right: bool) -> Step {
-        match std::mem::replace(&mut self.state, State::Idle) {
+    /// Whether the password of [`Step::Password`] is that of `user`. An answer for another user than the last [`Step::Password`] names ends
+    /// the attempt, as in [`Self::keys`].
+    pub fn checked(&mut self, user: &Jid, is_right: bool) -> Step {
+        match self.take() {
+            State::Password(asked) if asked != *user => self.fail(SaslFailure::TemporaryAuthFailure),
             State::Password(user) if is_right => {
                 self.state = State::Done;
                 Step::Success { user, data: None }
@@ -146,16 +175,18 @@ impl Negotiation {
         }
     }
 
-    /// Whom the token of [`Step::Token`] is for: a bare address. `None`: it is not valid.
+    /// The user of the token of [`Step::Token`], a bare address. `None`: the token is not valid.
     pub fn token(&mut self, user: Option<Jid>) -> Step {
-        match (std::mem::replace(&mut self.state, State::Idle), user) {
-            (State::Token { named }, Some(user)) => match check_authzid(named.as_ref().map(Jid::as_str), &user) {
-                Ok(()) => {
-                    self.state = State::Done;
-                    Step::Success { user, data: None }
+        match (self.take(), user) {
+            (State::Token { named }, Some(user)) => {
+                match check_authzid(named.as_ref().map(Jid::as_str), &user, self.from.as_ref()) {
+                    Ok(()) => {
+                        self.state = State::Done;
+                        Step::Success { user, data: None }
+                    }
+                    Err(failure) => self.fail(failure),
                 }
-                Err(failure) => self.fail(failure),
-            },
+            }
             (State::Token { .. }, None) => {
                 self.state = State::TokenRefused;
                 Step::Challenge(oauth::INVALID_TOKEN.to_vec())
@@ -164,9 +195,63 @@ impl Negotiation {
         }
     }
 
+    /// The client shows that it has a token of XEP-0484. Returns the user and the mechanism whose tokens are needed: [`Negotiation::tokens`]. A
+    /// failure counts as [`Step::Failure`] does.
+    ///
+    /// XEP-0484, section 3.4: "Servers MUST bind tokens to the mechanism selected by the client in its original request, and reject attempts
+    /// to use them with other mechanisms": the caller looks up those of the mechanism.
+    pub fn start_with_token(
+        &mut self,
+        mechanism: &str,
+        initial: Option<&[u8]>,
+    ) -> Result<(Jid, TokenMechanism), SaslFailure> {
+        let claim = match self.take() {
+            State::Done => Err(SaslFailure::MalformedRequest),
+            _ => self.claim(mechanism, initial),
+        };
+        match claim {
+            Ok(claim) => {
+                let asked = (claim.user.clone(), claim.mechanism);
+                self.state = State::Claim(claim);
+                Ok(asked)
+            }
+            Err(failure) => {
+                self.fail(failure);
+                Err(failure)
+            }
+        }
+    }
+
+    fn claim(&self, mechanism: &str, initial: Option<&[u8]>) -> Result<Claim, SaslFailure> {
+        let mechanism = TokenMechanism::offered(&self.offer).find(|offered| offered.name() == mechanism);
+        let mechanism = mechanism.ok_or(SaslFailure::InvalidMechanism)?;
+        let binding = mechanism.binding(&self.offer.bindings).ok_or(SaslFailure::InvalidMechanism)?;
+        let message = initial.ok_or(SaslFailure::MalformedRequest)?;
+        ht::read(message, mechanism, binding, &self.offer.host)
+    }
+
+    /// The tokens that [`Self::start_with_token`] has asked for: all that are valid, in any order; none, if there is no such user. Also returns the
+    /// place of the one that the client has, so that an old one can be replaced. Tokens of another user or another mechanism
+    /// than the last attempt names end it, as in [`Self::keys`].
+    ///
+    /// XEP-0484, section 4.2: "If the server no longer trusts a token, it MUST instead fail the authentication (returning the SASL
+    /// 'credentials-expired' error condition)". It is told the same for a user who does not exist.
+    pub fn tokens(&mut self, user: &Jid, mechanism: TokenMechanism, tokens: &[Secret]) -> (Step, Option<usize>) {
+        match self.take() {
+            State::Claim(claim) if claim.user == *user && claim.mechanism == mechanism => match claim.check(tokens) {
+                Some((at, answer)) => {
+                    self.state = State::Done;
+                    (Step::Success { user: claim.user, data: Some(answer) }, Some(at))
+                }
+                None => (self.fail(SaslFailure::CredentialsExpired), None),
+            },
+            _ => (self.fail(SaslFailure::TemporaryAuthFailure), None),
+        }
+    }
+
     /// The attempt cannot be finished, for a reason of the service.
     pub fn give_up(&mut self, failure: SaslFailure) -> Step {
-        self.state = State::Idle;
+        self.take();
         self.fail(failure)
     }
 
@@ -195,10 +280,11 @@ impl Negotiation {
             Some(hash) => {
                 let first = First::read(message, host, mechanism.binds(), self.offer.offers_binding(), bindings)?;
                 let user = first.user.clone();
-                Ok((State::First { first, nonce }, Step::Keys { user, hash }))
+                check_authzid(first.authzid.as_deref(), &user, self.from.as_ref())?;
+                Ok((State::First { first, hash, nonce }, Step::Keys { user, hash }))
             }
             None if mechanism == Mechanism::Plain => {
-                let (user, password) = plain::read(message, host)?;
+                let (user, password) = plain::read(message, host, self.from.as_ref())?;
                 Ok((State::Password(user.clone()), Step::Password { user, password }))
             }
             None => {
@@ -208,6 +294,12 @@ impl Negotiation {
                 Ok((State::Token { named: named.clone() }, Step::Token { user: named, token }))
             }
         }
+    }
+
+    /// Takes the state of the attempt, which is over unless it is set anew. A client that is signed in stays so.
+    fn take(&mut self) -> State {
+        let next = if matches!(self.state, State::Done) { State::Done } else { State::Idle };
+        std::mem::replace(&mut self.state, next)
     }
 
     fn fail(&mut self, failure: SaslFailure) -> Step {

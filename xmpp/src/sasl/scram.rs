@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{ChannelBindings, check_authzid, user};
+use super::{ChannelBindings, user};
 use crate::{Jid, error::SaslFailure};
 
 /// The hash function of a mechanism.
@@ -30,14 +30,14 @@ impl Hash {
         }
     }
 
-    fn hash(self, message: &[u8]) -> Vec<u8> {
+    pub(crate) fn hash(self, message: &[u8]) -> Vec<u8> {
         match self {
             Self::Sha1 => Sha1::digest(message).to_vec(),
             Self::Sha256 => Sha256::digest(message).to_vec(),
         }
     }
 
-    fn hmac(self, key: &[u8], message: &[u8]) -> Vec<u8> {
+    pub(crate) fn hmac(self, key: &[u8], message: &[u8]) -> Vec<u8> {
         match self {
             Self::Sha1 => {
                 // HMAC takes keys of any length (RFC 2104 section 3).
@@ -49,7 +49,7 @@ impl Hash {
         }
     }
 
-    fn salted(self, password: &str, salt: &[u8], iterations: u32) -> Zeroizing<Vec<u8>> {
+    pub(crate) fn salted(self, password: &str, salt: &[u8], iterations: u32) -> Zeroizing<Vec<u8>> {
         let mut salted = Zeroizing::new(vec![0; self.bytes()]);
         match self {
             Self::Sha1 => pbkdf2::pbkdf2_hmac::<Sha1>(password.as_bytes(), salt, iterations, &mut salted),
@@ -59,7 +59,7 @@ impl Hash {
     }
 }
 
-/// What a server knows of a password for one hash function. Nobody can sign in by it, who reads it.
+/// The keys of a password for one hash function, as a server keeps them. They do not suffice to sign in.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Keys {
     hash: Hash,
@@ -111,15 +111,19 @@ impl Keys {
         if password.is_empty() {
             return Err(PasswordError::Empty);
         }
-        let salted = hash.salted(&password, salt, iterations);
-        let client_key = Zeroizing::new(hash.hmac(&salted, b"Client Key"));
-        Ok(Self {
+        Ok(Self::of_salted(hash, &hash.salted(&password, salt, iterations), salt, iterations))
+    }
+
+    /// Keys of SaltedPassword (RFC 5802, section 3).
+    pub(super) fn of_salted(hash: Hash, salted: &[u8], salt: &[u8], iterations: u32) -> Self {
+        let client_key = Zeroizing::new(hash.hmac(salted, b"Client Key"));
+        Self {
             hash,
             salt: salt.to_vec(),
             iterations,
             stored_key: hash.hash(&client_key),
-            server_key: hash.hmac(&salted, b"Server Key"),
-        })
+            server_key: hash.hmac(salted, b"Server Key"),
+        }
     }
 
     /// Keys for a user without any: always the same for the same name, so that nobody learns which users exist. No password fits them.
@@ -143,6 +147,10 @@ impl Keys {
             stored_key: decoy.stored_key.to_vec(),
             server_key: decoy.server_key.to_vec(),
         }
+    }
+
+    pub(super) fn hash(&self) -> Hash {
+        self.hash
     }
 
     /// Keys as the store has them.
@@ -224,7 +232,9 @@ impl Gs2 {
 /// client-first-message.
 pub(super) struct First {
     pub(super) user: Jid,
-    /// What the client has to repeat: the header, and the data of channel binding.
+    /// The address as which the client wants to act.
+    pub(super) authzid: Option<String>,
+    /// The header and the data of channel binding, which the client has to repeat.
     binding: Vec<u8>,
     bare: String,
     nonce: String,
@@ -266,15 +276,18 @@ impl First {
             return Err(malformed);
         }
         let user = user(&unescape(name)?, host)?;
-        check_authzid(gs2.authzid.as_deref(), &user)?;
-        Ok(Self { user, binding, bare: bare.to_owned(), nonce: nonce.to_owned() })
+        Ok(Self { user, authzid: gs2.authzid, binding, bare: bare.to_owned(), nonce: nonce.to_owned() })
     }
 
-    /// server-first-message, and what checks the answer to it.
-    pub(super) fn challenge(self, keys: Keys, server_nonce: &str) -> (String, Exchange) {
+    /// server-first-message, and what checks the answer to it. `protection`: the hash of XEP-0474.
+    pub(super) fn challenge(self, keys: Keys, server_nonce: &str, protection: Option<&str>) -> (String, Exchange) {
         let nonce = format!("{}{server_nonce}", self.nonce);
         let salt = BASE64_STANDARD.encode(&keys.salt);
-        let server_first = format!("r={nonce},s={salt},i={}", keys.iterations);
+        let mut server_first = format!("r={nonce},s={salt},i={}", keys.iterations);
+        if let Some(hash) = protection {
+            server_first.push_str(",h=");
+            server_first.push_str(hash);
+        }
         let begin = format!("{},{server_first},", self.bare);
         (server_first, Exchange { user: self.user, keys, binding: self.binding, nonce, begin })
     }

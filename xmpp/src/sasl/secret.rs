@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    pub(super) fn new(given: &str) -> Self {
+    pub(crate) fn new(given: &str) -> Self {
         Self(Zeroizing::new(given.to_owned()))
     }
 

@@ -35,6 +35,10 @@ fn jid(text: &str) -> Jid {
     Jid::new(text).expect(text)
 }
 
+fn juliet() -> Jid {
+    jid("juliet@example.com")
+}
+
 fn challenge(step: Step) -> String {
     match step {
         Step::Challenge(data) => String::from_utf8(data).expect("text"),
@@ -102,10 +106,10 @@ impl Client {
 
     fn sign_in(&self, negotiation: &mut Negotiation, mechanism: &str, keys: Keys) -> Step {
         match negotiation.start(mechanism, Some(self.first().as_bytes()), NONCE) {
-            Step::Keys { user, hash } => assert_eq!((user, hash), (jid("juliet@example.com"), self.hash)),
+            Step::Keys { user, hash } => assert_eq!((user, hash), (juliet(), self.hash)),
             other => return other,
         }
-        let (last, verdict) = self.last(&challenge(negotiation.keys(keys)));
+        let (last, verdict) = self.last(&challenge(negotiation.keys(&juliet(), keys)));
         let step = negotiation.respond(last.as_bytes());
         if let Step::Success { data, .. } = &step {
             assert_eq!(data.as_deref(), Some(verdict.as_bytes()), "the server has proved itself");
@@ -146,7 +150,7 @@ fn the_exchanges_are_those_of_the_rfcs() {
         let keys = Keys::derive(hash, "pencil", &BASE64_STANDARD.decode(salt).expect("base64"), 4096).expect("valid");
         // As they come from the store.
         let keys = Keys::stored(hash, &keys.to_stored()).expect("sound");
-        let challenge = challenge(negotiation.keys(keys));
+        let challenge = challenge(negotiation.keys(&user, keys));
         assert_eq!(challenge, format!("r={}{},s={salt},i=4096", nonces.0, nonces.1));
         let last = format!("c=biws,r={}{},p={proof}", nonces.0, nonces.1);
         let step = negotiation.respond(last.as_bytes());
@@ -180,7 +184,40 @@ fn every_mechanism_of_scram_signs_in_and_refuses() {
         // Who is signed in does not sign in again.
         let step = negotiation.start(mechanism, Some(client.first().as_bytes()), NONCE);
         assert_eq!(step, Step::Failure(SaslFailure::MalformedRequest));
+        for step in [negotiation.respond(b"x"), negotiation.abort(), negotiation.token(Some(juliet()))] {
+            assert!(matches!(step, Step::Failure(_)), "{step:?}");
+            let step = negotiation.start(mechanism, Some(client.first().as_bytes()), NONCE);
+            assert_eq!(step, Step::Failure(SaslFailure::MalformedRequest), "whatever comes between");
+        }
     }
+}
+
+/// RFC 6120, section 6.4.2: "the receiving entity MUST discard the ongoing handshake and MUST process a new handshake".
+#[test]
+fn an_answer_that_comes_late_signs_nobody_else_in() {
+    let late = Step::Failure(SaslFailure::TemporaryAuthFailure);
+    let mut negotiation = negotiation();
+    // Eve's password is right, and romeo's is asked for when that is known.
+    negotiation.start("PLAIN", Some(b"\0eve\0pencil"), NONCE);
+    negotiation.start("PLAIN", Some(b"\0romeo\0guess"), NONCE);
+    assert_eq!(negotiation.checked(&jid("eve@example.com"), true), late);
+    assert_eq!(negotiation.checked(&jid("romeo@example.com"), true), late, "that attempt is over");
+    let client = Client::new(Hash::Sha256, "n,,");
+    negotiation.start("SCRAM-SHA-256", Some(b"n,,n=eve,r=0123456789"), NONCE);
+    negotiation.start("SCRAM-SHA-256", Some(client.first().as_bytes()), NONCE);
+    assert_eq!(negotiation.keys(&jid("eve@example.com"), keys(Hash::Sha256)), late);
+    negotiation.start("SCRAM-SHA-256", Some(client.first().as_bytes()), NONCE);
+    assert_eq!(negotiation.keys(&juliet(), keys(Hash::Sha1)), late, "keys of another hash function");
+}
+
+#[test]
+fn an_attempt_that_the_service_cannot_finish_fails() {
+    let mut negotiation = negotiation();
+    negotiation.start("PLAIN", Some(b"\0juliet\0pencil"), NONCE);
+    let failure = SaslFailure::TemporaryAuthFailure;
+    assert_eq!(negotiation.give_up(failure), Step::Failure(failure));
+    assert_eq!(negotiation.checked(&juliet(), true), Step::Failure(failure), "that attempt is over");
+    assert!(matches!(negotiation.start("PLAIN", Some(b"\0juliet\0pencil"), NONCE), Step::Password { .. }));
 }
 
 /// RFC 5802, section 6: "If the flag is set to "y" and the server supports channel binding, the server MUST fail authentication." "The server MUST
@@ -218,11 +255,11 @@ fn whoever_comes_between_is_noticed() {
     let mut negotiation = negotiation();
     let client = Client::new(Hash::Sha256, "n,,");
     negotiation.start("SCRAM-SHA-256", Some(client.first().as_bytes()), NONCE);
-    let first = challenge(negotiation.keys(keys(Hash::Sha256)));
+    let first = challenge(negotiation.keys(&juliet(), keys(Hash::Sha256)));
     let (last, _) = Client::new(Hash::Sha256, "y,,").last(&first);
     assert_eq!(negotiation.respond(last.as_bytes()), Step::Failure(SaslFailure::NotAuthorized));
     negotiation.start("SCRAM-SHA-256", Some(client.first().as_bytes()), NONCE);
-    let first = challenge(negotiation.keys(keys(Hash::Sha256)));
+    let first = challenge(negotiation.keys(&juliet(), keys(Hash::Sha256)));
     let (last, _) = client.last(&first.replace(NONCE, "another"));
     assert_eq!(negotiation.respond(last.as_bytes()), Step::Failure(SaslFailure::NotAuthorized));
 }
@@ -283,7 +320,7 @@ fn plain_compares_a_password_with_the_keys() {
         assert_eq!(keys.accepts(password.as_str()), is_right, "{message}");
         let expected =
             if is_right { Step::Success { user, data: None } } else { Step::Failure(SaslFailure::NotAuthorized) };
-        assert_eq!(negotiation.checked(is_right), expected);
+        assert_eq!(negotiation.checked(&juliet(), is_right), expected);
     }
     assert!(!Keys::decoy(Hash::Sha256, &[1; 32], "juliet").accepts("wrong"));
     for malformed in
@@ -388,7 +425,11 @@ fn a_client_may_begin_later_begin_anew_and_give_up() {
     assert!(success()(&client.sign_in(&mut negotiation, "SCRAM-SHA-256", keys(Hash::Sha256))));
     // Answers to what was not asked are refused.
     let mut negotiation = super::tests::negotiation();
-    for step in [negotiation.checked(true), negotiation.token(Some(jid("a@b"))), negotiation.keys(keys(Hash::Sha1))] {
+    for step in [
+        negotiation.checked(&juliet(), true),
+        negotiation.token(Some(jid("a@b"))),
+        negotiation.keys(&juliet(), keys(Hash::Sha1)),
+    ] {
         assert_eq!(step, Step::Failure(SaslFailure::TemporaryAuthFailure));
     }
 }
@@ -426,12 +467,12 @@ fn messages_of_scram_have_their_form() {
     let mut negotiation = negotiation();
     let step = negotiation.start("SCRAM-SHA-1", Some(b"n,,n=juliet,r=0123456789,x=unknown"), NONCE);
     assert!(matches!(step, Step::Keys { .. }), "{step:?}");
-    negotiation.keys(keys(Hash::Sha1));
+    negotiation.keys(&juliet(), keys(Hash::Sha1));
     let step = negotiation.respond(format!("c=biws,r=0123456789{NONCE},m=x,p=AAAA").as_bytes());
     assert_eq!(step, Step::Failure(SaslFailure::MalformedRequest));
     for malformed in ["", "c=biws", "c=biws,p=AAAA", "c=!,r=x,p=AAAA", "c=biws,r=x,p=A"] {
         negotiation.start("SCRAM-SHA-1", Some(b"n,,n=juliet,r=0123456789"), NONCE);
-        negotiation.keys(keys(Hash::Sha1));
+        negotiation.keys(&juliet(), keys(Hash::Sha1));
         assert_eq!(
             negotiation.respond(malformed.as_bytes()),
             Step::Failure(SaslFailure::MalformedRequest),
@@ -453,8 +494,8 @@ proptest! {
             let mut step = negotiation.start(mechanism.name(), Some(message), NONCE);
             for _ in 0..3 {
                 step = match step {
-                    Step::Keys { hash, .. } => negotiation.keys(Keys::decoy(hash, &[1; 32], "a")),
-                    Step::Password { .. } => negotiation.checked(false),
+                    Step::Keys { user, hash } => negotiation.keys(&user, Keys::decoy(hash, &[1; 32], "a")),
+                    Step::Password { user, .. } => negotiation.checked(&user, false),
                     Step::Token { .. } => negotiation.token(None),
                     Step::Challenge(_) => negotiation.respond(message),
                     step => step,

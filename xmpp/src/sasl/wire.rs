@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::Step;
 use crate::{Element, error::SaslFailure, ns};
 
-/// What a client sends. The data is overwritten when it is dropped, and never shown.
+/// An element that a client sends. The data is overwritten when it is dropped, and never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Request {
     /// `data` is `None`, if the element has no data: the client waits for a challenge.
@@ -36,7 +36,7 @@ impl Request {
     /// `None`: the element is not one of SASL.
     ///
     /// RFC 6120, section 6.3.5: "Any XML character data contained within the XML elements MUST be encoded using base 64, where the encoding
-    /// adheres to the definition in Section 4 of [BASE64] and where the padding bits are set to zero." Section 6.4.2: "If the initiating
+    /// adheres to the definition in Section 4 of \[BASE64\] and where the padding bits are set to zero." Section 6.4.2: "If the initiating
     /// entity needs to send a zero-length initial response, it MUST transmit the response as a single equals sign character ("=")".
     pub fn read(element: &Element) -> Option<Result<Self, SaslFailure>> {
         if element.namespace() != ns::SASL {

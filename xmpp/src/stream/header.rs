@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// What the header of a stream says.
+/// The header of a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Header {
     pub to: Option<String>,
@@ -45,7 +45,7 @@ impl Header {
         Some((number(major)?, number(minor)?))
     }
 
-    /// That of a client's stream that says nothing else.
+    /// The header of a client's stream with no attribute but the content namespace.
     pub(super) fn of_clients() -> Arc<Self> {
         static HEADER: LazyLock<Arc<Header>> = LazyLock::new(|| {
             let namespaces = vec![Declaration { prefix: String::new(), uri: ns::CLIENT.to_owned() }];

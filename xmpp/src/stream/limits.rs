@@ -1,6 +1,6 @@
-//! What a peer may send.
+//! The bounds of what a peer may send.
 
-/// The bounds of what a peer may send in one piece. A violation ends the stream with `policy-violation`.
+/// The bounds of one piece. A violation ends the stream with `policy-violation`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Longest first-level element, header or declaration, in bytes. No more than that is kept of what has come in part.
@@ -23,7 +23,7 @@ impl Limits {
     /// For peers that have signed in.
     pub const AFTER_AUTHENTICATION: Self =
         Self { bytes: 256 * 1024, depth: 64, elements: 16 * 1024, attributes: 128, name_bytes: 1024, namespaces: 128 };
-    /// For what was read by other limits before.
+    /// No bounds, for text that was read by other limits before.
     pub(crate) const UNLIMITED: Self = Self {
         bytes: usize::MAX,
         depth: usize::MAX,

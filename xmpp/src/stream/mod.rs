@@ -22,7 +22,7 @@ pub use header::Header;
 pub use iq::IqType;
 pub use limits::Limits;
 pub use opening::{Opening, closing};
-pub use stanza::{Child, Routed, Stanza, StanzaKind, read_stanza};
+pub use stanza::{Child, Forwardable, Head, InvalidPieces, Pieces, Routed, Stanza, StanzaKind, read_stanza};
 pub use tcp::TcpParser;
 pub use websocket::WebSocketParser;
 
@@ -38,7 +38,7 @@ pub enum Framing {
     WebSocket,
 }
 
-/// What has come on a stream.
+/// The next thing that the peer has sent.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     Opened(Arc<Header>),

@@ -1,6 +1,12 @@
 //! First-level elements: their text as it came, and what routing needs of it.
 
+mod child;
+mod edit;
+mod pieces;
+
 use std::sync::Arc;
+
+pub use pieces::{Forwardable, Head, InvalidPieces, Pieces};
 
 use super::{Framing, Header, Limits};
 use crate::{
@@ -42,9 +48,17 @@ impl StanzaKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stanza {
     text: String,
+    places: Places,
+    /// The header of the stream: its language and its content namespace hold for the stanza.
+    header: Arc<Header>,
+}
+
+/// The places of what routing needs in the text of a stanza.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Places {
     name: Span,
     namespace: Namespace,
-    /// Behind the name in the start tag: where attributes are inserted.
+    /// The offset behind the name in the start tag: where attributes are inserted.
     insert: usize,
     /// The attributes that a server sets, with the white space before them.
     to: Option<(Span, Value)>,
@@ -54,8 +68,6 @@ pub struct Stanza {
     lang: Option<Value>,
     declares_default: bool,
     children: Vec<ChildPlaces>,
-    /// Of the stream: what it says holds for the stanza.
-    header: Arc<Header>,
 }
 
 /// A place in the text.
@@ -68,15 +80,15 @@ struct Span {
 /// The value of an attribute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Value {
-    /// As it stands in the text.
+    /// The place of the value, if it stands in the text as it is.
     In(Span),
-    /// With references or white space, which stand for something else.
+    /// The value whose text has references or white space that stand for something else.
     Of(Box<str>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Namespace {
-    /// That of the stream.
+    /// The content namespace of the stream.
     Content,
     Of(Box<str>),
 }
@@ -91,29 +103,29 @@ struct ChildPlaces {
 /// An element directly in a stanza.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Child<'a> {
-    /// Without its prefix.
+    /// The name without its prefix.
     pub name: &'a str,
-    /// "" is none.
+    /// The name of the namespace; "" if there is none.
     pub namespace: &'a str,
-    /// As it stands in the stanza. Namespaces that it uses may be declared in the stanza's start tag.
+    /// The text of the element in the stanza. Namespaces that it uses may be declared in the stanza's start tag.
     pub text: &'a str,
 }
 
 /// A stanza on its way to its recipients: what stands before and behind the value of `to`, which is another for each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routed {
-    /// Up to the name.
+    /// The text up to the end of the name.
     head: String,
-    /// From behind `to` on.
+    /// The text behind `to`.
     tail: String,
 }
 
 impl Routed {
-    /// The stanza to this recipient; to none if it is `None`.
+    /// Appends the stanza for this recipient. `None`: it has no `to`.
     pub fn write(&self, to: Option<&str>, out: &mut String) {
         out.push_str(&self.head);
         if let Some(to) = to {
-            attribute("to", to, out);
+            escape::push_attribute("to", to, out);
         }
         out.push_str(&self.tail);
     }
@@ -136,22 +148,19 @@ impl Stanza {
         self.text
     }
 
-    /// Without its prefix.
+    /// The name without its prefix.
     pub fn name(&self) -> &str {
-        self.of(self.name)
+        self.of(self.places.name)
     }
 
-    /// "" is none.
+    /// The name of the namespace; "" if there is none.
     pub fn namespace(&self) -> &str {
-        self.namespace_of(&self.namespace)
+        self.namespace_of(&self.places.namespace)
     }
 
-    /// `None` if the element is not a stanza.
+    /// `None` if the element is not a stanza of clients: only one of `jabber:client` is such in the streams to which it goes.
     pub fn kind(&self) -> Option<StanzaKind> {
-        let namespace = self.namespace();
-        if namespace.is_empty()
-            || (namespace != self.content_namespace() && !matches!(namespace, ns::CLIENT | ns::SERVER))
-        {
+        if self.namespace() != ns::CLIENT {
             return None;
         }
         match self.name() {
@@ -163,21 +172,21 @@ impl Stanza {
     }
 
     pub fn to(&self) -> Option<&str> {
-        self.to.as_ref().map(|(_, value)| self.value(value))
+        self.places.to.as_ref().map(|(_, value)| self.value(value))
     }
 
-    /// What the peer says that it is. A server sets it anew.
+    /// The sender's address as the peer gives it. A server sets it anew.
     pub fn from(&self) -> Option<&str> {
-        self.from.as_ref().map(|(_, value)| self.value(value))
+        self.places.from.as_ref().map(|(_, value)| self.value(value))
     }
 
     pub fn id(&self) -> Option<&str> {
-        self.id.as_ref().map(|value| self.value(value))
+        self.places.id.as_ref().map(|value| self.value(value))
     }
 
     /// The attribute `type`.
     pub fn stanza_type(&self) -> Option<&str> {
-        self.stanza_type.as_ref().map(|value| self.value(value))
+        self.places.stanza_type.as_ref().map(|value| self.value(value))
     }
 
     /// The language of the stanza; that of its stream, if it names none.
@@ -185,12 +194,12 @@ impl Stanza {
     /// RFC 6120, section 8.1.5: "If an inbound stanza received by a client or server does not possess an 'xml:lang' attribute, an
     /// implementation MUST assume that the default language is that specified for the entity's input stream".
     pub fn lang(&self) -> Option<&str> {
-        self.lang.as_ref().map_or(self.header.lang.as_deref(), |value| Some(self.value(value)))
+        self.places.lang.as_ref().map_or(self.header.lang.as_deref(), |value| Some(self.value(value)))
     }
 
-    /// The elements directly in it, in their order.
+    /// The child elements, in their order.
     pub fn children(&self) -> impl ExactSizeIterator<Item = Child<'_>> {
-        self.children.iter().map(|child| Child {
+        self.places.children.iter().map(|child| Child {
             name: self.of(child.name),
             namespace: self.namespace_of(&child.namespace),
             text: self.of(child.whole),
@@ -216,20 +225,20 @@ impl Stanza {
     /// client does not possess an 'xml:lang' attribute, the client's server SHOULD add an 'xml:lang' attribute"; "A server MUST NOT
     /// modify or delete 'xml:lang' attributes on stanzas it receives from other entities."
     pub fn route(&self, from: &str, framing: Framing) -> Routed {
-        let head = self.text[..self.insert].to_owned();
+        let head = self.text[..self.places.insert].to_owned();
         let mut tail = String::with_capacity(self.text.len() + from.len() + 48);
-        attribute("from", from, &mut tail);
-        if self.lang.is_none()
+        escape::push_attribute("from", from, &mut tail);
+        if self.places.lang.is_none()
             && let Some(lang) = &self.header.lang
         {
-            attribute("xml:lang", lang, &mut tail);
+            escape::push_attribute("xml:lang", lang, &mut tail);
         }
-        if framing == Framing::WebSocket && !self.declares_default {
-            attribute("xmlns", ns::CLIENT, &mut tail);
+        if framing == Framing::WebSocket && !self.places.declares_default {
+            escape::push_attribute("xmlns", ns::CLIENT, &mut tail);
         }
-        let mut cuts = [&self.to, &self.from].map(|found| found.as_ref().map(|(place, _)| *place));
+        let mut cuts = [&self.places.to, &self.places.from].map(|found| found.as_ref().map(|(place, _)| *place));
         cuts.sort_by_key(|cut| cut.map(|cut| cut.begin));
-        let mut done = self.insert;
+        let mut done = self.places.insert;
         for cut in cuts.into_iter().flatten() {
             tail.push_str(&self.text[done..cut.begin]);
             done = cut.end;
@@ -242,7 +251,7 @@ impl Stanza {
     pub(super) fn read(text: String, header: &Arc<Header>, limits: &Limits) -> Result<Self, StreamError> {
         let (places, adopted) = Places::read(&text, header, limits)?;
         if adopted.is_empty() {
-            return Ok(Self::of_places(text, places, header));
+            return Ok(Self { text, places, header: header.clone() });
         }
         // Rare enough to read twice.
         let mut whole = String::with_capacity(text.len() + adopted.len());
@@ -250,13 +259,7 @@ impl Stanza {
         whole.push_str(&adopted);
         whole.push_str(&text[places.insert..]);
         let (places, _) = Places::read(&whole, header, limits)?;
-        Ok(Self::of_places(whole, places, header))
-    }
-
-    fn of_places(text: String, places: Places, header: &Arc<Header>) -> Self {
-        let Places { name, namespace, insert, to, from, id, stanza_type, lang, declares_default, children } = places;
-        let header = header.clone();
-        Self { text, name, namespace, insert, to, from, id, stanza_type, lang, declares_default, children, header }
+        Ok(Self { text: whole, places, header: header.clone() })
     }
 
     fn of(&self, span: Span) -> &str {
@@ -287,22 +290,8 @@ pub fn read_stanza(text: &str, limits: &Limits) -> Result<Stanza, StreamError> {
     Stanza::read(text.to_owned(), &Header::of_clients(), limits)
 }
 
-/// What is found in the text of a stanza.
-struct Places {
-    name: Span,
-    namespace: Namespace,
-    insert: usize,
-    to: Option<(Span, Value)>,
-    from: Option<(Span, Value)>,
-    id: Option<Value>,
-    stanza_type: Option<Value>,
-    lang: Option<Value>,
-    declares_default: bool,
-    children: Vec<ChildPlaces>,
-}
-
 impl Places {
-    /// With the declarations that the text lacks, as attributes.
+    /// Finds the places, and the declarations that the text lacks, as attributes.
     fn read(text: &str, header: &Header, limits: &Limits) -> Result<(Self, String), StreamError> {
         let content = header.content_namespace();
         let mut reader = Reader::new(text, &header.namespaces, limits)?;
@@ -367,9 +356,11 @@ fn adopted(reader: &Reader<'_>, content: Option<&str>) -> Result<String, StreamE
         match used {
             // The content namespace is that of the other stream, too.
             Some(Declaration { prefix, uri }) if prefix.is_empty() && Some(&**uri) == content => {}
-            Some(Declaration { prefix, uri }) if prefix.is_empty() => attribute("xmlns", uri, &mut adopted),
-            Some(Declaration { prefix, uri }) => attribute(&format!("xmlns:{prefix}"), uri, &mut adopted),
-            None => attribute("xmlns", "", &mut adopted),
+            Some(Declaration { prefix, uri }) if prefix.is_empty() => {
+                escape::push_attribute("xmlns", uri, &mut adopted)
+            }
+            Some(Declaration { prefix, uri }) => escape::push_attribute(&format!("xmlns:{prefix}"), uri, &mut adopted),
+            None => escape::push_attribute("xmlns", "", &mut adopted),
         }
     }
     // RFC 6120, section 4.8.5: "namespaces for extended content within such stanzas MUST NOT be declared in that stream header". "If
@@ -416,12 +407,4 @@ fn value_of(attribute: &Attribute<'_>) -> Value {
         std::borrow::Cow::Borrowed(raw) => Value::In(Span { begin: end - raw.len(), end }),
         std::borrow::Cow::Owned(value) => Value::Of(value.into()),
     }
-}
-
-fn attribute(name: &str, value: &str, out: &mut String) {
-    out.push(' ');
-    out.push_str(name);
-    out.push_str("='");
-    escape::push_value(value, out);
-    out.push('\'');
 }

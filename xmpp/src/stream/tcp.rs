@@ -19,9 +19,9 @@ use crate::{
 pub struct TcpParser {
     limits: Limits,
     phase: Phase,
-    /// What has come of the next piece. Empty and without memory between pieces.
+    /// The bytes of the next piece that have come. Empty and without memory between pieces.
     buffer: Vec<u8>,
-    /// How far the piece was looked through. `None` between pieces.
+    /// The search for the end of the piece. `None` between pieces.
     scan: Option<Scan>,
 }
 

@@ -42,7 +42,7 @@ fn starts_name(c: char) -> bool {
         | '\u{10000}'..='\u{effff}')
 }
 
-/// What `NameChar` has in addition.
+/// The characters of production `NameChar` that are not in `NameStartChar`.
 fn continues_name(c: char) -> bool {
     matches!(c, '-' | '.' | '0'..='9' | '\u{b7}' | '\u{300}'..='\u{36f}' | '\u{203f}'..='\u{2040}')
 }

@@ -122,6 +122,15 @@ pub(crate) fn push_value(value: &str, out: &mut String) {
     });
 }
 
+/// Appends an attribute, with the space before it.
+pub(crate) fn push_attribute(name: &str, value: &str, out: &mut String) {
+    out.push(' ');
+    out.push_str(name);
+    out.push_str("='");
+    push_value(value, out);
+    out.push('\'');
+}
+
 /// RFC 6120, section 11.3: "An XMPP entity MUST NOT generate data that is not XML-well-formed."
 fn push(text: &str, out: &mut String, escaped: impl Fn(char) -> Option<&'static str>) {
     let mut done = 0;

@@ -5,3 +5,4 @@ pub(crate) mod escape;
 pub(crate) mod read;
 pub(crate) mod scan;
 pub(crate) mod scope;
+pub(crate) mod tag;

@@ -1,4 +1,4 @@
-//! What is in an element, piece by piece. The library finds tags, text and references; what XML and XMPP demand beyond that is
+//! Reads an element piece by piece. The library finds tags, text and references; what XML and XMPP demand beyond that is
 //! checked here, so that each reader of pieces sees well-formed ones.
 
 use std::borrow::Cow;
@@ -35,7 +35,7 @@ pub(crate) struct Reader<'t> {
 pub(crate) enum Piece<'t> {
     Start(Start<'t>),
     Text(Cow<'t, str>),
-    /// What a reference stands for.
+    /// The character of a reference.
     Character(char),
     /// The offset behind the element.
     End(usize),
@@ -256,7 +256,7 @@ impl<'t> Reader<'t> {
 }
 
 /// Where `part` is in `whole`. It is a slice of it: the library gives names and values as they stand there.
-fn slice(whole: &str, part: &[u8]) -> std::ops::Range<usize> {
+pub(super) fn slice(whole: &str, part: &[u8]) -> std::ops::Range<usize> {
     let begin = part.as_ptr() as usize - whole.as_ptr() as usize;
     begin..begin + part.len()
 }

@@ -1,8 +1,8 @@
-//! Where the next element of a stream ends. Every byte is looked at once, however the bytes come in.
+//! Finds the end of the next element of a stream. Every byte is looked at once, however the bytes come in.
 
 use crate::error::{StreamCondition, StreamError};
 
-/// What ends at the place that was found.
+/// The kind of a piece whose end was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Piece {
     /// `<?...?>`
@@ -15,7 +15,7 @@ pub(crate) enum Piece {
     End,
 }
 
-/// What is looked for.
+/// The kinds of pieces that may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wanted {
     /// The XML declaration or the stream's header.

@@ -1,4 +1,4 @@
-//! Which namespaces the prefixes mean at a place (Namespaces in XML 1.0).
+//! The namespaces of prefixes at a place (Namespaces in XML 1.0).
 
 use std::borrow::Cow;
 
@@ -91,7 +91,7 @@ impl<'t> Scope<'t> {
         at.map(|at| Cow::Borrowed(&*self.outer[at].uri))
     }
 
-    /// What the element that is opened declares, each prefix once.
+    /// The declarations of the element that is opened, each prefix once.
     pub(crate) fn declarations(&self) -> Vec<Declaration> {
         let declaration =
             |inner: &Inner<'_>| Declaration { prefix: inner.prefix.to_owned(), uri: inner.uri.to_string() };
@@ -103,7 +103,7 @@ impl<'t> Scope<'t> {
         self.inner.iter().any(|inner| inner.prefix.is_empty())
     }
 
-    /// What was declared around the element and is used in it. `None` is a default namespace that nobody has declared.
+    /// The declarations around the element that are used in it. `None` is a default namespace that nobody has declared.
     pub(crate) fn used(&self) -> impl Iterator<Item = Option<&'t Declaration>> {
         self.used.iter().enumerate().filter(|(_, used)| **used).map(|(at, _)| self.outer.get(at))
     }

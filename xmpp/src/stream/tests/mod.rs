@@ -1,6 +1,6 @@
 mod namespaces;
-mod oracle;
-mod properties;
+pub(super) mod oracle;
+pub(super) mod properties;
 mod rules;
 mod websocket;
 

@@ -87,6 +87,21 @@ fn streams_without_a_content_namespace_are_as_good() {
     assert_eq!((none.kind(), none.namespace(), none.text()), (None, "", "<message xmlns=''><x/></message>"));
 }
 
+/// A stanza of another namespace would be none for its recipients, or end their streams.
+#[test]
+fn stanzas_are_those_of_clients() {
+    for namespace in ["jabber:server", "urn:x"] {
+        let own = from(&header(""), &format!("<message xmlns='{namespace}'/>")).expect("valid");
+        assert_eq!((own.kind(), own.namespace()), (None, namespace));
+        let header = format!("<s:stream xmlns='{namespace}' xmlns:s='http://etherx.jabber.org/streams'>");
+        let of_stream = from(&header, "<message><body/></message>").expect("valid");
+        assert_eq!((of_stream.kind(), of_stream.namespace()), (None, namespace));
+        let named = from(&header, "<message xmlns='jabber:client'><body/></message>").expect("valid");
+        assert_eq!(named.kind(), Some(StanzaKind::Message));
+        assert!(named.route("a@b", Framing::Tcp).text(None).contains(" xmlns='jabber:client'"));
+    }
+}
+
 /// RFC 6120, section 4.8.5: "an XMPP server MUST NOT route or deliver such data to another entity without first correcting the error"; the stream
 /// error "SHOULD be \<bad-namespace-prefix/\>".
 #[test]

@@ -86,7 +86,7 @@ fn is_misread(text: &str) -> bool {
     text.split('<').any(doubles_default) || text.replace("\r\n", "").contains('\r')
 }
 
-fn compare(text: &str) {
+pub(in crate::stream) fn compare(text: &str) {
     if is_misread(text) {
         return;
     }

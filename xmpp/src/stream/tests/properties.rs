@@ -62,7 +62,7 @@ pub(super) const TOKENS: &[&str] = &[
 ];
 
 /// A document that is well-formed but for a few places.
-pub(super) fn nearly_xml() -> impl Strategy<Value = String> {
+pub(in crate::stream) fn nearly_xml() -> impl Strategy<Value = String> {
     let token = || prop::sample::select(TOKENS);
     let name = prop::sample::select(vec!["a", "b", "p:a", "message", "é", "stream:a"]);
     let attributes = prop::collection::vec(
