@@ -260,7 +260,7 @@ impl Connection {
         while let Some(input) = next {
             self.session.handle(now, input, &mut effects);
             for effect in effects.drain(..) {
-                answers.extend(self.perform(effect, transport));
+                answers.extend(self.perform(now, effect, transport));
             }
             next = answers.pop();
         }
@@ -279,11 +279,11 @@ impl Connection {
     }
 
     /// `Some`: the answer of a feed.
-    fn perform(&mut self, effect: Effect, transport: &mut impl Transport) -> Option<Input> {
+    fn perform(&mut self, now: Now, effect: Effect, transport: &mut impl Transport) -> Option<Input> {
         match effect {
             Effect::Tell(tell) => {
                 self.frames.1 += 1;
-                transport.queue(tell.into());
+                transport.tell(tell, now);
             }
             Effect::Request { tag, op, traceparent } => {
                 let client = Some((Arc::clone(&self.mailbox), tag));
