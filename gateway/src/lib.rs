@@ -47,7 +47,7 @@ mod users;
 
 pub use config::{
     GatewayConfig, InvalidConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, ListenConfig, ProxiesConfig, Secret,
-    TlsConfig, UserForm,
+    TlsConfig, UserForm, XmppConfig, XmppTls,
 };
 pub use conversation::{InvalidTokenKey, TokenKeyError, read_token_secret};
 pub use gateway::{Gateway, OpenError, check_files};

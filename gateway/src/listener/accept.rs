@@ -24,8 +24,8 @@ use super::{
 
 /// Connections of one listener that are being refused at the same time; further ones are closed without a message.
 const REFUSING: usize = 40;
-/// Most refused connections of all three listeners: open files in addition to those of `gateway.max_connections`.
-pub const MAX_REFUSED: usize = 3 * REFUSING;
+/// Most refused connections of all five listeners: open files in addition to those of `gateway.max_connections`.
+pub const MAX_REFUSED: usize = 5 * REFUSING;
 
 /// The entrance of one listener: its limits and rules.
 pub(super) struct Entrance {

@@ -3,6 +3,7 @@
 pub(crate) mod grpc;
 pub(crate) mod stream;
 pub(crate) mod ws;
+pub(crate) mod xmpp;
 
 use std::task::{Context, Poll};
 
