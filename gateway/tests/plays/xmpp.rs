@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio_rustls::TlsConnector;
 
 use crate::plays::{World, world};
-use client::XmppClient;
+use client::{HEADER, XmppClient};
 
 /// A gateway with a certificate, where `juliet` has the password `pencil`.
 struct Stage {

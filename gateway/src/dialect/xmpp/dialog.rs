@@ -299,6 +299,12 @@ impl Dialog {
                 None
             }
             (None, Stage::SigningIn(_), ns::SASL) => self.sasl(&stanza.element()),
+            // The client ends the stream by an error, which is not answered by one.
+            (None, _, ns::STREAMS) if stanza.name() == "error" => {
+                self.close();
+                self.end = Some(End::Closed);
+                None
+            }
             // RFC 6120, section 4.9.3.24: "The initiating entity has sent a first-level child of the stream that is not supported by the
             // server".
             (None, ..) => {

@@ -55,7 +55,7 @@ impl Dialog {
         let Stage::SigningIn(Some(signing_in)) = &mut self.stage else { return None };
         let Some(negotiation) = &mut signing_in.negotiation else {
             // RFC 6120, section 6.5.4: "The mechanism requested by the initiating entity cannot be used unless the confidentiality and
-            // integrity of the underlying stream are protected (typically via TLS)."
+            // integrity of the underlying stream are protected (typically via TLS)"
             self.write(&SaslFailure::EncryptionRequired.element());
             return None;
         };
@@ -134,14 +134,24 @@ impl Dialog {
     }
 
     fn look_up(&mut self, user: Jid, password: Option<Secret>) -> Option<Step> {
-        let Some(id) = self.service.user(&user) else {
-            let decoy = self.service.decoy(&user);
-            self.with_keys(decoy, password);
-            return None;
-        };
+        let id = self.service.user(&user);
+        let decoy = self.service.decoy(&user);
         let Stage::SigningIn(Some(signing_in)) = &mut self.stage else { return None };
-        signing_in.waits = Waits::Keys(user, password);
-        Some(Step::Ask(Ask::LookUp(id)))
+        match (id, password, &mut signing_in.negotiation) {
+            (Some(id), password, _) => {
+                signing_in.waits = Waits::Keys(user, password);
+                Some(Step::Ask(Ask::LookUp(id)))
+            }
+            // What names nobody can have is known: the time to find it out tells nothing, and nobody has to pay for it.
+            (None, Some(_), Some(negotiation)) => {
+                let step = negotiation.checked(false);
+                self.sasl_step(step)
+            }
+            (None, ..) => {
+                self.with_keys(decoy, None);
+                None
+            }
+        }
     }
 
     fn with_keys(&mut self, keys: Keys, password: Option<Secret>) {

@@ -71,10 +71,13 @@ impl TcpDialog {
                     return Some(Heard::Ask(ask));
                 }
                 // RFC 6120, section 5.3.3: "the entities MUST NOT send any whitespace as separators between XML elements (i.e., from the
-                // last character of the first-level <starttls/> element". So that what is there was put there by somebody who wants it to
-                // be taken for a part of what is encrypted.
-                Some(Step::StartTls) if !input.is_empty() => self.dialog.refuse_tls("something follows starttls"),
+                // last character of the first-level <starttls/> element". Some clients do, so that it is dropped. All else was put
+                // there by somebody who wants it to be taken for a part of what is encrypted.
+                Some(Step::StartTls) if !input.iter().all(|byte| b" \t\r\n".contains(byte)) => {
+                    self.dialog.refuse_tls("something follows starttls");
+                }
                 Some(Step::StartTls) => {
+                    *input = &[];
                     self.dialog.proceed();
                     self.restart();
                     return Some(Heard::StartTls);

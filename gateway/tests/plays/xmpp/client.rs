@@ -14,6 +14,8 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const HEADER: &str = "<?xml version='1.0'?><stream:stream to='im.example.com' version='1.0' \
+                                 xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>";
 const SASL: &str = "xmlns='urn:ietf:params:xml:ns:xmpp-sasl'";
 
 pub(super) struct XmppClient {
@@ -44,6 +46,12 @@ impl XmppClient {
         Self::over(Io::Tls(Box::new(shaken.expect("shakes hands"))))
     }
 
+    /// The proxy in front says this first.
+    pub(super) async fn behind(mut self, header: &str) -> Self {
+        self.says(header).await;
+        self
+    }
+
     pub(super) async fn says(&mut self, text: &str) {
         self.says_bytes(text.as_bytes()).await.expect("writes");
     }
@@ -61,11 +69,7 @@ impl XmppClient {
     /// Opens a stream, and returns the features of the server.
     pub(super) async fn opens(&mut self) -> String {
         self.parser = TcpParser::new(Limits::default());
-        self.says(
-            "<?xml version='1.0'?><stream:stream to='im.example.com' version='1.0' xmlns='jabber:client' \
-             xmlns:stream='http://etherx.jabber.org/streams'>",
-        )
-        .await;
+        self.says(HEADER).await;
         match self.event().await {
             Some(Event::Opened(header)) => assert_eq!(header.from.as_deref(), Some("im.example.com")),
             other => panic!("not a header: {other:?}"),

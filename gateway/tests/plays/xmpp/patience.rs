@@ -126,3 +126,31 @@ async fn who_reads_nothing_is_not_read_and_then_let_go() {
     drop(client);
     stage.end().await;
 }
+
+#[tokio::test]
+async fn the_proxy_protocol_names_the_client_on_both_listeners() {
+    let proxied = |config: &mut GatewayConfig| {
+        config.xmpp.proxy_protocol = true;
+        config.proxies.trusted = vec!["127.0.0.1".to_owned()];
+        // Of each client's address.
+        config.max_connections_per_address = 1;
+    };
+    let stage = Stage::with(XmppTls::Required, proxied).await;
+    let header = |client: &str| format!("PROXY TCP4 {client} 192.0.2.9 5000 5222\r\n");
+    let mut first = stage.plain().await;
+    first.says(&header("203.0.113.1")).await;
+    first.opens().await;
+    let other = XmppClient::connect(stage.world.gateway.xmpp_tls_address().expect("on")).await;
+    let mut other = other.behind(&header("203.0.113.2")).await.shakes(&stage.connector(&[], true)).await;
+    other.opens().await;
+    let mut second = stage.plain().await;
+    second.says(&header("203.0.113.1")).await;
+    second.ends_by("resource-constraint").await;
+    // Without the header nobody is believed.
+    let mut direct = TcpStream::connect(stage.world.gateway.xmpp_address().expect("on")).await.expect("connects");
+    direct.write_all(HEADER.as_bytes()).await.expect("writes");
+    let mut rest = Vec::new();
+    let _ = timeout(Duration::from_secs(20), direct.read_to_end(&mut rest)).await.expect("in time");
+    assert_eq!(rest, b"");
+    stage.end().await;
+}

@@ -34,6 +34,13 @@ fn by_plain_the_password_is_compared() {
         assert_eq!(play.says(&plain_as(user, "pencil")), failure("not-authorized"));
         assert_eq!(asks(&play.heard()).last(), Some(&"not proven"));
     }
+    // By SCRAM a name that nobody can have is challenged as any other.
+    let mut play = Play::new(XmppTls::Outside);
+    play.says(HEADER);
+    let scram = Scram { gs2: "n,,", binding: vec![], user: "stra\u{df}e" };
+    let challenge = play.says(&scram.begins("SCRAM-SHA-256"));
+    assert_eq!(play.says(&scram.proves(&challenge, "pencil")), failure("not-authorized"));
+    assert_eq!(asks(&play.heard()), ["not proven"]);
 }
 
 #[test]

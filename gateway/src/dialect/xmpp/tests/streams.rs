@@ -69,8 +69,13 @@ fn behind_a_proxy_that_ends_tls_there_is_no_starttls_and_nothing_binds() {
 
 /// Otherwise somebody on the way could put stanzas behind `<starttls/>`, which would count as encrypted.
 #[test]
-fn nothing_may_follow_starttls() {
-    for behind in ["<iq/>", " ", "\n", HEADER] {
+fn nothing_but_white_space_may_follow_starttls() {
+    // go-sendxmpp ends its lines.
+    let mut play = Play::new(XmppTls::Required);
+    play.says(HEADER);
+    assert_eq!(play.says(&format!("{STARTTLS}\r\n")), "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>");
+    assert_eq!((play.heard(), play.unheard.len()), (vec![Heard::StartTls], 0));
+    for behind in ["<iq/>", "\n<iq/>", "x", HEADER] {
         let mut play = Play::new(XmppTls::Required);
         play.says(HEADER);
         let told = play.says(&format!("{STARTTLS}{behind}"));
@@ -139,6 +144,15 @@ fn a_stream_that_its_client_closes_is_closed() {
     let mut play = Play::new(XmppTls::Outside);
     assert!(play.says(&HEADER.replace("streams'>", "streams'/>")).ends_with("</stream:stream>"), "an empty document");
     assert_eq!(play.heard(), [Heard::Closed]);
+    // By an error.
+    let error = "<stream:error><undefined-condition xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>";
+    let mut beginner = Play::new(XmppTls::Outside);
+    beginner.says(HEADER);
+    for mut play in [beginner, Play::bound()] {
+        assert_eq!(play.says(&format!("{error}</stream:stream>")), "</stream:stream>");
+        assert_eq!(play.heard(), [Heard::Closed]);
+        assert_eq!(play.bye(Code::SignedOut), "");
+    }
     // With a resource, what is behind comes when the session has ended.
     let mut play = Play::bound();
     assert_eq!(play.says("</stream:stream>"), "");
