@@ -51,4 +51,4 @@ pub use config::{
 };
 pub use conversation::{InvalidTokenKey, TokenKeyError, read_token_secret};
 pub use gateway::{Gateway, OpenError, check_files};
-pub use listener::{BindError, MAX_REFUSED, TlsError, proxies::ForwardedHeader};
+pub use listener::{BindError, TlsError, proxies::ForwardedHeader};

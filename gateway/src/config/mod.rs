@@ -16,7 +16,7 @@ pub use xmpp::{XmppConfig, XmppTls};
 
 use crate::{
     cluster_domains::ClusterDomains,
-    listener::origin::Origins,
+    listener::{REFUSING, origin::Origins},
     rebalance::Bounds,
     throttle::{Allowed, Tries},
     users::Users,
@@ -229,6 +229,13 @@ impl Default for GatewayConfig {
 impl GatewayConfig {
     pub fn validate(&self) -> Result<(), InvalidConfig> {
         self.invalid().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Most refused connections at a time: open files in addition to those of `max_connections`. Those of XMPP are there only if it is.
+    pub fn max_refused(&self) -> usize {
+        let xmpp = [self.xmpp.plain_listener(), self.xmpp.tls_listener()];
+        let listeners = 3 + xmpp.iter().filter(|listener| listener.enabled).count();
+        listeners * REFUSING
     }
 
     /// How tokens of users of this domain are checked, of the default one if it is `None`.

@@ -32,7 +32,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-pub use accept::MAX_REFUSED;
+pub(crate) use accept::REFUSING;
 pub use tls::TlsError;
 pub(crate) use tls::{Tls, XmppTlsSide};
 
