@@ -118,3 +118,27 @@ def test_messages_are_refused_and_not_lost_in_silence(place):
         await client.leaves()
 
     asyncio.run(play())
+
+
+def test_a_new_password_ends_the_session_and_the_old_one_no_longer_counts(place):
+    router = "--router=127.0.0.1:7802"
+
+    def sets(password):
+        place.service.ok("user", "add", "mercutio", "--password-stdin", "--replace", router, input=password + "\n")
+
+    async def play():
+        place.service.ok("user", "add", "mercutio", "--password-stdin", router, input="old\n")
+        client = Client(place, "old", user="mercutio")
+        client.reach(is_direct=True)
+        assert await client.first_of("session_start", "failed_all_auth") == "session_start"
+        client.add_event_handler("disconnected", lambda _: client.abort())
+        await asyncio.to_thread(sets, "new")
+        await client.first_of("disconnected")
+        assert client.errors == ["not-authorized"]
+        for password, expected in [("old", "failed_all_auth"), ("new", "session_start")]:
+            client = Client(place, password, user="mercutio")
+            client.reach(is_direct=True)
+            assert await client.first_of("session_start", "failed_all_auth") == expected
+            client.abort()
+
+    asyncio.run(play())

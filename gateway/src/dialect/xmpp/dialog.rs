@@ -59,7 +59,7 @@ pub(super) enum Stage {
     },
     /// Its session is being opened. `id` is that of its request.
     Binding {
-        user: Jid,
+        jid: Jid,
         host: String,
         id: String,
     },
@@ -161,7 +161,7 @@ impl Dialog {
     pub(crate) fn tell(&mut self, tell: Tell) {
         match tell {
             Tell::Keys(stored) => self.keys(&stored),
-            Tell::SignedIn(welcome) => self.bound(&welcome.device),
+            Tell::SignedIn(_) => self.bound(),
             Tell::Bye { code, reason, .. } => self.bye(code, reason),
             // Nothing is asked yet that these could answer, and nothing is followed of which they could tell.
             Tell::Challenge(_)
@@ -250,9 +250,16 @@ impl Dialog {
         self.out.as_bytes()
     }
 
-    /// The network has taken all of it.
-    pub(crate) fn sent(&mut self) {
-        self.out = String::new();
+    /// The network has taken so many bytes of it, which are forgotten; of a character that it has taken in part, with the rest. Returns the
+    /// number of those.
+    pub(crate) fn sent(&mut self, bytes: usize) -> usize {
+        if bytes == self.out.len() {
+            self.out = String::new();
+            return 0;
+        }
+        let whole = (0..=bytes).rev().find(|at| self.out.is_char_boundary(*at)).unwrap_or(0);
+        self.out.drain(..whole);
+        bytes - whole
     }
 
     #[cfg(test)]
@@ -348,12 +355,12 @@ impl Dialog {
         }
         // Who has asked for something gets an answer to it, too.
         match &self.stage {
-            Stage::Binding { user, id, .. } => {
+            Stage::Binding { jid, id, .. } => {
                 let refusal = refusal_of(code).with_text(reason.clone());
                 let refused = Element::new("iq", ns::CLIENT)
                     .with("type", "error")
                     .with("id", id.clone())
-                    .with("to", user.to_string())
+                    .with("to", jid.bare().to_owned())
                     .with_child(refusal.element());
                 self.write(&refused);
             }

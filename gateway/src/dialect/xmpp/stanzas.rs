@@ -65,8 +65,8 @@ impl Dialog {
     pub(super) fn own_address(&self) -> Option<&Jid> {
         match &self.stage {
             Stage::SigningIn(_) => None,
-            Stage::Proven { user, .. } | Stage::Binding { user, .. } => Some(user),
-            Stage::Bound { jid, .. } => Some(jid),
+            Stage::Proven { user, .. } => Some(user),
+            Stage::Binding { jid, .. } | Stage::Bound { jid, .. } => Some(jid),
         }
     }
 

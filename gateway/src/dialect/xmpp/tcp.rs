@@ -128,8 +128,9 @@ impl TcpDialog {
         self.dialog.out()
     }
 
-    pub(crate) fn sent(&mut self) {
-        self.dialog.sent();
+    /// As [`Dialog::sent`].
+    pub(crate) fn sent(&mut self, bytes: usize) -> usize {
+        self.dialog.sent(bytes)
     }
 
     /// Buffers of an idle client.

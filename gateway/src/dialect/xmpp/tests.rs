@@ -124,7 +124,7 @@ impl Play {
 
     fn told(&mut self) -> String {
         let told = String::from_utf8(self.dialog.out().to_vec()).expect("text");
-        self.dialog.sent();
+        self.dialog.sent(told.len());
         told
     }
 
