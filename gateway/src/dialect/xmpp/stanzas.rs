@@ -70,7 +70,7 @@ impl Dialog {
         }
     }
 
-    /// Messages and presence.
+    /// Answers messages and presence, which are not served yet, by an error.
     fn refuse_unserved(&mut self, kind: StanzaKind, stanza: &Stanza, wrong_address: Option<StanzaCondition>) {
         let what = match (kind, stanza.stanza_type()) {
             // A client that was not shown as available is not available.
