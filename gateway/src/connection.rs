@@ -260,7 +260,7 @@ impl Connection {
         while let Some(input) = next {
             self.session.handle(now, input, &mut effects);
             for effect in effects.drain(..) {
-                answers.extend(self.perform(effect, transport));
+                answers.extend(self.perform(now, effect, transport));
             }
             next = answers.pop();
         }
@@ -279,11 +279,11 @@ impl Connection {
     }
 
     /// `Some`: the answer of a feed.
-    fn perform(&mut self, effect: Effect, transport: &mut impl Transport) -> Option<Input> {
+    fn perform(&mut self, now: Now, effect: Effect, transport: &mut impl Transport) -> Option<Input> {
         match effect {
             Effect::Tell(tell) => {
                 self.frames.1 += 1;
-                transport.queue(tell.into());
+                transport.tell(tell, now);
             }
             Effect::Request { tag, op, traceparent } => {
                 let client = Some((Arc::clone(&self.mailbox), tag));
@@ -372,7 +372,7 @@ impl Drop for Connection {
     }
 }
 
-fn now() -> Now {
+pub(crate) fn now() -> Now {
     Now { instant: clock::now().into_std(), unix_ms: now_ms() }
 }
 
@@ -389,7 +389,7 @@ pub(crate) fn name(protocol: Protocol) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::stream::StreamTransport;
+    use crate::transport::{stream::StreamTransport, xmpp::stream::XmppStream};
     use tokio::net::TcpStream;
 
     fn size_of_future<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
@@ -401,6 +401,9 @@ mod tests {
     fn an_idle_connections_task_is_small() {
         type Tcp = StreamTransport<TcpStream>;
         let size = size_of_future(|shared, transport: Tcp, arrival| serve(shared, transport, arrival));
+        assert!(size <= 2048, "{size} bytes");
+        type Xmpp = XmppStream<TcpStream>;
+        let size = size_of_future(|shared, transport: Xmpp, arrival| serve(shared, transport, arrival));
         assert!(size <= 2048, "{size} bytes");
     }
 }

@@ -1,6 +1,8 @@
 //! Entry points of the fuzz targets: each parser of bytes from clients, with the properties that must hold for
 //! everything it accepts.
 
+mod xmpp;
+
 use std::{
     collections::VecDeque,
     net::Ipv4Addr,
@@ -28,6 +30,8 @@ use crate::{
     listener::proxy_protocol,
     outcome::{RequestOutcome, refusal},
 };
+
+pub use xmpp::xmpp_dialog;
 
 const MAX_FRAME: usize = 4096;
 const NOW_MS: u64 = 1_800_000_000_000;

@@ -122,7 +122,7 @@ impl Gateway {
         rules.media = media.as_ref().map(of_sessions);
         let rules = Arc::new(rules);
         rules.tickets.store(Arc::new(TicketKeys::of(&security)));
-        let (listeners, addresses) = Listeners::bind(&config).await?;
+        let (listeners, addresses) = Listeners::bind(&config, &rules).await?;
         let status = Arc::new(Status::new());
         let connections = Arc::new(Connections::new());
         let (publish, lease) = watch::channel(None);
@@ -200,9 +200,12 @@ impl Gateway {
         tasks.spawn_critical("presences", presences.run());
         groups.lease.spawn("gateway-lease", lease.run(follow_lease(publish)));
         listeners.run(&self.shared, &self.ready(), tasks, &groups.accepting);
-        let Addresses { tcp, ws, grpc } = self.addresses;
+        let Addresses { tcp, ws, grpc, xmpp, xmpp_tls } = self.addresses;
         let shown = |address: Option<SocketAddr>| address.map_or("off".to_owned(), |address| address.to_string());
         tracing::info!(tcp = shown(tcp), ws = shown(ws), grpc = shown(grpc), "gateway listens");
+        if xmpp.is_some() || xmpp_tls.is_some() {
+            tracing::info!(xmpp = shown(xmpp), xmpp_tls = shown(xmpp_tls), "gateway listens for XMPP");
+        }
         // Set once: `parts` is taken once.
         let _ = self.groups.set(groups);
     }
@@ -242,6 +245,16 @@ impl Gateway {
     /// The address for clients over gRPC; `None` if that is off.
     pub fn grpc_address(&self) -> Option<SocketAddr> {
         self.addresses.grpc
+    }
+
+    /// The address for XMPP streams that begin without TLS; `None` if that is off.
+    pub fn xmpp_address(&self) -> Option<SocketAddr> {
+        self.addresses.xmpp
+    }
+
+    /// The address for XMPP streams inside TLS; `None` if that is off.
+    pub fn xmpp_tls_address(&self) -> Option<SocketAddr> {
+        self.addresses.xmpp_tls
     }
 
     /// An orderly stop: reports that it is not ready, stops accepting after `drain_delay_ms`, sends clients away spread
@@ -320,7 +333,7 @@ fn drain_spread(clients: usize, least: Duration, per_second: u32, left: Duration
 /// The host, and a listener: there may be several gateways on one host.
 fn name_for_operators(addresses: &Addresses) -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let Addresses { tcp, ws, grpc } = addresses;
+    let Addresses { tcp, ws, grpc, .. } = addresses;
     let listener = [("tcp", tcp), ("ws", ws), ("grpc", grpc)].into_iter().find_map(|(kind, at)| Some((kind, (*at)?)));
     listener.map_or(host.clone(), |(kind, at)| format!("{host} ({kind} {at})"))
 }

@@ -47,8 +47,8 @@ mod users;
 
 pub use config::{
     GatewayConfig, InvalidConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, ListenConfig, ProxiesConfig, Secret,
-    TlsConfig, UserForm,
+    TlsConfig, UserForm, XmppConfig, XmppTls,
 };
 pub use conversation::{InvalidTokenKey, TokenKeyError, read_token_secret};
 pub use gateway::{Gateway, OpenError, check_files};
-pub use listener::{BindError, MAX_REFUSED, TlsError, proxies::ForwardedHeader};
+pub use listener::{BindError, TlsError, proxies::ForwardedHeader};

@@ -63,7 +63,7 @@ const CODES: &[&str] = &[
     "CODE_TOO_LATE",
 ];
 const DIRECTIONS: [&str; 2] = ["upload", "download"];
-const PROTOCOLS: [&str; 3] = ["tcp", "websocket", "grpc"];
+const PROTOCOLS: [&str; 4] = ["tcp", "websocket", "grpc", "xmpp"];
 
 /// All metrics of a gateway.
 pub const ALL: &[Metric] = &[
@@ -160,7 +160,7 @@ static ACKNOWLEDGED: LazyLock<Histogram> = LazyLock::new(|| histogram!(ACKNOWLED
 
 /// Handles of the metrics of all connections, looked up in the recorder once: each look-up makes a handle of its own.
 static SESSION: LazyLock<Gauge> = LazyLock::new(|| gauge!(SESSIONS));
-static CARRIERS: LazyLock<[(&str, Gauge); 3]> =
+static CARRIERS: LazyLock<[(&str, Gauge); 4]> =
     LazyLock::new(|| PROTOCOLS.map(|protocol| (protocol, gauge!(CONNECTIONS, "protocol" => protocol))));
 
 /// Handles of the metrics that each tick of the links sets, looked up in the recorder once.

@@ -135,10 +135,13 @@ pub(crate) fn listen_addresses(config: &Config, roles: &[Role]) -> Listens {
     }
     if roles.contains(&Role::Gateway) {
         let gateway = &config.gateway;
+        let (xmpp, xmpp_tls) = (gateway.xmpp.plain_listener(), gateway.xmpp.tls_listener());
         let listeners = [
             ("gateway.tcp.listen", &gateway.tcp),
             ("gateway.ws.listen", &gateway.ws),
             ("gateway.grpc.listen", &gateway.grpc),
+            ("gateway.xmpp.listen", &xmpp),
+            ("gateway.xmpp.tls_listen", &xmpp_tls),
         ];
         for (key, listener) in listeners.into_iter().filter(|(_, listener)| listener.enabled) {
             match listener.listen.to_socket_addrs() {

@@ -1,7 +1,7 @@
 //! Limits of open files: the process's limit is raised as far as possible, and clients get what the rest of the process
 //! does not need.
 
-use carillon_gateway::{GatewayConfig, MAX_REFUSED};
+use carillon_gateway::GatewayConfig;
 use carillon_proto::peer::MAX_UNPROVEN_PEERS;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -86,7 +86,7 @@ fn kept_back(config: &Config, roles: &[Role]) -> u64 {
     let of = |role: &Role| match role {
         Role::Storage => STORE + config.storage.timeline_open_files as u64 + PEERS + MAX_UNPROVEN_PEERS as u64,
         Role::Router => PEERS + MAX_UNPROVEN_PEERS as u64,
-        Role::Gateway => PEERS + MAX_REFUSED as u64,
+        Role::Gateway => PEERS + config.gateway.max_refused() as u64,
         Role::Canary => PEERS,
     };
     PROCESS + ADMIN_CONNECTIONS as u64 + roles.iter().map(of).sum::<u64>()

@@ -14,6 +14,7 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{Accept, TlsAcceptor, TlsConnector, TlsStream};
 use tonic::transport::server::Connected;
@@ -85,6 +86,27 @@ impl Identity {
             }
         };
         Ok(builder.with_single_cert(self.chain.clone(), self.key.clone_key())?)
+    }
+
+    /// What binds something to a connection with this certificate by `tls-server-end-point` (RFC 5929, section 4.1): its hash. `None`: the
+    /// certificate is signed in a way for which the RFC defines none, for example by Ed25519.
+    ///
+    /// "if the certificate's signatureAlgorithm uses a single hash function, and that hash function is either MD5 or SHA-1, then use SHA-256";
+    /// otherwise "use the hash function associated with the certificate's signatureAlgorithm".
+    pub fn end_point(&self) -> Option<Vec<u8>> {
+        let certificate = self.chain.first()?;
+        let signed = Certificate::decode(&mut SliceReader::new(certificate).ok()?).ok()?;
+        match signed.signature_algorithm.oid.to_string().as_str() {
+            // With RSA: MD5, SHA-1, SHA-256; with ECDSA: SHA-1, SHA-256.
+            "1.2.840.113549.1.1.4"
+            | "1.2.840.113549.1.1.5"
+            | "1.2.840.113549.1.1.11"
+            | "1.2.840.10045.4.1"
+            | "1.2.840.10045.4.3.2" => Some(Sha256::digest(certificate).to_vec()),
+            "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" => Some(Sha384::digest(certificate).to_vec()),
+            "1.2.840.113549.1.1.13" | "1.2.840.10045.4.3.4" => Some(Sha512::digest(certificate).to_vec()),
+            _ => None,
+        }
     }
 
     /// A client configuration that presents this identity and trusts the given authorities.
@@ -281,6 +303,22 @@ mod tests {
         let validity = Validity::of_pem(certificate.as_bytes()).expect("readable");
         assert_eq!(validity, Validity { not_before_s: 1_767_225_600, not_after_s: 1_768_089_600 });
         assert_eq!(validity.length(), Duration::from_secs(10 * 24 * 60 * 60));
+    }
+
+    #[test]
+    fn the_hash_of_the_signature_binds_to_the_certificate() {
+        let end_point = |algorithm| {
+            let key = KeyPair::generate_for(algorithm).expect("key");
+            let params = CertificateParams::new(vec!["carillon.test".to_owned()]).expect("name");
+            let certificate = params.self_signed(&key).expect("signed");
+            let identity = Identity::from_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes());
+            (identity.expect("they belong together").end_point(), certificate.der().to_vec())
+        };
+        let (bound, certificate) = end_point(&rcgen::PKCS_ECDSA_P256_SHA256);
+        assert_eq!(bound, Some(Sha256::digest(&certificate).to_vec()));
+        let (bound, certificate) = end_point(&rcgen::PKCS_ECDSA_P384_SHA384);
+        assert_eq!(bound, Some(Sha384::digest(&certificate).to_vec()));
+        assert_eq!(end_point(&rcgen::PKCS_ED25519).0, None, "RFC 5929 defines none");
     }
 
     #[test]

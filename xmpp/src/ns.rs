@@ -12,6 +12,8 @@ pub const STREAM_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-streams";
 pub const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
 /// `<open/>` and `<close/>` of streams over WebSocket (RFC 7395).
 pub const FRAMING: &str = "urn:ietf:params:xml:ns:xmpp-framing";
+/// STARTTLS (RFC 6120, section 5).
+pub const TLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
 pub const SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
 /// SASL with other requests inline (XEP-0388).
 pub const SASL2: &str = "urn:xmpp:sasl:2";
@@ -25,6 +27,19 @@ pub const STREAM_MANAGEMENT: &str = "urn:xmpp:sm:3";
 pub const CHANNEL_BINDING: &str = "urn:xmpp:sasl-cb:0";
 /// Conditions that belong to an application and that several servers share.
 pub const APPLICATION_ERRORS: &str = "urn:xmpp:errors";
+/// Resource binding (RFC 6120, section 7).
+pub const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
+/// Sessions of RFC 3921, which are established with the resource.
+pub const SESSION: &str = "urn:ietf:params:xml:ns:xmpp-session";
+/// Service discovery (XEP-0030).
+pub const DISCO_INFO: &str = "http://jabber.org/protocol/disco#info";
+pub const DISCO_ITEMS: &str = "http://jabber.org/protocol/disco#items";
+/// XEP-0199
+pub const PING: &str = "urn:xmpp:ping";
+/// XEP-0092
+pub const VERSION: &str = "jabber:iq:version";
+/// XEP-0202
+pub const TIME: &str = "urn:xmpp:time";
 /// The namespace of `xml:lang`.
 pub const XML: &str = "http://www.w3.org/XML/1998/namespace";
 pub(crate) const XMLNS: &str = "http://www.w3.org/2000/xmlns/";

@@ -2,6 +2,7 @@
 
 mod jwt;
 mod listen;
+mod xmpp;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -11,10 +12,11 @@ use serde::{Deserialize, Serialize};
 pub(crate) use jwt::TokenAccounts;
 pub use jwt::{JwtAlgorithm, JwtConfig, JwtKeyConfig, Secret, UserForm};
 pub use listen::{ListenConfig, ProxiesConfig, TlsConfig};
+pub use xmpp::{XmppConfig, XmppTls};
 
 use crate::{
     cluster_domains::ClusterDomains,
-    listener::origin::Origins,
+    listener::{REFUSING, origin::Origins},
     rebalance::Bounds,
     throttle::{Allowed, Tries},
     users::Users,
@@ -37,7 +39,9 @@ pub struct GatewayConfig {
     /// gRPC `ClientService.Connect`.
     #[serde(deserialize_with = "listen_by_default::<_, GRPC_PORT>")]
     pub grpc: ListenConfig,
-    /// Certificate and key for all three listeners; without them clients are served in plain text.
+    /// XMPP clients; off by default.
+    pub xmpp: XmppConfig,
+    /// Certificate and key for all listeners; without them clients are served in plain text.
     pub tls: Option<TlsConfig>,
     /// host:port of the routers to contact first; the registry names the others.
     pub routers: Vec<String>,
@@ -167,6 +171,7 @@ impl Default for GatewayConfig {
             ws: listen(WS_PORT),
             origins: Vec::new(),
             grpc: listen(GRPC_PORT),
+            xmpp: XmppConfig::default(),
             tls: None,
             routers: vec!["127.0.0.1:7402".to_owned()],
             lease_ms: 10_000,
@@ -227,6 +232,13 @@ impl GatewayConfig {
         self.invalid().into_iter().next().map_or(Ok(()), Err)
     }
 
+    /// Most refused connections at a time: open files in addition to those of `max_connections`. Those of XMPP are there only if it is.
+    pub fn max_refused(&self) -> usize {
+        let xmpp = [self.xmpp.plain_listener(), self.xmpp.tls_listener()];
+        let listeners = 3 + xmpp.iter().filter(|listener| listener.enabled).count();
+        listeners * REFUSING
+    }
+
     /// How tokens of users of this domain are checked, of the default one if it is `None`.
     pub fn jwt_of(&self, domain: Option<&str>) -> Option<&JwtConfig> {
         match domain {
@@ -284,6 +296,7 @@ impl GatewayConfig {
                 return Err(InvalidConfig { key: proxy, why });
             }
         }
+        self.xmpp.validate(self)?;
         within("sign_in_timeout_ms", self.sign_in_timeout_ms, 100, 600_000)?;
         within("heartbeat_ms", self.heartbeat_ms.into(), 100, 3_600_000)?;
         // Must leave time for a client that sends at each heartbeat, and for one that answers a ping.

@@ -2,9 +2,12 @@
 //! checked.
 
 use bytes::Bytes;
-use carillon_proto::pb::{
-    client::{Position, Recipient, Timeline, TimelinePosition},
-    store::{GroupSettings, ReadConversations, Role, SetConversation, SetGroup, change_members, move_marks},
+use carillon_proto::{
+    UserId,
+    pb::{
+        client::{Position, Recipient, Timeline, TimelinePosition},
+        store::{GroupSettings, ReadConversations, Role, SetConversation, SetGroup, change_members, move_marks},
+    },
 };
 
 use super::media::{SlotAsk, UrlAsk};
@@ -13,6 +16,12 @@ use super::{ChatStateAsk, ContactAsk, PrivacyAsk, ReportAsk, ScheduledAsk};
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Ask {
     SignIn(Box<SignInAsk>),
+    /// The dialect checks the password of this user itself. The answer is `Tell::Keys`.
+    LookUp(UserId),
+    /// The client knows the password of the user who was looked up last.
+    Proven,
+    /// It does not; or there can be no user of the name that it gave.
+    NotProven,
     /// The next message of the authentication exchange.
     Prove(Bytes),
     /// Further positions of the device, after those in its sign-in.
@@ -69,6 +78,8 @@ pub(crate) struct SignInAsk {
     pub(crate) positions: Vec<TimelinePosition>,
     /// `Ask::Positions` follow.
     pub(crate) more_positions: bool,
+    /// Nothing is delivered, of the inbox and of groups.
+    pub(crate) holds: bool,
     /// The values of `carillon.client.v1.Start`.
     pub(crate) start: i32,
     /// Name and version of the client program.
@@ -86,6 +97,8 @@ pub(crate) enum Credential {
     Token(String),
     /// A resume ticket, as it was sealed.
     Ticket(Bytes),
+    /// What `Ask::Proven` has said before.
+    Proven,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -19,10 +19,12 @@ mod live;
 mod media;
 mod membership;
 mod pace;
+mod patience;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod positions;
 mod privacy;
+mod proving;
 mod quiet;
 pub(crate) mod rate;
 mod references;
@@ -77,6 +79,7 @@ pub use token::{InvalidTokenKey, TokenKeyError, read_token_secret};
 use crate::{feeds::Left, metrics, outcome::RequestOutcome};
 use ending::{CUT_OFF, SIGNED_OUT, millis};
 use live::{CloseReason, Going, LastWord, Live};
+use patience::{patience, pings};
 use sign_in::SignIn;
 use token::{KeyId, Token};
 
@@ -233,7 +236,7 @@ impl Session {
         match &self.state {
             State::Ended => None,
             State::Live(live) => {
-                let patience = if self.pings() { self.ping_at.min(self.patience) } else { self.patience };
+                let patience = if pings(self.protocol) { self.ping_at.min(self.patience) } else { self.patience };
                 Some(live.wake_at().map_or(patience, |at| at.min(patience)))
             }
             State::SigningIn(_) | State::SigningOut { .. } => Some(self.patience),
@@ -261,10 +264,13 @@ impl Session {
         match (&mut self.state, ask) {
             (State::SigningIn(_), Ask::SignIn(ask)) => self.sign_in(now, *ask, out),
             (State::SigningIn(_), Ask::Prove(message)) => self.scram_final(now, &message, out),
+            (State::SigningIn(_), Ask::LookUp(user)) => self.look_up(now, user, out),
+            (State::SigningIn(_), Ask::Proven) => self.proven(now, out),
+            (State::SigningIn(_), Ask::NotProven) => self.not_proven(now),
             (State::SigningIn(_), _) => self.bye(Code::Invalid, "the first frame must be sign_in", None, out),
             // It has signed out.
             (State::Live(live), _) if live.is_finishing() => {}
-            (State::Live(_), Ask::SignIn(_) | Ask::Prove(_)) => {
+            (State::Live(_), Ask::SignIn(_) | Ask::Prove(_) | Ask::LookUp(_) | Ask::Proven | Ask::NotProven) => {
                 self.bye(Code::Invalid, "this connection is signed in already", None, out);
             }
             (State::Live(_), Ask::Unknown) => {
@@ -274,7 +280,7 @@ impl Session {
                 self.bye(Code::Invalid, "positions must come before anything else", None, out);
             }
             (State::Live(live), ask) => {
-                (self.patience, self.ping_at) = patience(&self.rules, now);
+                (self.patience, self.ping_at) = patience(&self.rules, self.protocol, now);
                 match ask {
                     Ask::Send(send) => live.send(&self.rules, now, send, out),
                     Ask::Has { timeline, position } => live.ack(now, timeline.as_ref(), position),
@@ -293,7 +299,7 @@ impl Session {
                     Ask::Renew { request, token } => self.renew(now, request, &token, out),
                     Ask::SignOut => live.finish(LastWord::SignOut),
                     Ask::Positions { positions, more } => self.positions(now, positions, more, out),
-                    Ask::SignIn(_) | Ask::Prove(_) | Ask::Unknown => {}
+                    Ask::SignIn(_) | Ask::Prove(_) | Ask::LookUp(_) | Ask::Proven | Ask::NotProven | Ask::Unknown => {}
                 }
             }
             (State::SigningOut { .. } | State::Ended, _) => {}
@@ -304,7 +310,7 @@ impl Session {
         match &mut self.state {
             State::Live(live) if live.is_finishing() => {}
             State::Live(live) => {
-                (self.patience, self.ping_at) = patience(&self.rules, now);
+                (self.patience, self.ping_at) = patience(&self.rules, self.protocol, now);
                 live.unreadable(&self.rules, now, what, reason, out);
             }
             State::SigningIn(_) => self.bye(Code::Invalid, reason, None, out),
@@ -368,22 +374,16 @@ impl Session {
         if live.awaited.as_ref().is_some_and(|awaited| now.instant >= awaited.until) {
             return self.bye(Code::TimedOut, "not all positions came in time", Some(0), out);
         }
-        if self.pings() && now.instant >= self.ping_at {
+        if pings(self.protocol) && now.instant >= self.ping_at {
             out.push(Effect::Ping);
-            let (_, ping_at) = patience(&self.rules, now);
+            let (_, ping_at) = patience(&self.rules, self.protocol, now);
             self.ping_at = ping_at;
         }
     }
 
-    /// A WebSocket's other end answers pings even while a browser has stopped the page's timers. Over TCP and gRPC the
-    /// client is a program that runs, and says something by itself.
-    fn pings(&self) -> bool {
-        self.protocol == Protocol::Websocket
-    }
-
     fn alive(&mut self, now: Now) {
         if let State::Live(_) = self.state {
-            (self.patience, self.ping_at) = patience(&self.rules, now);
+            (self.patience, self.ping_at) = patience(&self.rules, self.protocol, now);
         }
     }
 
@@ -417,13 +417,6 @@ impl Session {
             ..StoredSession::default()
         }
     }
-}
-
-/// When a client that has just been heard is given up, and when it is asked for a sign of life: a little later than a
-/// client that keeps to the heartbeat would give it, so that such a one is never asked.
-fn patience(rules: &Rules, now: Now) -> (Instant, Instant) {
-    let heartbeat = Duration::from_millis(rules.heartbeat_ms.into());
-    (now.instant + rules.silence, now.instant + heartbeat + heartbeat / 4)
 }
 
 /// Moves the device's cursor.

@@ -24,6 +24,8 @@ pub(crate) struct Rules {
     pub(crate) heartbeat_ms: u32,
     /// For how long a client may say nothing.
     pub(crate) silence: Duration,
+    /// For how long a client of XMPP may say nothing until it is asked for a sign of life.
+    pub(crate) xmpp_silence: Duration,
     pub(crate) sign_in_timeout: Duration,
     pub(crate) max_frame_bytes: usize,
     pub(crate) max_content_bytes: usize,
@@ -72,9 +74,19 @@ impl Rules {
         self.level.get() >= Level::GROUPS
     }
 
+    /// Whether this domain is one of the service's; `None`: the default one.
+    pub(crate) fn has_domain(&self, domain: Option<&str>) -> bool {
+        domain.is_none_or(|domain| self.tokens.load().has_domain(domain))
+    }
+
+    /// Whether users of this domain may sign in by password; `None`: the default one.
+    pub(crate) fn has_passwords(&self, domain: Option<&str>) -> bool {
+        self.tokens.load().have_passwords(domain, self.password_sign_in)
+    }
+
     /// Whether the user may sign in by password.
     pub(crate) fn have_passwords(&self, user: &UserId) -> bool {
-        self.tokens.load().have_passwords(user.domain(), self.password_sign_in)
+        self.has_passwords(user.domain())
     }
 
     /// When a token makes an account for its user.
@@ -98,6 +110,7 @@ impl Rules {
         Ok(Self {
             heartbeat_ms: config.heartbeat_ms,
             silence: Duration::from_millis(config.silence_ms),
+            xmpp_silence: Duration::from_secs(config.xmpp.silence_s.into()),
             sign_in_timeout: Duration::from_millis(config.sign_in_timeout_ms),
             max_frame_bytes: config.max_frame_bytes,
             max_content_bytes: config.max_content_bytes,

@@ -22,8 +22,9 @@ use rand::{RngExt as _, distr::Alphanumeric};
 use super::{
     Attempt, Credential, Effect, Identity, Live, Now, Proof, Session, SignInAsk, State, Tag, Tell, Welcome,
     live::{LiveStart, RESTORED},
-    patience,
+    patience::patience,
     positions::{Awaited, DeliveryStart, given, head_of},
+    proving::{LookedUp, Proven},
     resuming::TICKET,
     scram::{ClientFirst, Exchange, ScramError},
     ticket::Ticket,
@@ -48,6 +49,12 @@ pub(super) enum SignIn {
     Ensuring {
         applicant: Applicant,
     },
+    /// The account is being read for a dialect that checks the password itself.
+    LookingUp(UserId),
+    /// The dialect has the keys.
+    LookedUp(LookedUp),
+    /// The client knows the password, and names its device next.
+    Proven(Proven),
     /// The session is being stored.
     Opening {
         applicant: Applicant,
@@ -61,8 +68,10 @@ impl SignIn {
     /// True while the client has to send the next message.
     pub(super) fn awaits_client(&self) -> bool {
         match self {
-            Self::Start | Self::Again | Self::Challenged { .. } => true,
-            Self::Asked { .. } | Self::Ensuring { .. } | Self::Opening { .. } | Self::Between => false,
+            Self::Start | Self::Again | Self::Challenged { .. } | Self::LookedUp(_) | Self::Proven(_) => true,
+            Self::Asked { .. } | Self::LookingUp(_) | Self::Ensuring { .. } | Self::Opening { .. } | Self::Between => {
+                false
+            }
         }
     }
 
@@ -81,6 +90,8 @@ pub(super) struct Applicant {
     device: DeviceId,
     positions: Vec<TimelinePosition>,
     more_positions: bool,
+    /// Nothing is delivered until the client wants it.
+    holds: bool,
     /// When the client's wish to sign in was read. Of sign-ins that no client has numbered, the one that was read later wins,
     /// however long the earlier one takes.
     since_ms: u64,
@@ -111,6 +122,9 @@ impl Session {
         let is_again = match &self.state {
             State::SigningIn(at) if matches!(**at, SignIn::Start) => false,
             State::SigningIn(at) if matches!(**at, SignIn::Again) => true,
+            State::SigningIn(at) if matches!(**at, SignIn::Proven(_)) && ask.credential == Some(Credential::Proven) => {
+                false
+            }
             _ => return self.bye(Code::Invalid, "sign_in was sent twice", None, out),
         };
         let device = match DeviceId::new(&ask.device) {
@@ -129,11 +143,13 @@ impl Session {
         let Ok(start) = Start::try_from(ask.start) else {
             return self.bye(Code::Invalid, "start is neither cursor nor head", None, out);
         };
+        let proven = (ask.credential == Some(Credential::Proven)).then(|| self.step());
         let applicant = |user: UserId, way: &'static str, proof: Proof, expires_ms: Option<u64>| Applicant {
             user,
             device: device.clone(),
             positions: ask.positions,
             more_positions: ask.more_positions,
+            holds: ask.holds,
             since_ms: now.unix_ms,
             attempt: Attempt { instance: ask.instance, number: ask.attempt },
             start,
@@ -192,13 +208,24 @@ impl Session {
                 }
                 Err(error) => self.ticket_refused(now, &ask.user, error, out),
             },
+            Some(Credential::Proven) => match proven {
+                Some(SignIn::Proven(Proven { user, generation })) => {
+                    let applicant = applicant(user, "password", Proof::Password { generation }, None);
+                    self.open(now, applicant, out);
+                }
+                _ => self.bye(Code::Unauthenticated, "the client has proven nothing", None, out),
+            },
             None => self.bye(Code::Unauthenticated, "sign_in has no credential", None, out),
         }
     }
 
     /// The user's account, or none.
     pub(super) fn account(&mut self, result: Result<Reply, Refusal>, out: &mut Vec<Effect>) {
-        let SignIn::Asked { mut applicant, first } = self.step() else { return };
+        let (mut applicant, first) = match self.step() {
+            SignIn::Asked { applicant, first } => (applicant, first),
+            SignIn::LookingUp(user) => return self.looked_up(user, result, out),
+            _ => return,
+        };
         let stored = match result {
             Ok(Reply::Account(account)) => {
                 applicant.proof = Proof::Password { generation: account.generation };
@@ -209,11 +236,19 @@ impl Session {
             Err(refusal) => return self.refuse_for_now(applicant.way, &refusal, out),
         };
         // A user without a password gets a challenge, too, and fails at the proof.
-        let known = stored.filter(is_sound).unwrap_or_else(|| decoy(&self.rules.decoy_key, applicant.user.as_str()));
+        let (known, _) = self.keys_of(&applicant.user, stored);
         let nonce: String = rand::rng().sample_iter(Alphanumeric).take(24).map(char::from).collect();
         let (challenge, exchange) = first.challenge(known, &nonce);
         self.state = State::SigningIn(Box::new(SignIn::Challenged { applicant, exchange }));
         out.push(Effect::Tell(Tell::Challenge(challenge.into_bytes().into())));
+    }
+
+    /// The keys by which the client is checked, and whether the user has them: others get made-up ones.
+    pub(super) fn keys_of(&self, user: &UserId, stored: Option<ScramCredentials>) -> (ScramCredentials, bool) {
+        match stored.filter(is_sound) {
+            Some(stored) => (stored, true),
+            None => (decoy(&self.rules.decoy_key, user.as_str()), false),
+        }
     }
 
     pub(super) fn scram_final(&mut self, now: Now, message: &[u8], out: &mut Vec<Effect>) {
@@ -274,13 +309,13 @@ impl Session {
         }
         let Applicant { since_ms, attempt, .. } = applicant;
         let who = Identity { user: applicant.user.clone(), device: applicant.device.clone(), since_ms, attempt };
-        let inbox = TimelineId::Inbox(who.user.clone());
+        // Pushes that arrive before the answer may be newer than the heads in it.
+        let expected = (!applicant.holds).then(|| FeedAsk::Expect(TimelineId::Inbox(who.user.clone())));
         let mut session = self.stored(&who);
         applicant.proof.write(&mut session);
         let open = OpenSession { session: Some(session) };
         self.state = State::SigningIn(Box::new(SignIn::Opening { applicant, who }));
-        // Pushes that arrive before the answer may be newer than the heads in it.
-        out.push(Effect::Feed(FeedAsk::Expect(inbox)));
+        out.extend(expected.map(Effect::Feed));
         out.push(request(Tag::Open, Op::OpenSession(open)));
     }
 
@@ -324,8 +359,8 @@ impl Session {
         let inbox = TimelineId::Inbox(who.user.clone());
         let timeline = inbox.to_client();
         let (head, given) = (head_of(&timeline, &heads), given(&timeline, &applicant.positions));
-        let begin =
-            (given.is_some() || !applicant.more_positions).then(|| DeliveryStart::new(head, given, applicant.start));
+        let begins = !applicant.holds && (given.is_some() || !applicant.more_positions);
+        let begin = begins.then(|| DeliveryStart::new(head, given, applicant.start));
         let beyond = begin.as_ref().and_then(|begin| begin.beyond(given));
         let handle = ConnectionHandle { lease: LeaseId(answered.lease), connection: self.connection };
         let of_domain = self.rules.domains.sends_per_second(who.user.domain());
@@ -359,7 +394,7 @@ impl Session {
         out.push(Effect::SignedIn);
         out.push(Effect::Tell(Tell::SignedIn(Box::new(welcome))));
         let expires = applicant.expires_ms.map(|at| instant_of(at, now));
-        (self.patience, self.ping_at) = patience(&self.rules, now);
+        (self.patience, self.ping_at) = patience(&self.rules, self.protocol, now);
         let awaited = applicant.more_positions.then(|| {
             let until = now.instant + self.rules.sign_in_timeout;
             let inbox = begin.is_none().then_some(head);
@@ -371,7 +406,7 @@ impl Session {
         if let Some(begin) = &begin {
             live.follow(inbox.clone(), begin, now);
         }
-        if !applicant.more_positions {
+        if !applicant.more_positions && !applicant.holds {
             live.load_groups(&self.rules, applicant.positions.into(), applicant.start, out);
         }
         let beyond = beyond.map(|position| live.has_beyond(&inbox, position));
@@ -414,13 +449,13 @@ impl Session {
     }
 
     /// The service could not carry out the sign-in.
-    fn refuse_for_now(&mut self, way: &'static str, refusal: &Refusal, out: &mut Vec<Effect>) {
+    pub(super) fn refuse_for_now(&mut self, way: &'static str, refusal: &Refusal, out: &mut Vec<Effect>) {
         metrics::sign_in(way, "failed");
         let again = refusal.retry.then_some(refusal.retry_after_ms.max(AGAIN_MS));
         self.bye(refusal.code(), &refusal.reason, again, out);
     }
 
-    fn step(&mut self) -> SignIn {
+    pub(super) fn step(&mut self) -> SignIn {
         match &mut self.state {
             State::SigningIn(at) => std::mem::replace(at, SignIn::Between),
             State::Live(_) | State::SigningOut { .. } | State::Ended => SignIn::Between,

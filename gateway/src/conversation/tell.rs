@@ -10,7 +10,8 @@ use carillon_proto::{
         client::{self, Code, Limits, TimelineState},
         link::{Marked, Refusal, evict::Why},
         store::{
-            ConversationsMoved, ConversationsRead, GroupRead, MarksRead, MembersRead, MembershipsRead, StoredEntry,
+            ConversationsMoved, ConversationsRead, GroupRead, MarksRead, MembersRead, MembershipsRead,
+            ScramCredentials, StoredEntry,
         },
     },
 };
@@ -26,6 +27,8 @@ use crate::feeds::{Entry, TimelineName};
 pub(crate) enum Tell {
     /// The next message of the authentication exchange.
     Challenge(Bytes),
+    /// The keys of the user who was looked up. Made up if there is no such user, or none with a password: no password fits these.
+    Keys(Box<ScramCredentials>),
     SignedIn(Box<Welcome>),
     /// The states of timelines that SignedIn did not name, at the beginning of their delivery.
     Timelines(Vec<TimelineState>),

@@ -5,6 +5,7 @@ mod ending;
 mod groups;
 mod herd;
 mod positions;
+mod proving;
 mod references;
 mod resuming;
 mod signed_in;
@@ -57,6 +58,8 @@ struct Play {
     asked: Vec<(Tag, Op)>,
     closed: bool,
     pings: u32,
+    /// Keys that the dialect was told.
+    keys: Vec<ScramCredentials>,
 }
 
 fn rules() -> Rules {
@@ -97,7 +100,7 @@ impl Play {
         let now = Now { instant: Instant::now(), unix_ms: START_MS };
         let session = Session::new(rules, 42, Protocol::Tcp, Ipv4Addr::LOCALHOST.into(), now);
         let (feeds, follows, mail) = (Feeds::new(session.rules.gap_grace), Follows::new(ME), Mailboxes::default());
-        Self { session, feeds, follows, mail, now, wrote: vec![], asked: vec![], closed: false, pings: 0 }
+        Self { session, feeds, follows, mail, now, wrote: vec![], asked: vec![], closed: false, pings: 0, keys: vec![] }
     }
 
     /// Signed in by token, with the inbox up to `last`.
@@ -117,6 +120,7 @@ impl Play {
             self.session.handle(self.now, input, &mut effects);
             for effect in effects {
                 match effect {
+                    Effect::Tell(Tell::Keys(keys)) => self.keys.push(*keys),
                     Effect::Tell(tell) => self.wrote.push(Outgoing::from(tell).into_frame().expect("decodes")),
                     Effect::Request { tag, op, .. } => self.asked.push((tag, op)),
                     Effect::Feed(ask) => {

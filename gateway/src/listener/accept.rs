@@ -23,9 +23,7 @@ use super::{
 };
 
 /// Connections of one listener that are being refused at the same time; further ones are closed without a message.
-const REFUSING: usize = 40;
-/// Most refused connections of all three listeners: open files in addition to those of `gateway.max_connections`.
-pub const MAX_REFUSED: usize = 3 * REFUSING;
+pub(crate) const REFUSING: usize = 40;
 
 /// The entrance of one listener: its limits and rules.
 pub(super) struct Entrance {

@@ -16,6 +16,7 @@ mod site;
 mod slots;
 mod tls;
 mod ws;
+mod xmpp;
 
 use std::{
     io,
@@ -24,20 +25,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use carillon_proto::{Ready, limits, pb::store::session::Protocol, tasks::Tasks};
+use carillon_proto::{InvalidId, Ready, limits, pb::store::session::Protocol, tasks::Tasks};
 use tokio::{
     net::{TcpListener, TcpSocket, lookup_host},
     time::timeout_at,
 };
 use tokio_rustls::TlsAcceptor;
 
-pub use accept::MAX_REFUSED;
-pub(crate) use tls::Tls;
+pub(crate) use accept::REFUSING;
 pub use tls::TlsError;
+pub(crate) use tls::{Tls, XmppTlsSide};
 
 use crate::{
     config::{GatewayConfig, InvalidConfig, ListenConfig},
     connection::{Arrival, Shared, serve},
+    conversation::Rules,
+    dialect::xmpp::Service,
     transport::stream::StreamTransport,
 };
 use accept::{Accepted, Entrance};
@@ -58,6 +61,8 @@ pub enum BindError {
     Config(#[from] InvalidConfig),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error("xmpp.domain is no domain: {0}")]
+    Domain(#[from] InvalidId),
 }
 
 /// Bound, but not accepting yet.
@@ -65,6 +70,10 @@ pub(crate) struct Listeners {
     tcp: Option<TcpListener>,
     ws: Option<TcpListener>,
     grpc: Option<TcpListener>,
+    xmpp: Option<TcpListener>,
+    xmpp_tls: Option<TcpListener>,
+    /// `None`: XMPP is off.
+    xmpp_service: Option<Arc<Service>>,
     tls: Option<Arc<Tls>>,
     entrances: Entrances,
     max_frame_bytes: usize,
@@ -76,6 +85,8 @@ struct Entrances {
     tcp: Arc<Entrance>,
     ws: Arc<Entrance>,
     grpc: Arc<Entrance>,
+    xmpp: Arc<Entrance>,
+    xmpp_tls: Arc<Entrance>,
 }
 
 /// The bound addresses; `None` if a listener is off.
@@ -84,18 +95,34 @@ pub(crate) struct Addresses {
     pub(crate) tcp: Option<SocketAddr>,
     pub(crate) ws: Option<SocketAddr>,
     pub(crate) grpc: Option<SocketAddr>,
+    pub(crate) xmpp: Option<SocketAddr>,
+    pub(crate) xmpp_tls: Option<SocketAddr>,
 }
 
 impl Listeners {
-    pub(crate) async fn bind(config: &GatewayConfig) -> Result<(Self, Addresses), BindError> {
+    pub(crate) async fn bind(config: &GatewayConfig, rules: &Arc<Rules>) -> Result<(Self, Addresses), BindError> {
+        let service = config.xmpp.enabled.then(|| Service::new(&config.xmpp, Arc::clone(rules)));
+        let xmpp_service = service.transpose()?.map(Arc::new);
         let tls = config.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
         let (tcp, tcp_at) = bind("tcp.listen", &config.tcp).await?;
         let (ws, ws_at) = bind("ws.listen", &config.ws).await?;
         let (grpc, grpc_at) = bind("grpc.listen", &config.grpc).await?;
-        let max_frame_bytes = config.max_frame_bytes;
-        let origins = config.origins()?;
-        let addresses = Addresses { tcp: tcp_at, ws: ws_at, grpc: grpc_at };
-        Ok((Self { tcp, ws, grpc, tls, entrances: Entrances::new(config), max_frame_bytes, origins }, addresses))
+        let (xmpp, xmpp_at) = bind("xmpp.listen", &config.xmpp.plain_listener()).await?;
+        let (xmpp_tls, xmpp_tls_at) = bind("xmpp.tls_listen", &config.xmpp.tls_listener()).await?;
+        let addresses = Addresses { tcp: tcp_at, ws: ws_at, grpc: grpc_at, xmpp: xmpp_at, xmpp_tls: xmpp_tls_at };
+        let listeners = Self {
+            tcp,
+            ws,
+            grpc,
+            xmpp,
+            xmpp_tls,
+            xmpp_service,
+            tls,
+            entrances: Entrances::new(config),
+            max_frame_bytes: config.max_frame_bytes,
+            origins: config.origins()?,
+        };
+        Ok((listeners, addresses))
     }
 
     /// The TLS setup of the listeners; `None` for plain text.
@@ -106,7 +133,24 @@ impl Listeners {
     /// Accepts until `accepting` is stopped; connections run in `tasks`.
     pub(crate) fn run(self, shared: &Arc<Shared>, ready: &Ready, tasks: &Tasks, accepting: &Tasks) {
         let tls = self.tls;
-        let Entrances { tcp: for_tcp, ws: for_ws, grpc: for_grpc } = self.entrances;
+        let Entrances { tcp: for_tcp, ws: for_ws, grpc: for_grpc, xmpp: for_xmpp, xmpp_tls: for_xmpp_tls } =
+            self.entrances;
+        if let Some(service) = self.xmpp_service {
+            let tls = tls.clone().filter(|_| service.has_tls());
+            let streams = |is_direct, entrance: &Arc<Entrance>| {
+                let (shared, service) = (Arc::clone(shared), Arc::clone(&service));
+                xmpp::Streams { shared, service, tls: tls.clone(), is_direct, entrance: Arc::clone(entrance) }
+            };
+            for (listener, name, is_direct, entrance) in [
+                (self.xmpp, "XMPP listener", false, for_xmpp),
+                (self.xmpp_tls, "XMPP listener with TLS", true, for_xmpp_tls),
+            ] {
+                let Some(listener) = listener else { continue };
+                let streams = streams(is_direct, &entrance);
+                let handle = move |accepted| xmpp::serve(streams.clone(), accepted);
+                accepting.spawn("xmpp-listener", accept::run(listener, name, entrance, tasks.clone(), handle));
+            }
+        }
         if let Some(listener) = self.tcp {
             let (shared, tls, entrance) = (Arc::clone(shared), tls.clone(), Arc::clone(&for_tcp));
             let handle = move |accepted| tcp(Arc::clone(&shared), acceptor(&tls), Arc::clone(&entrance), accepted);
@@ -137,13 +181,21 @@ impl Entrances {
     fn new(config: &GatewayConfig) -> Self {
         let common = Common::new(config.max_connections, config.max_connections_per_address);
         let proxies = Arc::new(config.proxies.to_proxies());
-        let alone = [&config.tcp, &config.ws, &config.grpc].iter().filter(|listener| listener.enabled).count() < 2;
+        let (xmpp, xmpp_tls) = (config.xmpp.plain_listener(), config.xmpp.tls_listener());
+        let all = [&config.tcp, &config.ws, &config.grpc, &xmpp, &xmpp_tls];
+        let alone = all.iter().filter(|listener| listener.enabled).count() < 2;
         let entrance = |name: &'static str, listener: &ListenConfig| {
             let slots = Slots::new(&common, name, listener.max_connections, alone);
             let sign_in_timeout = Duration::from_millis(config.sign_in_timeout_ms);
             Arc::new(Entrance::new(slots, Arc::clone(&proxies), listener.proxy_protocol, sign_in_timeout))
         };
-        Self { tcp: entrance("tcp", &config.tcp), ws: entrance("ws", &config.ws), grpc: entrance("grpc", &config.grpc) }
+        Self {
+            tcp: entrance("tcp", &config.tcp),
+            ws: entrance("ws", &config.ws),
+            grpc: entrance("grpc", &config.grpc),
+            xmpp: entrance("xmpp", &xmpp),
+            xmpp_tls: entrance("xmpp_tls", &xmpp_tls),
+        }
     }
 }
 

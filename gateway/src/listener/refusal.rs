@@ -59,23 +59,34 @@ impl Refusal {
     /// Tells a client over TCP or TLS, and closes. A client that does not read by the deadline goes without the
     /// message.
     pub(super) async fn tell(self, stream: TcpStream, acceptor: Option<TlsAcceptor>, deadline: Instant) {
+        let mut words = BytesMut::new();
+        put_frame(&Body::Bye(self.bye()).into(), &mut words);
+        self.tell_in(&words, stream, acceptor, deadline).await;
+    }
+
+    /// The same in words of another dialect.
+    pub(super) async fn tell_in(
+        self,
+        words: &[u8],
+        stream: TcpStream,
+        acceptor: Option<TlsAcceptor>,
+        deadline: Instant,
+    ) {
         let tell = async {
             match acceptor {
-                None => self.say(stream).await,
-                Some(acceptor) => self.say(acceptor.accept(stream).await?).await,
+                None => say(words, stream).await,
+                Some(acceptor) => say(words, acceptor.accept(stream).await?).await,
             }
         };
         let _ = timeout_at(deadline.into(), tell).await;
     }
+}
 
-    async fn say<S: AsyncRead + AsyncWrite + Unpin>(self, mut stream: S) -> io::Result<()> {
-        let mut words = BytesMut::new();
-        put_frame(&Body::Bye(self.bye()).into(), &mut words);
-        stream.write_all(&words).await?;
-        stream.shutdown().await?;
-        // Input of the client is read, so that closing does not reset the connection before the message arrives.
-        let mut dropped = [0; 1024];
-        while stream.read(&mut dropped).await? > 0 {}
-        Ok(())
-    }
+async fn say<S: AsyncRead + AsyncWrite + Unpin>(words: &[u8], mut stream: S) -> io::Result<()> {
+    stream.write_all(words).await?;
+    stream.shutdown().await?;
+    // Input of the client is read, so that closing does not reset the connection before the message arrives.
+    let mut dropped = [0; 1024];
+    while stream.read(&mut dropped).await? > 0 {}
+    Ok(())
 }

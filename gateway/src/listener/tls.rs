@@ -27,7 +27,20 @@ struct Sides {
     frames: Arc<ServerConfig>,
     /// An acceptor for HTTP/2.
     grpc: Arc<ServerConfig>,
+    xmpp: XmppTlsSide,
 }
+
+/// For XMPP, direct and by STARTTLS.
+#[derive(Clone)]
+pub(crate) struct XmppTlsSide {
+    /// A client without ALPN is taken.
+    pub(crate) config: Arc<ServerConfig>,
+    /// What binds a sign-in to the certificate by `tls-server-end-point`, if anything does.
+    pub(crate) end_point: Option<Vec<u8>>,
+}
+
+/// The ALPN name of XMPP's client streams (XEP-0368).
+const XMPP: &[u8] = b"xmpp-client";
 
 impl Tls {
     pub(crate) fn load(config: &TlsConfig) -> Result<Self, TlsError> {
@@ -43,6 +56,10 @@ impl Tls {
     /// For TCP and WebSocket.
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(Arc::clone(&self.0.load().frames))
+    }
+
+    pub(super) fn xmpp(&self) -> XmppTlsSide {
+        self.0.load().xmpp.clone()
     }
 
     pub(super) fn grpc(&self) -> Arc<ServerConfig> {
@@ -63,7 +80,10 @@ impl Sides {
         let frames = identity.server(None).map_err(wrong)?;
         let mut grpc = frames.clone();
         grpc.alpn_protocols = vec![HTTP2.to_vec()];
-        Ok(Self { frames: Arc::new(frames), grpc: Arc::new(grpc) })
+        let mut xmpp = frames.clone();
+        xmpp.alpn_protocols = vec![XMPP.to_vec()];
+        let xmpp = XmppTlsSide { config: Arc::new(xmpp), end_point: identity.end_point() };
+        Ok(Self { frames: Arc::new(frames), grpc: Arc::new(grpc), xmpp })
     }
 }
 

@@ -6,13 +6,11 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use carillon_proto::{
-    now_ms,
-    pb::client::{ClientFrame, ServerFrame},
-};
+use carillon_proto::pb::client::{ClientFrame, ServerFrame};
 use parking_lot::Mutex;
 
 use crate::{
+    conversation::{Now, Tell},
     dialect::native::{self, Outgoing},
     transport::{Event, Transport},
 };
@@ -100,13 +98,14 @@ impl Frames {
 }
 
 impl Transport for FrameTransport {
-    fn queue(&mut self, frame: Outgoing) {
+    fn tell(&mut self, tell: Tell, now: Now) {
+        let frame = Outgoing::from(tell);
         let size = frame.size();
         // The envelopes are what the router made of what this gateway had checked.
         let frame = frame.into_frame().expect("an envelope of the store can be decoded");
         let mut frames = self.0.lock();
         frames.queued_bytes += size;
-        frames.queued.push((now_ms(), frame));
+        frames.queued.push((now.unix_ms, frame));
     }
 
     fn queued_bytes(&self) -> usize {

@@ -20,7 +20,10 @@ use tokio_util::sync::PollSender;
 use tonic::Status;
 
 use super::{Event, Transport};
-use crate::dialect::native::{self, Outgoing};
+use crate::{
+    conversation::{Now, Tell},
+    dialect::native::{self, Outgoing},
+};
 pub(crate) use bounded::{Bounded, MessageLimit};
 pub(crate) use messages::WholeMessages;
 
@@ -77,7 +80,8 @@ impl<R> GrpcTransport<R> {
 }
 
 impl<R: Stream<Item = Result<Bytes, Status>> + Unpin + Send> Transport for GrpcTransport<R> {
-    fn queue(&mut self, frame: Outgoing) {
+    fn tell(&mut self, tell: Tell, _now: Now) {
+        let frame = Outgoing::from(tell);
         self.queued += frame.size();
         self.queue.push_back(frame);
     }

@@ -1,25 +1,23 @@
-//! Transports of frames: one trait for TCP, WebSocket and gRPC.
+//! Transports: one trait for TCP, WebSocket and gRPC. Each speaks asks and tells, in its own dialect.
 
 pub(crate) mod grpc;
 pub(crate) mod stream;
 pub(crate) mod ws;
+pub(crate) mod xmpp;
 
 use std::task::{Context, Poll};
 
 use carillon_proto::pb::client::Code;
 
-use crate::{
-    conversation::{Ask, AskId},
-    dialect::native::Outgoing,
-};
+use crate::conversation::{Ask, AskId, Now, Tell};
 
 /// After the last frame, up to this many bytes of input are read and dropped, so that closing does not reset the
 /// connection before the frame arrives.
 pub(crate) const LINGER: usize = 256 * 1024;
 
 pub(crate) trait Transport: Send {
-    /// Queues a frame; never waits. `poll` writes queued frames.
-    fn queue(&mut self, frame: Outgoing);
+    /// Queues what the client is told; never waits. `poll` writes what is queued.
+    fn tell(&mut self, tell: Tell, now: Now);
 
     /// Asks the client for a sign of life; does nothing where client programs have to send it by themselves.
     fn ping(&mut self) {}

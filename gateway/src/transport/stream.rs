@@ -12,9 +12,12 @@ use carillon_proto::pb::client::Code;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Event, LINGER, Transport};
-use crate::dialect::native::{
-    self, Outgoing,
-    varint::{FramingError, next_frame, put_frame},
+use crate::{
+    conversation::{Now, Tell},
+    dialect::native::{
+        self,
+        varint::{FramingError, next_frame, put_frame},
+    },
 };
 
 /// Bytes read at once. On the stack, so that an idle connection holds no buffer.
@@ -101,8 +104,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamTransport<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for StreamTransport<S> {
-    fn queue(&mut self, frame: Outgoing) {
-        put_frame(&frame, &mut self.output);
+    fn tell(&mut self, tell: Tell, _now: Now) {
+        put_frame(&tell.into(), &mut self.output);
     }
 
     fn queued_bytes(&self) -> usize {
@@ -166,7 +169,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for StreamTransport<S> 
 mod tests {
     use super::*;
     use crate::conversation::Ask;
-    use carillon_proto::pb::client::{ClientFrame, Ping, Pong, ServerFrame, client_frame, server_frame};
+    use carillon_proto::{
+        clock, now_ms,
+        pb::client::{ClientFrame, Ping, Pong, ServerFrame, client_frame, server_frame},
+    };
     use prost::Message as _;
     use std::future::poll_fn;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
@@ -189,7 +195,8 @@ mod tests {
             }
         }
         let pong = server_frame::Body::Pong(Pong { nonce: 2, heads: vec![] });
-        transport.queue(pong.clone().into());
+        let now = Now { instant: clock::now().into_std(), unix_ms: now_ms() };
+        transport.tell(Tell::Heads { nonce: 2, heads: vec![] }, now);
         assert!(matches!(poll_fn(|cx| transport.poll(cx, true)).await, Event::Flushed));
         let mut got = vec![0; 64];
         let size = client.read(&mut got).await.expect("reads");

@@ -16,7 +16,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::{Event, Transport};
-use crate::dialect::native::{self, Outgoing};
+use crate::{
+    conversation::{Now, Tell},
+    dialect::native::{self, Outgoing},
+};
 use close::CloseCode;
 pub(crate) use close::close_code;
 pub(crate) use socket::{MessageSocket, SocketEvent};
@@ -79,7 +82,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsTransport<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for WsTransport<S> {
-    fn queue(&mut self, frame: Outgoing) {
+    fn tell(&mut self, tell: Tell, _now: Now) {
+        let frame = Outgoing::from(tell);
         if let Outgoing::Frame(frame) = &frame
             && let Some(server_frame::Body::Bye(bye)) = &frame.body
         {

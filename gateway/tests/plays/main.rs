@@ -19,3 +19,4 @@ mod resume;
 mod router;
 mod scheduled;
 mod unread;
+mod xmpp;

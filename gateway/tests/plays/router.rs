@@ -61,6 +61,8 @@ pub(crate) struct Store {
     pub(crate) direct_answers: Vec<DirectAnswer>,
     pub(crate) groups: HashMap<String, groups::Group>,
     pub(crate) files: HashMap<MediaId, MediaRow>,
+    /// Those that are not empty.
+    pub(crate) accounts: HashMap<String, store::Account>,
     /// The groups that each gateway follows, by lease.
     pub(crate) followed: HashMap<u64, HashSet<String>>,
     /// By user, and kind and owner of the conversation.
@@ -259,7 +261,10 @@ impl State {
 
     fn answer(&self, lease: u64, request: RouterRequest) -> RouterReply {
         let result = match request.op.expect("an op") {
-            Op::LookUpAccount(_) | Op::EnsureAccount(_) => Reply::Account(Box::default()),
+            Op::LookUpAccount(look_up) => {
+                Reply::Account(Box::new(self.store.lock().accounts.get(&look_up.user).cloned().unwrap_or_default()))
+            }
+            Op::EnsureAccount(_) => Reply::Account(Box::default()),
             Op::OpenSession(open) => self.open(open.session.expect("a session")),
             Op::Announce(announce) => {
                 self.store.lock().announced += 1;

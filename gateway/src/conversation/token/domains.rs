@@ -59,6 +59,11 @@ impl TokenDomains {
         }
     }
 
+    /// Whether this is one of the further domains.
+    pub(crate) fn has_domain(&self, domain: &str) -> bool {
+        self.others.contains_key(domain)
+    }
+
     /// Whether users of this domain may have passwords. `default`: of the default one.
     pub(crate) fn have_passwords(&self, domain: Option<&str>, default: bool) -> bool {
         match domain {

@@ -56,7 +56,7 @@ impl From<SignIn> for SignInAsk {
             sign_in::Credential::Token(token) => Credential::Token(token),
             sign_in::Credential::Ticket(ticket) => Credential::Ticket(ticket),
         });
-        Self { user, device, credential, positions, more_positions, start, client, instance, attempt }
+        Self { user, device, credential, positions, more_positions, holds: false, start, client, instance, attempt }
     }
 }
 

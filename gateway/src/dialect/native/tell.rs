@@ -29,6 +29,8 @@ impl From<Tell> for Outgoing {
             Tell::Scheduled(told) => return (*told).into(),
             Tell::Reported { request } => Body::Done(Done { request }),
             Tell::Challenge(scram_server_first) => Body::Challenge(Challenge { scram_server_first }),
+            // The native dialect leaves the check of passwords to the conversation.
+            Tell::Keys(_) => unreachable!("only asked for by `Ask::LookUp`"),
             Tell::SignedIn(welcome) => Body::SignedIn(signed_in(*welcome)),
             Tell::Timelines(timelines) => Body::Timelines(Timelines { timelines }),
             Tell::Accepted(Placed { client_id, message_id, timeline, position, time_ms, expires_at_ms }) => {

@@ -1,0 +1,4 @@
+//! Transports of XMPP.
+
+mod io;
+pub(crate) mod stream;

@@ -1,0 +1,355 @@
+//! XMPP over TCP, with STARTTLS or inside TLS.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, BytesMut};
+use carillon_proto::{clock, pb::client::Code};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::spawn_blocking,
+};
+
+use super::io::Io;
+use crate::{
+    connection::now,
+    conversation::{Now, Tell},
+    dialect::xmpp::{Check, Heard, Seed, Service, TcpDialog},
+    listener::XmppTlsSide,
+    transport::{Event, LINGER, Transport},
+};
+
+/// Bytes read at once. On the stack, so that an idle connection holds no buffer.
+const READ: usize = 8 * 1024;
+
+pub(crate) struct XmppStream<S> {
+    io: Io<S>,
+    service: Arc<Service>,
+    dialog: Box<TcpDialog>,
+    /// `None`: there is no TLS here.
+    tls: Option<XmppTlsSide>,
+    /// Read, and not heard by the dialog.
+    input: BytesMut,
+    /// What the network has taken of what the dialog has for the client.
+    sent: usize,
+    written: u64,
+    read: u64,
+    unflushed: bool,
+    /// The handshake begins when everything is written.
+    starts_tls: bool,
+    shut_down: bool,
+    lingered: usize,
+    /// A password that is being checked, on another thread.
+    checking: Option<Checking>,
+    /// The client has sent too much, and is read later.
+    pause: Option<clock::Sleep>,
+}
+
+type Checking = Pin<Box<dyn Future<Output = bool> + Send>>;
+
+impl<S: AsyncRead + AsyncWrite + Unpin> XmppStream<S> {
+    /// `tls`: what STARTTLS begins, or, if the stream is inside TLS from its first byte on, the handshake that comes now.
+    pub(crate) fn new(stream: S, service: Arc<Service>, seed: Seed, tls: Option<XmppTlsSide>, is_direct: bool) -> Self {
+        let dialog = Box::new(TcpDialog::new(Arc::clone(&service), seed, now()));
+        let mut io = Io::Plain(stream);
+        if let Some(side) = tls.as_ref().filter(|_| is_direct) {
+            io.shake(side);
+        }
+        Self {
+            io,
+            service,
+            dialog,
+            tls,
+            input: BytesMut::new(),
+            sent: 0,
+            written: 0,
+            read: 0,
+            unflushed: false,
+            starts_tls: false,
+            shut_down: false,
+            lingered: 0,
+            checking: None,
+            pause: None,
+        }
+    }
+
+    /// The next thing that the client says, of what was read.
+    fn next_heard(&mut self, cx: &mut Context<'_>, now: Now) -> Option<Event> {
+        if let Some(checking) = &mut self.checking {
+            let Poll::Ready(is_right) = checking.as_mut().poll(cx) else { return None };
+            self.checking = None;
+            if let Some(heard) = self.dialog.checked(is_right) {
+                return self.event(heard);
+            }
+        }
+        if self.starts_tls || self.is_paused(cx, now) {
+            return None;
+        }
+        let mut rest = &self.input[..];
+        let heard = self.dialog.hear(&mut rest, now);
+        let taken = self.input.len() - rest.len();
+        self.input.advance(taken);
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        self.event(heard?)
+    }
+
+    fn event(&mut self, heard: Heard) -> Option<Event> {
+        Some(match heard {
+            Heard::Ask(ask) => Event::Ask(ask),
+            Heard::Alive => Event::Alive,
+            Heard::Fault(code, reason) => Event::Malformed(code, reason),
+            Heard::Closed => Event::HalfClosed,
+            Heard::StartTls => {
+                self.starts_tls = true;
+                return None;
+            }
+        })
+    }
+
+    fn is_paused(&mut self, cx: &mut Context<'_>, now: Now) -> bool {
+        let Some(until) = self.dialog.paused_until(now) else {
+            self.pause = None;
+            return false;
+        };
+        let pause = self.pause.get_or_insert_with(|| clock::sleep_until(until.into()));
+        if Pin::new(&mut *pause).poll(cx).is_pending() {
+            return true;
+        }
+        // It has run out before the clock was read.
+        self.pause = None;
+        cx.waker().wake_by_ref();
+        true
+    }
+
+    fn check(&mut self, check: Box<Check>) {
+        let service = Arc::clone(&self.service);
+        self.checking = Some(Box::pin(async move {
+            let _turn = service.checks.acquire().await;
+            spawn_blocking(move || check.run()).await.unwrap_or(false)
+        }));
+    }
+
+    fn unsent(&self) -> usize {
+        self.dialog.out().len() - self.sent
+    }
+
+    /// Ready when everything is written and flushed.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.unsent() > 0 {
+            let taken = ready!(self.io.poll_write(cx, &self.dialog.out()[self.sent..]))?;
+            if taken == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent += taken;
+            self.written += taken as u64;
+            self.unflushed = true;
+            // At most as much is kept as waits, and each byte is moved once on the average.
+            if self.sent >= self.unsent() {
+                self.sent = self.dialog.sent(self.sent);
+            }
+        }
+        if self.unflushed {
+            ready!(self.io.poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The number of bytes read; 0 at the end.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut space = [MaybeUninit::uninit(); READ];
+        let mut got = ReadBuf::uninit(&mut space);
+        ready!(self.io.poll_read(cx, &mut got))?;
+        self.input.extend_from_slice(got.filled());
+        self.read += got.filled().len() as u64;
+        Poll::Ready(Ok(got.filled().len()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for XmppStream<S> {
+    fn tell(&mut self, tell: Tell, _now: Now) {
+        self.dialog.tell(tell);
+        if let Some(check) = self.dialog.take_check() {
+            self.check(check);
+        }
+    }
+
+    fn ping(&mut self) {
+        self.dialog.ping();
+    }
+
+    fn queued_bytes(&self) -> usize {
+        self.unsent()
+    }
+
+    fn written_bytes(&self) -> u64 {
+        self.written
+    }
+
+    fn read_bytes(&self) -> u64 {
+        self.read
+    }
+
+    /// Elements have limits of their own.
+    fn set_max_frame(&mut self, _bytes: usize) {}
+
+    fn signed_in(&mut self) {
+        self.dialog.signed_in();
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Event> {
+        loop {
+            if self.io.is_shaking() {
+                if ready!(self.io.poll_shake(cx)).is_err() {
+                    return Poll::Ready(Event::Ended);
+                }
+                let bindings = self.tls.as_ref().map(|side| self.io.bindings(side)).unwrap_or_default();
+                self.dialog.secured(bindings);
+            }
+            // Whole elements first, so that their answers are written together.
+            if read && let Some(event) = self.next_heard(cx, now()) {
+                return Poll::Ready(event);
+            }
+            if let Some(check) = self.dialog.take_check() {
+                self.check(check);
+                continue;
+            }
+            let wrote = self.unsent() > 0 || self.unflushed;
+            match self.poll_write(cx) {
+                Poll::Ready(Ok(())) if self.starts_tls => {
+                    self.starts_tls = false;
+                    match &self.tls {
+                        Some(side) => self.io.shake(side),
+                        None => return Poll::Ready(Event::Malformed(Code::Internal, "there is no TLS".to_owned())),
+                    }
+                    continue;
+                }
+                Poll::Ready(Ok(())) if wrote => return Poll::Ready(Event::Flushed),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Event::Ended),
+            }
+            // Bytes that are there already come first.
+            if !read || self.starts_tls || self.checking.is_some() || self.pause.is_some() {
+                return Poll::Pending;
+            }
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) => return Poll::Ready(Event::HalfClosed),
+                Err(_) => return Poll::Ready(Event::Ended),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// RFC 6120, section 4.4: "the party that is closing the stream MUST send a TLS close_notify alert"; it MUST "Wait for the other party to also
+    /// close its outbound stream before terminating the underlying TCP connection(s)".
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.shut_down {
+            if ready!(self.poll_write(cx)).is_err() || ready!(self.io.poll_shutdown(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            self.shut_down = true;
+        }
+        while self.lingered < LINGER {
+            self.input.clear();
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) | Err(_) => break,
+                Ok(count) => self.lingered += count,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
+    use carillon_proto::{credentials::new_credentials, pb::client::Limits};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+    use crate::{
+        config::{GatewayConfig, XmppConfig, XmppTls},
+        conversation::{Ask, Rules, Welcome},
+    };
+
+    const HEADER: &str = "<stream:stream to='a.b' version='1.0' xmlns='jabber:client' \
+                          xmlns:stream='http://etherx.jabber.org/streams'>";
+
+    fn service() -> Arc<Service> {
+        let domain = "a.b".to_owned();
+        let xmpp = XmppConfig { enabled: true, domain, tls: XmppTls::Outside, ..XmppConfig::default() };
+        let config = GatewayConfig { xmpp, ..GatewayConfig::default() };
+        let rules = Arc::new(Rules::new(&config, [1; 32]).expect("loads"));
+        Arc::new(Service::new(&config.xmpp, rules).expect("a domain"))
+    }
+
+    /// Answers as a conversation does.
+    async fn serve_once<S: AsyncRead + AsyncWrite + Unpin + Send>(transport: &mut XmppStream<S>) {
+        let tell = match poll_fn(|cx| transport.poll(cx, true)).await {
+            Event::Ask(Ask::LookUp(_)) => Tell::Keys(Box::new(new_credentials("pencil").expect("valid"))),
+            Event::Ask(Ask::SignIn(ask)) => Tell::SignedIn(Box::new(Welcome {
+                handle: String::new(),
+                user: "juliet".to_owned(),
+                device: ask.device,
+                verdict: bytes::Bytes::new(),
+                limits: Limits::default(),
+                heartbeat_ms: 1,
+                timelines: Vec::new(),
+                expires_ms: 0,
+                features: Vec::new(),
+                ticket: bytes::Bytes::new(),
+            })),
+            _ => return,
+        };
+        transport.tell(tell, now());
+    }
+
+    #[tokio::test]
+    async fn what_the_network_has_taken_takes_no_memory_however_slowly_it_takes() {
+        let (mut client, server) = duplex(4 * 1024);
+        let mut transport = XmppStream::new(server, service(), Seed::new([1; 32]), None, false);
+        let data = BASE64_STANDARD.encode("\0juliet\0pencil");
+        let auth = format!("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>{data}</auth>");
+        let bind = "<iq id='b' type='set'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>";
+        let id = "\u{e9}".repeat(500);
+        let ping = format!("<iq id='{id}' type='get'><ping xmlns='urn:xmpp:ping'/></iq>");
+        let says = async {
+            client.write_all([HEADER, &auth, HEADER, bind].concat().as_bytes()).await.expect("writes");
+            let (mut read, mut some) = (Vec::new(), [0; 900]);
+            for _ in 0..400 {
+                client.write_all(ping.as_bytes()).await.expect("writes");
+                // Always a bit less than what there is.
+                let count = client.read(&mut some).await.expect("reads");
+                read.extend_from_slice(&some[..count]);
+            }
+            while read.windows(2).filter(|two| two == b"/>").count() < 400 + 3 {
+                let count = client.read(&mut some).await.expect("reads");
+                read.extend_from_slice(&some[..count]);
+            }
+            String::from_utf8(read).expect("whole characters")
+        };
+        let mut most_kept = 0;
+        let serves = async {
+            loop {
+                serve_once(&mut transport).await;
+                most_kept = most_kept.max(transport.sent.saturating_sub(transport.unsent()));
+            }
+        };
+        let told = tokio::select! {
+            told = tokio::time::timeout(Duration::from_secs(20), says) => told.expect("in time"),
+            () = serves => unreachable!("it serves for ever"),
+        };
+        assert_eq!(told.matches(&id).count(), 400, "nothing is lost or doubled");
+        // But for a part of a character.
+        assert!(most_kept <= 3, "{most_kept} bytes were kept that the network had taken");
+    }
+}
