@@ -2,7 +2,7 @@
 
 use carillon_proto::{
     ANY_DOMAIN, DomainId,
-    limits::{DOMAIN_CROSSINGS, LEAST_DOMAIN_AGE_MS},
+    limits::{DOMAIN_CROSSINGS, LEAST_DOMAIN_AGE_MS, MOST_DOMAIN_AGE_MS},
     pb::store::{Rejected, SetDomain},
 };
 
@@ -10,6 +10,7 @@ use super::invalid;
 
 /// Of the hash of a token.
 const HASH_BYTES: usize = 32;
+const DAY_MS: u64 = 24 * 3_600_000;
 
 pub(super) fn check_set(op: &SetDomain) -> Result<(), Rejected> {
     if !op.name.is_empty() {
@@ -19,9 +20,12 @@ pub(super) fn check_set(op: &SetDomain) -> Result<(), Rejected> {
         return Err(invalid("accounts of the default domain are not counted, so their number has no limit"));
     }
     for (what, age_ms) in [("messages", op.message_age_ms), ("reports", op.report_age_ms)] {
-        if age_ms.is_some_and(|age_ms| (1..LEAST_DOMAIN_AGE_MS).contains(&age_ms)) {
-            let why = format!("{what} are kept for 0 (as the cluster says) or at least {LEAST_DOMAIN_AGE_MS} ms");
-            return Err(invalid(why));
+        let is_bounded = |age_ms: u64| age_ms == 0 || (LEAST_DOMAIN_AGE_MS..=MOST_DOMAIN_AGE_MS).contains(&age_ms);
+        if age_ms.is_some_and(|age_ms| !is_bounded(age_ms)) {
+            let most_days = MOST_DOMAIN_AGE_MS / DAY_MS;
+            return Err(invalid(format!(
+                "{what} are kept for 0 (as the cluster says), or at least {LEAST_DOMAIN_AGE_MS} ms and at most {most_days} days"
+            )));
         }
     }
     check_crossings(&op.name, &op.cross_to)?;
