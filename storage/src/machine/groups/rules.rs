@@ -376,7 +376,7 @@ pub(in crate::machine) fn succession(member: &Member, time_ms: u64) -> Option<(u
     Some((class, member.since_seq))
 }
 
-/// Checks what must be true of a group after a change. `before`: the group before it. `may_lose_owners`: the change may take the last owner.
+/// Checks what must be true of a group after a change. `before`: the group before it. `may_lose_owners`: another member becomes the owner.
 /// `most`: as in `ChangeGroup.most_members`.
 pub(in crate::machine) fn stands(
     group: &Group,
@@ -387,7 +387,7 @@ pub(in crate::machine) fn stands(
     if has_lost_its_owners(group, before) && !may_lose_owners {
         return Err(refused(
             Reason::Forbidden,
-            "the last owner can't go: make somebody else an owner, or delete the group",
+            "the last owner can't go: give another member the role first, or delete the group",
         ));
     }
     if most != 0 && group.members > most && group.members > before.members {

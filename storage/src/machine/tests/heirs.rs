@@ -189,6 +189,27 @@ fn who_stays_is_no_heir_while_another_owner_stays_and_leaving_needs_one() {
 }
 
 #[test]
+fn the_operator_takes_no_group_its_last_owner_while_members_stay() {
+    let (operator, olga) = (Person::default(), person("olga"));
+    let mut world = World::new();
+    world.does(&olga, Change::Members(add(Role::Member, "bob")));
+    let remove = |user: &str| Change::Members(change_of(OfMembers::Remove, &[person(user)]));
+    for change in [Change::Members(set_role(Role::Member, "olga")), remove("olga")] {
+        let outcome = world.tries(&operator, change);
+        let Outcome::Error(StoreError { why: Some(Why::Rejected(why)) }) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(why.reason(), Reason::Forbidden);
+        assert!(why.detail.contains("give another member the role first"), "{}", why.detail);
+    }
+    world.does(&operator, Change::Members(set_role(Role::Owner, "bob")));
+    assert!(world.does(&operator, remove("olga")).heir_envelope.is_empty());
+    assert_eq!(world.owners(), ["bob"]);
+    // Without members there is no group.
+    world.does(&operator, remove("bob"));
+    let read = world.shard.reader.group(&ReadGroup { timeline: group(), reader: None, writes_at_ms: 0 });
+    assert!(matches!(read, Err(Unread::Rejected(why)) if why.reason() == Reason::NotFound), "nobody is left");
+}
+
+#[test]
 fn the_next_owner_of_the_name_who_joins_first_does_not_leave_the_group_without_an_owner() {
     let mut world = World::new();
     world.does(&person("olga"), Change::Members(add(Role::Member, "bob")));

@@ -256,11 +256,12 @@ impl Model {
             };
             let owner_has_ended =
                 members.users.iter().any(is_of_ended) || op.by_operator && members.change() == OfMembers::Leave;
-            let has_owner = !has_lost_its_owners || owner_has_ended || op.by_operator;
+            let has_owner = !has_lost_its_owners || owner_has_ended;
             let allowed = group.lives() && has_owner && may(group, members, &actor, op.by_operator);
             assert_eq!(done, allowed && !append.only_repeat, "{op:?} in {:?}: {outcome:?}", group.rows);
             if done {
-                after.deleted = is_empty && members.change() == OfMembers::Leave;
+                let takes_away = [OfMembers::Leave, OfMembers::Remove, OfMembers::Ban];
+                after.deleted = is_empty && takes_away.contains(&members.change());
                 if has_lost_its_owners && owner_has_ended {
                     heir = Some(after.heir(append.time_ms));
                 }
