@@ -13,10 +13,10 @@ use crate::{
 /// Accounts that are members: user and incarnation.
 pub(crate) type Members = BTreeSet<(String, u64)>;
 
-/// What one device has of one group, which is named with its epoch.
+/// One device's part of one group, which is named with its epoch.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
-    /// It has everything up to here; `None`: it has begun without knowing.
+    /// The position up to which the device has everything; `None`: it has begun without knowing.
     has: Option<u64>,
     acknowledged: u64,
 }
@@ -96,7 +96,7 @@ impl Model {
         self.devices[device].groups.values_mut().for_each(|seen| seen.has = None);
     }
 
-    /// What devices have not been shown yet of groups that their users are in.
+    /// Entries that devices have not been shown yet, of groups that their users are in.
     pub(crate) fn waiting_for_groups(&self, away: &BTreeSet<usize>) -> impl Iterator<Item = String> {
         let there = self.devices.iter().enumerate().filter(|(number, _)| !away.contains(number));
         there.flat_map(|(_, device)| {

@@ -120,7 +120,7 @@ impl Inbox {
 }
 
 impl Model {
-    /// What has not come yet.
+    /// Entries and answers that have not come yet, in words.
     pub(crate) fn waiting(&self, away: &BTreeSet<usize>) -> impl Iterator<Item = String> {
         let there = self.devices.iter().enumerate().filter(|(number, _)| !away.contains(number));
         there.flat_map(|(_, device)| {
@@ -172,7 +172,7 @@ impl Model {
                 known.insert((&device.name, client_id));
                 let to = user_name(client_id.split('-').next().and_then(|to| to.parse().ok()).unwrap_or(usize::MAX));
                 let key = (device.user.clone(), device.name.clone(), client_id.clone());
-                // In the inbox of any owner of the name: the one of then.
+                // Any owner of the name may have it: the one of then.
                 let places = |user: &str| -> Vec<u64> {
                     self.inboxes_of(user).filter_map(|inbox| inbox.known.get(&key).copied()).collect()
                 };
@@ -197,7 +197,7 @@ impl Model {
             }
         }
         for entry in self.inboxes.values().flat_map(|inbox| &inbox.entries) {
-            // What became of memberships is told by nobody's device.
+            // Changes of memberships are told by nobody's device.
             let key = (entry.envelope.sender_device.as_str(), entry.envelope.client_id.as_str());
             let is_of_talkers =
                 self.is_scheduled(&entry.envelope) || is_passing(&entry.envelope) || self.has_file(&entry.envelope);

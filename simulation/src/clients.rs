@@ -1,15 +1,14 @@
 //! The clients as processes: their applications, their connections, their ends. What they decide is real.
 
+mod connecting;
+
 use std::collections::BTreeMap;
 
 use carillon_client::simulation::Device;
 use carillon_client::{Event as Told, SendError};
 use carillon_proto::{
     Position, TimelineId, UserId,
-    pb::client::{
-        ClientFrame, Code, Ping, Recipient, Refused, Send, ServerFrame, SetPresence, Show, SignedIn,
-        client_frame::Body, recipient::To, refused::What, server_frame,
-    },
+    pb::client::{ClientFrame, Code, Ping, Recipient, Send, SetPresence, Show, client_frame::Body, recipient::To},
 };
 
 use crate::{
@@ -22,12 +21,9 @@ use crate::{
 };
 
 pub(crate) const TOKEN_SECRET: &str = "0123456789abcdef0123456789abcdef";
-const SIGN_IN_TIMEOUT: Time = 3 * SECOND;
 const TICK: Time = 250 * MS;
 const ACK_PAUSE: Time = 200 * MS;
 const SHOWS_AGAIN: Time = 200 * MS;
-/// Before and after each failure to connect, doubled.
-const BACKOFF: (Time, Time) = (50 * MS, 1000 * MS);
 
 pub(crate) struct ClientNode {
     pub(crate) user: usize,
@@ -35,7 +31,7 @@ pub(crate) struct ClientNode {
     name: String,
     /// The running client.
     pub(crate) device: Device,
-    /// How many have run; the instance of the running one.
+    /// Number of programs that have run on the device; the instance of the running one.
     starts: u64,
     token: String,
     is_live: bool,
@@ -43,16 +39,16 @@ pub(crate) struct ClientNode {
     may_be_replaced: bool,
     /// Its account has ended, and the name has no other owner yet.
     pub(crate) is_out: bool,
-    /// It is not there until all else is quiet.
+    /// The device is not there until all else is quiet.
     pub(crate) is_away: bool,
-    /// What the application shows, and how often it has changed that.
+    /// The presence that the application shows, and the number of its changes.
     pub(crate) shown: Option<SetPresence>,
     pub(crate) shown_times: u64,
-    /// What the application was told of each contact.
+    /// The presence of each contact, as the application was told it.
     pub(crate) picture: BTreeMap<String, (Show, String)>,
     /// The time from which its token is valid.
     begins_at: Time,
-    /// It has begun without knowing its positions.
+    /// The device has begun without knowing its positions.
     is_fresh: bool,
     turn: usize,
     failures: u32,
@@ -63,9 +59,9 @@ pub(crate) struct ClientNode {
     will_wake: Option<Time>,
     /// The last number of a message to each user and group.
     numbers: BTreeMap<String, u64>,
-    /// What it can say something about.
+    /// Messages that the device can say something about.
     known: Known,
-    /// What the application has taken of each timeline.
+    /// The position up to which the application has taken each timeline.
     done: BTreeMap<TimelineId, Position>,
 }
 
@@ -86,7 +82,7 @@ pub(crate) enum ClientEvent {
     Leaves {
         with_gateway: bool,
     },
-    /// What the application shows was refused.
+    /// The presence that the application shows was refused for now.
     ShowsAgain,
 }
 
@@ -106,7 +102,7 @@ fn token(user: usize, issued_s: u64) -> String {
 
 impl ClientNode {
     pub(crate) fn new(number: usize, user: usize) -> Self {
-        // Of long ago: no owner of the name after this one can be meant.
+        // Issued long ago: no owner of the name after this one can be meant.
         let token = token(user, 1);
         let name = device_name(number);
         Self {
@@ -210,111 +206,11 @@ impl World<'_> {
         self.clients[client].device.send(send, deadline);
     }
 
-    fn client_connects(&mut self, client: usize) {
-        let node = &self.clients[client];
-        if node.wire.is_some() || self.is_out_or_away(client) || self.schedule.now() < node.begins_at {
-            return;
-        }
-        let gateway = self.clients[client].turn % self.gateways.len();
-        let Some(wire) = self.connect(client, gateway) else { return self.client_retries(client, None) };
-        let node = &mut self.clients[client];
-        node.wire = Some(wire);
-        let mut frame = ClientFrame { body: Some(Body::SignIn(node.device.sign_in())) };
-        self.frame_goes(client, &mut frame);
-        self.send(wire, Side::Second, Message::ToGateway(frame));
-        self.at_client(client, SIGN_IN_TIMEOUT, ClientEvent::GivesUp(wire));
-    }
-
-    pub(crate) fn client_hears(&mut self, client: usize, wire: WireId, frame: ServerFrame) {
-        if self.clients[client].wire != Some(wire) {
-            return;
-        }
-        let now = self.schedule.instant();
-        let node = &mut self.clients[client];
-        node.heard = self.schedule.now();
-        match frame.body {
-            Some(server_frame::Body::SignedIn(signed_in)) if !node.is_live => self.client_signed_in(client, &signed_in),
-            Some(server_frame::Body::Bye(bye)) if !node.is_live => {
-                if !bye.reconnect {
-                    let what = format!("{} may never sign in again: {}", node.name, bye.reason);
-                    return self.client_is_put_out(client, what);
-                }
-                let after = Time::from(bye.reconnect_after_ms) * MS;
-                self.client_gives_up(client, Some(after));
-            }
-            Some(body) => {
-                if let server_frame::Body::Refused(Refused { what: Some(What::ClientId(client_id)), .. }) = &body {
-                    self.report.refused += 1;
-                    self.model.refused(client, client_id);
-                }
-                if let Err(lost) = node.device.hears(body, now) {
-                    let what = format!("{} was ended for ever: {}", node.name, lost.why);
-                    // What it was told before counts.
-                    self.client_told(client);
-                    if lost.is_final {
-                        return self.client_is_put_out(client, what);
-                    }
-                    self.client_gives_up(client, lost.after.map(|after| after.as_micros() as Time));
-                }
-            }
-            None => {}
-        }
-        self.after_client(client);
-    }
-
-    fn client_signed_in(&mut self, client: usize, signed_in: &SignedIn) {
-        let now = self.schedule.now();
-        let heartbeat = Time::from(signed_in.heartbeat_ms) * MS * 9 / 10;
-        let node = &mut self.clients[client];
-        node.is_live = true;
-        node.failures = 0;
-        node.next_ping = now + heartbeat;
-        node.next_tick = now + TICK;
-        node.next_acks = Some(now);
-        let began = node.device.signed_in(signed_in);
-        if std::mem::replace(&mut node.is_fresh, false) {
-            let after = signed_in.timelines.first().map_or(0, |state| state.delivered_from);
-            self.model.begins(client, after);
-        }
-        if let Err(lost) = began {
-            self.model.breaks(format!("the sign-in can't be read: {}", lost.why));
-        }
-        let own = self.clients[client].device.own();
-        own.into_iter().for_each(|body| self.client_says(client, body));
-    }
-
-    /// The connection is over.
-    pub(crate) fn client_lost(&mut self, client: usize, wire: WireId) {
-        if self.clients[client].wire == Some(wire) {
-            self.client_told(client);
-            self.client_retries(client, None);
-        }
-    }
-
-    fn client_gives_up(&mut self, client: usize, after: Option<Time>) {
-        if let Some(wire) = self.clients[client].wire {
-            self.close_wire(wire, Side::First);
-        }
-        self.client_retries(client, after);
-    }
-
-    fn client_retries(&mut self, client: usize, asked: Option<Time>) {
-        let jitter = self.random.between(500, 1000);
-        let node = &mut self.clients[client];
-        node.device.disconnected();
-        node.wire = None;
-        node.is_live = false;
-        node.turn += 1;
-        let pause = (BACKOFF.0 << node.failures.min(10)).min(BACKOFF.1) * jitter / 1000;
-        node.failures += 1;
-        self.at_client(client, pause.max(asked.unwrap_or(0)), ClientEvent::Connects);
-    }
-
-    /// Right only if its account has ended. The name's next owner, as soon as there is one, has a device of the same name.
+    /// Ends the device for good, which is right only if its account has ended. The next owner of the name has a device of the same name.
     fn client_is_put_out(&mut self, client: usize, what: String) {
         if !self.model.has_ended(client) {
             if std::mem::take(&mut self.clients[client].may_be_replaced) {
-                // Whoever uses it starts it once more.
+                // The user starts it once more.
                 return self.client_restarts(client);
             }
             return self.model.breaks(what);
@@ -325,7 +221,7 @@ impl World<'_> {
         self.model.forgets(client);
         let node = &mut self.clients[client];
         (node.is_live, node.is_out) = (false, true);
-        // What it has not heard of it never will.
+        // Answers that it has not heard are lost.
         node.starts(Vec::new());
         if self.model.owner(&user_name(node.user)).is_some() {
             self.client_begins_anew(client);
@@ -334,7 +230,7 @@ impl World<'_> {
 
     pub(crate) fn client_begins_anew(&mut self, client: usize) {
         self.model.begins_anew(client);
-        // In the second after that in which the account was made: a token of that second may be one of the owner before.
+        // The second after that in which the account was made: a token of that second may be one of the owner before.
         let now_ms = self.schedule.unix_ms();
         let issued_s = now_ms / 1000 + 1;
         let node = &mut self.clients[client];
@@ -351,7 +247,7 @@ impl World<'_> {
         self.at_client(client, after, ClientEvent::Connects);
     }
 
-    /// It forgets all but, perhaps, what its application has stored; the sends under way have no answer.
+    /// Restarts the device's program: it forgets all but, perhaps, what its application has stored. Sends under way have no answer.
     pub(crate) fn client_restarts(&mut self, client: usize) {
         if self.is_out_or_away(client) {
             return;
@@ -382,7 +278,7 @@ impl World<'_> {
         self.at_client(client, after, ClientEvent::Connects);
     }
 
-    /// What the application hears.
+    /// Takes events and answers to the application.
     fn client_told(&mut self, client: usize) {
         let now = self.schedule.now();
         let (events, answers) = {
@@ -515,7 +411,7 @@ impl World<'_> {
         self.clients[client].is_live
     }
 
-    /// It does nothing, for now or as long as there is no account for it.
+    /// True if the device does nothing, for now or as long as there is no account for it.
     pub(crate) fn is_out_or_away(&self, client: usize) -> bool {
         self.clients[client].is_out || self.clients[client].is_away
     }

@@ -21,7 +21,7 @@ use crate::{
     world::World,
 };
 
-/// Who sends such messages, and when, by random numbers of its own. A gateway would refuse times as short as these.
+/// Sends of messages that expire, by random numbers of their own. A gateway would refuse times as short as these.
 pub(crate) fn passing(seed: u64, users: usize, from: Time, until: Time) -> Vec<(usize, Time, Want)> {
     let mut random = Random::new(seed ^ 0x6578_7069_7265);
     let mut one = || {
@@ -34,8 +34,12 @@ pub(crate) fn passing(seed: u64, users: usize, from: Time, until: Time) -> Vec<(
 
 /// `number`: that of the want.
 pub(crate) fn sends(user: usize, incarnation: u64, number: u64, to: usize, after_ms: u64) -> Op {
-    let client_id = format!("e{user}-{number}");
-    Op::Send(Send {
+    Op::Send(send(user, incarnation, format!("e{user}-{number}"), to, after_ms))
+}
+
+/// A message with this client id, and with the id as its text.
+pub(crate) fn send(user: usize, incarnation: u64, client_id: String, to: usize, after_ms: u64) -> Send {
+    Send {
         sender: user_name(user).into(),
         sender_device: DEVICE.into(),
         to: Some(SendTo { to: Some(send_to::To::User(user_name(to).into())) }),
@@ -46,7 +50,7 @@ pub(crate) fn sends(user: usize, incarnation: u64, number: u64, to: usize, after
         generation: incarnation,
         expires_after_ms: after_ms,
         ..Send::default()
-    })
+    }
 }
 
 /// True for such a message, and for what is left of one that had expired before it came.
@@ -55,7 +59,7 @@ pub(crate) fn is_passing(envelope: &Envelope) -> bool {
 }
 
 impl Entry {
-    /// What the store has of it now.
+    /// The entry as the store has it now.
     pub(crate) fn stored(&self) -> bytes::Bytes {
         match (self.is_gone, self.is_recalled) {
             (true, _) => self.envelope.clone().without_content().encode_to_vec().into(),

@@ -7,7 +7,7 @@ use carillon_proto::{
     MediaId, ShardKind,
     pb::{
         client::Envelope,
-        link::{CompleteMedia, CreateMedia, Send, SendTo, router_request::Op, send_to},
+        link::{CompleteMedia, CreateMedia, Send, router_request::Op},
         store::{
             CollectMedia, Header, ReadMedia, TimelineCommand, store_reply::Result as Outcome,
             store_request::Op as StoreOp, timeline_command,
@@ -18,16 +18,16 @@ use prost::Message as _;
 
 use crate::{
     clients::user_name,
+    expiring::send,
     groups::{DEVICE, Want, What},
     model::{Entry, Model},
     random::Random,
-    references::text,
     schedule::{MS, Time},
     store::MAP,
     world::World,
 };
 
-/// How long a file is kept to which nothing refers.
+/// The time for which a file is kept to which nothing refers.
 pub(crate) const KEPT: Time = 1500 * MS;
 /// Files of each user, and bytes of each.
 const MOST: u32 = 100;
@@ -45,15 +45,15 @@ pub(crate) struct Files {
 
 #[derive(Default)]
 struct File {
-    /// When all its bytes were there.
+    /// The time at which all its bytes were there.
     whole_at: Option<Time>,
     was_held: bool,
-    /// When somebody began to look for what refers to it.
+    /// The time at which a worker began to look for references.
     looked_at: Time,
     is_gone: bool,
 }
 
-/// Why a message may refer to a file.
+/// The right of a message to refer to a file.
 #[derive(Debug, Clone, Copy)]
 struct Right {
     /// The file was there for certain.
@@ -66,11 +66,11 @@ struct Right {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Reference {
     id: MediaId,
-    /// As in [`Right`], with the time of this message.
+    /// The longest time of a message on the way to this one, with its own; see [`Right`].
     took: Time,
 }
 
-/// Who uploads files, and sends them, and when; by random numbers of its own.
+/// Uploads and sends of files, by random numbers of their own.
 pub(crate) fn files(seed: u64, users: usize, from: Time, until: Time) -> Vec<(usize, Time, Want)> {
     let mut random = Random::new(seed ^ 0x0066_696c_6573);
     let mut one = || {
@@ -145,22 +145,10 @@ impl Model {
             return None;
         }
         let (id, right) = known[random.index(known.len())];
-        let (sender, client_id) = (user_name(user), format!("f{user}-{number}"));
-        self.files.sending.insert((sender.clone(), client_id.clone()), right);
+        let client_id = format!("f{user}-{number}");
+        self.files.sending.insert((user_name(user), client_id.clone()), right);
         let header = Header { countable: true, media: vec![bytes_of(&id)], ..Header::default() };
-        Some(Op::Send(Send {
-            sender: sender.into(),
-            sender_device: DEVICE.into(),
-            to: Some(SendTo { to: Some(send_to::To::User(user_name(to).into())) }),
-            content: text(&client_id).encode_to_vec().into(),
-            client_id: client_id.into(),
-            connection: 1,
-            incarnation,
-            generation: incarnation,
-            expires_after_ms: after_ms,
-            header: Some(Box::new(header)),
-            ..Send::default()
-        }))
+        Some(Op::Send(Send { header: Some(Box::new(header)), ..send(user, incarnation, client_id, to, after_ms) }))
     }
 
     pub(crate) fn has_file(&self, envelope: &Envelope) -> bool {
@@ -183,7 +171,7 @@ impl Model {
         references
     }
 
-    /// What refers to the file, and whose inbox it is in.
+    /// References to the file, each with the owner of the inbox that has it.
     fn references<'a>(&'a self, id: &'a MediaId) -> impl Iterator<Item = (&'a str, &'a Reference)> {
         let inboxes = self.inboxes.iter();
         let inboxes = inboxes.filter(move |((user, incarnation), _)| self.owner(user) == Some(*incarnation));

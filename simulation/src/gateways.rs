@@ -209,7 +209,7 @@ impl World<'_> {
         }
     }
 
-    /// How long a task waits for its turn.
+    /// The time for which a task waits for its turn.
     pub(crate) fn pace(&mut self) -> Time {
         if self.random.in_thousand(20) { self.random.below(10 * MS) } else { self.random.below(300) }
     }

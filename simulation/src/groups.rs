@@ -49,12 +49,12 @@ pub(crate) struct Talker {
 struct Asked {
     /// The user or group whose router is asked.
     of: String,
-    /// Of the user's account.
+    /// The incarnation of the user's account.
     incarnation: u64,
     op: Op,
 }
 
-/// What a user wants, of the group of this number.
+/// A wish of a user, about the group of this number.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Want {
     pub(crate) group: usize,
@@ -81,9 +81,9 @@ pub(crate) enum What {
         to: usize,
         after_ms: u64,
     },
-    /// Not to have the last one of these sent.
+    /// The last scheduled message is not to be sent.
     TakeBack,
-    /// To have it sent at once.
+    /// The last scheduled message is to be sent at once.
     SendNow,
     /// To read what there is with this user, up to some message.
     Read {
@@ -132,7 +132,7 @@ pub(crate) fn group_name(group: usize) -> String {
     format!("group{group}")
 }
 
-/// What users read, and when. Below the level of conversations that is refused.
+/// Reads of users, and their times. Below the level of conversations they are refused.
 pub(crate) fn reads(seed: u64, users: usize, from: Time, until: Time) -> Vec<(usize, Time, Want)> {
     let mut random = Random::new(seed ^ 0x7265_6164_7321);
     let mut one = || {
@@ -142,7 +142,7 @@ pub(crate) fn reads(seed: u64, users: usize, from: Time, until: Time) -> Vec<(us
     (0..20).map(|_| one()).collect()
 }
 
-/// What the users of this run want, and when, by random numbers of its own. Nothing in half of the runs.
+/// Wishes of the users of this run, and their times, by random numbers of their own. None in half of the runs.
 pub(crate) fn wants(seed: u64, users: usize, from: Time, until: Time) -> Vec<(usize, Time, Want)> {
     let mut random = Random::new(seed ^ 0x6772_6f75_7073);
     let mut wants = Vec::new();
@@ -204,7 +204,7 @@ impl World<'_> {
         while self.talkers[user].asked.is_none()
             && let Some(want) = self.talkers[user].wants.pop_front()
         {
-            // Who does not exist wants nothing.
+            // A user who does not exist wants nothing.
             let Some(incarnation) = self.model.owner(&user_name(user)) else { continue };
             self.talkers[user].number += 1;
             let asked = match want.what {

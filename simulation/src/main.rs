@@ -10,7 +10,7 @@ struct Args {
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many, one after the other.
+    /// Number of seeds, one after the other.
     #[arg(long, default_value_t = 1)]
     seeds: u64,
     /// Print everything that happens.
@@ -29,7 +29,7 @@ struct Args {
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    // In memory where the machine has a folder for that.
+    // The folder is in memory where the machine has one.
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
     let mut simulator = Simulator::open(dir.path())?;
     let without = (!args.without.is_empty()).then(|| Plant::Without(args.without.iter().copied().collect()));

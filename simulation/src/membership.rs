@@ -32,9 +32,9 @@ pub(crate) struct Group {
     incarnation: u64,
     is_deleted: bool,
     pub(crate) entries: Vec<Entry>,
-    /// Who is a member after each entry.
+    /// The members after each entry.
     pub(crate) members_after: Vec<Members>,
-    /// Who is a member or banned: the account, and since which position.
+    /// Members and banned users, each with its account and the position since which that is so.
     people: BTreeMap<String, (Standing, u64, u64)>,
 }
 
@@ -250,7 +250,7 @@ impl Groups {
 }
 
 impl World<'_> {
-    /// What workers have not done yet.
+    /// The first row that workers have not done yet.
     pub(crate) fn outboxes(&self) -> Option<String> {
         let timelines = MAP.all().filter(|shard| shard.kind == ShardKind::Timeline);
         let waiting = timelines.filter_map(|shard| {

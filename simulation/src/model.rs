@@ -29,13 +29,13 @@ use crate::{
 };
 
 pub(crate) struct Model {
-    /// Of each user and incarnation.
+    /// Inboxes, by user and incarnation.
     pub(crate) inboxes: BTreeMap<(String, u64), Inbox>,
     /// The incarnation that has the name now; None while it is deleted.
     owners: BTreeMap<String, Option<u64>>,
     /// The one that had it first.
     first_owners: BTreeMap<String, u64>,
-    /// Of each user whose deletion was answered: sessions below this generation are over.
+    /// Users whose deletion was answered, each with the generation below which sessions are over.
     over_below: BTreeMap<String, u64>,
     pub(crate) devices: Vec<Device>,
     pub(crate) groups: Groups,
@@ -56,7 +56,7 @@ pub(crate) struct Inbox {
     epoch: u64,
     /// The operator has been told that its owner is deleted.
     is_closed: bool,
-    /// In the order of their positions.
+    /// Entries in the order of their positions.
     pub(crate) entries: Vec<Entry>,
     /// Sender, its device and the client's id: at which position.
     pub(crate) known: BTreeMap<(String, String, String), u64>,
@@ -77,11 +77,11 @@ struct Withheld {
 pub(crate) struct Entry {
     pub(crate) envelope: Envelope,
     pub(crate) bytes: Bytes,
-    /// In a group: the incarnation of the sender's account.
+    /// The incarnation of the sender's account, in a group.
     pub(crate) by: u64,
     /// The store has removed the content, as its time was over.
     pub(crate) is_gone: bool,
-    /// It was recalled, or is an edit of such a message.
+    /// The message was recalled, or is an edit of such a message.
     pub(crate) is_recalled: bool,
     /// To files.
     pub(crate) media: Vec<Reference>,
@@ -91,7 +91,7 @@ pub(crate) struct Entry {
 pub(crate) struct Device {
     pub(crate) user: String,
     pub(crate) name: String,
-    /// Of the account for which it signs in.
+    /// The incarnation of the account for which the device signs in.
     pub(crate) incarnation: u64,
     /// The next position that it must be shown.
     pub(crate) next: u64,
@@ -104,13 +104,13 @@ pub(crate) struct Device {
     pub(crate) groups: SeenGroups,
 }
 
-/// How a send ended.
+/// The end of a send.
 #[derive(Debug, Clone)]
 pub(crate) enum Ended {
     Accepted(Accepted),
     /// For good: it must not be in any timeline.
     Refused(String),
-    /// It may be there, once.
+    /// The message may be there, once.
     Unknown,
 }
 
@@ -404,7 +404,7 @@ impl Model {
         known.acknowledged = known.acknowledged.max(position.seq);
     }
 
-    /// It restarts: nobody hears the answers to what it sent.
+    /// The device restarts: nobody hears the answers to its sends.
     pub(crate) fn forgets(&mut self, device: usize) {
         for client_id in std::mem::take(&mut self.devices[device].waits) {
             self.devices[device].sends.insert(client_id, Some(Ended::Unknown));
@@ -475,7 +475,7 @@ pub(crate) fn is_of_group(append: &Append) -> bool {
     append.timeline.as_ref().is_some_and(|timeline| timeline.kind() == Kind::Group)
 }
 
-/// Whose timeline it is; empty if none is named.
+/// The owner of the timeline; empty if none is named.
 pub(crate) fn owner_of(timeline: Option<&TimelineKey>) -> &str {
     timeline.and_then(|timeline| timeline.owner_str().ok()).unwrap_or_default()
 }

@@ -11,7 +11,7 @@ use carillon_proto::pb::{
 
 use crate::{clients::device_name, world::World};
 
-/// Of each device and client id: the message that the client has named last. Kept only if gateways are to fill in none.
+/// The message that the client has named last, by device and client id. Kept only if gateways are to fill in none.
 pub(crate) type Named = BTreeMap<(Bytes, Bytes), Bytes>;
 
 /// A mechanism that keeps the order of one device's messages to one user, or of its sign-ins.

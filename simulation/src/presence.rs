@@ -106,7 +106,7 @@ pub(crate) fn people(seed: u64, users: usize, devices: usize, from: Time, until:
     people
 }
 
-/// What a device shows that changes it all the time: soon again, and often back to what was before.
+/// Presences of a device that changes it all the time: soon again, and often back to the one before.
 pub(crate) fn flaps(device: usize, from: Time, until: Time, random: &mut Random) -> Vec<(usize, Time, Show, bool)> {
     let (mut flaps, mut at) = (Vec::new(), random.between(from, until));
     for _ in 0..random.between(4, 12) {
@@ -158,9 +158,9 @@ pub(crate) struct Presence {
     statuses: BTreeMap<String, Status>,
     /// Until when the one may see the other; `Time::MAX`: now.
     sight: BTreeMap<Pair, Time>,
-    /// When a router has last heard from the store that it may.
+    /// The time at which a router has last heard from the store that it may.
     heard: BTreeMap<Pair, Time>,
-    /// What answers of the store say that are on their way.
+    /// Answers of the store that are on their way.
     answers: BTreeMap<(WireId, u64), Vec<Pair>>,
     /// Pairs of a user and one whom it has ever blocked.
     blocks: BTreeSet<(String, String)>,
@@ -254,7 +254,7 @@ impl World<'_> {
         }
     }
 
-    /// It is away, with or without its gateway, until all else is quiet.
+    /// The device is away, with or without its gateway, until all else is quiet.
     pub(crate) fn client_leaves(&mut self, client: usize, with_gateway: bool) {
         if self.is_out_or_away(client) {
             return;
@@ -268,7 +268,7 @@ impl World<'_> {
         }
     }
 
-    /// Those who were away come back; false if nobody was.
+    /// Brings devices back that were away; false if none was.
     pub(crate) fn clients_return(&mut self) -> bool {
         let away: Vec<usize> = (0..self.clients.len()).filter(|client| self.clients[*client].is_away).collect();
         for client in &away {
@@ -322,7 +322,7 @@ impl World<'_> {
         lists.collect()
     }
 
-    /// What a user shows: of its devices that are there, the one with the highest priority counts.
+    /// The presence of a user: of its devices that are there, the one with the highest priority counts.
     fn shown_by(&self, user: &str) -> (Show, String) {
         let there = self.clients.iter().filter(|client| user_name(client.user) == user && !client.is_away);
         let shown = there.filter_map(|client| client.shown.as_ref()).rfind(|set| set.show() != Show::Unspecified);
@@ -366,7 +366,7 @@ impl World<'_> {
         })
     }
 
-    /// Who sees somebody is known as such by the other one, unless one of them has blocked the other.
+    /// A user who sees another is known as such by the other one, unless one of them has blocked the other.
     pub(crate) fn check_contacts(&self) -> Result<(), String> {
         if self.scenario.people.shows.is_empty() {
             return Ok(());

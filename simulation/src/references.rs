@@ -24,7 +24,7 @@ use crate::{
     world::World,
 };
 
-/// So many messages a device remembers.
+/// Messages that a device remembers.
 const REMEMBERED: usize = 16;
 const EMOJIS: [&[&str]; 4] = [&["x"], &["y"], &["x", "y"], &[]];
 const VOTES: [&[u32]; 4] = [&[0], &[1], &[0, 1], &[]];
@@ -35,7 +35,7 @@ const OPTIONS: [&str; 2] = ["a", "b"];
 pub(crate) struct Known {
     /// With whom: the other user, or the group with `@` before its name. And whether it is a poll.
     messages: VecDeque<(String, MessageRef, bool)>,
-    /// Of the device's own sends: those that are about another message.
+    /// Own sends of the device that are about another message.
     about: BTreeSet<String>,
     /// And those that are polls.
     polls: BTreeSet<String>,
@@ -86,7 +86,7 @@ impl Known {
         self.messages.push_back((with, message, is_poll));
     }
 
-    /// What the device says to this user: mostly something new.
+    /// The next message of the device to this user: mostly something new.
     pub(crate) fn says(&mut self, own: &str, to: &str, client_id: &str, random: &mut Random) -> Content {
         // Mostly it would be too late for one that expires.
         let mut is_meant = |message: &MessageRef| message.expires_at_ms == 0 || random.in_thousand(200);
@@ -146,7 +146,7 @@ pub(crate) fn body(envelope: &Envelope) -> Option<&Body> {
     envelope.content.as_ref()?.body.as_ref()
 }
 
-/// What the message is about.
+/// The message that this one is about.
 pub(crate) fn about(envelope: &Envelope) -> Option<&MessageRef> {
     match body(envelope)? {
         Body::Edit(edit) => edit.target.as_ref(),
@@ -171,7 +171,7 @@ fn pair(envelope: &Envelope) -> [String; 2] {
     users
 }
 
-/// What has become of each message of an inbox with these entries, made of nothing but the messages in it.
+/// The state of each message of an inbox with these entries, made of nothing but the messages in it.
 pub(crate) fn states(entries: &[Entry], owner: &str) -> Vec<MessageState> {
     let mut made: Vec<Vec<&Entry>> = vec![Vec::new(); entries.len()];
     for (at, entry) in entries.iter().enumerate() {
@@ -226,7 +226,7 @@ fn is_of_author(envelope: &Envelope) -> bool {
     matches!(body(envelope), Some(Body::Edit(_) | Body::Recall(_)))
 }
 
-/// Of a message that these are about, from the earliest on.
+/// The state of a message, made of the messages about it, from the earliest on.
 fn state(made: &[&Entry], target: &Entry, reader: &(String, u64)) -> MessageState {
     let is = |wanted: fn(&Body) -> bool| {
         made.iter().map(|entry| &entry.envelope).filter(move |envelope| body(envelope).is_some_and(wanted))

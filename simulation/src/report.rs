@@ -11,7 +11,7 @@ use crate::{
 /// Counts of one run, or of many.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Of all that happened and when: two runs of one seed have the same.
+    /// A hash of all that happened, with the times: two runs of one seed have the same.
     pub digest: u64,
     pub events: u64,
     /// Virtual microseconds.

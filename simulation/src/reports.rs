@@ -59,13 +59,13 @@ impl Kept {
 /// A report that a user wants to make.
 struct Asked {
     conversation: TimelineKey,
-    /// How many entries the timelines of this name had.
+    /// Numbers of entries that the timelines of this name had.
     from: BTreeMap<u64, usize>,
     /// The user may report all these messages.
     is_right: bool,
 }
 
-/// Who reports what, and when, and when moderators resolve a report; by random numbers of its own.
+/// Reports of users, and times at which moderators resolve one, by random numbers of their own.
 pub(crate) fn reports(seed: u64, users: usize, from: Time, until: Time) -> Vec<(usize, Time, Want)> {
     let mut random = Random::new(seed ^ 0x7265_706f_7274);
     let mut one = || {
@@ -213,7 +213,7 @@ impl Model {
         let key = key(&report.user, report.incarnation, &report.client_id);
         let Some(asked) = self.reported.asked.get(&key) else { return };
         let stays = match self.timelines(&asked.conversation, &account).last() {
-            // Who has left it meanwhile, or has come back, does not see the same.
+            // A user who has left it meanwhile, or has come back, does not see the same.
             Some(Timeline::Group(group)) => {
                 asked.from.get(&group.epoch).is_some_and(|from| group.stays(*from, &account))
             }
@@ -318,7 +318,7 @@ fn edited(envelope: &Envelope) -> Option<&str> {
     }
 }
 
-/// As the router makes it.
+/// The key of a report, as the router makes it.
 fn key(user: &str, incarnation: u64, client_id: &str) -> Vec<u8> {
     let (user, device) = (UserId::new(user).expect("valid"), DeviceId::new(DEVICE).expect("valid"));
     let client_id = ClientId::new(client_id).expect("valid");

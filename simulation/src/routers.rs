@@ -133,7 +133,7 @@ impl World<'_> {
         self.at_router(router, after, RouterEvent::Starts);
     }
 
-    /// In order: out of the ring first, and gone when others have had time to hear of it.
+    /// Ends a router in order: out of the ring first, and gone when others have had time to hear of it.
     pub(crate) fn router_leaves(&mut self, router: usize) {
         let keeper = &mut self.routers[router].keeper;
         let Some(lease) = keeper.lease().filter(|_| !keeper.is_over) else { return };

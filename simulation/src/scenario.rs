@@ -12,6 +12,9 @@ use crate::{
     store::changes,
 };
 
+const SIGN_IN_TIMEOUT: Time = 3 * SECOND;
+const SHORT_SIGN_IN_TIMEOUT: Time = 700 * MS;
+
 /// How large the world is, what is sent in it and what goes wrong. Most runs have some of the faults only, so that each
 /// is seen alone and with every other one.
 #[derive(Debug, Clone)]
@@ -28,51 +31,53 @@ pub(crate) struct Scenario {
     pub(crate) deletions: Vec<(usize, Time)>,
     /// After it nothing goes wrong any more.
     pub(crate) heals_at: Time,
+    /// The time for which a client waits for the answer to its sign-in.
+    pub(crate) sign_in_timeout: Time,
     pub(crate) send_timeout: Time,
-    /// How long a gateway tries a request.
+    /// The time for which a gateway tries a request.
     pub(crate) gateway_deadline_ms: u64,
     pub(crate) window: u32,
     pub(crate) heartbeat_ms: u32,
     /// Least and most of a message's way.
     pub(crate) latency: (Time, Time),
-    /// Of a write to the disk.
+    /// The time of a write to the disk.
     pub(crate) disk: (Time, Time),
     /// Most writes in an entry.
     pub(crate) entry: u64,
-    /// In thousand messages: those that take much longer than the others.
+    /// Messages in a thousand that take much longer than the others.
     pub(crate) slow: u64,
     /// Mean pauses between faults of a kind; None: there are none.
     pub(crate) faults: Vec<(Fault, Time)>,
     /// Pushes that wait for a link; more are dropped.
     pub(crate) pushes: usize,
-    /// In thousand pushes.
+    /// Pushes in a thousand that come twice, or late.
     pub(crate) pushes_doubled: u64,
     pub(crate) pushes_late: u64,
     /// Messages that wait for another router; of more only the positions are told, later.
     pub(crate) hints: usize,
-    /// In thousand messages between routers: those with which the link breaks.
+    /// Messages between routers in a thousand with which the link breaks.
     pub(crate) peers_break: u64,
     /// Most that a router learns of a change of the registry too late.
     pub(crate) registry_late: Time,
-    /// In thousand writes that the store calls too many.
+    /// Writes in a thousand that the store calls too many.
     pub(crate) busy: u64,
     /// Cursors of devices that are gone for so long, by the shard's clock, are swept out; 0: never.
     pub(crate) cursor_age_ms: u64,
     /// When the last storage node can read the level of this program: until then commands to timelines are of the level before
     /// cursors in groups. None: all can when the run begins.
     pub(crate) level_rises: Option<Time>,
-    /// When the whole store stands still, and until when: longer than gateways try, in one run of five.
+    /// The time in which the whole store stands still: longer than gateways try, in one run of five.
     pub(crate) stands: Option<(Time, Time)>,
-    /// How long a gateway stands still that does.
+    /// The time for which a gateway stands still.
     pub(crate) gateways_stand: Option<(Time, Time)>,
-    /// What an operator does with storage nodes, and when; empty in half of the runs.
+    /// Acts of an operator on storage nodes, and their times; none in half of the runs.
     pub(crate) changes: Vec<(Change, Time)>,
-    /// Who wants what of groups, conversations, scheduled and expiring messages, reports and files, and when.
+    /// Wishes about groups, conversations, scheduled and expiring messages, reports and files: the user, the time, the wish.
     /// No files where the level rises.
     pub(crate) groups: Vec<(usize, Time, Want)>,
-    /// What users do with contacts and presence. Nothing where the level rises, and nobody has contacts before.
+    /// Acts of users on contacts and presence. None where the level rises, because nobody has contacts before.
     pub(crate) people: People,
-    /// In thousand deliveries after which the application acknowledges.
+    /// Deliveries in a thousand after which the application acknowledges.
     pub(crate) acknowledged: u64,
 }
 
@@ -168,6 +173,7 @@ impl Scenario {
             routers: random.between(1, 4) as usize,
             bursts,
             heals_at,
+            sign_in_timeout: SIGN_IN_TIMEOUT,
             send_timeout: random.between(3, 20) * SECOND,
             gateway_deadline_ms: random.between(1500, 10_000),
             window: random.between(1, 16) as u32,
@@ -210,10 +216,12 @@ impl Scenario {
         }
     }
 
-    /// Longer than a client waits for its sign-in; and then it signs in at another one.
+    /// Has gateways stand still for longer than a client waits for its sign-in, so that the client signs in at another one meanwhile.
     pub(crate) fn let_gateways_stand(&mut self) {
         self.gateways = self.gateways.max(2);
-        self.gateways_stand = Some((2 * SECOND, 6 * SECOND));
+        self.sign_in_timeout = SHORT_SIGN_IN_TIMEOUT;
+        // No longer than a lease: a gateway whose lease has ended signs nobody in.
+        self.gateways_stand = Some((SHORT_SIGN_IN_TIMEOUT, 3 * SECOND));
         self.faults = vec![(Fault::GatewayPauses, 1000 * MS), (Fault::ClientWire, 300 * MS)];
         self.heals_at += 8 * SECOND;
         self.deletions.clear();

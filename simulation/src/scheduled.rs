@@ -43,7 +43,7 @@ struct Planned {
     at_once: bool,
 }
 
-/// What users want sent later, and when they want that, by random numbers of its own.
+/// Messages that users want sent later, and the times at which they want it, by random numbers of their own.
 pub(crate) fn schedules(seed: u64, users: usize, from: Time, until: Time) -> Vec<(usize, Time, Want)> {
     let mut random = Random::new(seed ^ 0x7363_6865_6475);
     let mut one = || {
@@ -155,7 +155,7 @@ impl Model {
 }
 
 impl World<'_> {
-    /// What is kept for this user now; nothing if it has no account.
+    /// Scheduled messages that are kept for this user now; none if it has no account.
     fn scheduled_of(&self, user: &str) -> Vec<(u64, ScheduledRow)> {
         let Some(incarnation) = self.model.owner(user) else { return Vec::new() };
         let timeline = TimelineId::Inbox(UserId::new(user).expect("valid"));
@@ -177,7 +177,7 @@ impl World<'_> {
         })
     }
 
-    /// What was kept, and not cancelled, is in both inboxes, or is said to have failed.
+    /// Every message that was kept, and not cancelled, is in both inboxes, or is said to have failed.
     pub(crate) fn check_scheduled(&self) -> Result<(), String> {
         for ((user, client_id), planned) in &self.model.scheduled.0 {
             let Some(id) = planned.id.filter(|_| self.model.owner(user) == Some(planned.incarnation)) else { continue };

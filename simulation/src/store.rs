@@ -41,9 +41,9 @@ const FOUNDERS: usize = 3;
 /// All that there may be at a time.
 pub(crate) const NODES: usize = 4;
 pub(crate) const MAP: ShardMap = ShardMap { directory: 1, timeline: 2 };
-/// How often the lease clock advances.
+/// The time between two steps of the lease clock.
 const CLOCK: Time = 500 * MS;
-/// How often the leaders of the shards look for what is to be swept out.
+/// The time between two looks of the shards' leaders for what is to be swept out.
 const SWEEP: Time = 300 * MS;
 /// So many times faster time passes for what gives slots to routers: a router waits for a slot for a quarter of a second.
 const SLOTS_HURRY: u32 = 60;
@@ -51,7 +51,7 @@ const SLOTS_HURRY: u32 = 60;
 pub(crate) struct Cluster<'m> {
     machines: &'m mut Machines,
     shards: BTreeMap<ShardId, Shard>,
-    /// Of each stream.
+    /// Lanes of each stream.
     lanes: BTreeMap<WireId, Lanes>,
     /// Which nodes are up.
     up: [Arc<AtomicBool>; NODES],
@@ -486,7 +486,7 @@ fn collects(command: &Bytes) -> Option<CollectMedia> {
     }
 }
 
-/// How many cursors the command moves with others.
+/// Number of cursors that the command moves with others.
 fn moves(command: &Bytes) -> u64 {
     match TimelineCommand::decode(command.clone()).expect("it was applied").op {
         Some(timeline_command::Op::MoveCursors(moves)) => moves.moved.len() as u64,

@@ -19,7 +19,7 @@ pub(crate) enum Ends {
         gateway: usize,
         router: usize,
     },
-    /// Of somebody who speaks to a router about groups.
+    /// The wire of a user who speaks to a router about groups.
     Talker {
         user: usize,
         router: usize,
@@ -46,7 +46,7 @@ struct Wire {
     ends: Ends,
     /// Towards each side: when the last message arrives.
     last: [Time; 2],
-    /// When each side learns of the end; what would arrive later is lost.
+    /// The times at which the sides learn of the end. Messages that would arrive later are lost.
     cut: [Option<Time>; 2],
     /// Sides that know.
     gone: [bool; 2],
@@ -81,7 +81,7 @@ impl Wires {
         self.last_id
     }
 
-    /// None when one side, asked about, has heard of its end.
+    /// `None` once the side that is asked about has heard of the wire's end.
     pub(crate) fn ends(&self, wire: WireId, side: Side) -> Option<Ends> {
         self.open.get(&wire).filter(|wire| !wire.gone[side.index()]).map(|wire| wire.ends)
     }
@@ -91,7 +91,7 @@ impl Wires {
         self.open.iter().map(|(id, wire)| (*id, wire.ends))
     }
 
-    /// When a message that takes `latency` arrives at `to`, behind those before it. None: it is lost.
+    /// The time at which a message that takes `latency` arrives at `to`, behind those before it. `None`: it is lost.
     pub(crate) fn send(&mut self, wire: WireId, to: Side, now: Time, latency: Time) -> Option<Time> {
         let wire = self.open.get_mut(&wire).filter(|wire| !wire.gone[to.other().index()])?;
         let at = (now + latency).max(wire.last[to.index()]);
@@ -106,7 +106,7 @@ impl Wires {
         (!lost).then_some(wire.ends)
     }
 
-    /// It breaks: each side learns of it at its time. Gives the sides that did not know of an end.
+    /// Breaks the wire: each side learns of it at its time. Gives the sides that did not know of an end.
     pub(crate) fn cut(&mut self, wire: WireId, at: [Time; 2]) -> Vec<(Side, Time)> {
         let Some(wire) = self.open.get_mut(&wire) else { return Vec::new() };
         let mut cut = Vec::new();
@@ -120,7 +120,7 @@ impl Wires {
         cut
     }
 
-    /// One side closes it, and the other hears all that was said before. Gives when it hears of the end.
+    /// Closes the wire at one side; the other side hears all that was said before. Gives the time at which it hears of the end.
     pub(crate) fn close(&mut self, wire: WireId, by: Side, at: Time) -> Option<Time> {
         let other = by.other().index();
         let known = self.open.get_mut(&wire)?;

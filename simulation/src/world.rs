@@ -257,7 +257,7 @@ impl<'m> World<'m> {
             Event::Router { router, life, what } if self.routers[router].life == life => {
                 self.router_event(router, what);
             }
-            // Of a process that is no more.
+            // An event of a process that is no more.
             Event::Gateway { .. } | Event::Router { .. } => {}
             Event::Client { client, what } => self.client_event(client, what),
             Event::Group { user, what } => self.group_event(user, what),

@@ -55,9 +55,9 @@ pub(super) struct Disks {
     leads: LeadLoads,
 }
 
-/// What the nodes tell of their leads.
+/// Reports of the nodes about their leads.
 struct LeadLoads {
-    /// Of its own, so that the rest of a run is what it is without loads.
+    /// Random numbers of its own, so that the rest of a run is what it is without loads.
     random: Random,
     rates: BTreeMap<ShardId, u64>,
     slow: BTreeSet<u64>,
@@ -119,7 +119,7 @@ impl Group {
         self.replicas.values().any(|replica| Some(replica.node) == node)
     }
 
-    /// Those who may win an election: a majority has no more than they have.
+    /// Nodes that may win an election: a majority has no more than they have.
     fn candidates(&self, runs: impl Fn(u64) -> bool) -> Vec<u64> {
         let wins = |id: &u64| {
             let own = &self.replicas[id];
@@ -276,7 +276,7 @@ impl World<'_> {
         }
     }
 
-    /// What the registry's leader knows of the leads now. It changes until all is healed.
+    /// The leads, as the registry's leader knows them now. They change until all is healed.
     fn leads_told(&mut self, rows: &Rows) -> Leads {
         let leads = &mut self.cluster.disks.leads;
         if self.healed {
@@ -366,7 +366,7 @@ impl World<'_> {
         }
     }
 
-    /// What an operator does, as soon as the registry takes it.
+    /// Carries out an act of the operator as soon as the registry takes it.
     pub(super) fn operator(&mut self, number: usize) {
         let rows = self.cluster.machines.rows();
         if !rows.may_change() || !self.cluster.registry_is_led() {
@@ -431,7 +431,7 @@ impl World<'_> {
                 let replicas = shard.group.iter_mut().flat_map(|group| group.replicas.values_mut());
                 replicas.filter(|replica| Some(replica.node) == number).for_each(|replica| replica.entries = 0);
             }
-            // It is back before anybody misses it, and votes.
+            // The node is back before anybody misses it, and votes.
             return MAP.all().for_each(|shard| self.leader_changes(shard));
         }
         self.cluster.disks.numbers[node] = None;

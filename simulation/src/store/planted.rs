@@ -58,7 +58,7 @@ impl World<'_> {
                 (Plant::CancelledGoOn, Some(timeline_command::Op::ChangeScheduled(change)))
                     if matches!(change.change, Some(Change::Cancel(_))) =>
                 {
-                    // It sets what the message has anyway.
+                    // The change sets what the message has anyway.
                     change.change = Some(Change::Set(SetScheduled::default()));
                 }
                 (Plant::SentEarly, Some(timeline_command::Op::Schedule(schedule))) => schedule.at_ms = 1,
@@ -76,7 +76,7 @@ impl World<'_> {
                 (Plant::OthersEdit, Some(timeline_command::Op::Append(append))) if !is_of_group(append) => {
                     let is_edit = |header: &Header| header.kind() == header::Kind::Edit;
                     let edit = append.header.as_deref().filter(|header| is_edit(header));
-                    // As the copy in an own inbox, whose message was allowed before.
+                    // Taken for the copy in an own inbox, whose message was allowed before.
                     if edit.and_then(|edit| edit.refers_to.as_ref()).is_some_and(|reference| !reference.by_sender) {
                         append.sender = Bytes::new();
                     }

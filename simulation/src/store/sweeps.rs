@@ -68,7 +68,7 @@ impl World<'_> {
     }
 }
 
-/// How many rows the command sweeps.
+/// Number of rows that the command sweeps.
 fn swept_by(shard: ShardId, command: &Bytes) -> u64 {
     match shard.kind {
         ShardKind::Directory => 1,
