@@ -32,11 +32,11 @@ use carillon_proto::{
             ListDomainsRequest, ListGroupsReply, ListGroupsRequest, ListMembersReply, ListMembersRequest,
             ListOutboxReply, ListOutboxRequest, ListReportsReply, ListReportsRequest, ListSessionsReply,
             ListSessionsRequest, ListUsersReply, ListUsersRequest, NodeRelease, PutUserReply, PutUserRequest,
-            ReadReportFileReply, ReadReportFileRequest, ReadReportReply, ReadReportRequest, ResolveReportReply,
-            ResolveReportRequest, RevokeTokensReply, RevokeTokensRequest, SetDomainReply, SetDomainRequest,
-            SetMemberRoleReply, SetMemberRoleRequest, SettleDeadLettersReply, SettleDeadLettersRequest, ShardStatus,
-            ShowGroupReply, ShowGroupRequest, ShowUserReply, ShowUserRequest, StatusReply, StatusRequest,
-            TraceMessageReply, TraceMessageRequest, WatchRequest, admin_server,
+            ReadReportFileReply, ReadReportFileRequest, ReadReportReply, ReadReportRequest, RemoveMemberReply,
+            RemoveMemberRequest, ResolveReportReply, ResolveReportRequest, RevokeTokensReply, RevokeTokensRequest,
+            SetDomainReply, SetDomainRequest, SetMemberRoleReply, SetMemberRoleRequest, SettleDeadLettersReply,
+            SettleDeadLettersRequest, ShardStatus, ShowGroupReply, ShowGroupRequest, ShowUserReply, ShowUserRequest,
+            StatusReply, StatusRequest, TraceMessageReply, TraceMessageRequest, WatchRequest, admin_server,
         },
         diagnostics::Description,
         store::{
@@ -261,6 +261,14 @@ impl admin_server::Admin for Admin {
     ) -> Result<Response<SetMemberRoleReply>, Status> {
         let request = about_group(request, |request| &request.group)?;
         self.give_role(request).await.map(Response::new)
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<RemoveMemberRequest>,
+    ) -> Result<Response<RemoveMemberReply>, Status> {
+        let request = about_group(request, |request| &request.group)?;
+        self.put_out_of_group(request).await.map(Response::new)
     }
 
     async fn delete_group(&self, request: Request<DeleteGroupRequest>) -> Result<Response<DeleteGroupReply>, Status> {
