@@ -63,6 +63,23 @@ impl GroupChanging {
         }
     }
 
+    pub(crate) fn bans(&self) -> bool {
+        matches!(&self.change, Change::Members(op) if op.change() == OfMembers::Ban)
+    }
+
+    /// True if the change takes something from the users whom it names and gives them nothing, so that they may be of a domain to which the group's
+    /// no longer talks.
+    pub(crate) fn takes_away(&self) -> bool {
+        let Change::Members(op) = &self.change else { return false };
+        match op.change() {
+            OfMembers::Leave | OfMembers::Remove | OfMembers::Ban => true,
+            OfMembers::Mute => op.muted_until_ms != 0,
+            // The lowest one: a router does not know which one the member has.
+            OfMembers::Role => op.role() == Role::Reader,
+            OfMembers::Unspecified | OfMembers::Join | OfMembers::Add | OfMembers::Invite | OfMembers::Pardon => false,
+        }
+    }
+
     /// A user who wants nothing of the sender in groups: is not added, and is not told of other changes.
     pub(crate) fn is_unwanted(&mut self, user: String) -> Result<(), Failure> {
         match &mut self.change {
@@ -149,6 +166,11 @@ pub(crate) fn asked(change: Option<link::change_group::Change>) -> Result<Change
         Asked::Members(members) => Change::Members(members),
         Asked::Delete(DeleteGroup {}) => Change::Delete(DeleteGroup {}),
     })
+}
+
+/// True if the change lets its sender out of the group.
+pub(crate) fn leaves(change: &Change) -> bool {
+    matches!(change, Change::Members(op) if op.change() == OfMembers::Leave)
 }
 
 /// What the envelope says of the change.

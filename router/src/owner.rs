@@ -16,6 +16,7 @@ mod privacy;
 mod reports;
 mod scheduled;
 mod sessions;
+mod taking_back;
 mod timelines;
 mod users;
 mod watching;

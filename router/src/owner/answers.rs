@@ -71,6 +71,8 @@ pub(super) enum Continuation {
     Moved(Box<Moves<ReplySlot>>),
     /// The answer tells whether the message was sent before.
     Repeated(Box<Sending>),
+    /// The recipient of a message that is taken back, whose domain no longer talks to the sender's, was read.
+    TakingBack(Box<Sending>),
     FirstAppend(Box<Sending>),
     SecondAppend(Box<Sending>),
     GroupAppend(Box<GroupMessage>),
@@ -159,6 +161,7 @@ impl Owner {
             }
             Continuation::Cursor(slots) => self.end_all(slots, &done(answer)),
             Continuation::Moved(moves) => self.moved(*moves, answer, now),
+            Continuation::TakingBack(sending) => self.read_beyond(sending, answer, now),
             Continuation::Repeated(sending) => self.looked_for_first(sending, answer, now),
             Continuation::FirstAppend(sending) => self.first_appended(sending, answer, now),
             Continuation::SecondAppend(sending) => self.second_appended(sending, answer, now),

@@ -9,8 +9,8 @@ use carillon_proto::{
         client::Position,
         link::{self, Heads, TimelineHead, router_request::Op},
         store::{
-            self, BlockedUser, HeadRead, Person, ReadHead, ReadHeads, ReadUser, TimelineCommand, User, store_request,
-            timeline_command,
+            self, BlockedUser, HeadRead, Person, ReadHead, ReadHeads, ReadUser, TimelineCommand, User, header::Kind,
+            store_request, timeline_command,
         },
     },
 };
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::{Answer, Continuation, Effect, Following, Owner, appended, unexpected};
 use crate::{
     delivery::Delivery,
-    group_changes::{GroupChanging, asked, told},
+    group_changes::{GroupChanging, asked, leaves, told},
     group_messages::{GroupContext, GroupMessage, Said},
     metrics,
     reply::{Failure, ReplySlot},
@@ -113,7 +113,8 @@ impl Owner {
             expires_after_ms: send.expires_after_ms,
             to_incarnation: send.to_incarnation,
         };
-        match self.message(&said, parts, now, time_ms) {
+        let takes_back = send.header.as_ref().is_some_and(|header| header.kind() == Kind::Recall);
+        match self.message(&said, takes_back, parts, now, time_ms) {
             Ok(message) => {
                 let op = timeline_command::Op::Append(message.append());
                 let (timeline, deadline) = (message.timeline(), message.deadline);
@@ -155,16 +156,18 @@ impl Owner {
         }
     }
 
-    /// A message of somebody who may talk to the group's domain.
+    /// A message of somebody who may talk to the group's domain. `ends`: the message takes back what its sender has said, or lets the sender out
+    /// of the group, which may always be done.
     fn message(
         &self,
         said: &Said<'_>,
+        ends: bool,
         parts: GroupContext,
         now: Instant,
         time_ms: u64,
     ) -> Result<GroupMessage, (ReplySlot, Failure)> {
         let message = GroupMessage::new(said, parts, now, time_ms)?;
-        if self.topology.domains.allow(message.sender.domain(), message.group.domain()) {
+        if ends || self.topology.domains.allow(message.sender.domain(), message.group.domain()) {
             return Ok(message);
         }
         let failure = Failure::OtherDomain(message.group.to_string());
@@ -192,12 +195,13 @@ impl Owner {
             expires_after_ms: 0,
             to_incarnation: None,
         };
-        let message = match self.message(&said, parts, now, time_ms) {
+        let message = match self.message(&said, leaves(&wanted), parts, now, time_ms) {
             Ok(message) => message,
             Err((slot, failure)) => return self.refuse(slot, &failure),
         };
         let number = self.next_token;
         let mut changing = GroupChanging::new(message, wanted);
+        let takes_away = changing.takes_away();
         self.follow_domain(&mut changing);
         let (sender, incarnation, deadline) =
             (changing.message.sender.clone(), changing.message.incarnation, changing.deadline());
@@ -206,7 +210,7 @@ impl Owner {
         for (at, person) in changing.people_mut().iter_mut().enumerate() {
             match UserId::new(&person.user) {
                 Ok(user) if user == sender => person.incarnation = incarnation,
-                Ok(user) if !self.topology.domains.allow(user.domain(), domain.as_deref()) => {
+                Ok(user) if !takes_away && !self.topology.domains.allow(user.domain(), domain.as_deref()) => {
                     let failure = Failure::OtherDomain(user.to_string());
                     return self.refuse(changing.message.slot, &failure);
                 }
@@ -236,16 +240,23 @@ impl Owner {
     ) {
         let Some(changing) = self.changing.get_mut(&number) else { return };
         changing.waits -= 1;
+        let (group, bans, takes_away) = (changing.message.group.clone(), changing.bans(), changing.takes_away());
         let Some(person) = changing.people_mut().get_mut(at) else { return };
+        let name = person.user.clone();
+        let is_beyond = takes_away && !self.topology.domains.allow_ids(&name, group.as_str());
+        // Users who were never in the group hear nothing from beyond the border of their domain.
+        let hears = !(is_beyond && bans);
         let failed = match answer {
             Ok(StoreAnswer::User(User { account: Some(account), allowed, .. })) if !account.deleted => {
                 person.incarnation = account.incarnation;
-                let name = person.user.clone();
                 // A node of the release before says nothing of it.
                 let opens = allowed.is_none_or(|allowed| allowed.groups);
-                if opens { None } else { changing.is_unwanted(name).err() }
+                if opens && hears { None } else { changing.is_unwanted(name).err() }
             }
-            Ok(StoreAnswer::User(_)) => Some(Failure::NoUser(person.user.clone())),
+            // The answer is the same whether there is such a user beyond the border or not: the rows of the group decide.
+            Ok(StoreAnswer::User(_)) if is_beyond && hears => None,
+            Ok(StoreAnswer::User(_)) if is_beyond => changing.is_unwanted(name).err(),
+            Ok(StoreAnswer::User(_)) => Some(Failure::NoUser(name)),
             other => Some(unexpected(other)),
         };
         changing.failed = changing.failed.take().or(failed);
