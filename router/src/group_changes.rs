@@ -68,15 +68,21 @@ impl GroupChanging {
     }
 
     /// True if the change takes something from the users whom it names and gives them nothing, so that they may be of a domain to which the group's
-    /// no longer talks.
+    /// no longer talks. Whether a role does is for their present one to say.
     pub(crate) fn takes_away(&self) -> bool {
         let Change::Members(op) = &self.change else { return false };
         match op.change() {
-            OfMembers::Leave | OfMembers::Remove | OfMembers::Ban => true,
+            OfMembers::Leave | OfMembers::Remove | OfMembers::Ban | OfMembers::Role => true,
             OfMembers::Mute => op.muted_until_ms != 0,
-            // The lowest one: a router does not know which one the member has.
-            OfMembers::Role => op.role() == Role::Reader,
             OfMembers::Unspecified | OfMembers::Join | OfMembers::Add | OfMembers::Invite | OfMembers::Pardon => false,
+        }
+    }
+
+    /// The role that the change gives to the users whom it names.
+    pub(crate) fn role(&self) -> Option<Role> {
+        match &self.change {
+            Change::Members(op) if op.change() == OfMembers::Role => Some(op.role()),
+            _ => None,
         }
     }
 

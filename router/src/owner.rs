@@ -7,6 +7,7 @@ mod conversations;
 mod deliveries;
 mod direct;
 mod domains;
+mod group_people;
 mod groups;
 mod media;
 mod messages;

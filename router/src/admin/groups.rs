@@ -81,7 +81,11 @@ impl Admin {
         Ok(ListMembersReply { members, next })
     }
 
-    pub(super) async fn give_role(&self, request: SetMemberRoleRequest) -> Result<SetMemberRoleReply, Status> {
+    pub(super) async fn give_role(
+        &self,
+        scope: &Scope,
+        request: SetMemberRoleRequest,
+    ) -> Result<SetMemberRoleReply, Status> {
         let (role, SetMemberRoleRequest { group, user, key, .. }) = (request.role(), request);
         let (group, user) = (self.known_group(&group)?, user_id(&user)?);
         if role == Role::Unspecified {
@@ -96,24 +100,32 @@ impl Admin {
         }
         let change = ChangeMembers { role: role.into(), ..of_one(OfMembers::Role, &user, &row) };
         self.change_member(&group, &user, &key, change).await?;
-        tracing::info!(%group, %user, role = role.as_str_name(), "a member of a group was given a role");
+        tracing::info!(by = %scope, %group, %user, role = role.as_str_name(), "a member of a group was given a role");
         Ok(SetMemberRoleReply {})
     }
 
-    pub(super) async fn put_out_of_group(&self, request: RemoveMemberRequest) -> Result<RemoveMemberReply, Status> {
+    pub(super) async fn put_out_of_group(
+        &self,
+        scope: &Scope,
+        request: RemoveMemberRequest,
+    ) -> Result<RemoveMemberReply, Status> {
         let RemoveMemberRequest { group, user, key } = request;
         let (group, user) = (self.known_group(&group)?, user_id(&user)?);
         // The row is gone when the request is repeated: the store knows its key.
         let row = self.row_of(&group, &user).await?.unwrap_or_default();
         self.change_member(&group, &user, &key, of_one(OfMembers::Remove, &user, &row)).await?;
-        tracing::info!(%group, %user, "a member was removed from a group");
+        tracing::info!(by = %scope, %group, %user, "a member was removed from a group");
         Ok(RemoveMemberReply {})
     }
 
-    pub(super) async fn end_group(&self, request: DeleteGroupRequest) -> Result<DeleteGroupReply, Status> {
+    pub(super) async fn end_group(
+        &self,
+        scope: &Scope,
+        request: DeleteGroupRequest,
+    ) -> Result<DeleteGroupReply, Status> {
         let group = self.known_group(&request.group)?;
         self.change_group(&group, &request.key, Change::Delete(DeleteGroup {})).await?;
-        tracing::info!(%group, "group deleted");
+        tracing::info!(by = %scope, %group, "group deleted");
         Ok(DeleteGroupReply {})
     }
 

@@ -72,11 +72,11 @@ pub(super) fn about_user<T>(request: Request<T>, user: impl Fn(&T) -> &str) -> R
     Ok(request)
 }
 
-/// The request about a group, if the caller administers its domain.
-pub(super) fn about_group<T>(request: Request<T>, group: impl Fn(&T) -> &str) -> Result<T, Status> {
+/// The request about a group, with its caller, if this one administers the group's domain.
+pub(super) fn about_group<T>(request: Request<T>, group: impl Fn(&T) -> &str) -> Result<(Scope, T), Status> {
     let (scope, request) = scoped(request)?;
     scope.check_group(group(&request))?;
-    Ok(request)
+    Ok((scope, request))
 }
 
 impl Scope {

@@ -78,6 +78,8 @@ pub(super) enum Continuation {
     GroupAppend(Box<GroupMessage>),
     /// For a change of a group a user was read.
     Person(u64, usize),
+    /// For a change of a group the roles of members were read.
+    Roles(u64),
     GroupChanged(u64),
     /// For a change of a group a membership was set.
     MembershipSet(u64, UserId, u64),
@@ -166,7 +168,8 @@ impl Owner {
             Continuation::FirstAppend(sending) => self.first_appended(sending, answer, now),
             Continuation::SecondAppend(sending) => self.second_appended(sending, answer, now),
             Continuation::GroupAppend(message) => self.group_appended(message, answer, now),
-            Continuation::Person(change, person) => self.person_read(change, person, answer, now),
+            Continuation::Person(change, person) => self.person_read(change, person, answer),
+            Continuation::Roles(change) => self.roles_read(change, answer),
             Continuation::GroupChanged(change) => self.group_changed(change, answer, now),
             Continuation::MembershipSet(change, user, incarnation) => {
                 self.membership_set(change, user, incarnation, answer);

@@ -9,7 +9,7 @@ use carillon_proto::{
         client::Position,
         link::{self, Heads, TimelineHead, router_request::Op},
         store::{
-            self, BlockedUser, HeadRead, Person, ReadHead, ReadHeads, ReadUser, TimelineCommand, User, header::Kind,
+            self, BlockedUser, HeadRead, Person, ReadHead, ReadHeads, ReadUser, TimelineCommand, header::Kind,
             store_request, timeline_command,
         },
     },
@@ -201,20 +201,24 @@ impl Owner {
         };
         let number = self.next_token;
         let mut changing = GroupChanging::new(message, wanted);
-        let takes_away = changing.takes_away();
+        let (takes_away, gives_role) = (changing.takes_away(), changing.role().is_some());
         self.follow_domain(&mut changing);
         let (sender, incarnation, deadline) =
             (changing.message.sender.clone(), changing.message.incarnation, changing.deadline());
         let domain = changing.message.group.domain().map(str::to_owned);
-        let mut reads = Vec::new();
+        let (mut reads, mut beyond) = (Vec::new(), Vec::new());
         for (at, person) in changing.people_mut().iter_mut().enumerate() {
             match UserId::new(&person.user) {
                 Ok(user) if user == sender => person.incarnation = incarnation,
-                Ok(user) if !takes_away && !self.topology.domains.allow(user.domain(), domain.as_deref()) => {
+                Ok(user) if self.topology.domains.allow(user.domain(), domain.as_deref()) => reads.push((at, user)),
+                Ok(user) if takes_away => {
+                    beyond.push(user.as_str().to_owned());
+                    reads.push((at, user));
+                }
+                Ok(user) => {
                     let failure = Failure::OtherDomain(user.to_string());
                     return self.refuse(changing.message.slot, &failure);
                 }
-                Ok(user) => reads.push((at, user)),
                 Err(invalid) => return self.refuse(changing.message.slot, &invalid.into()),
             }
         }
@@ -229,47 +233,8 @@ impl Owner {
             let shard = self.topology.shards.directory_of(&user);
             self.ask(shard, op, String::new(), deadline, Continuation::Person(number, at));
         }
-    }
-
-    pub(super) fn person_read(
-        &mut self,
-        number: u64,
-        at: usize,
-        answer: Result<StoreAnswer, StoreFailure>,
-        _now: Instant,
-    ) {
-        let Some(changing) = self.changing.get_mut(&number) else { return };
-        changing.waits -= 1;
-        let (group, bans, takes_away) = (changing.message.group.clone(), changing.bans(), changing.takes_away());
-        let Some(person) = changing.people_mut().get_mut(at) else { return };
-        let name = person.user.clone();
-        let is_beyond = takes_away && !self.topology.domains.allow_ids(&name, group.as_str());
-        // Users who were never in the group hear nothing from beyond the border of their domain.
-        let hears = !(is_beyond && bans);
-        let failed = match answer {
-            Ok(StoreAnswer::User(User { account: Some(account), allowed, .. })) if !account.deleted => {
-                person.incarnation = account.incarnation;
-                // A node of the release before says nothing of it.
-                let opens = allowed.is_none_or(|allowed| allowed.groups);
-                if opens && hears { None } else { changing.is_unwanted(name).err() }
-            }
-            // The answer is the same whether there is such a user beyond the border or not: the rows of the group decide.
-            Ok(StoreAnswer::User(_)) if is_beyond && hears => None,
-            Ok(StoreAnswer::User(_)) if is_beyond => changing.is_unwanted(name).err(),
-            Ok(StoreAnswer::User(_)) => Some(Failure::NoUser(name)),
-            other => Some(unexpected(other)),
-        };
-        changing.failed = changing.failed.take().or(failed);
-        if changing.waits > 0 {
-            return;
-        }
-        match changing.failed.take() {
-            None => self.append_change(number),
-            Some(failure) => {
-                if let Some(changing) = self.changing.remove(&number) {
-                    self.refuse(changing.message.slot, &failure);
-                }
-            }
+        if gives_role && !beyond.is_empty() {
+            self.read_roles(number, beyond);
         }
     }
 

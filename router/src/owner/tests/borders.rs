@@ -3,8 +3,8 @@
 use carillon_proto::pb::{
     link::{ChangeContact, ChangeGroup, change_contact, change_group::Change, change_privacy},
     store::{
-        BlockedUser, ChangeMembers, Header, Person, Reference, Role, SayToContact, Word, append::Admission,
-        change_members, change_privacy::Change as OfPrivacy, header,
+        BlockedUser, ChangeMembers, Header, Member, Person, Reference, Role, SayToContact, Word, append::Admission,
+        change_members, change_privacy::Change as OfPrivacy, header, member::Standing, members_read,
     },
 };
 
@@ -73,7 +73,6 @@ fn a_member_from_beyond_the_border_is_taken_away_from_and_given_nothing() {
         for (op, is_told) in [
             (kind(Kind::Remove), true),
             (mute(5), true),
-            (role(Role::Reader), true),
             // Anybody can be banned, also users who were never in the group.
             (kind(Kind::Ban), false),
         ] {
@@ -87,7 +86,7 @@ fn a_member_from_beyond_the_border_is_taken_away_from_and_given_nothing() {
             assert_eq!(op.unwanted.is_empty(), is_told, "{op:?}");
         }
     }
-    for op in [kind(Kind::Add), kind(Kind::Invite), kind(Kind::Pardon), mute(0), role(Role::Member)] {
+    for op in [kind(Kind::Add), kind(Kind::Invite), kind(Kind::Pardon), mute(0)] {
         is_refused(&play().request(change("friends", EVE, op)));
     }
     // Within the domain there must be such a user.
@@ -95,6 +94,52 @@ fn a_member_from_beyond_the_border_is_taken_away_from_and_given_nothing() {
     let effects = play.request(change("friends", "bob", kind(Kind::Ban)));
     let [Did::ReadUser(token, _)] = effects[..] else { panic!("{effects:?}") };
     let effects = play.answer(token, StoreAnswer::User(User::default()));
+    assert_eq!(refusal(&effects[0]).code(), client::Code::NotFound);
+}
+
+#[test]
+fn a_member_from_beyond_the_border_gets_a_lower_role_and_no_higher_one() {
+    // What is read of `eve` in the group, who is an admin there or nobody.
+    let admin = Member { standing: Standing::Member.into(), role: Role::Admin.into(), ..Member::default() };
+    let row = members_read::Row { user: EVE.to_owned(), member: Some(admin) };
+    let members = |members: &[members_read::Row]| {
+        StoreAnswer::MembersRead(store::MembersRead { members: members.to_vec(), complete: true })
+    };
+    let gone = || StoreAnswer::User(User::default());
+    for (rows, given, is_done) in [
+        (&[row.clone()][..], Role::Reader, true),
+        (&[row.clone()], Role::Member, true),
+        (&[row.clone()], Role::Admin, true),
+        (&[row], Role::Owner, false),
+        // The store says that nobody of this name is a member, whether there is such a user or not.
+        (&[], Role::Owner, true),
+    ] {
+        for found in [found_as(4, Account::default(), &[]), gone()] {
+            let mut play = play();
+            let effects = play.request(change("friends", EVE, role(given)));
+            let [Did::ReadUser(user, _), Did::ReadMembers(roles, ref read)] = effects[..] else {
+                panic!("{effects:?}")
+            };
+            assert_eq!(read.only, [EVE]);
+            assert_eq!(
+                read.reader,
+                Some(Person { user: "alice".into(), incarnation: 9 }),
+                "no more than alice may read"
+            );
+            assert!(play.answer(user, found).is_empty());
+            let effects = play.answer(roles, members(rows));
+            match is_done {
+                true => assert!(matches!(&effects[..], [Did::ChangeGroup(..)]), "{given:?}: {effects:?}"),
+                false => is_refused(&effects),
+            }
+        }
+    }
+    // A group that does not show itself.
+    let mut play = play();
+    let effects = play.request(change("friends", EVE, role(Role::Reader)));
+    let [Did::ReadUser(user, _), Did::ReadMembers(roles, _)] = effects[..] else { panic!("{effects:?}") };
+    assert!(play.fails(roles, nothing_there()).is_empty());
+    let effects = play.answer(user, gone());
     assert_eq!(refusal(&effects[0]).code(), client::Code::NotFound);
 }
 
@@ -225,9 +270,8 @@ fn what_contacts_have_agreed_upon_is_ended_across_the_border_and_not_begun() {
         let (user, contact) = ("alice".to_owned(), EVE.to_owned());
         Op::ChangeContact(Box::new(ChangeContact { user, incarnation: 0, contact, change: Some(change) }))
     };
-    let say = |word: Word| {
-        ask(change_contact::Change::Say(SayToContact { word: word.into(), ..SayToContact::default() }))
-    };
+    let say =
+        |word: Word| ask(change_contact::Change::Say(SayToContact { word: word.into(), ..SayToContact::default() }));
     for word in [Word::Subscribe, Word::Subscribed] {
         is_refused(&play().request(say(word)));
     }
