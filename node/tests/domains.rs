@@ -9,7 +9,8 @@ use std::{
 };
 
 use carillon_client::{
-    Change, Client, ClientConfig, ContactChange, Credential, Event, Events, FetchError, NewFile, Refusal, SendError, Target,
+    Change, Client, ClientConfig, ContactChange, Credential, Event, Events, FetchError, NewFile, Refusal, SendError,
+    Target,
 };
 use carillon_proto::{
     GroupId, TimelineId, UserId, now_ms,
@@ -19,6 +20,7 @@ use carillon_proto::{
     },
     tasks::Tasks,
 };
+use serde_json::Value;
 use support::{
     people::{done, failed},
     service::{Carrier, Service},
@@ -316,6 +318,7 @@ fn what_was_begun_before_two_domains_parted_is_ended_from_both_sides() {
     let service = service();
     let [ann, bob, pam] = ["ann@acme.example", "bob@acme.example", "pam@partner.example"];
     let [eve, dan, ivy] = ["eve@partner.example", "dan@partner.example", "ivy@partner.example"];
+    let zoe = "zoe@partner.example";
     let runs = |user: &str, args: &[&str]| {
         let secret = if user.ends_with("acme.example") { ACME } else { PARTNER };
         carillon(&service, Carrier::Tcp, &token(secret, user), args)
@@ -333,7 +336,7 @@ fn what_was_begun_before_two_domains_parted_is_ended_from_both_sides() {
     let is_read = |user: &str, with: &str, text: &str| {
         runs_as(user, "message", &["list", "--with", with]).expect("listed").contains(text)
     };
-    for user in [ann, bob, pam, eve, dan, ivy] {
+    for user in [ann, bob, pam, eve, dan, ivy, zoe] {
         sends(user, user, "hello");
     }
     done(&service, &["domain", "set", "acme.example", "--crosses-to", "partner.example"], "");
@@ -346,7 +349,9 @@ fn what_was_begun_before_two_domains_parted_is_ended_from_both_sides() {
     let club = "club@acme.example";
     let members = ["--member", bob, "--member", pam, "--member", eve, "--member", dan];
     runs_as(ann, "group", &[&["create", club][..], &members].concat()).expect("made");
-    runs_as(ann, "group", &["invite", club, ivy]).expect("invited");
+    for invited in [ivy, zoe] {
+        runs_as(ann, "group", &["invite", club, invited]).expect("invited");
+    }
     for (user, other) in [(ann, pam), (pam, ann)] {
         runs_as(user, "contact", &["add", other]).expect("asked");
     }
@@ -358,6 +363,8 @@ fn what_was_begun_before_two_domains_parted_is_ended_from_both_sides() {
         let entry = &page.entries[0];
         Target::of(&in_club, entry.seq, entry.envelope.as_ref().expect("has one")).expect("a message")
     });
+    let typed = runs_as(pam, "group", &["send", club, "typed by pam", "--json"]).expect("accepted");
+    let typed: Value = serde_json::from_str(&typed).expect("one object");
 
     done(&service, &["domain", "set", "acme.example", "--parts-from", "partner.example"], "");
     let until = Instant::now() + PATIENCE;
@@ -373,13 +380,20 @@ fn what_was_begun_before_two_domains_parted_is_ended_from_both_sides() {
         assert!(!is_read(user, other, "words of"), "in both inboxes");
     }
     let club_says =
-        || runs(bob, &["message", "--as", bob, "--group", club, "list"]).expect("listed").contains("said by pam");
-    assert!(club_says());
+        |words| runs(bob, &["message", "--as", bob, "--group", club, "list"]).expect("listed").contains(words);
+    assert!(club_says("said by pam") && club_says("typed by pam"));
     service.block_on(async {
         let pam = Device::enter(&service, PARTNER, pam, "phone").await;
         pam.client.recall(&said_there, true).await.expect("recalled");
     });
-    assert!(!club_says());
+    // The command line can't look for a message there.
+    let id = typed["accepted"].as_str().expect("an id");
+    let recall = ["--group", club, "recall", id];
+    other_domain(runs_as(pam, "message", &recall));
+    let (position, client_id) = (typed["position"].to_string(), typed["client_id"].as_str().expect("an id"));
+    let named = ["--position", &position, "--client-id", client_id];
+    runs_as(pam, "message", &[&recall[..], &named].concat()).expect("recalled");
+    assert!(!club_says("said by pam") && !club_says("typed by pam"));
 
     // Members and the invited leave, and owners let them go. Nobody from beyond the border gets anything.
     runs_as(pam, "group", &["leave", club]).expect("left");
@@ -389,7 +403,9 @@ fn what_was_begun_before_two_domains_parted_is_ended_from_both_sides() {
     other_domain(runs_as(ann, "group", &["invite", club, ivy]));
     let refused = failed(&service, &["groups", "role", club, "owner", eve]);
     assert!(refused.contains("is of a domain that the group's does not talk to"), "{refused}");
+    runs_as(ann, "group", &["role", club, "member", eve]).expect("no higher one");
     runs_as(ann, "group", &["role", club, "reader", eve]).expect("lower");
+    other_domain(runs_as(ann, "group", &["role", club, "member", eve]));
     runs_as(ann, "group", &["mute", club, "1h", eve]).expect("muted");
     other_domain(runs_as(ann, "group", &["mute", club, "0", eve]));
     runs_as(ann, "group", &["remove", club, eve]).expect("removed");
@@ -397,6 +413,11 @@ fn what_was_begun_before_two_domains_parted_is_ended_from_both_sides() {
         let refused = runs_as(ann, "group", &["remove", club, user]).expect_err("no member");
         assert!(refused.contains("is not a member"), "the same for both: {refused}");
         runs_as(ann, "group", &["ban", club, user]).expect("banned");
+    }
+    runs_as(ann, "group", &["ban", club, zoe]).expect("banned");
+    let until = Instant::now() + PATIENCE;
+    while runs_as(zoe, "group", &["list"]).expect("listed").contains(club) {
+        assert!(Instant::now() < until, "she still has the invitation");
     }
     assert!(done(&service, &["groups", "remove", club, dan], "").contains("is no longer in"));
     let refused = failed(&service, &["groups", "remove", club, dan]);

@@ -1,4 +1,4 @@
-//! The account of a group's last owner ends.
+//! What ends in a group: the account of its last owner, and invitations.
 
 use carillon_proto::{
     Level, ShardId, ShardKind,
@@ -6,9 +6,9 @@ use carillon_proto::{
         client::{self, Envelope, group_change::What, members_change::Kind},
         store::{
             Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, GroupSettings, Person, ReadGroup, ReadMembers,
-            ReadTimeline, Role, SetLevel, StoreError, TimelineCommand, TimelineKey, change_group::Change,
-            change_members::Change as OfMembers, rejected::Reason, store_error::Why, timeline_command::Op,
-            timeline_key,
+            ReadOutbox, ReadTimeline, Role, SetLevel, StoreError, TimelineCommand, TimelineKey, change_group::Change,
+            change_members::Change as OfMembers, outbox_row::Task, rejected::Reason, store_error::Why,
+            timeline_command::Op, timeline_key,
         },
     },
 };
@@ -207,6 +207,29 @@ fn the_operator_takes_no_group_its_last_owner_while_members_stay() {
     world.does(&operator, remove("bob"));
     let read = world.shard.reader.group(&ReadGroup { timeline: group(), reader: None, writes_at_ms: 0 });
     assert!(matches!(read, Err(Unread::Rejected(why)) if why.reason() == Reason::NotFound), "nobody is left");
+}
+
+#[test]
+fn the_end_of_an_invitation_is_told_to_whom_the_invitation_was_told() {
+    let olga = person("olga");
+    for invitation_is_told in [true, false] {
+        for end in [OfMembers::Remove, OfMembers::Ban] {
+            let mut world = World::new();
+            let unwanted = vec!["bob".to_owned()];
+            let of_bob = |kind, is_unwanted: bool| {
+                let unwanted = if is_unwanted { unwanted.clone() } else { Vec::new() };
+                Change::Members(ChangeMembers { unwanted, ..change_of(kind, &[person("bob")]) })
+            };
+            world.does(&olga, of_bob(OfMembers::Invite, !invitation_is_told));
+            // By now bob wants the opposite.
+            world.does(&olga, of_bob(end, invitation_is_told));
+            let rows = world.shard.reader.outbox(&ReadOutbox::default()).expect("reads").rows;
+            let last = rows.last().and_then(|row| row.row.as_ref()?.task.clone());
+            let Some(Task::Tell(tell)) = last else { panic!("{rows:?}") };
+            let told: Vec<_> = tell.told.iter().map(|told| &told.person.as_ref().expect("has one").user).collect();
+            assert_eq!(!told.is_empty(), invitation_is_told, "{end:?}: {told:?}");
+        }
+    }
 }
 
 #[test]

@@ -357,9 +357,13 @@ fn who_is_told(before: &Group, group: &Group, op: &ChangeMembers) -> Vec<Told> {
     };
     let does_hear = |person: &&Person| {
         let row = before.row(person);
-        let is_member = row.is_some_and(|row| row.standing == Standing::Member);
-        let is_unwanted = op.unwanted.contains(&person.user) || row.is_some_and(|row| row.untold);
-        is_member || op.change() == OfMembers::Join || !is_unwanted
+        let has = |standing| row.is_some_and(|row| row.standing == standing);
+        if op.change() == OfMembers::Join || has(Standing::Member) {
+            return true;
+        }
+        let ends_invitation =
+            has(Standing::Invited) && matches!(op.change(), OfMembers::Leave | OfMembers::Remove | OfMembers::Ban);
+        if ends_invitation { row.is_some_and(|row| !row.untold) } else { !op.unwanted.contains(&person.user) }
     };
     op.users.iter().filter(does_hear).map(told).collect()
 }
