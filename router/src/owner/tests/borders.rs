@@ -101,16 +101,16 @@ fn a_member_from_beyond_the_border_is_taken_away_from_and_given_nothing() {
 fn a_member_from_beyond_the_border_gets_a_lower_role_and_no_higher_one() {
     // What is read of `eve` in the group, who is an admin there or nobody.
     let admin = Member { standing: Standing::Member.into(), role: Role::Admin.into(), ..Member::default() };
-    let row = members_read::Row { user: EVE.to_owned(), member: Some(admin) };
+    let is_admin = [members_read::Row { user: EVE.to_owned(), member: Some(admin) }];
     let members = |members: &[members_read::Row]| {
         StoreAnswer::MembersRead(store::MembersRead { members: members.to_vec(), complete: true })
     };
     let gone = || StoreAnswer::User(User::default());
     for (rows, given, is_done) in [
-        (&[row.clone()][..], Role::Reader, true),
-        (&[row.clone()], Role::Member, true),
-        (&[row.clone()], Role::Admin, true),
-        (&[row], Role::Owner, false),
+        (&is_admin[..], Role::Reader, true),
+        (&is_admin, Role::Member, true),
+        (&is_admin, Role::Admin, true),
+        (&is_admin, Role::Owner, false),
         // The store says that nobody of this name is a member, whether there is such a user or not.
         (&[], Role::Owner, true),
     ] {
