@@ -5,12 +5,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use carillon_proto::{Domains, UserId, domain_of, narrowed, pb::store::Domain};
 
-/// As this gateway has heard it last. Clones share it.
+/// The settings of domains that this gateway has heard last. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ClusterDomains(Arc<ArcSwap<Domains>>);
 
 impl ClusterDomains {
-    /// The rows of the registry's view.
+    /// Takes over the rows of the registry's view.
     pub(crate) fn heard(&self, rows: &[Domain]) {
         self.0.store(Arc::new(Domains::of(rows)));
     }

@@ -165,11 +165,14 @@ fn an_administrator_has_the_users_and_reports_of_one_domain_and_two_keys_while_o
         admin.may_not(&["groups", "show", other], why);
         admin.may_not(&["groups", "members", other], why);
         admin.may_not(&["groups", "role", other, "owner", "bob@acme.example"], why);
+        admin.may_not(&["groups", "remove", other, "bob@acme.example"], why);
         admin.may_not(&["groups", "delete", other], why);
     }
     let members = admin.carillon(&["groups", "members", "club@acme.example"]).expect("listed");
     assert!(members.contains("bob@acme.example"), "{members}");
+    admin.may_not(&["groups", "remove", "club@acme.example", "ann@acme.example"], "give another member the role first");
     admin.carillon(&["groups", "role", "club@acme.example", "owner", "bob@acme.example"]).expect("given");
+    admin.carillon(&["groups", "remove", "club@acme.example", "ann@acme.example"]).expect("removed");
     admin.carillon(&["groups", "delete", "club@acme.example"]).expect("deleted");
     let listed = done(&service, &["groups", "list", "--domain", partner], "");
     assert!(listed.contains("club@partner.example"), "nothing has become of it: {listed}");
@@ -389,6 +392,8 @@ fn a_domain_narrows_what_its_users_may_do_and_nobody_elses() {
     }
     let wrong = failed(&service, &["domain", "set", acme, "--message-age", "59s"]);
     assert!(wrong.contains("at least 1 minute"), "{wrong}");
+    let wrong = failed(&service, &["domain", "set", acme, "--message-age", "99999999d"]);
+    assert!(wrong.contains("at most 36600 days"), "{wrong}");
     let wrong = failed(&service, &["domain", "set", "--default-domain", "--max-users", "5"]);
     assert!(wrong.contains("not counted"), "{wrong}");
 }

@@ -10,6 +10,7 @@ use std::{
 
 use carillon_client::{
     Change, Client, ClientConfig, ContactChange, Credential, Event, Events, FetchError, NewFile, Refusal, SendError,
+    Target,
 };
 use carillon_proto::{
     GroupId, TimelineId, UserId, now_ms,
@@ -19,8 +20,9 @@ use carillon_proto::{
     },
     tasks::Tasks,
 };
+use serde_json::Value;
 use support::{
-    people::done,
+    people::{done, failed},
     service::{Carrier, Service},
 };
 use tokio::time::timeout;
@@ -309,4 +311,137 @@ fn what_was_allowed_between_domains_ends_at_once_for_all_that_there_is() {
         pam.hears("among us").await;
         ann.hears("pam@partner.example is there").await;
     });
+}
+
+#[test]
+fn what_was_begun_before_two_domains_parted_is_ended_from_both_sides() {
+    let service = service();
+    let [ann, bob, pam] = ["ann@acme.example", "bob@acme.example", "pam@partner.example"];
+    let [eve, dan, ivy] = ["eve@partner.example", "dan@partner.example", "ivy@partner.example"];
+    let zoe = "zoe@partner.example";
+    let runs = |user: &str, args: &[&str]| {
+        let secret = if user.ends_with("acme.example") { ACME } else { PARTNER };
+        carillon(&service, Carrier::Tcp, &token(secret, user), args)
+    };
+    let runs_as = |user: &str, command: &str, args: &[&str]| runs(user, &[&[command, "--as", user], args].concat());
+    let other_domain = |refused: Result<String, String>| {
+        let why = refused.expect_err("refused");
+        assert!(why.contains("is of a domain that this one does not talk to"), "{why}");
+    };
+    // The id of the message.
+    let sends = |from: &str, to: &str, text: &str| {
+        let sent = runs(from, &["send", from, to, text]).expect("sent");
+        sent.split_whitespace().nth(1).expect("accepted, and the id").to_owned()
+    };
+    let is_read = |user: &str, with: &str, text: &str| {
+        runs_as(user, "message", &["list", "--with", with]).expect("listed").contains(text)
+    };
+    for user in [ann, bob, pam, eve, dan, ivy, zoe] {
+        sends(user, user, "hello");
+    }
+    done(&service, &["domain", "set", "acme.example", "--crosses-to", "partner.example"], "");
+    let until = Instant::now() + PATIENCE;
+    while runs(pam, &["send", pam, ann, "allowed"]).is_err() {
+        assert!(Instant::now() < until, "the router has not heard of it");
+    }
+    let (to_pam, to_ann) = (sends(ann, pam, "words of ann"), sends(pam, ann, "words of pam"));
+    let (to_dan, to_bob) = (sends(ann, dan, "words for dan"), sends(ann, bob, "words for bob"));
+    let club = "club@acme.example";
+    let members = ["--member", bob, "--member", pam, "--member", eve, "--member", dan];
+    runs_as(ann, "group", &[&["create", club][..], &members].concat()).expect("made");
+    for invited in [ivy, zoe] {
+        runs_as(ann, "group", &["invite", club, invited]).expect("invited");
+    }
+    for (user, other) in [(ann, pam), (pam, ann)] {
+        runs_as(user, "contact", &["add", other]).expect("asked");
+    }
+    let in_club = TimelineId::Group(GroupId::new(club).expect("valid"));
+    let said_there = service.block_on(async {
+        let pam = Device::enter(&service, PARTNER, pam, "phone").await;
+        pam.client.send(Client::group(club), Client::text("said by pam")).await.expect("accepted");
+        let page = pam.client.fetch(&in_club, Direction::Backward, 0, 1).await.expect("fetched");
+        let entry = &page.entries[0];
+        Target::of(&in_club, entry.seq, entry.envelope.as_ref().expect("has one")).expect("a message")
+    });
+    let typed = runs_as(pam, "group", &["send", club, "typed by pam", "--json"]).expect("accepted");
+    let typed: Value = serde_json::from_str(&typed).expect("one object");
+
+    done(&service, &["domain", "set", "acme.example", "--parts-from", "partner.example"], "");
+    let until = Instant::now() + PATIENCE;
+    while runs(pam, &["send", pam, ann, "still"]).is_ok() {
+        assert!(Instant::now() < until, "the router has not heard of it");
+    }
+
+    // What was said is taken back, for good or not, in both inboxes and in the group.
+    assert!(is_read(pam, ann, "words of ann") && is_read(ann, pam, "words of pam"));
+    runs_as(ann, "message", &["recall", &to_pam, "--erase"]).expect("recalled");
+    runs_as(pam, "message", &["recall", &to_ann]).expect("recalled");
+    for (user, other) in [(ann, pam), (pam, ann)] {
+        assert!(!is_read(user, other, "words of"), "in both inboxes");
+    }
+    let club_says =
+        |words| runs(bob, &["message", "--as", bob, "--group", club, "list"]).expect("listed").contains(words);
+    assert!(club_says("said by pam") && club_says("typed by pam"));
+    service.block_on(async {
+        let pam = Device::enter(&service, PARTNER, pam, "phone").await;
+        pam.client.recall(&said_there, true).await.expect("recalled");
+    });
+    // The command line can't look for a message there.
+    let id = typed["accepted"].as_str().expect("an id");
+    let recall = ["--group", club, "recall", id];
+    other_domain(runs_as(pam, "message", &recall));
+    let (position, client_id) = (typed["position"].to_string(), typed["client_id"].as_str().expect("an id"));
+    let named = ["--position", &position, "--client-id", client_id];
+    runs_as(pam, "message", &[&recall[..], &named].concat()).expect("recalled");
+    assert!(!club_says("said by pam") && !club_says("typed by pam"));
+
+    // Members and the invited leave, and owners let them go. Nobody from beyond the border gets anything.
+    runs_as(pam, "group", &["leave", club]).expect("left");
+    runs_as(ivy, "group", &["leave", club]).expect("refused the invitation");
+    other_domain(runs_as(pam, "group", &["join", club]));
+    other_domain(runs_as(ann, "group", &["role", club, "admin", eve]));
+    other_domain(runs_as(ann, "group", &["invite", club, ivy]));
+    let refused = failed(&service, &["groups", "role", club, "owner", eve]);
+    assert!(refused.contains("is of a domain that the group's does not talk to"), "{refused}");
+    runs_as(ann, "group", &["role", club, "member", eve]).expect("no higher one");
+    runs_as(ann, "group", &["role", club, "reader", eve]).expect("lower");
+    other_domain(runs_as(ann, "group", &["role", club, "member", eve]));
+    runs_as(ann, "group", &["mute", club, "1h", eve]).expect("muted");
+    other_domain(runs_as(ann, "group", &["mute", club, "0", eve]));
+    runs_as(ann, "group", &["remove", club, eve]).expect("removed");
+    for user in [eve, "nobody@partner.example"] {
+        let refused = runs_as(ann, "group", &["remove", club, user]).expect_err("no member");
+        assert!(refused.contains("is not a member"), "the same for both: {refused}");
+        runs_as(ann, "group", &["ban", club, user]).expect("banned");
+    }
+    runs_as(ann, "group", &["ban", club, zoe]).expect("banned");
+    let until = Instant::now() + PATIENCE;
+    while runs_as(zoe, "group", &["list"]).expect("listed").contains(club) {
+        assert!(Instant::now() < until, "she still has the invitation");
+    }
+    assert!(done(&service, &["groups", "remove", club, dan], "").contains("is no longer in"));
+    let refused = failed(&service, &["groups", "remove", club, dan]);
+    assert!(refused.contains("dan@partner.example is no member of club@acme.example"), "{refused}");
+    let members = done(&service, &["groups", "members", club], "");
+    assert!(members.contains(bob) && !members.contains("partner.example"), "{members}");
+    let listed = runs_as(eve, "group", &["list"]).expect("listed");
+    assert!(!listed.contains(club), "she knows that she was removed: {listed}");
+
+    // Blocks and contacts.
+    for who in [pam, "nobody@partner.example"] {
+        runs_as(ann, "privacy", &["block", who]).expect("blocked");
+        runs_as(ann, "privacy", &["unblock", who]).expect("not any more");
+    }
+    other_domain(runs_as(ann, "contact", &["accept", pam]));
+    runs_as(ann, "contact", &["refuse", pam]).expect("refused");
+    runs_as(pam, "contact", &["unsubscribe", ann]).expect("ended");
+    runs_as(pam, "contact", &["remove", ann]).expect("removed");
+
+    // The accounts have ended: the own copies go.
+    for (user, id, words) in [(dan, &to_dan, "words for dan"), (bob, &to_bob, "words for bob")] {
+        done(&service, &["user", "delete", user], "");
+        assert!(is_read(ann, user, words));
+        runs_as(ann, "message", &["recall", id, "--erase"]).expect("recalled");
+        assert!(!is_read(ann, user, words));
+    }
 }

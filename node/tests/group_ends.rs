@@ -4,10 +4,13 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use carillon_client::{Client, ClientConfig, Credential, Event, Events};
+use carillon_client::{Change, Client, ClientConfig, Credential, Event, Events};
 use carillon_proto::{
     GroupId, TimelineId,
-    pb::client::{CreateGroup, Direction, MembersChange, ReadMembers, Role, group_change::What, members_change::Kind},
+    pb::client::{
+        ChangeMembers, CreateGroup, Direction, MembersChange, ReadMembers, Role, group_change::What,
+        members_change::Kind,
+    },
     tasks::Tasks,
 };
 use support::cluster::Cluster;
@@ -102,11 +105,12 @@ fn operator(cluster: &Cluster, args: &[&str]) -> String {
     tries(cluster, args).unwrap_or_else(|error| panic!("{args:?}: {error}"))
 }
 
-fn set_role(role: Role, user: &str) -> carillon_client::Change {
-    let mut change = carillon_proto::pb::client::ChangeMembers { users: vec![user.into()], ..Default::default() };
-    change.set_kind(Kind::Role);
-    change.set_role(role);
-    carillon_client::Change::Members(change)
+fn change_of(kind: Kind, user: &str) -> ChangeMembers {
+    ChangeMembers { kind: kind.into(), users: vec![user.into()], ..ChangeMembers::default() }
+}
+
+fn set_role(role: Role, user: &str) -> Change {
+    Change::Members(ChangeMembers { role: role.into(), ..change_of(Kind::Role, user) })
 }
 
 #[test]
@@ -152,7 +156,7 @@ fn when_the_account_of_the_only_owner_ends_an_admin_owns_the_group_although_a_ro
 }
 
 #[test]
-fn the_operator_lists_and_shows_groups_gives_roles_and_deletes() {
+fn the_operator_lists_and_shows_groups_gives_roles_removes_members_and_deletes() {
     let cluster = Cluster::start();
     Runtime::new().expect("runtime").block_on(async {
         let olga = Device::enter(&cluster, &[0], "olga").await;
@@ -194,6 +198,28 @@ fn the_operator_lists_and_shows_groups_gives_roles_and_deletes() {
         assert_eq!(bob.owners(&names[1]).await, ["bob", "olga"]);
         let refused = tries(&cluster, &["groups", "role", "beta", "owner", "nobody"]).expect_err("no member");
         assert!(refused.contains("nobody is no member of beta"), "{refused}");
+
+        // The last owner stays one.
+        for command in [&["groups", "role", "gamma", "reader", "olga"][..], &["groups", "remove", "gamma", "olga"]] {
+            let refused = tries(&cluster, command).expect_err("bob would stay without an owner");
+            assert!(refused.contains("give another member the role first"), "{refused}");
+        }
+        operator(&cluster, &["groups", "remove", "beta", "olga"]);
+        let (sender, removed) = bob.hears(&names[1], "the removal", |members| members.kind() == Kind::Removed).await;
+        assert_eq!((&*sender, &removed.users[..]), ("", &["olga".to_owned()][..]));
+        assert_eq!(bob.owners(&names[1]).await, ["bob"]);
+        let ivan = Device::enter(&cluster, &[0], "ivan").await;
+        let invites = Change::Members(change_of(Kind::Invited, "ivan"));
+        bob.client.change_group(&names[1], invites).await.expect("invited");
+        operator(&cluster, &["groups", "remove", "beta", "ivan"]);
+        let joins = Change::Members(change_of(Kind::Joined, "ivan"));
+        ivan.client.change_group(&names[1], joins).await.expect_err("the invitation was taken back");
+        for user in ["olga", "ivan", "nobody"] {
+            let refused = tries(&cluster, &["groups", "remove", "beta", user]).expect_err("no member");
+            assert!(refused.contains(&format!("{user} is no member of beta")), "{refused}");
+        }
+        let refused = tries(&cluster, &["groups", "remove", "nothing", "olga"]).expect_err("no group");
+        assert!(refused.contains("there is no group nothing"), "{refused}");
 
         operator(&cluster, &["groups", "delete", "beta"]);
         let until = Instant::now() + PATIENCE;

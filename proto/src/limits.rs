@@ -66,6 +66,8 @@ pub const DOMAIN_CROSSINGS: usize = 32;
 pub const CROSSINGS: usize = 2000;
 /// The shortest time after which messages and reports of a domain may be removed: as long as the longest step of a shard's clock.
 pub const LEAST_DOMAIN_AGE_MS: u64 = 60_000;
+/// The longest time for which a domain keeps messages and reports, 36,600 days: a hundred years.
+pub const MOST_DOMAIN_AGE_MS: u64 = 36_600 * 24 * 3_600_000;
 /// Most heads in one `ReadHeads`.
 pub const HEADS: usize = 256;
 /// Most messages of a report, and the longest text of one in bytes.

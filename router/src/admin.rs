@@ -32,11 +32,11 @@ use carillon_proto::{
             ListDomainsRequest, ListGroupsReply, ListGroupsRequest, ListMembersReply, ListMembersRequest,
             ListOutboxReply, ListOutboxRequest, ListReportsReply, ListReportsRequest, ListSessionsReply,
             ListSessionsRequest, ListUsersReply, ListUsersRequest, NodeRelease, PutUserReply, PutUserRequest,
-            ReadReportFileReply, ReadReportFileRequest, ReadReportReply, ReadReportRequest, ResolveReportReply,
-            ResolveReportRequest, RevokeTokensReply, RevokeTokensRequest, SetDomainReply, SetDomainRequest,
-            SetMemberRoleReply, SetMemberRoleRequest, SettleDeadLettersReply, SettleDeadLettersRequest, ShardStatus,
-            ShowGroupReply, ShowGroupRequest, ShowUserReply, ShowUserRequest, StatusReply, StatusRequest,
-            TraceMessageReply, TraceMessageRequest, WatchRequest, admin_server,
+            ReadReportFileReply, ReadReportFileRequest, ReadReportReply, ReadReportRequest, RemoveMemberReply,
+            RemoveMemberRequest, ResolveReportReply, ResolveReportRequest, RevokeTokensReply, RevokeTokensRequest,
+            SetDomainReply, SetDomainRequest, SetMemberRoleReply, SetMemberRoleRequest, SettleDeadLettersReply,
+            SettleDeadLettersRequest, ShardStatus, ShowGroupReply, ShowGroupRequest, ShowUserReply, ShowUserRequest,
+            StatusReply, StatusRequest, TraceMessageReply, TraceMessageRequest, WatchRequest, admin_server,
         },
         diagnostics::Description,
         store::{
@@ -246,12 +246,12 @@ impl admin_server::Admin for Admin {
     }
 
     async fn show_group(&self, request: Request<ShowGroupRequest>) -> Result<Response<ShowGroupReply>, Status> {
-        let request = about_group(request, |request| &request.group)?;
+        let (_, request) = about_group(request, |request| &request.group)?;
         self.group(&request.group).await.map(Response::new)
     }
 
     async fn list_members(&self, request: Request<ListMembersRequest>) -> Result<Response<ListMembersReply>, Status> {
-        let request = about_group(request, |request| &request.group)?;
+        let (_, request) = about_group(request, |request| &request.group)?;
         self.members(request).await.map(Response::new)
     }
 
@@ -259,13 +259,21 @@ impl admin_server::Admin for Admin {
         &self,
         request: Request<SetMemberRoleRequest>,
     ) -> Result<Response<SetMemberRoleReply>, Status> {
-        let request = about_group(request, |request| &request.group)?;
-        self.give_role(request).await.map(Response::new)
+        let (scope, request) = about_group(request, |request| &request.group)?;
+        self.give_role(&scope, request).await.map(Response::new)
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<RemoveMemberRequest>,
+    ) -> Result<Response<RemoveMemberReply>, Status> {
+        let (scope, request) = about_group(request, |request| &request.group)?;
+        self.put_out_of_group(&scope, request).await.map(Response::new)
     }
 
     async fn delete_group(&self, request: Request<DeleteGroupRequest>) -> Result<Response<DeleteGroupReply>, Status> {
-        let request = about_group(request, |request| &request.group)?;
-        self.end_group(request).await.map(Response::new)
+        let (scope, request) = about_group(request, |request| &request.group)?;
+        self.end_group(&scope, request).await.map(Response::new)
     }
 
     type WatchStream = Events;

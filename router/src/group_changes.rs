@@ -63,6 +63,29 @@ impl GroupChanging {
         }
     }
 
+    pub(crate) fn bans(&self) -> bool {
+        matches!(&self.change, Change::Members(op) if op.change() == OfMembers::Ban)
+    }
+
+    /// True if the change takes something from the users whom it names and gives them nothing, so that they may be of a domain to which the group's
+    /// no longer talks. Whether a role does is for their present one to say.
+    pub(crate) fn takes_away(&self) -> bool {
+        let Change::Members(op) = &self.change else { return false };
+        match op.change() {
+            OfMembers::Leave | OfMembers::Remove | OfMembers::Ban | OfMembers::Role => true,
+            OfMembers::Mute => op.muted_until_ms != 0,
+            OfMembers::Unspecified | OfMembers::Join | OfMembers::Add | OfMembers::Invite | OfMembers::Pardon => false,
+        }
+    }
+
+    /// The role that the change gives to the users whom it names.
+    pub(crate) fn role(&self) -> Option<Role> {
+        match &self.change {
+            Change::Members(op) if op.change() == OfMembers::Role => Some(op.role()),
+            _ => None,
+        }
+    }
+
     /// A user who wants nothing of the sender in groups: is not added, and is not told of other changes.
     pub(crate) fn is_unwanted(&mut self, user: String) -> Result<(), Failure> {
         match &mut self.change {
@@ -149,6 +172,11 @@ pub(crate) fn asked(change: Option<link::change_group::Change>) -> Result<Change
         Asked::Members(members) => Change::Members(members),
         Asked::Delete(DeleteGroup {}) => Change::Delete(DeleteGroup {}),
     })
+}
+
+/// True if the change lets its sender out of the group.
+pub(crate) fn leaves(change: &Change) -> bool {
+    matches!(change, Change::Members(op) if op.change() == OfMembers::Leave)
 }
 
 /// What the envelope says of the change.

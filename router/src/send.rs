@@ -9,7 +9,7 @@ use carillon_proto::{
         link::{Accepted, RawEnvelope, Send},
         store::{
             Append, Appended, ConversationsMoved, Header, Reference, TimelineCommand, TimelineKey, append::Admission,
-            store_request::Op, timeline_command, timeline_key::Kind,
+            header::Kind, store_request::Op, timeline_command, timeline_key,
         },
     },
     trace,
@@ -221,6 +221,11 @@ impl Sending {
         self.sender == self.recipient
     }
 
+    /// True if the message takes back another one of the sender.
+    pub(crate) fn takes_back(&self) -> bool {
+        self.header.as_ref().is_some_and(|header| header.kind() == Kind::Recall)
+    }
+
     /// The append to the recipient's inbox. It names the sender's session, and is refused if that is over by then.
     pub(crate) fn append_first(&self, shards: ShardMap) -> (ShardId, Op) {
         let append = self.append(&self.bytes.recipient, self.bytes.key.clone(), self.recipient_incarnation);
@@ -262,7 +267,7 @@ impl Sending {
 
     fn append(&self, owner: &Bytes, duplicate_key: Bytes, incarnation: u64) -> Append {
         Append {
-            timeline: Some(TimelineKey { kind: Kind::Inbox.into(), owner: owner.clone() }),
+            timeline: Some(TimelineKey { kind: timeline_key::Kind::Inbox.into(), owner: owner.clone() }),
             duplicate_key,
             time_ms: self.time_ms,
             envelope: self.envelope.clone(),

@@ -183,7 +183,9 @@ impl Model {
                     Some(Ended::Accepted(accepted)) => {
                         let told = accepted.position.map(|position| position.seq);
                         let is_there = told.is_some_and(|told| places(&device.user).contains(&told));
-                        let has_come = !places(&to).is_empty() || self.was_withheld(&to, &accepted.message_id);
+                        let id = &accepted.message_id;
+                        let has_come =
+                            !places(&to).is_empty() || self.was_withheld(&to, id) || self.was_recalled_alone(id);
                         if !is_there || !has_come {
                             return Err(format!("{name} was accepted but is not where it should be"));
                         }

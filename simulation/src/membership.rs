@@ -211,11 +211,14 @@ impl Groups {
                         OfMembers::Ban => {
                             group.people.insert(person.user.clone(), (Standing::Banned, person.incarnation, seq));
                         }
-                        _ => drop(group.people.remove(&person.user)),
+                        OfMembers::Leave | OfMembers::Remove | OfMembers::Pardon => {
+                            group.people.remove(&person.user);
+                        }
+                        // The model has no invitations and no roles.
+                        OfMembers::Invite | OfMembers::Role | OfMembers::Mute | OfMembers::Unspecified => {}
                     }
                 }
-                group.is_deleted =
-                    op.change() == OfMembers::Leave && group.people.values().all(|row| row.0 != Standing::Member);
+                group.is_deleted = group.people.values().all(|row| row.0 != Standing::Member);
             }
             Change::Delete(_) => group.is_deleted = true,
             Change::Set(_) => {}

@@ -45,6 +45,7 @@ pub(crate) struct Model {
     pub(crate) reported: Reports,
     pub(crate) files: Files,
     withheld: Withheld,
+    pub(crate) recalled_alone: recalls::Alone,
     /// Inboxes of deleted users that a router has still to find.
     pub(crate) endings: u64,
     /// The first thing that went wrong.
@@ -148,6 +149,7 @@ impl Model {
             reported: Reports::default(),
             files: Files::default(),
             withheld: Withheld::default(),
+            recalled_alone: recalls::Alone::default(),
             endings: 0,
             broken: None,
         }
@@ -170,6 +172,11 @@ impl Model {
 
     pub(crate) fn owner(&self, user: &str) -> Option<u64> {
         self.owners.get(user).copied().flatten()
+    }
+
+    /// The inbox of the account that the name has now.
+    pub(crate) fn inbox_of_owner(&self, user: &str) -> Option<&Inbox> {
+        self.inboxes.get(&(user.to_owned(), self.owner(user)?))
     }
 
     pub(crate) fn first_owner(&self, user: &str) -> Option<u64> {
@@ -219,7 +226,8 @@ impl Model {
                 self.groups.message(&append, appended)
             }
             (Some(Op::Append(append)), Outcome::Appended(appended)) => {
-                self.appended(append, appended.epoch, appended.seq, &appended.first_envelope)
+                let alone = self.stands_alone(owner_of(append.timeline.as_ref()), &append);
+                alone.and_then(|()| self.appended(append, appended.epoch, appended.seq, &appended.first_envelope))
             }
             (Some(Op::ChangeGroup(op)), Outcome::Appended(appended)) => self.groups.change(&op, appended),
             (Some(Op::SetMembership(set)), Outcome::Appended(appended)) => {
@@ -346,7 +354,7 @@ impl Model {
             false => inbox.known.get(&key).copied(),
         };
         let mut there = self.inboxes_of(&recipient).filter_map(|inbox| inbox.at(of_name(inbox)?)).peekable();
-        if there.peek().is_none() && self.was_withheld(&recipient, id) {
+        if there.peek().is_none() && (self.was_withheld(&recipient, id) || self.was_recalled_alone(id)) {
             return Ok(());
         }
         if there.peek().is_none() {

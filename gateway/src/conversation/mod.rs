@@ -45,7 +45,7 @@ pub(crate) mod token;
 use std::{
     net::IpAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use carillon_proto::{

@@ -120,7 +120,7 @@ pub(super) struct Limits {
     /// Bytes of all files of a user.
     #[arg(long, value_name = "BYTES")]
     max_media_bytes: Option<u64>,
-    /// For how long messages are kept, for example 24h or 30d: at least a minute; 0: as the cluster keeps them.
+    /// For how long messages are kept, for example 24h or 30d: at least a minute and at most 36600d; 0: as the cluster keeps them.
     #[arg(long, value_name = "TIME", value_parser = duration_or_none)]
     message_age: Option<Duration>,
     /// For how long reports of its users are kept, in the same way.

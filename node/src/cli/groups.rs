@@ -5,8 +5,8 @@ use carillon_proto::{
     GroupId, UserId,
     pb::{
         admin::{
-            DeleteGroupRequest, ListGroupsRequest, ListMembersRequest, SetMemberRoleRequest, ShowGroupReply,
-            ShowGroupRequest,
+            DeleteGroupRequest, ListGroupsRequest, ListMembersRequest, RemoveMemberRequest, SetMemberRoleRequest,
+            ShowGroupReply, ShowGroupRequest,
         },
         store::{Group, GroupSettings, Role, group_list, member::Standing, members_read},
     },
@@ -63,6 +63,14 @@ pub(super) enum Groups {
         #[arg(long)]
         router: Option<String>,
     },
+    /// Removes a member from a group, or takes an invitation back.
+    Remove {
+        group: GroupId,
+        user: UserId,
+        /// host:port of a router; otherwise from the configuration.
+        #[arg(long)]
+        router: Option<String>,
+    },
     /// Deletes a group: nobody reads or writes it any more, and its members are told.
     Delete {
         group: GroupId,
@@ -103,6 +111,16 @@ impl Groups {
                     .await?;
                 reply.map_err(|status| anyhow!("{}", status.message()))?;
                 out::line(format_args!("{user} is {} of {group}", name_of(role.into())))
+            }
+            Self::Remove { group, user, router } => {
+                let request = RemoveMemberRequest { group: group.to_string(), user: user.to_string(), key: key() };
+                let reply = Routers::of(config, router.as_deref())?
+                    .ask(async |mut admin, deadline| {
+                        admin.remove_member(with_deadline(request.clone(), deadline)).await
+                    })
+                    .await?;
+                reply.map_err(|status| anyhow!("{}", status.message()))?;
+                out::line(format_args!("{user} is no longer in {group}"))
             }
             Self::Delete { group, router } => {
                 let request = DeleteGroupRequest { group: group.to_string(), key: key() };

@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use anyhow::{anyhow, bail};
 use carillon_client::{Client, SendError, Target};
 use carillon_proto::{
-    GroupId, MessageId, TimelineId, UserId,
+    ClientId, DeviceId, GroupId, MessageId, TimelineId, UserId,
     pb::client::{
-        Accepted, Content, Direction, Entry, Envelope, MessageState, Poll, Recipient, ReportReason, content::Body,
+        Accepted, Content, Direction, Entry, Envelope, MessageRef, MessageState, Poll, Recipient, ReportReason,
+        content::Body,
         recipient::To,
     },
 };
@@ -76,6 +77,8 @@ enum What {
         /// Also removes what it said from the service, for good.
         #[arg(long)]
         erase: bool,
+        #[command(flatten)]
+        sent: Sent,
     },
     /// Sets all of the user's reactions to a message; without any they are taken back.
     React { message: MessageId, emojis: Vec<String> },
@@ -126,6 +129,37 @@ enum What {
     },
     /// Shows what a message said before it was edited, if the service allows it.
     History { message: MessageId },
+}
+
+/// An own message of a group that the user can no longer read, as the command that has sent it printed it with --json.
+#[derive(Args)]
+struct Sent {
+    /// Its position, to recall an own message in a group that the user can no longer read.
+    #[arg(long, value_name = "POSITION", requires = "client_id", value_parser = clap::value_parser!(u64).range(1..))]
+    position: Option<u64>,
+    /// Its client id, with --position.
+    #[arg(long, value_name = "ID", requires = "position")]
+    client_id: Option<ClientId>,
+    /// The device that has sent it, with --position.
+    #[arg(long, value_name = "DEVICE", default_value = "terminal-group", requires = "position")]
+    sent_from: DeviceId,
+}
+
+impl Sent {
+    /// `None`: the message has to be looked for.
+    fn target(&self, timeline: &TimelineId, id: MessageId, sender: &str) -> anyhow::Result<Option<Target>> {
+        let (Some(seq), Some(client_id)) = (self.position, &self.client_id) else { return Ok(None) };
+        let TimelineId::Group(group) = timeline else { bail!("--position names a message of a group (--group)") };
+        let message = MessageRef {
+            id: id.to_string(),
+            sender: sender.to_owned(),
+            sender_device: self.sent_from.to_string(),
+            client_id: client_id.to_string(),
+            seq,
+            expires_at_ms: 0,
+        };
+        Ok(Some(Target { to: Client::group(group.as_str()), message }))
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -193,8 +227,11 @@ impl What {
                 let content = Content { mentions: mentioned.mentions().or(kept), ..Client::text(&text) };
                 done(client.edit(&target, content).await)
             }
-            Self::Recall { message, erase } => {
-                let target = find_alive(client, timeline, message).await?.target;
+            Self::Recall { message, erase, sent } => {
+                let target = match sent.target(timeline, message, printer.reader)? {
+                    Some(target) => target,
+                    None => find_alive(client, timeline, message).await?.target,
+                };
                 done(client.recall(&target, erase).await)
             }
             Self::React { message, emojis } => {

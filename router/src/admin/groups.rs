@@ -1,23 +1,25 @@
 //! Groups, for the operator and the administrators of their domains. See docs/adr/0025-groups.md.
 
 use carillon_proto::{
-    DuplicateKey, EnvelopeParts, EnvelopeTo, Epoch, GroupId, Level, MessageId, ShardId, ShardKind, TimelineId, now_ms,
+    DuplicateKey, EnvelopeParts, EnvelopeTo, Epoch, GroupId, Level, MessageId, ShardId, ShardKind, TimelineId, UserId,
+    now_ms,
     pb::{
         admin::{
             DeleteGroupReply, DeleteGroupRequest, ListGroupsReply, ListGroupsRequest, ListMembersReply,
-            ListMembersRequest, SetMemberRoleReply, SetMemberRoleRequest, ShowGroupReply,
+            ListMembersRequest, RemoveMemberReply, RemoveMemberRequest, SetMemberRoleReply, SetMemberRoleRequest,
+            ShowGroupReply,
         },
         client::Position,
         store::{
-            Append, ChangeGroup, ChangeMembers, DeleteGroup, GroupList, ListGroups, MembersRead, Person, ReadGroup,
-            ReadMembers, Role, TimelineCommand, change_group::Change, change_members::Change as OfMembers, group_list,
-            member::Standing, store_request::Op, timeline_command,
+            Append, ChangeGroup, ChangeMembers, DeleteGroup, GroupList, ListGroups, Member, MembersRead, Person,
+            ReadGroup, ReadMembers, Role, TimelineCommand, change_group::Change, change_members::Change as OfMembers,
+            group_list, member::Standing, store_request::Op, timeline_command,
         },
     },
 };
 use futures_util::future::try_join_all;
 use prost::Message as _;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{Admin, PAGE, failed, scope::Scope, user_id};
 use crate::{
@@ -79,36 +81,67 @@ impl Admin {
         Ok(ListMembersReply { members, next })
     }
 
-    pub(super) async fn give_role(&self, request: SetMemberRoleRequest) -> Result<SetMemberRoleReply, Status> {
+    pub(super) async fn give_role(
+        &self,
+        scope: &Scope,
+        request: SetMemberRoleRequest,
+    ) -> Result<SetMemberRoleReply, Status> {
         let (role, SetMemberRoleRequest { group, user, key, .. }) = (request.role(), request);
         let (group, user) = (self.known_group(&group)?, user_id(&user)?);
         if role == Role::Unspecified {
             return Err(Status::invalid_argument("the role is missing, or unknown to this release"));
         }
-        let only = vec![user.as_str().to_owned()];
-        let read = self.read_members(&group, ReadMembers { only, ..ReadMembers::default() }).await?;
-        let row = read.members.into_iter().next().and_then(|row| row.member);
-        let Some(row) = row.filter(|row| row.standing() == Standing::Member) else {
-            return Err(Status::not_found(format!("{user} is no member of {group}")));
-        };
-        // The account whose row this is: the name may have another owner at any moment.
-        let person = Person { user: user.as_str().to_owned(), incarnation: row.incarnation };
-        let members = ChangeMembers {
-            change: OfMembers::Role.into(),
-            users: vec![person],
-            role: role.into(),
-            ..ChangeMembers::default()
-        };
-        self.change_group(&group, &key, Change::Members(members)).await?;
-        tracing::info!(%group, %user, role = role.as_str_name(), "a member of a group was given a role");
+        let row = self.row_of(&group, &user).await?.filter(|row| row.standing() == Standing::Member);
+        let Some(row) = row else { return Err(no_member(&user, &group)) };
+        let talks = self.topology.borrow().domains.allow(user.domain(), group.domain());
+        if role > row.role() && !talks {
+            let why = format!("{user} is of a domain that the group's does not talk to: it gets no higher role");
+            return Err(Status::permission_denied(why));
+        }
+        let change = ChangeMembers { role: role.into(), ..of_one(OfMembers::Role, &user, &row) };
+        self.change_member(&group, &user, &key, change).await?;
+        tracing::info!(by = %scope, %group, %user, role = role.as_str_name(), "a member of a group was given a role");
         Ok(SetMemberRoleReply {})
     }
 
-    pub(super) async fn end_group(&self, request: DeleteGroupRequest) -> Result<DeleteGroupReply, Status> {
+    pub(super) async fn put_out_of_group(
+        &self,
+        scope: &Scope,
+        request: RemoveMemberRequest,
+    ) -> Result<RemoveMemberReply, Status> {
+        let RemoveMemberRequest { group, user, key } = request;
+        let (group, user) = (self.known_group(&group)?, user_id(&user)?);
+        // The row is gone when the request is repeated: the store knows its key.
+        let row = self.row_of(&group, &user).await?.unwrap_or_default();
+        self.change_member(&group, &user, &key, of_one(OfMembers::Remove, &user, &row)).await?;
+        tracing::info!(by = %scope, %group, %user, "a member was removed from a group");
+        Ok(RemoveMemberReply {})
+    }
+
+    pub(super) async fn end_group(
+        &self,
+        scope: &Scope,
+        request: DeleteGroupRequest,
+    ) -> Result<DeleteGroupReply, Status> {
         let group = self.known_group(&request.group)?;
         self.change_group(&group, &request.key, Change::Delete(DeleteGroup {})).await?;
-        tracing::info!(%group, "group deleted");
+        tracing::info!(by = %scope, %group, "group deleted");
         Ok(DeleteGroupReply {})
+    }
+
+    /// Carries out a change of one member. NOT_FOUND: the user is none.
+    async fn change_member(
+        &self,
+        group: &GroupId,
+        user: &UserId,
+        key: &[u8],
+        change: ChangeMembers,
+    ) -> Result<(), Status> {
+        let done = self.change_group(group, key, Change::Members(change)).await;
+        done.map_err(|status| match status.code() {
+            Code::NotFound => no_member(user, group),
+            _ => status,
+        })
     }
 
     /// Carries out a change by the operator, and tells those who follow the group's log. Workers tell the inboxes.
@@ -171,6 +204,13 @@ impl Admin {
         }
     }
 
+    /// The row that a group has of a user, who may also be invited or banned.
+    async fn row_of(&self, group: &GroupId, user: &UserId) -> Result<Option<Member>, Status> {
+        let read = ReadMembers { others: true, only: vec![user.as_str().to_owned()], ..ReadMembers::default() };
+        let read = self.read_members(group, read).await?;
+        Ok(read.members.into_iter().next().and_then(|row| row.member))
+    }
+
     async fn read_members(&self, group: &GroupId, read: ReadMembers) -> Result<MembersRead, Status> {
         let (shard, timeline) = self.place(group)?;
         let read = ReadMembers { timeline: Some(timeline.to_key()), ..read };
@@ -200,6 +240,12 @@ impl Admin {
     }
 }
 
+/// A change of the user whose row this is: the name may have another owner at any moment.
+fn of_one(change: OfMembers, user: &UserId, row: &Member) -> ChangeMembers {
+    let person = Person { user: user.as_str().to_owned(), incarnation: row.incarnation };
+    ChangeMembers { change: change.into(), users: vec![person], ..ChangeMembers::default() }
+}
+
 /// The first groups of all shards, each of which has told its first ones.
 fn merged(read: Vec<GroupList>, limit: usize) -> ListGroupsReply {
     let all_complete = read.iter().all(|list| list.complete);
@@ -214,6 +260,10 @@ fn merged(read: Vec<GroupList>, limit: usize) -> ListGroupsReply {
 /// By domain, and then by name.
 fn order(group: &str) -> (&str, &str) {
     (group.split_once('@').map_or("", |(_, domain)| domain), group)
+}
+
+fn no_member(user: &UserId, group: &GroupId) -> Status {
+    Status::not_found(format!("{user} is no member of {group}"))
 }
 
 fn no_group(group: &GroupId) -> Status {

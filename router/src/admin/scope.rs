@@ -16,7 +16,7 @@ use crate::topology::Topology;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Scope {
     Operator,
-    /// By the domain's name; empty: the default one.
+    /// The domain of this name; empty: the default one.
     Domain(String),
 }
 
@@ -72,25 +72,15 @@ pub(super) fn about_user<T>(request: Request<T>, user: impl Fn(&T) -> &str) -> R
     Ok(request)
 }
 
-/// For the log.
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Operator => f.write_str("operator"),
-            Self::Domain(own) => write!(f, "domain {own:?}"),
-        }
-    }
-}
-
-/// The request about a group, if the caller administers its domain.
-pub(super) fn about_group<T>(request: Request<T>, group: impl Fn(&T) -> &str) -> Result<T, Status> {
+/// The request about a group, with its caller, if this one administers the group's domain.
+pub(super) fn about_group<T>(request: Request<T>, group: impl Fn(&T) -> &str) -> Result<(Scope, T), Status> {
     let (scope, request) = scoped(request)?;
     scope.check_group(group(&request))?;
-    Ok(request)
+    Ok((scope, request))
 }
 
 impl Scope {
-    /// The answer is the same whether there is such a group or not.
+    /// Refuses a group that the caller does not administer. The answer is the same whether there is such a group or not.
     fn check_group(&self, group: &str) -> Result<(), Status> {
         let has = match self {
             Self::Operator => true,
@@ -102,7 +92,7 @@ impl Scope {
         Err(Status::permission_denied(format!("{group:?} is no group of the domain of this token")))
     }
 
-    /// True for users whom the caller administers.
+    /// True for each user whom the caller administers.
     pub(super) fn has(&self, user: &str) -> bool {
         match self {
             Self::Operator => true,
@@ -110,7 +100,7 @@ impl Scope {
         }
     }
 
-    /// The answer is the same whether there is such a user or not.
+    /// Refuses a user whom the caller does not administer. The answer is the same whether there is such a user or not.
     pub(super) fn check(&self, user: &str) -> Result<(), Status> {
         if self.has(user) {
             return Ok(());
@@ -118,11 +108,21 @@ impl Scope {
         Err(Status::permission_denied(format!("{user:?} is no user of the domain of this token")))
     }
 
-    /// `None`: all domains.
+    /// The domain that the caller administers. `None`: all domains.
     pub(super) fn domain(&self) -> Option<&str> {
         match self {
             Self::Operator => None,
             Self::Domain(own) => Some(own),
+        }
+    }
+}
+
+/// For the log.
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operator => f.write_str("operator"),
+            Self::Domain(own) => write!(f, "domain {own:?}"),
         }
     }
 }

@@ -71,11 +71,15 @@ pub(super) enum Continuation {
     Moved(Box<Moves<ReplySlot>>),
     /// The answer tells whether the message was sent before.
     Repeated(Box<Sending>),
+    /// The recipient of a message that is taken back, whose domain no longer talks to the sender's, was read.
+    TakingBack(Box<Sending>),
     FirstAppend(Box<Sending>),
     SecondAppend(Box<Sending>),
     GroupAppend(Box<GroupMessage>),
     /// For a change of a group a user was read.
     Person(u64, usize),
+    /// For a change of a group the roles of members were read.
+    Roles(u64),
     GroupChanged(u64),
     /// For a change of a group a membership was set.
     MembershipSet(u64, UserId, u64),
@@ -159,11 +163,13 @@ impl Owner {
             }
             Continuation::Cursor(slots) => self.end_all(slots, &done(answer)),
             Continuation::Moved(moves) => self.moved(*moves, answer, now),
+            Continuation::TakingBack(sending) => self.read_beyond(sending, answer, now),
             Continuation::Repeated(sending) => self.looked_for_first(sending, answer, now),
             Continuation::FirstAppend(sending) => self.first_appended(sending, answer, now),
             Continuation::SecondAppend(sending) => self.second_appended(sending, answer, now),
             Continuation::GroupAppend(message) => self.group_appended(message, answer, now),
-            Continuation::Person(change, person) => self.person_read(change, person, answer, now),
+            Continuation::Person(change, person) => self.person_read(change, person, answer),
+            Continuation::Roles(change) => self.roles_read(change, answer),
             Continuation::GroupChanged(change) => self.group_changed(change, answer, now),
             Continuation::MembershipSet(change, user, incarnation) => {
                 self.membership_set(change, user, incarnation, answer);

@@ -59,11 +59,13 @@ impl Owner {
             Err(invalid) => return self.refuse(parts.slot, &invalid.into()),
         };
         let RequestContext { user, slot, deadline, .. } = parts;
-        if matches!(change, Change::Say(_)) && !self.topology.domains.allow(user.domain(), contact.domain()) {
-            return self.refuse(slot, &Failure::OtherDomain(contact.to_string()));
-        }
+        let is_beyond = !self.topology.domains.allow(user.domain(), contact.domain());
         let changing = Box::new(ContactChanging { user, incarnation, contact, change, slot, deadline });
         if changing.is_for_the_contact() {
+            // Users whose domains no longer talk to each other may only end what is between them.
+            if is_beyond {
+                return self.refuse(changing.slot, &Failure::OtherDomain(changing.contact.to_string()));
+            }
             // It is said to this owner of the name, and to no later one.
             let contact = changing.contact.clone();
             return self.read_user(&contact, deadline, Continuation::ContactRead(changing));

@@ -9,8 +9,8 @@ use carillon_proto::{
         client::Position,
         link::{self, Heads, TimelineHead, router_request::Op},
         store::{
-            self, BlockedUser, HeadRead, Person, ReadHead, ReadHeads, ReadUser, TimelineCommand, User, store_request,
-            timeline_command,
+            self, BlockedUser, HeadRead, Person, ReadHead, ReadHeads, ReadUser, TimelineCommand, header::Kind,
+            store_request, timeline_command,
         },
     },
 };
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::{Answer, Continuation, Effect, Following, Owner, appended, unexpected};
 use crate::{
     delivery::Delivery,
-    group_changes::{GroupChanging, asked, told},
+    group_changes::{GroupChanging, asked, leaves, told},
     group_messages::{GroupContext, GroupMessage, Said},
     metrics,
     reply::{Failure, ReplySlot},
@@ -113,7 +113,8 @@ impl Owner {
             expires_after_ms: send.expires_after_ms,
             to_incarnation: send.to_incarnation,
         };
-        match self.message(&said, parts, now, time_ms) {
+        let takes_back = send.header.as_ref().is_some_and(|header| header.kind() == Kind::Recall);
+        match self.message(&said, takes_back, parts, now, time_ms) {
             Ok(message) => {
                 let op = timeline_command::Op::Append(message.append());
                 let (timeline, deadline) = (message.timeline(), message.deadline);
@@ -155,16 +156,18 @@ impl Owner {
         }
     }
 
-    /// A message of somebody who may talk to the group's domain.
+    /// A message of somebody who may talk to the group's domain. `ends`: the message takes back what its sender has said, or lets the sender out
+    /// of the group, which may always be done.
     fn message(
         &self,
         said: &Said<'_>,
+        ends: bool,
         parts: GroupContext,
         now: Instant,
         time_ms: u64,
     ) -> Result<GroupMessage, (ReplySlot, Failure)> {
         let message = GroupMessage::new(said, parts, now, time_ms)?;
-        if self.topology.domains.allow(message.sender.domain(), message.group.domain()) {
+        if ends || self.topology.domains.allow(message.sender.domain(), message.group.domain()) {
             return Ok(message);
         }
         let failure = Failure::OtherDomain(message.group.to_string());
@@ -192,25 +195,30 @@ impl Owner {
             expires_after_ms: 0,
             to_incarnation: None,
         };
-        let message = match self.message(&said, parts, now, time_ms) {
+        let message = match self.message(&said, leaves(&wanted), parts, now, time_ms) {
             Ok(message) => message,
             Err((slot, failure)) => return self.refuse(slot, &failure),
         };
         let number = self.next_token;
         let mut changing = GroupChanging::new(message, wanted);
+        let (takes_away, gives_role) = (changing.takes_away(), changing.role().is_some());
         self.follow_domain(&mut changing);
         let (sender, incarnation, deadline) =
             (changing.message.sender.clone(), changing.message.incarnation, changing.deadline());
         let domain = changing.message.group.domain().map(str::to_owned);
-        let mut reads = Vec::new();
+        let (mut reads, mut beyond) = (Vec::new(), Vec::new());
         for (at, person) in changing.people_mut().iter_mut().enumerate() {
             match UserId::new(&person.user) {
                 Ok(user) if user == sender => person.incarnation = incarnation,
-                Ok(user) if !self.topology.domains.allow(user.domain(), domain.as_deref()) => {
+                Ok(user) if self.topology.domains.allow(user.domain(), domain.as_deref()) => reads.push((at, user)),
+                Ok(user) if takes_away => {
+                    beyond.push(user.as_str().to_owned());
+                    reads.push((at, user));
+                }
+                Ok(user) => {
                     let failure = Failure::OtherDomain(user.to_string());
                     return self.refuse(changing.message.slot, &failure);
                 }
-                Ok(user) => reads.push((at, user)),
                 Err(invalid) => return self.refuse(changing.message.slot, &invalid.into()),
             }
         }
@@ -225,40 +233,8 @@ impl Owner {
             let shard = self.topology.shards.directory_of(&user);
             self.ask(shard, op, String::new(), deadline, Continuation::Person(number, at));
         }
-    }
-
-    pub(super) fn person_read(
-        &mut self,
-        number: u64,
-        at: usize,
-        answer: Result<StoreAnswer, StoreFailure>,
-        _now: Instant,
-    ) {
-        let Some(changing) = self.changing.get_mut(&number) else { return };
-        changing.waits -= 1;
-        let Some(person) = changing.people_mut().get_mut(at) else { return };
-        let failed = match answer {
-            Ok(StoreAnswer::User(User { account: Some(account), allowed, .. })) if !account.deleted => {
-                person.incarnation = account.incarnation;
-                let name = person.user.clone();
-                // A node of the release before says nothing of it.
-                let opens = allowed.is_none_or(|allowed| allowed.groups);
-                if opens { None } else { changing.is_unwanted(name).err() }
-            }
-            Ok(StoreAnswer::User(_)) => Some(Failure::NoUser(person.user.clone())),
-            other => Some(unexpected(other)),
-        };
-        changing.failed = changing.failed.take().or(failed);
-        if changing.waits > 0 {
-            return;
-        }
-        match changing.failed.take() {
-            None => self.append_change(number),
-            Some(failure) => {
-                if let Some(changing) = self.changing.remove(&number) {
-                    self.refuse(changing.message.slot, &failure);
-                }
-            }
+        if gives_role && !beyond.is_empty() {
+            self.read_roles(number, beyond);
         }
     }
 

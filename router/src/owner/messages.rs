@@ -6,7 +6,7 @@ use carillon_proto::{
 };
 use tokio::time::Instant;
 
-use super::{Answer, Continuation, Effect, Owner, Waiter, appended};
+use super::{Answer, Continuation, Effect, Owner, Waiter, appended, taking_back::is_for_own_inbox_alone};
 use crate::{
     accounts::CachedAccount,
     delivery::Delivery,
@@ -31,6 +31,9 @@ impl Owner {
             }
         };
         if !self.topology.domains.allow(sending.sender.domain(), sending.recipient.domain()) {
+            if sending.takes_back() {
+                return self.take_back_beyond(sending);
+            }
             return self.refuse(sending.slot, &Failure::OtherDomain(sending.recipient.to_string()));
         }
         self.watch_send(&sending);
@@ -108,7 +111,7 @@ impl Owner {
         }
     }
 
-    fn append_first(&mut self, mut sending: Box<Sending>, now: Instant) {
+    pub(super) fn append_first(&mut self, mut sending: Box<Sending>, now: Instant) {
         let shards = self.topology.shards;
         let (shard, op) = sending.append_first(shards);
         // A message that the sender's inbox can't take must not enter the recipient's: a refusal means that nothing was
@@ -123,7 +126,7 @@ impl Owner {
         self.effects.push(Effect::Store { token, shard, op, traceparent, deadline, place });
     }
 
-    fn append_second(&mut self, mut sending: Box<Sending>, now: Instant) {
+    pub(super) fn append_second(&mut self, mut sending: Box<Sending>, now: Instant) {
         let (shard, op) = sending.append_second(self.topology.shards);
         sending.since = now;
         let (traceparent, deadline) = (sending.traceparent.clone(), sending.deadline);
@@ -146,6 +149,9 @@ impl Owner {
             Err((mut sending, Failure::ReusedElsewhere)) if sending.is_to_oneself() && !sending.key_names_recipient => {
                 sending.key_names_recipient = true;
                 return self.append_first(sending, now);
+            }
+            Err((sending, failure)) if is_for_own_inbox_alone(&sending, &failure) => {
+                return self.take_back_own(sending, now);
             }
             Err((sending, failure)) => {
                 if matches!(failure, Failure::Store(StoreFailure::Expired { .. }) | Failure::Halfway { .. }) {

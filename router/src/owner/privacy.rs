@@ -58,9 +58,6 @@ impl Owner {
         match change {
             Some(Asked::Set(set)) => self.write_privacy(changing, Change::Set(set)),
             Some(Asked::Block(who)) => match UserId::new(&who) {
-                Ok(who) if !self.topology.domains.allow(changing.user.domain(), who.domain()) => {
-                    self.refuse(changing.slot, &Failure::OtherDomain(who.to_string()));
-                }
                 Ok(who) => {
                     // This owner of the name is meant, and no later one.
                     let asked = PrivacyAsked::Who(changing, who.as_str().to_owned());
@@ -116,6 +113,11 @@ impl Owner {
                 changing.what = Some(What::Blocked(who.clone()));
                 let who = BlockedUser { user: who, incarnation: account.incarnation };
                 self.write_privacy(changing, Change::Block(who));
+            }
+            // Whether there is such a user beyond the border of the domain is not told.
+            Ok(StoreAnswer::User(_)) if !self.topology.domains.allow_ids(changing.user.as_str(), &who) => {
+                changing.what = Some(What::Blocked(who.clone()));
+                self.write_privacy(changing, Change::Block(BlockedUser { user: who, incarnation: 0 }));
             }
             Ok(StoreAnswer::User(_)) => self.refuse(changing.slot, &Failure::NoUser(who)),
             other => self.refuse(changing.slot, &unexpected(other)),

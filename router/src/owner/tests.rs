@@ -1,6 +1,7 @@
 //! What the owner does with each input. `play.rs` is the stage.
 
 mod accounts;
+mod borders;
 mod contacts;
 mod conversations;
 mod deliveries;

@@ -60,7 +60,8 @@ impl Owner {
                 for waiter in waiters {
                     match &read {
                         Read::Account(account) => self.go_on(waiter, &user, account.clone(), &rows, now),
-                        Read::NoUser | Read::Failed => self.drop_waiter(waiter, &failure),
+                        Read::NoUser => self.without_user(waiter, &failure, now),
+                        Read::Failed => self.drop_waiter(waiter, &failure),
                     }
                 }
             }
@@ -105,6 +106,16 @@ impl Owner {
             Waiter::Marks(moves) => self.move_marks_of(*moves, &account),
             Waiter::Nobody => {}
             Waiter::Announce(announced) => self.announced(user, account.incarnation, rows, *announced),
+        }
+    }
+
+    /// The user for whom this has waited does not exist, or no longer.
+    fn without_user(&mut self, waiter: Waiter, failure: &Failure, now: Instant) {
+        match waiter {
+            Waiter::Send(sending) if sending.takes_back() && !sending.is_to_oneself() => {
+                self.take_back_own(sending, now);
+            }
+            waiter => self.drop_waiter(waiter, failure),
         }
     }
 

@@ -23,7 +23,8 @@ enum Waits {
     Client,
     /// With whose address it began, and the password, if the client has shown it.
     Keys(Jid, Option<Secret>),
-    Check,
+    /// Whether the password of this user is right.
+    Check(Jid),
 }
 
 /// What is offered. There are no keys for SHA-1, and no tokens yet.
@@ -40,7 +41,7 @@ impl SigningIn {
         let is_encrypted = dialog.is_encrypted();
         let may = is_encrypted || dialog.service.tls == XmppTls::Optional;
         let offer = Offer { host: host.clone(), is_encrypted, bindings, allowed: ALLOWED.to_vec() };
-        Self { host, negotiation: may.then(|| Negotiation::new(offer)), waits: Waits::Client }
+        Self { host, negotiation: may.then(|| Negotiation::new(offer).protected()), waits: Waits::Client }
     }
 }
 
@@ -76,21 +77,21 @@ impl Dialog {
         let Stage::SigningIn(Some(signing_in)) = &mut self.stage else { return };
         let Waits::Keys(user, password) = std::mem::replace(&mut signing_in.waits, Waits::Client) else { return };
         let keys = Keys::stored(Hash::Sha256, stored).unwrap_or_else(|| self.service.decoy(&user));
-        self.with_keys(keys, password);
+        self.with_keys(user, keys, password);
     }
 
     /// Whether the password of [`Dialog::take_check`] was right.
     pub(crate) fn checked(&mut self, is_right: bool) -> Option<Step> {
         let Stage::SigningIn(Some(signing_in)) = &mut self.stage else { return None };
-        let (Waits::Check, Some(negotiation)) = (&signing_in.waits, &mut signing_in.negotiation) else { return None };
+        let Waits::Check(user) = &signing_in.waits else { return None };
+        let step = signing_in.negotiation.as_mut()?.checked(user, is_right);
         signing_in.waits = Waits::Client;
-        let step = negotiation.checked(is_right);
         self.sasl_step(step)
     }
 
     /// A password is being checked. Nothing is heard meanwhile.
     pub(super) fn is_checking(&self) -> bool {
-        matches!(&self.stage, Stage::SigningIn(Some(signing_in)) if matches!(signing_in.waits, Waits::Check))
+        matches!(&self.stage, Stage::SigningIn(Some(signing_in)) if matches!(signing_in.waits, Waits::Check(_)))
     }
 
     /// The session ends while the client signs in: it is told so in the words of SASL, too, if it waits for an answer.
@@ -144,26 +145,26 @@ impl Dialog {
             }
             // What names nobody can have is known: the time to find it out tells nothing, and nobody has to pay for it.
             (None, Some(_), Some(negotiation)) => {
-                let step = negotiation.checked(false);
+                let step = negotiation.checked(&user, false);
                 self.sasl_step(step)
             }
             (None, ..) => {
-                self.with_keys(decoy, None);
+                self.with_keys(user, decoy, None);
                 None
             }
         }
     }
 
-    fn with_keys(&mut self, keys: Keys, password: Option<Secret>) {
+    fn with_keys(&mut self, user: Jid, keys: Keys, password: Option<Secret>) {
         let Stage::SigningIn(Some(signing_in)) = &mut self.stage else { return };
         match (password, &mut signing_in.negotiation) {
             (Some(password), _) => {
-                signing_in.waits = Waits::Check;
+                signing_in.waits = Waits::Check(user);
                 self.check = Some(Box::new(Check { keys, password }));
             }
             // A challenge: nobody has to be asked.
             (None, Some(negotiation)) => {
-                let challenge = negotiation.keys(keys);
+                let challenge = negotiation.keys(&user, keys);
                 self.sasl_step(challenge);
             }
             (None, None) => {}

@@ -2,7 +2,7 @@
 
 use carillon_proto::{
     ANY_DOMAIN, DomainId, duration,
-    limits::{DOMAIN_CROSSINGS, LEAST_DOMAIN_AGE_MS},
+    limits::{DOMAIN_CROSSINGS, LEAST_DOMAIN_AGE_MS, MOST_DOMAIN_AGE_MS},
     pb::store::{Rejected, SetDomain},
 };
 
@@ -19,10 +19,10 @@ pub(super) fn check_set(op: &SetDomain) -> Result<(), Rejected> {
         return Err(invalid("accounts of the default domain are not counted, so their number has no limit"));
     }
     for (what, age_ms) in [("messages", op.message_age_ms), ("reports", op.report_age_ms)] {
-        if age_ms.is_some_and(|age_ms| (1..LEAST_DOMAIN_AGE_MS).contains(&age_ms)) {
-            let least = duration::ms_in_words(LEAST_DOMAIN_AGE_MS);
-            let why = format!("{what} are kept for 0 (as the cluster says) or at least {least}");
-            return Err(invalid(why));
+        let is_bounded = |age_ms: u64| age_ms == 0 || (LEAST_DOMAIN_AGE_MS..=MOST_DOMAIN_AGE_MS).contains(&age_ms);
+        if age_ms.is_some_and(|age_ms| !is_bounded(age_ms)) {
+            let [least, most] = [LEAST_DOMAIN_AGE_MS, MOST_DOMAIN_AGE_MS].map(duration::ms_in_words);
+            return Err(invalid(format!("{what} are kept for 0 (as the cluster says), or at least {least} and at most {most}")));
         }
     }
     check_crossings(&op.name, &op.cross_to)?;

@@ -330,13 +330,13 @@ pub(in crate::machine) fn changed(
     }
 }
 
-/// True if the user is told of the change: not of what comes from somebody of whom it wants nothing, nor of an invitation of which it was
-/// not told. `before`: the row of this account.
+/// True if the user is told of the change. Members are, and users who join. The end of an invitation is told to users who know of the invitation.
+/// Everybody else is told unless the user wants nothing of the sender. `before`: the row of this account.
 pub(in crate::machine) fn is_told(op: &ChangeMembers, person: &Person, before: Option<&Member>) -> bool {
-    match before.map(Member::standing) {
-        Some(Standing::Member) => true,
-        _ if op.change() == Change::Join => true,
-        _ => !op.unwanted.contains(&person.user) && !before.is_some_and(|row| row.untold),
+    match (op.change(), before.map_or(Standing::Unspecified, Member::standing)) {
+        (Change::Join, _) | (_, Standing::Member) => true,
+        (Change::Leave | Change::Remove | Change::Ban, Standing::Invited) => !before.is_some_and(|row| row.untold),
+        _ => !op.unwanted.contains(&person.user),
     }
 }
 
@@ -388,7 +388,7 @@ pub(in crate::machine) fn succession(member: &Member, time_ms: u64) -> Option<(u
     Some((class, member.since_seq))
 }
 
-/// Checks what must be true of a group after a change. `before`: the group before it. `may_lose_owners`: the change may take the last owner.
+/// Checks what must be true of a group after a change. `before`: the group before it. `may_lose_owners`: another member becomes the owner.
 /// `most`: as in `ChangeGroup.most_members`.
 pub(in crate::machine) fn stands(
     group: &Group,
@@ -399,7 +399,7 @@ pub(in crate::machine) fn stands(
     if has_lost_its_owners(group, before) && !may_lose_owners {
         return Err(refused(
             Reason::Forbidden,
-            "the last owner can't go: make somebody else an owner, or delete the group",
+            "the last owner can't go: give another member the role first, or delete the group",
         ));
     }
     if most != 0 && group.members > most && group.members > before.members {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use carillon_proto::{
     Level, ShardId,
-    limits::{CROSSINGS, DOMAIN_CROSSINGS, DOMAIN_KEYS, LEAST_DOMAIN_AGE_MS},
+    limits::{CROSSINGS, DOMAIN_CROSSINGS, DOMAIN_KEYS, LEAST_DOMAIN_AGE_MS, MOST_DOMAIN_AGE_MS},
     pb::store::{
         Account, CountAccounts, DeleteAccount, DirectoryCommand, Domain, DomainKey, EraseAccount, ListAccounts,
         PutAccount, Rejected, SetDomain, SetLevel, StoreError, directory_command::Op, put_account::Mode,
@@ -324,6 +324,7 @@ fn what_can_t_be_decided_is_refused() {
     for right in [
         SetDomain { max_users: Some(3), message_age_ms: Some(LEAST_DOMAIN_AGE_MS), ..of("acme.example") },
         SetDomain { max_users: Some(0), message_age_ms: Some(0), closed: Some(true), ..of("") },
+        SetDomain { report_age_ms: Some(MOST_DOMAIN_AGE_MS), ..of("acme.example") },
         SetDomain { add_key: key(32), remove_key: vec![2; 32].into(), ..of("bücher.example") },
         SetDomain { remove: true, ..of("") },
         SetDomain { cross_to: names(&["", "*", "b.example"]), part_from: names(&["c.example"]), ..of("acme.example") },
@@ -337,6 +338,7 @@ fn what_can_t_be_decided_is_refused() {
         ("not counted", SetDomain { max_users: Some(3), ..of("") }),
         ("at least 1 minute", SetDomain { message_age_ms: Some(LEAST_DOMAIN_AGE_MS - 1), ..of("acme.example") }),
         ("reports are kept for 0", SetDomain { report_age_ms: Some(1), ..of("acme.example") }),
+        ("at most 36600 days", SetDomain { message_age_ms: Some(MOST_DOMAIN_AGE_MS + 1), ..of("acme.example") }),
         ("always reach each other", SetDomain { cross_to: names(&["acme.example"]), ..of("acme.example") }),
         ("always reach each other", SetDomain { part_from: names(&[""]), ..of("") }),
         ("normal form", SetDomain { cross_to: names(&["B.example"]), ..of("acme.example") }),

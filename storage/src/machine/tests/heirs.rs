@@ -1,4 +1,4 @@
-//! The account of a group's last owner ends.
+//! What ends in a group: the account of its last owner, and invitations.
 
 use carillon_proto::{
     Level, ShardId, ShardKind,
@@ -6,8 +6,9 @@ use carillon_proto::{
         client::{self, Envelope, group_change::What, members_change::Kind},
         store::{
             Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, Group, GroupSettings, OutboxRow, Person,
-            ReadGroup, ReadMembers, ReadTimeline, Role, SetLevel, StoreError, TimelineCommand, TimelineKey,
-            change_group::Change, change_members::Change as OfMembers, rejected::Reason, store_error::Why,
+            ReadGroup, ReadMembers, ReadOutbox, ReadTimeline, Role, SetLevel, StoreError, TimelineCommand, TimelineKey,
+            change_group::Change, change_members::Change as OfMembers, outbox_row::Task, rejected::Reason,
+            store_error::Why,
             timeline_command::Op, timeline_key,
         },
     },
@@ -202,6 +203,51 @@ fn who_stays_is_no_heir_while_another_owner_stays_and_leaving_needs_one() {
     world.does(&olga, Change::Members(set_role(Role::Owner, "carl")));
     assert!(world.ends("olga").heir_envelope.is_empty());
     assert_eq!(world.owners(), ["carl"]);
+}
+
+#[test]
+fn the_operator_takes_no_group_its_last_owner_while_members_stay() {
+    let (operator, olga) = (Person::default(), person("olga"));
+    let mut world = World::new();
+    world.does(&olga, Change::Members(add(Role::Member, "bob")));
+    let remove = |user: &str| Change::Members(change_of(OfMembers::Remove, &[person(user)]));
+    for change in [Change::Members(set_role(Role::Member, "olga")), remove("olga")] {
+        let outcome = world.tries(&operator, change);
+        let Outcome::Error(StoreError { why: Some(Why::Rejected(why)) }) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(why.reason(), Reason::Forbidden);
+        assert!(why.detail.contains("give another member the role first"), "{}", why.detail);
+    }
+    world.does(&operator, Change::Members(set_role(Role::Owner, "bob")));
+    assert!(world.does(&operator, remove("olga")).heir_envelope.is_empty());
+    assert_eq!(world.owners(), ["bob"]);
+    // Without members there is no group.
+    world.does(&operator, remove("bob"));
+    let read = world.shard.reader.group(&ReadGroup { timeline: group(), reader: None, writes_at_ms: 0 });
+    assert!(matches!(read, Err(Unread::Rejected(why)) if why.reason() == Reason::NotFound), "nobody is left");
+}
+
+#[test]
+fn the_end_of_an_invitation_is_told_to_whom_the_invitation_was_told() {
+    let olga = person("olga");
+    for invitation_is_told in [true, false] {
+        for end in [OfMembers::Remove, OfMembers::Ban] {
+            let mut world = World::new();
+            let unwanted = vec!["bob".to_owned()];
+            let of_bob = |kind, is_unwanted: bool| {
+                let unwanted = if is_unwanted { unwanted.clone() } else { Vec::new() };
+                Change::Members(ChangeMembers { unwanted, ..change_of(kind, &[person("bob")]) })
+            };
+            world.does(&olga, of_bob(OfMembers::Invite, !invitation_is_told));
+            // By now bob wants the opposite.
+            let end_seq = world.does(&olga, of_bob(end, invitation_is_told)).seq;
+            let rows = world.shard.reader.outbox(&ReadOutbox::default()).expect("reads").rows;
+            let is_told = rows.iter().any(|row| match row.row.as_ref().and_then(|row| row.task.as_ref()) {
+                Some(Task::Tell(tell)) => tell.seq == end_seq && !tell.told.is_empty(),
+                _ => false,
+            });
+            assert_eq!(is_told, invitation_is_told, "{end:?}: {rows:?}");
+        }
+    }
 }
 
 #[test]

@@ -144,8 +144,8 @@ impl Batch<'_> {
         let group_before = group.clone();
         let settings = group.settings.clone().unwrap_or_default();
         let mut rows = Rows { rows: Vec::with_capacity(op.users.len()), ..Rows::default() };
-        let by_operator = matches!(actor, Actor::Operator);
-        let mut owner_has_ended = by_operator && op.change() == OfMembers::Leave;
+        // Workers let the users of ended accounts leave.
+        let mut owner_has_ended = matches!(actor, Actor::Operator) && op.change() == OfMembers::Leave;
         for person in &op.users {
             let before = self.member(number, person)?;
             let of_person = of_account(before.as_ref(), person);
@@ -164,9 +164,10 @@ impl Batch<'_> {
         }
         group.members_seq = seq;
         // Nobody could come back to a group without members.
-        group.deleted = group.members == 0 && op.change() == OfMembers::Leave;
+        group.deleted =
+            group.members == 0 && matches!(op.change(), OfMembers::Leave | OfMembers::Remove | OfMembers::Ban);
         rows.needs_heir = owner_has_ended && groups::has_lost_its_owners(group, &group_before);
-        Ok(groups::stands(group, &group_before, by_operator || owner_has_ended, most).map(|()| rows))
+        Ok(groups::stands(group, &group_before, owner_has_ended, most).map(|()| rows))
     }
 
     /// Whether this message may be written to the group's timeline. If so, its writer's row remembers it, and the answer is when it
@@ -351,8 +352,7 @@ fn founded(
     for (_, row) in &rows {
         groups::count(&mut group, None, row.as_ref());
     }
-    groups::stands(&group, &Group::default(), by_operator, most_members)
-        .map(|()| (group, Rows { rows, ..Rows::default() }))
+    groups::stands(&group, &Group::default(), false, most_members).map(|()| (group, Rows { rows, ..Rows::default() }))
 }
 
 fn sender_of(append: &Append) -> io::Result<Person> {

@@ -256,11 +256,12 @@ impl Model {
             };
             let owner_has_ended =
                 members.users.iter().any(is_of_ended) || op.by_operator && members.change() == OfMembers::Leave;
-            let has_owner = !has_lost_its_owners || owner_has_ended || op.by_operator;
+            let has_owner = !has_lost_its_owners || owner_has_ended;
             let allowed = group.lives() && has_owner && may(group, members, &actor, op.by_operator);
             assert_eq!(done, allowed && !append.only_repeat, "{op:?} in {:?}: {outcome:?}", group.rows);
             if done {
-                after.deleted = is_empty && members.change() == OfMembers::Leave;
+                let takes_away = [OfMembers::Leave, OfMembers::Remove, OfMembers::Ban];
+                after.deleted = is_empty && takes_away.contains(&members.change());
                 if has_lost_its_owners && owner_has_ended {
                     heir = Some(after.heir(append.time_ms));
                 }
@@ -356,9 +357,13 @@ fn who_is_told(before: &Group, group: &Group, op: &ChangeMembers) -> Vec<Told> {
     };
     let does_hear = |person: &&Person| {
         let row = before.row(person);
-        let is_member = row.is_some_and(|row| row.standing == Standing::Member);
-        let is_unwanted = op.unwanted.contains(&person.user) || row.is_some_and(|row| row.untold);
-        is_member || op.change() == OfMembers::Join || !is_unwanted
+        let has = |standing| row.is_some_and(|row| row.standing == standing);
+        if op.change() == OfMembers::Join || has(Standing::Member) {
+            return true;
+        }
+        let ends_invitation =
+            has(Standing::Invited) && matches!(op.change(), OfMembers::Leave | OfMembers::Remove | OfMembers::Ban);
+        if ends_invitation { row.is_some_and(|row| !row.untold) } else { !op.unwanted.contains(&person.user) }
     };
     op.users.iter().filter(does_hear).map(told).collect()
 }
