@@ -42,11 +42,7 @@ mod tests;
 mod ticket;
 pub(crate) mod token;
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::Instant,
-};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use carillon_proto::{
     DeviceId, Position, TimelineId, UserId,

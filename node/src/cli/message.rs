@@ -8,8 +8,7 @@ use carillon_proto::{
     ClientId, DeviceId, GroupId, MessageId, TimelineId, UserId,
     pb::client::{
         Accepted, Content, Direction, Entry, Envelope, MessageRef, MessageState, Poll, Recipient, ReportReason,
-        content::Body,
-        recipient::To,
+        content::Body, recipient::To,
     },
 };
 use clap::{Args, Subcommand, ValueEnum};

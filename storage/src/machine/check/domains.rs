@@ -22,7 +22,9 @@ pub(super) fn check_set(op: &SetDomain) -> Result<(), Rejected> {
         let is_bounded = |age_ms: u64| age_ms == 0 || (LEAST_DOMAIN_AGE_MS..=MOST_DOMAIN_AGE_MS).contains(&age_ms);
         if age_ms.is_some_and(|age_ms| !is_bounded(age_ms)) {
             let [least, most] = [LEAST_DOMAIN_AGE_MS, MOST_DOMAIN_AGE_MS].map(duration::ms_in_words);
-            return Err(invalid(format!("{what} are kept for 0 (as the cluster says), or at least {least} and at most {most}")));
+            return Err(invalid(format!(
+                "{what} are kept for 0 (as the cluster says), or at least {least} and at most {most}"
+            )));
         }
     }
     check_crossings(&op.name, &op.cross_to)?;

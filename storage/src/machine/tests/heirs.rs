@@ -8,8 +8,7 @@ use carillon_proto::{
             Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, Group, GroupSettings, OutboxRow, Person,
             ReadGroup, ReadMembers, ReadOutbox, ReadTimeline, Role, SetLevel, StoreError, TimelineCommand, TimelineKey,
             change_group::Change, change_members::Change as OfMembers, outbox_row::Task, rejected::Reason,
-            store_error::Why,
-            timeline_command::Op, timeline_key,
+            store_error::Why, timeline_command::Op, timeline_key,
         },
     },
 };
