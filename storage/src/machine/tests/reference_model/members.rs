@@ -3,8 +3,9 @@
 use carillon_proto::pb::{
     client::{Envelope, GroupChange, GroupDeleted, Recipient, group_change::What, recipient::To},
     store::{
-        Append, ChangeGroup, ChangeMembers, CreateGroup, GroupSettings, Header, Person, Role, change_group::Change,
-        change_members::Change as OfMembers, timeline_command::Op,
+        Append, ChangeGroup, ChangeMembers, CreateGroup, GroupSettings, Header, Person, Role, StoreError,
+        change_group::Change, change_members::Change as OfMembers, rejected::Reason, store_error::Why,
+        timeline_command::Op,
     },
 };
 use prost::Message as _;
@@ -22,6 +23,17 @@ impl Play {
 
     /// The operator changes the group, and an envelope tells of it.
     pub(super) fn change(&mut self, change: Change) {
+        let (outcome, envelope) = self.try_change(change);
+        let Outcome::Appended(appended) = outcome else { panic!("{outcome:?}") };
+        self.told(envelope);
+        if !appended.heir_envelope.is_empty() {
+            let heir = Envelope::decode(appended.heir_envelope).expect("decodes");
+            self.inherits(&heir);
+            self.told(heir);
+        }
+    }
+
+    fn try_change(&mut self, change: Change) -> (Outcome, Envelope) {
         self.sent += 1;
         let what = GroupChange { what: Some(What::Deleted(GroupDeleted {})) };
         let envelope = Envelope {
@@ -38,14 +50,7 @@ impl Play {
             ..Append::default()
         };
         let op = ChangeGroup { append: Some(append), by_operator: true, change: Some(change), most_members: 0 };
-        let outcome = self.apply(Op::ChangeGroup(op));
-        let Outcome::Appended(appended) = outcome else { panic!("{outcome:?}") };
-        self.told(envelope);
-        if !appended.heir_envelope.is_empty() {
-            let heir = Envelope::decode(appended.heir_envelope).expect("decodes");
-            self.inherits(&heir);
-            self.told(heir);
-        }
+        (self.apply(Op::ChangeGroup(op)), envelope)
     }
 
     fn told(&mut self, envelope: Envelope) {
@@ -91,21 +96,44 @@ impl Play {
         let roles = [Role::Reader, Role::Member, Role::Admin, Role::Owner];
         let role = roles[usize::from(what % 4)];
         let mut change = ChangeMembers { users: vec![person], ..ChangeMembers::default() };
-        match (is_member, what % 8) {
+        let row = match (is_member, what % 8) {
             (true, 0) => {
                 change.set_change(OfMembers::Remove);
-                self.members.remove(who);
+                None
             }
             (true, _) => {
                 change.set_change(OfMembers::Role);
                 change.set_role(role);
-                self.members.get_mut(who).expect("a member").role = role;
+                self.members.get(who).map(|row| Member { role, ..*row })
             }
             (false, _) => {
                 change.set_change(OfMembers::Add);
-                self.members.insert(who.to_owned(), Member { incarnation, role: Role::Member, since });
+                Some(Member { incarnation, role: Role::Member, since })
             }
+        };
+        let owners = self.members.iter().filter(|(_, row)| row.role == Role::Owner).map(|(user, _)| user.as_str());
+        let is_last_owner = owners.eq([who]);
+        // Another member becomes the owner when an account has ended.
+        let account_ended = self.members.get(who).is_some_and(|row| row.incarnation < incarnation);
+        if is_last_owner && !account_ended && row.is_none_or(|row| row.role != Role::Owner) {
+            // A removal of the only member deletes the group.
+            if self.members.len() > 1 || row.is_some() {
+                let (outcome, _) = self.try_change(Change::Members(change));
+                assert!(is_forbidden(&outcome), "{outcome:?}");
+            }
+            return;
+        }
+        match row {
+            Some(row) => drop(self.members.insert(who.to_owned(), row)),
+            None => drop(self.members.remove(who)),
         }
         self.change(Change::Members(change));
+    }
+}
+
+fn is_forbidden(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Error(StoreError { why: Some(Why::Rejected(rejected)) }) => rejected.reason() == Reason::Forbidden,
+        _ => false,
     }
 }
