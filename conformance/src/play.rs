@@ -234,16 +234,22 @@ impl Player {
 
     /// The next line of the driver of a kind that the scene names.
     async fn next_line(&mut self, expected: &Value) -> Result<Value, String> {
+        let line = self.line_before_end(expected).await?;
+        line.ok_or_else(|| format!("the client has ended, and does not show {expected}"))
+    }
+
+    /// As `next_line`; `None`: the client has ended.
+    async fn line_before_end(&mut self, expected: &Value) -> Result<Option<Value>, String> {
         let deadline = Instant::now() + self.patience;
         loop {
             while let Some(line) = self.lines.pop_front() {
                 if line["shown"].as_str().is_some_and(|kind| self.line_kinds.contains(kind)) {
-                    return Ok(line);
+                    return Ok(Some(line));
                 }
             }
             match self.news(deadline, true).await? {
                 News::Time => return Err(format!("the client does not show {expected} within {:?}", self.patience)),
-                News::Ended => return Err(format!("the client has ended, and does not show {expected}")),
+                News::Ended => return Ok(None),
                 news => self.take(news)?,
             }
         }
@@ -251,18 +257,28 @@ impl Player {
 
     /// The driver has said nothing else that the scene would have named.
     async fn echo(&mut self) -> Result<(), String> {
+        let is_echoed = self.is_echoed().await?;
+        if is_echoed { Ok(()) } else { Err("the client has ended".to_owned()) }
+    }
+
+    /// As `echo`; false if the client has ended meanwhile.
+    async fn is_echoed(&mut self) -> Result<bool, String> {
         self.echoes += 1;
         let echo = json!({"do": "echo", "number": self.echoes});
-        self.tell(&echo).await?;
+        if let Err(why) = self.tell(&echo).await {
+            return if self.has_ended().await? { Ok(false) } else { Err(why) };
+        }
         let wanted = json!({"shown": "echo", "number": self.echoes});
-        let line = self.next_line(&wanted).await?;
-        self.names.matches(&wanted, &line).map_err(|_| format!("the client shows too much: {line}"))
+        let Some(line) = self.line_before_end(&wanted).await? else { return Ok(false) };
+        self.names.matches(&wanted, &line).map_err(|_| format!("the client shows too much: {line}"))?;
+        Ok(true)
     }
 
     /// At the end: neither lines nor frames that the scene does not have.
     async fn nothing_else(&mut self) -> Result<(), String> {
         if self.driver.is_some() && !self.has_ended().await? {
-            self.echo().await?;
+            // A client that was stopped may end now.
+            self.is_echoed().await?;
         }
         self.drain().await?;
         let named = |line: &&Value| line["shown"].as_str().is_some_and(|kind| self.line_kinds.contains(kind));
