@@ -24,7 +24,7 @@ libfuzzer_sys::fuzz_target!(|given: (&str, &str, usize)| {
     }
     let Ok(pieces) = Pieces::checked(text, other, Some("a & b"), body_at, &Limits::default()) else { return };
     let head = Head { kind: StanzaKind::Message, from: "a@b", id: Some("1"), stanza_type: None, lang: None };
-    let default = [Declaration { prefix: String::new(), uri: "jabber:client".to_owned() }];
+    let default = [Declaration { prefix: String::new(), uri: "jabber:client".into() }];
     let limits = Limits { attributes: 200, elements: 20_000, bytes: 300_000, ..Limits::default() };
     for (framing, around) in [(Framing::Tcp, &default[..]), (Framing::WebSocket, &[])] {
         let routed = pieces.route(&head, &[Element::new("n", "urn:n")], framing).text(Some("c@d"));

@@ -30,7 +30,7 @@ libfuzzer_sys::fuzz_target!(|given: (u8, &[u8])| {
     let bytes = if kind & 2 == 0 { [HEADER, content].concat() } else { content.to_vec() };
     let whole = events(usize::MAX, &bytes, &limits);
     assert!(events(1, &bytes, &limits) == whole && events(usize::from(kind >> 2) + 1, &bytes, &limits) == whole);
-    let default = [Declaration { prefix: String::new(), uri: "jabber:client".to_owned() }];
+    let default = [Declaration { prefix: String::new(), uri: "jabber:client".into() }];
     for event in &whole {
         let Event::Stanza(stanza) = event else { continue };
         let element = stanza.element();

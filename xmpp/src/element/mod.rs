@@ -7,22 +7,20 @@ use std::borrow::Cow;
 
 pub(crate) use write::Around;
 
-use crate::ns;
+use crate::{ns, xml::scope::NamespaceName};
 
 /// An element. Names that a program gives are constants of it, so that nothing of a client can become one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Element {
     name: Cow<'static, str>,
-    /// "" if there is none.
-    namespace: Cow<'static, str>,
+    namespace: NamespaceName,
     attributes: Vec<Attribute>,
     nodes: Vec<Node>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Attribute {
-    /// "" if there is none.
-    namespace: Cow<'static, str>,
+    namespace: NamespaceName,
     name: Cow<'static, str>,
     value: Cow<'static, str>,
 }
@@ -36,7 +34,8 @@ pub enum Node {
 
 impl Element {
     pub fn new(name: &'static str, namespace: &'static str) -> Self {
-        Self { name: name.into(), namespace: namespace.into(), attributes: Vec::new(), nodes: Vec::new() }
+        let namespace = NamespaceName::Constant(namespace);
+        Self { name: name.into(), namespace, attributes: Vec::new(), nodes: Vec::new() }
     }
 
     /// Sets an attribute without a namespace.
@@ -51,7 +50,7 @@ impl Element {
 
     fn with_attribute(mut self, namespace: &'static str, name: &'static str, value: Cow<'static, str>) -> Self {
         self.attributes.retain(|attribute| attribute.namespace != namespace || attribute.name != name);
-        self.attributes.push(Attribute { namespace: namespace.into(), name: name.into(), value });
+        self.attributes.push(Attribute { namespace: NamespaceName::Constant(namespace), name: name.into(), value });
         self
     }
 
@@ -85,6 +84,10 @@ impl Element {
 
     /// The name of the namespace; "" if there is none.
     pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    pub(crate) fn namespace_name(&self) -> &NamespaceName {
         &self.namespace
     }
 
@@ -131,11 +134,11 @@ impl Element {
 
     /// The text beside the child elements, joined.
     pub fn text(&self) -> String {
-        let text = |node: &Node| match node {
-            Node::Text(text) => Some(text.clone()),
+        let texts = self.nodes.iter().filter_map(|node| match node {
+            Node::Text(text) => Some(text.as_str()),
             Node::Element(_) => None,
-        };
-        self.nodes.iter().filter_map(text).collect()
+        });
+        texts.collect()
     }
 }
 

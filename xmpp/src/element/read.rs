@@ -60,13 +60,13 @@ impl Element {
 
     fn of(start: &Start<'_>, reader: &Reader<'_>) -> Self {
         let attribute = |read: &crate::xml::read::Attribute<'_>| Attribute {
-            namespace: read.namespace.to_string().into(),
+            namespace: read.namespace.clone(),
             name: read.local.to_owned().into(),
             value: escape::value(read.raw).into_owned().into(),
         };
         Self {
             name: start.local.to_owned().into(),
-            namespace: start.namespace.to_string().into(),
+            namespace: start.namespace.clone(),
             attributes: reader.attributes().iter().map(attribute).collect(),
             nodes: Vec::new(),
         }

@@ -74,7 +74,7 @@ fn any_element() -> impl Strategy<Value = Element> {
     })
 }
 
-/// What is written instead of what XML does not have.
+/// The text that is written instead of characters that XML does not have.
 fn allowed(element: &Element) -> Element {
     let text = |text: &str| text.replace(|c| !crate::xml::chars::is_allowed(c), "\u{fffd}");
     let mut allowed = element.clone();

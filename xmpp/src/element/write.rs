@@ -14,7 +14,7 @@ pub(crate) struct Around<'a> {
 }
 
 impl Around<'static> {
-    /// Those in a stanza of clients, whatever its stream declares.
+    /// The namespaces in a stanza of clients, whatever its stream declares.
     pub(crate) const IN_STANZA: Self = Around { default: ns::CLIENT, has_stream_prefix: false };
 }
 

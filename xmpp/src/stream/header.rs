@@ -48,7 +48,7 @@ impl Header {
     /// The header of a client's stream with no attribute but the content namespace.
     pub(super) fn of_clients() -> Arc<Self> {
         static HEADER: LazyLock<Arc<Header>> = LazyLock::new(|| {
-            let namespaces = vec![Declaration { prefix: String::new(), uri: ns::CLIENT.to_owned() }];
+            let namespaces = vec![Declaration { prefix: String::new(), uri: ns::CLIENT.into() }];
             Arc::new(Header { namespaces, ..Header::default() })
         });
         HEADER.clone()

@@ -16,7 +16,7 @@ use crate::{
     xml::{
         escape,
         read::{Attribute, Piece, Reader, Start},
-        scope::Declaration,
+        scope::{Declaration, NamespaceName},
     },
 };
 
@@ -90,7 +90,7 @@ enum Value {
 enum Namespace {
     /// The content namespace of the stream.
     Content,
-    Of(Box<str>),
+    Of(NamespaceName),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,7 +143,7 @@ impl Stanza {
         &self.text
     }
 
-    /// The text of [`Self::text`], without a copy.
+    /// The same text, without a copy.
     pub fn into_text(self) -> String {
         self.text
     }
@@ -207,12 +207,12 @@ impl Stanza {
     }
 
     pub fn has_child(&self, name: &str, namespace: &str) -> bool {
-        self.children().any(|child| child.name == name && child.namespace == namespace)
+        self.children().any(|child| child.is(name, namespace))
     }
 
     /// The whole element as a tree.
     pub fn element(&self) -> Element {
-        let default = [Declaration { prefix: String::new(), uri: self.content_namespace().to_owned() }];
+        let default = [Declaration { prefix: String::new(), uri: self.content_namespace().into() }];
         // The text was read by the same rules, and limits that were met then do not matter now.
         Element::parse_in(&self.text, &default, &Limits::UNLIMITED).expect("read before")
     }
@@ -253,7 +253,7 @@ impl Stanza {
         if adopted.is_empty() {
             return Ok(Self { text, places, header: header.clone() });
         }
-        // Rare enough to read twice.
+        // Few stanzas need a declaration of the header: these are read twice.
         let mut whole = String::with_capacity(text.len() + adopted.len());
         whole.push_str(&text[..places.insert]);
         whole.push_str(&adopted);
@@ -396,7 +396,7 @@ fn namespace_of(start: &Start<'_>, content: Option<&str>) -> Namespace {
     if start.namespace == content.unwrap_or_default() {
         Namespace::Content
     } else {
-        Namespace::Of((*start.namespace).into())
+        Namespace::Of(start.namespace.clone())
     }
 }
 

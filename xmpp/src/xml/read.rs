@@ -10,7 +10,7 @@ use quick_xml::{
 
 use super::{
     chars, escape,
-    scope::{self, Declaration, Scope},
+    scope::{self, Declaration, NamespaceName, Scope},
 };
 use crate::{
     error::{StreamCondition, StreamError},
@@ -45,8 +45,7 @@ pub(crate) enum Piece<'t> {
 pub(crate) struct Start<'t> {
     pub(crate) prefix: &'t str,
     pub(crate) local: &'t str,
-    /// "" is none.
-    pub(crate) namespace: Cow<'t, str>,
+    pub(crate) namespace: NamespaceName,
     /// The offset of its `<`.
     pub(crate) begin: usize,
     /// The offset behind its `>`.
@@ -57,8 +56,7 @@ pub(crate) struct Start<'t> {
 pub(crate) struct Attribute<'t> {
     prefix: &'t str,
     pub(crate) local: &'t str,
-    /// "" is none.
-    pub(crate) namespace: Cow<'t, str>,
+    pub(crate) namespace: NamespaceName,
     /// Between the quotes.
     pub(crate) raw: &'t str,
     /// The offset of the white space before its name.
@@ -175,7 +173,7 @@ impl<'t> Reader<'t> {
             return Err(policy("a name is too long"));
         }
         let parts = scope::split(name)?;
-        // Whoever gets the element would end the stream of its own: one user could keep another one away.
+        // A recipient whose parser does not know the name would end its own stream: one user could keep another one away.
         if chars::is_old_name(name) {
             Ok(parts)
         } else {
@@ -211,7 +209,7 @@ impl<'t> Reader<'t> {
                 _ => self.attributes.push(Attribute {
                     prefix,
                     local,
-                    namespace: Cow::Borrowed(""),
+                    namespace: NamespaceName::Constant(""),
                     raw,
                     begin: base + begin,
                     end: base + end,
@@ -229,7 +227,7 @@ impl<'t> Reader<'t> {
         if !chars::is_uri(&uri) {
             return Err(policy("the name of a namespace has characters that URIs do not have"));
         }
-        self.scope.declare(prefix, uri, self.depth)
+        self.scope.declare(prefix, &uri, self.depth)
     }
 
     /// Finds the namespaces of attributes, once all are declared.
@@ -245,8 +243,9 @@ impl<'t> Reader<'t> {
         // Two prefixes may mean one namespace.
         for (at, attribute) in self.attributes.iter().enumerate().filter(|(_, attribute)| !attribute.prefix.is_empty())
         {
+            // The names come first: namespaces may be long and alike.
             let is_same =
-                |other: &Attribute<'_>| (&other.namespace, other.local) == (&attribute.namespace, attribute.local);
+                |other: &Attribute<'_>| (other.local, &other.namespace) == (attribute.local, &attribute.namespace);
             if self.attributes[..at].iter().any(is_same) {
                 return Err(wrong("an attribute is there twice"));
             }
@@ -255,7 +254,7 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// Where `part` is in `whole`. It is a slice of it: the library gives names and values as they stand there.
+/// The place of `part` in `whole`. The library gives names and values as slices of the text.
 pub(super) fn slice(whole: &str, part: &[u8]) -> std::ops::Range<usize> {
     let begin = part.as_ptr() as usize - whole.as_ptr() as usize;
     begin..begin + part.len()

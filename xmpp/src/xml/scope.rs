@@ -1,6 +1,6 @@
 //! The namespaces of prefixes at a place (Namespaces in XML 1.0).
 
-use std::borrow::Cow;
+use std::{ops::Deref, sync::Arc};
 
 use super::chars;
 use crate::{
@@ -12,23 +12,55 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declaration {
     pub prefix: String,
-    pub uri: String,
+    pub uri: Arc<str>,
+}
+
+/// The name of a namespace; "" if there is none.
+///
+/// All elements and attributes that a declaration holds for share its name: thousands of them may stand for one declaration.
+#[derive(Debug, Clone, Eq)]
+pub(crate) enum NamespaceName {
+    Constant(&'static str),
+    Declared(Arc<str>),
+}
+
+impl Deref for NamespaceName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Constant(name) => name,
+            Self::Declared(name) => name,
+        }
+    }
+}
+
+impl PartialEq for NamespaceName {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl PartialEq<&str> for NamespaceName {
+    fn eq(&self, other: &&str) -> bool {
+        **self == **other
+    }
 }
 
 /// The declarations that hold at a place of an element.
 pub(crate) struct Scope<'t> {
-    /// Those of the element and of the elements in it.
+    /// The declarations of the element and of the elements in it.
     inner: Vec<Inner<'t>>,
-    /// Those around the element, which its text does not have. Each prefix is there once.
+    /// The declarations around the element, which its text does not have, each prefix once.
     outer: &'t [Declaration],
-    /// Which ones around the element are used in it. The one behind the last stands for a default namespace without a declaration.
+    /// For each of `outer`, whether the element uses it. One entry more is for a default namespace without a declaration.
     used: Vec<bool>,
     max: usize,
 }
 
 struct Inner<'t> {
     prefix: &'t str,
-    uri: Cow<'t, str>,
+    uri: Arc<str>,
     depth: usize,
 }
 
@@ -38,8 +70,8 @@ impl<'t> Scope<'t> {
     }
 
     /// Declares a prefix for the element that is opened as the `depth`th.
-    pub(crate) fn declare(&mut self, prefix: &'t str, uri: Cow<'t, str>, depth: usize) -> Result<(), StreamError> {
-        let reserved = matches!(&*uri, ns::XML | ns::XMLNS);
+    pub(crate) fn declare(&mut self, prefix: &'t str, uri: &str, depth: usize) -> Result<(), StreamError> {
+        let reserved = matches!(uri, ns::XML | ns::XMLNS);
         match prefix {
             "xml" if uri == ns::XML => return Ok(()),
             "xml" | "xmlns" => return Err(wrong("a prefix is reserved")),
@@ -51,7 +83,7 @@ impl<'t> Scope<'t> {
             let policy = StreamError::new(StreamCondition::PolicyViolation);
             return Err(policy.with_text("too many namespaces are declared"));
         }
-        self.inner.push(Inner { prefix, uri, depth });
+        self.inner.push(Inner { prefix, uri: uri.into(), depth });
         Ok(())
     }
 
@@ -63,38 +95,37 @@ impl<'t> Scope<'t> {
     }
 
     /// The namespace of an element; "" is none.
-    pub(crate) fn element(&mut self, prefix: &str) -> Result<Cow<'t, str>, StreamError> {
-        if prefix.is_empty() { Ok(self.find("").unwrap_or_default()) } else { self.prefixed(prefix) }
+    pub(crate) fn element(&mut self, prefix: &str) -> Result<NamespaceName, StreamError> {
+        if prefix.is_empty() { Ok(self.find("").unwrap_or(NamespaceName::Constant(""))) } else { self.prefixed(prefix) }
     }
 
     /// The namespace of an attribute; "" is none.
-    pub(crate) fn attribute(&mut self, prefix: &str) -> Result<Cow<'t, str>, StreamError> {
-        if prefix.is_empty() { Ok(Cow::Borrowed("")) } else { self.prefixed(prefix) }
+    pub(crate) fn attribute(&mut self, prefix: &str) -> Result<NamespaceName, StreamError> {
+        if prefix.is_empty() { Ok(NamespaceName::Constant("")) } else { self.prefixed(prefix) }
     }
 
-    fn prefixed(&mut self, prefix: &str) -> Result<Cow<'t, str>, StreamError> {
+    fn prefixed(&mut self, prefix: &str) -> Result<NamespaceName, StreamError> {
         match prefix {
-            "xml" => Ok(Cow::Borrowed(ns::XML)),
+            "xml" => Ok(NamespaceName::Constant(ns::XML)),
             _ => self.find(prefix).ok_or_else(|| wrong("a prefix is not declared")),
         }
     }
 
-    fn find(&mut self, prefix: &str) -> Option<Cow<'t, str>> {
+    fn find(&mut self, prefix: &str) -> Option<NamespaceName> {
         if let Some(inner) = self.inner.iter().rev().find(|inner| inner.prefix == prefix) {
-            return Some(inner.uri.clone());
+            return Some(NamespaceName::Declared(inner.uri.clone()));
         }
         let at = self.outer.iter().position(|declaration| declaration.prefix == prefix);
         if at.is_some() || prefix.is_empty() {
             self.used.resize(self.outer.len() + 1, false);
             self.used[at.unwrap_or(self.outer.len())] = true;
         }
-        at.map(|at| Cow::Borrowed(&*self.outer[at].uri))
+        at.map(|at| NamespaceName::Declared(self.outer[at].uri.clone()))
     }
 
     /// The declarations of the element that is opened, each prefix once.
     pub(crate) fn declarations(&self) -> Vec<Declaration> {
-        let declaration =
-            |inner: &Inner<'_>| Declaration { prefix: inner.prefix.to_owned(), uri: inner.uri.to_string() };
+        let declaration = |inner: &Inner<'_>| Declaration { prefix: inner.prefix.to_owned(), uri: inner.uri.clone() };
         self.inner.iter().map(declaration).collect()
     }
 

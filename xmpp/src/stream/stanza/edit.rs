@@ -81,7 +81,7 @@ impl Stanza {
         let namespace = if element.namespace() == self.content_namespace() {
             Namespace::Content
         } else {
-            Namespace::Of(element.namespace().into())
+            Namespace::Of(element.namespace_name().clone())
         };
         ChildPlaces {
             whole: Span { begin, end: out.len() },
@@ -132,7 +132,7 @@ pub(super) mod tests {
             ("<message/>", &[], format!("<message>{end}</message>")),
             ("<presence to='a' />", &["a"], format!("<presence to='a' >{end}</presence>")),
             ("<iq type='>'><a/><b/></iq>", &["a", "b"], format!("<iq type='>'>{end}</iq>")),
-            // What stands around a child must not become the end of a CDATA section.
+            // The text around a child must not become the end of a CDATA section.
             ("<message>]]<a/>></message>", &["a"], format!("<message>]] >{end}</message>")),
             ("<message>]<a/>]<b/>></message>", &["a", "b"], format!("<message>] ] >{end}</message>")),
         ] {

@@ -1,5 +1,7 @@
 //! Stanzas that go from one stream to another.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::Element;
 
@@ -17,11 +19,11 @@ fn header(more: &str) -> String {
     format!("<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' {more}>")
 }
 
-/// What a client sees of it, on a stream that declares nothing else.
+/// The element as a client reads it, on a stream that declares nothing else.
 fn seen(text: &str, framing: Framing) -> Element {
     match framing {
         Framing::Tcp => {
-            let default = [Declaration { prefix: String::new(), uri: "jabber:client".to_owned() }];
+            let default = [Declaration { prefix: String::new(), uri: "jabber:client".into() }];
             Element::parse_in(text, &default, &Limits::default()).expect("valid")
         }
         Framing::WebSocket => Element::parse(text, &Limits::default()).expect("valid"),
@@ -85,6 +87,25 @@ fn streams_without_a_content_namespace_are_as_good() {
     assert_eq!(error.text(), "<error xmlns='http://etherx.jabber.org/streams'><x/></error>");
     let none = from("<s:stream xmlns:s='http://etherx.jabber.org/streams'>", "<message><x/></message>").expect("valid");
     assert_eq!((none.kind(), none.namespace(), none.text()), (None, "", "<message xmlns=''><x/></message>"));
+}
+
+/// Otherwise 10,000 elements of a stanza of 64 KiB could hold a name of 1 KiB each.
+#[test]
+fn the_elements_of_a_declaration_share_its_name() {
+    let children = "<x:a x:b=''/>".repeat(1000);
+    let declared = format!("xmlns:x='urn:&amp;{}'", "x".repeat(900));
+    for (header, stanza) in [
+        (header(""), format!("<message {declared}>{children}</message>")),
+        (header(&declared), format!("<message>{children}</message>")),
+    ] {
+        let stanza = from(&header, &stanza).expect("valid");
+        let names: BTreeSet<_> = stanza.children().map(|child| child.namespace.as_ptr()).collect();
+        assert_eq!((stanza.children().len(), names.len()), (1000, 1), "of the stanza");
+        let tree = stanza.element();
+        let attributes = tree.children().flat_map(Element::attributes).map(|(namespace, ..)| namespace);
+        let names: BTreeSet<_> = tree.children().map(Element::namespace).chain(attributes).map(str::as_ptr).collect();
+        assert_eq!(names.len(), 1, "of the tree");
+    }
 }
 
 /// A stanza of another namespace would be none for its recipients, or end their streams.

@@ -1,4 +1,4 @@
-//! What holds for any bytes.
+//! Properties that hold for any bytes.
 
 use proptest::prelude::*;
 
@@ -123,11 +123,11 @@ proptest! {
     fn a_stanza_means_the_same_wherever_it_goes(text in nearly_xml(), to in "[a-z&'<]{1,5}") {
         let around = "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' xmlns:p='urn:p'>";
         let document = format!("{around}{text}</stream:stream>");
-        let default = [Declaration { prefix: String::new(), uri: "jabber:client".to_owned() }];
+        let default = [Declaration { prefix: String::new(), uri: "jabber:client".into() }];
         let events = events(&document);
         for event in &events {
             let Event::Stanza(stanza) = event else { continue };
-            // What stands in the stream has the same parts as what stands alone.
+            // An element in the stream has the same parts as the element alone.
             let element = stanza.element();
             let again = read_stanza(stanza.text(), &Limits::default()).expect("valid");
             prop_assert_eq!(again.text(), stanza.text());

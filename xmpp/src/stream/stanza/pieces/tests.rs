@@ -20,7 +20,7 @@ fn pieces(text: &str) -> Pieces<'static> {
 fn seen(text: &str, framing: Framing) -> Element {
     match framing {
         Framing::Tcp => {
-            let default = [Declaration { prefix: String::new(), uri: ns::CLIENT.to_owned() }];
+            let default = [Declaration { prefix: String::new(), uri: ns::CLIENT.into() }];
             Element::parse_in(text, &default, &Limits::default()).expect("valid")
         }
         Framing::WebSocket => Element::parse(text, &Limits::default()).expect("valid"),
