@@ -3,6 +3,9 @@
 /// Days in 400 years.
 const ERA_DAYS: i64 = 146_097;
 
+/// The first time, in milliseconds since 1970, whose year has five digits. [`parse`] reads only years of four digits.
+pub const YEAR_10_000_MS: u64 = 253_402_300_800_000;
+
 /// The text of a time in milliseconds since 1970.
 pub fn format(ms: u64) -> String {
     let seconds = ms / 1000;
@@ -13,7 +16,6 @@ pub fn format(ms: u64) -> String {
 
 /// "until" this time in milliseconds since 1970, or "for ever" if no clock will come so far.
 pub fn until(ms: u64) -> String {
-    const YEAR_10_000_MS: u64 = 253_402_300_800_000;
     if ms < YEAR_10_000_MS { format!("until {}", format(ms)) } else { "for ever".to_owned() }
 }
 
