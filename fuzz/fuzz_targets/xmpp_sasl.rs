@@ -28,7 +28,7 @@ libfuzzer_sys::fuzz_target!(|given: (u8, &[u8], &[u8])| {
             Step::Keys { user, hash } => negotiation.keys(&user, Keys::decoy(hash, &[1; 32], "a")),
             Step::Password { user, .. } => negotiation.checked(&user, false),
             Step::Token { user, .. } => {
-                // Another one than the client names.
+                // A user other than the one whom the client names.
                 let other = Jid::new("nobody@example.com").expect("valid");
                 negotiation.token(Some(other).filter(|other| user.is_some_and(|user| user != *other)))
             }

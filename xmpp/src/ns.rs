@@ -17,6 +17,10 @@ pub const TLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
 pub const SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
 /// SASL with other requests inline (XEP-0388).
 pub const SASL2: &str = "urn:xmpp:sasl:2";
+/// Tasks that make keys of SCRAM while signing in (XEP-0480).
+pub const UPGRADE: &str = "urn:xmpp:sasl:upgrade:0";
+/// The salt and the answer of such a task.
+pub const SCRAM_UPGRADE: &str = "urn:xmpp:scram-upgrade:0";
 /// Resources that are bound while signing in (XEP-0386).
 pub const BIND2: &str = "urn:xmpp:bind:0";
 /// Tokens for signing in again (XEP-0484).

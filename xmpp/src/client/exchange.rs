@@ -11,7 +11,7 @@ use crate::sasl::{ChannelBindings, Hash, Mechanism, Secret, TokenMechanism, hash
 pub(super) enum Exchange {
     /// The challenge of SCRAM.
     Scram(Scram),
-    /// Its signature, or its answer to a token.
+    /// The signature of the server, or its answer to a token.
     Verdict(Vec<u8>),
     /// No proof: the mechanism has none, or it was given before.
     Nothing,

@@ -5,10 +5,6 @@ use crate::{
     sasl::{ChannelBindings, Mechanism},
 };
 
-const TLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
-const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
-const SESSION: &str = "urn:ietf:params:xml:ns:xmpp-session";
-
 /// `<stream:features/>`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerFeatures {
@@ -48,7 +44,7 @@ impl ServerFeatures {
         let mut features = Self::default();
         for child in element.children() {
             match (child.namespace(), child.name()) {
-                (TLS, "starttls") => features.starttls = true,
+                (ns::TLS, "starttls") => features.starttls = true,
                 (ns::SASL, "mechanisms") => features.mechanisms = texts(child, "mechanism", ns::SASL),
                 (ns::CHANNEL_BINDING, "sasl-channel-binding") => {
                     let bindings = child.children().filter(|child| child.is("channel-binding", ns::CHANNEL_BINDING));
@@ -59,8 +55,8 @@ impl ServerFeatures {
                     features.mechanisms2 = texts(child, "mechanism", ns::SASL2);
                     features.inline = Inline::read(child);
                 }
-                (BIND, "bind") => features.bind = true,
-                (SESSION, "session") => features.session = child.child("optional", SESSION).is_none(),
+                (ns::BIND, "bind") => features.bind = true,
+                (ns::SESSION, "session") => features.session = child.child("optional", ns::SESSION).is_none(),
                 (ns::STREAM_MANAGEMENT, "sm") => features.stream_management = true,
                 _ => {}
             }
@@ -101,7 +97,7 @@ impl Inline {
             bind: child("bind", ns::BIND2).is_some(),
             stream_management: child("sm", ns::STREAM_MANAGEMENT).is_some(),
             tokens: child("fast", ns::FAST).map(|fast| texts(fast, "mechanism", ns::FAST)).unwrap_or_default(),
-            upgrades: texts(authentication, "upgrade", "urn:xmpp:sasl:upgrade:0"),
+            upgrades: texts(authentication, "upgrade", ns::UPGRADE),
         }
     }
 }

@@ -1,14 +1,14 @@
 //! The client's side of a stream up to its resource, for load generators and tests: events of the server go in, text for it comes out. The
 //! caller has the socket, the TLS connection and the random nonce.
 //!
-//! It signs in by XEP-0388 or RFC 6120. A hash of the offer (XEP-0474) is checked where the server gives one.
+//! The client signs in by XEP-0388 or RFC 6120. A hash of the offer (XEP-0474) is checked where the server gives one.
 
 mod exchange;
 mod features;
 mod sign_in;
 
 pub use features::{Inline, ServerFeatures};
-pub use sign_in::{Act, Session, SignIn};
+pub use sign_in::{Act, SignIn, SignedIn};
 
 use crate::{
     Jid,
@@ -37,20 +37,20 @@ pub enum Credentials {
     Token(TokenMechanism, String),
 }
 
-/// The client's choice among the offers of a server.
+/// The client's preferences among the offers of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Choice {
-    /// The mechanisms that it knows.
+pub struct Preferences {
+    /// The mechanisms that the client knows.
     pub mechanisms: Vec<Mechanism>,
-    /// It signs in by XEP-0388 where it can, and binds a resource by XEP-0386.
+    /// The client signs in by XEP-0388 where it can, and binds a resource by XEP-0386.
     pub sasl2: bool,
-    /// It asks for a token for this mechanism (XEP-0484).
+    /// The client asks for a token for this mechanism (XEP-0484).
     pub wants_token: Option<TokenMechanism>,
-    /// It makes keys of its password for the hash functions that the server asks for (XEP-0480).
+    /// The client makes keys of its password for the hash functions that the server asks for (XEP-0480).
     pub upgrades: bool,
 }
 
-impl Default for Choice {
+impl Default for Preferences {
     fn default() -> Self {
         Self { mechanisms: Mechanism::ALL.to_vec(), sasl2: true, wants_token: None, upgrades: false }
     }

@@ -4,7 +4,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use subtle::ConstantTimeEq as _;
 
 use super::{
-    Account, Choice, Credentials, ServerFeatures, SignInError,
+    Account, Credentials, Preferences, ServerFeatures, SignInError,
     exchange::{self, Binding, Exchange},
 };
 use crate::{
@@ -13,10 +13,6 @@ use crate::{
     stream::Event,
 };
 
-const TLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
-const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
-const SESSION: &str = "urn:ietf:params:xml:ns:xmpp-session";
-const SCRAM_UPGRADE: &str = "urn:xmpp:scram-upgrade:0";
 const HASHES: [Hash; 2] = [Hash::Sha1, Hash::Sha256];
 
 /// The next thing for the caller to do.
@@ -25,17 +21,17 @@ pub enum Act {
     /// Wait for the next event.
     Wait,
     Send(String),
-    /// Begin TLS, then call [`SignIn::secured`]. The server's stream is a new one.
+    /// Begin ns::TLS, then call [`SignIn::secured`]. The server's stream is a new one.
     StartTls,
     /// Send this to a new stream of the server, for a new parser.
     Restart(String),
     /// The client is in.
-    Done(Box<Session>),
+    Done(Box<SignedIn>),
 }
 
 /// The result of signing in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Session {
+pub struct SignedIn {
     /// The address with its resource.
     pub jid: Option<Jid>,
     /// The token and its end, as text (XEP-0484).
@@ -57,28 +53,28 @@ enum State {
 /// A client on its way in.
 pub struct SignIn {
     account: Account,
-    choice: Choice,
+    preferences: Preferences,
     framing: Framing,
     nonce: String,
-    /// Those of the connection. `None`: there is no TLS.
+    /// The channel bindings of the connection. `None`: there is no TLS.
     bindings: Option<ChannelBindings>,
     is_authenticated: bool,
     state: State,
-    session: Session,
+    signed_in: SignedIn,
 }
 
 impl SignIn {
-    /// `nonce`: random printable ASCII without commas. `bindings`: those of the TLS connection. `None`: there is no such connection yet.
+    /// `nonce`: random printable ASCII without commas. `bindings`: the channel bindings of the TLS connection. `None`: there is no such connection yet.
     pub fn new(
         account: Account,
-        choice: Choice,
+        preferences: Preferences,
         framing: Framing,
         nonce: &str,
         bindings: Option<ChannelBindings>,
     ) -> Self {
         let nonce = nonce.to_owned();
-        let (state, session) = (State::Header, Session::default());
-        Self { account, choice, framing, nonce, bindings, is_authenticated: false, state, session }
+        let (state, signed_in) = (State::Header, SignedIn::default());
+        Self { account, preferences, framing, nonce, bindings, is_authenticated: false, state, signed_in }
     }
 
     /// The client's header.
@@ -130,7 +126,7 @@ impl SignIn {
                 Some(features) => self.go_on(features),
                 None => Err(unexpected(element)),
             },
-            State::Proceed if element.is("proceed", TLS) => Ok(Act::StartTls),
+            State::Proceed if element.is("proceed", ns::TLS) => Ok(Act::StartTls),
             State::Sasl { exchange, is_sasl2 } => self.step(exchange, is_sasl2, element),
             State::Bind if element.is("iq", ns::CLIENT) => self.bound(element),
             State::Session if element.is("iq", ns::CLIENT) => Ok(self.done()),
@@ -140,31 +136,31 @@ impl SignIn {
 
     /// Takes the features of the server.
     fn go_on(&mut self, features: ServerFeatures) -> Result<Act, SignInError> {
-        self.session.features = features;
-        let features = &self.session.features;
+        self.signed_in.features = features;
+        let features = &self.signed_in.features;
         if self.is_authenticated {
-            return if self.session.jid.as_ref().is_some_and(|jid| !jid.is_bare()) {
+            return if self.signed_in.jid.as_ref().is_some_and(|jid| !jid.is_bare()) {
                 Ok(self.done())
             } else if features.bind {
                 self.state = State::Bind;
                 let resource = self.account.resource.iter();
-                let resource = resource.map(|resource| Element::new("resource", BIND).with_text(resource));
-                Ok(self.iq("bind", Element::new("bind", BIND).with_children(resource)))
+                let resource = resource.map(|resource| Element::new("resource", ns::BIND).with_text(resource));
+                Ok(self.iq("bind", Element::new("bind", ns::BIND).with_children(resource)))
             } else {
                 Err(SignInError::NotBound)
             };
         }
         if self.bindings.is_none() && features.starttls {
             self.state = State::Proceed;
-            return Ok(self.send(&Element::new("starttls", TLS)));
+            return Ok(self.send(&Element::new("starttls", ns::TLS)));
         }
         self.begin()
     }
 
     /// Begins to sign in.
     fn begin(&mut self) -> Result<Act, SignInError> {
-        let features = &self.session.features;
-        let is_sasl2 = self.choice.sasl2 && !features.mechanisms2.is_empty();
+        let features = &self.signed_in.features;
+        let is_sasl2 = self.preferences.sasl2 && !features.mechanisms2.is_empty();
         let none = ChannelBindings::default();
         let bindings = self.bindings.as_ref().unwrap_or(&none);
         let (name, first, exchange) = if let Credentials::Token(mechanism, token) = &self.account.credentials {
@@ -207,22 +203,24 @@ impl SignIn {
             (Credentials::Bearer(_), mechanism) => **mechanism == Mechanism::OAuthBearer && self.bindings.is_some(),
             (Credentials::Token(..), _) => false,
         };
-        self.choice.mechanisms.iter().filter(fits).copied().collect()
+        self.preferences.mechanisms.iter().filter(fits).copied().collect()
     }
 
     fn authenticate(&self, mechanism: &'static str, first: &[u8]) -> Element {
-        let features = &self.session.features;
+        let features = &self.signed_in.features;
         let agent = self.account.agent.iter().map(|id| Element::new("user-agent", ns::SASL2).with("id", id.clone()));
         let bind = || {
             let tag = self.account.resource.iter().map(|tag| Element::new("tag", ns::BIND2).with_text(tag));
             Element::new("bind", ns::BIND2).with_children(tag)
         };
-        let wanted =
-            self.choice.wants_token.filter(|wanted| features.inline.tokens.iter().any(|name| name == wanted.name()));
+        let wanted = self
+            .preferences
+            .wants_token
+            .filter(|wanted| features.inline.tokens.iter().any(|name| name == wanted.name()));
         let request = |wanted: TokenMechanism| Element::new("request-token", ns::FAST).with("mechanism", wanted.name());
         let fast = matches!(self.account.credentials, Credentials::Token(..));
         let upgrades = HASHES.into_iter().filter(|hash| {
-            self.choice.upgrades && features.inline.upgrades.iter().any(|task| task == Upgrade::task(*hash))
+            self.preferences.upgrades && features.inline.upgrades.iter().any(|task| task == Upgrade::task(*hash))
         });
         Element::new("authenticate", ns::SASL2)
             .with("mechanism", mechanism)
@@ -269,7 +267,8 @@ impl SignIn {
                 verify(exchange, data.as_deref())?;
                 let tasks = element.child("tasks", ns::SASL2).ok_or(SignInError::Malformed)?;
                 let task = tasks.child("task", ns::SASL2).map(Element::text).unwrap_or_default();
-                let hash = HASHES.into_iter().find(|hash| self.choice.upgrades && Upgrade::task(*hash) == task.trim());
+                let hash =
+                    HASHES.into_iter().find(|hash| self.preferences.upgrades && Upgrade::task(*hash) == task.trim());
                 let hash = hash.ok_or_else(|| unexpected(element))?;
                 self.state = State::Sasl { exchange: Exchange::Task(hash), is_sasl2 };
                 Ok(self.send(&Element::new("next", ns::SASL2).with("task", Upgrade::task(hash))))
@@ -286,9 +285,9 @@ impl SignIn {
         if jid.bare() != self.account.jid.bare() {
             return Err(SignInError::Malformed);
         }
-        self.session.jid = Some(jid);
+        self.signed_in.jid = Some(jid);
         let token = success.child("token", ns::FAST);
-        self.session.token =
+        self.signed_in.token =
             token.and_then(|token| Some((token.attribute("token")?.to_owned(), token.attribute("expiry")?.to_owned())));
         self.is_authenticated = true;
         // The features follow, on the same stream.
@@ -299,28 +298,28 @@ impl SignIn {
     /// Makes keys of the password (XEP-0480, section 3).
     fn upgrade(&mut self, hash: Hash, data: &Element) -> Result<Act, SignInError> {
         let Credentials::Password(password) = &self.account.credentials else { return Err(unexpected(data)) };
-        let salt = data.child("salt", SCRAM_UPGRADE).ok_or(SignInError::Malformed)?;
+        let salt = data.child("salt", ns::SCRAM_UPGRADE).ok_or(SignInError::Malformed)?;
         let iterations = salt.attribute("iterations").unwrap_or_default();
         let salted = exchange::salted(hash, password, &salt.text(), iterations)?;
         self.state = State::Sasl { exchange: Exchange::Nothing, is_sasl2: true };
-        let answer = Element::new("hash", SCRAM_UPGRADE).with_text(salted);
+        let answer = Element::new("hash", ns::SCRAM_UPGRADE).with_text(salted);
         Ok(self.send(&Element::new("task-data", ns::SASL2).with_child(answer)))
     }
 
     fn bound(&mut self, iq: &Element) -> Result<Act, SignInError> {
-        let bind = iq.child("bind", BIND).and_then(|bind| bind.child("jid", BIND));
+        let bind = iq.child("bind", ns::BIND).and_then(|bind| bind.child("jid", ns::BIND));
         let jid = bind.and_then(|jid| Jid::new(jid.text().trim()).ok()).ok_or(SignInError::NotBound)?;
-        self.session.jid = Some(jid);
-        if self.session.features.session {
+        self.signed_in.jid = Some(jid);
+        if self.signed_in.features.session {
             self.state = State::Session;
-            return Ok(self.iq("session", Element::new("session", SESSION)));
+            return Ok(self.iq("session", Element::new("session", ns::SESSION)));
         }
         Ok(self.done())
     }
 
     fn done(&mut self) -> Act {
         self.state = State::Done;
-        Act::Done(Box::new(self.session.clone()))
+        Act::Done(Box::new(self.signed_in.clone()))
     }
 
     fn iq(&self, id: &'static str, child: Element) -> Act {
@@ -335,7 +334,7 @@ impl SignIn {
 /// Checks that the server has shown that it knows the secret.
 fn verify(exchange: Exchange, data: Option<&str>) -> Result<(), SignInError> {
     match exchange {
-        // The client has seen it before the task.
+        // The mechanism has no proof, or the client has checked it before the task.
         Exchange::Nothing | Exchange::Task(_) => Ok(()),
         // RFC 5802, section 3: "The client authenticates the server by computing the ServerSignature and comparing it to the value sent by the
         // server. If the two are equal, it proves that the server had access to the user's ServerKey."

@@ -18,8 +18,6 @@ const NONCE: &str = "3rfcNHYJY1ZVvWVs7j";
 const AGENT: &str = "d4565fa7-4d72-4749-b3d3-740edbf87770";
 const NOW_MS: u64 = 1_700_000_000_000;
 const ISSUER: TokenIssuer<'static> = TokenIssuer { key: &[7; 32], user: "juliet", agent: AGENT, generation: 1 };
-const TLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
-const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
 
 fn juliet() -> Jid {
     Jid::new("juliet@example.com").expect("an address")
@@ -63,11 +61,11 @@ impl Parser {
 struct Server {
     framing: Framing,
     offer: Offer,
-    /// It offers STARTTLS, and then this.
+    /// The channel bindings after STARTTLS. `None`: the server does not offer it.
     after_tls: Option<ChannelBindings>,
     has_sasl2: bool,
     upgrades: Vec<Hash>,
-    /// It says that it knows everybody.
+    /// The server says that it knows everybody, without a proof.
     is_impostor: bool,
     negotiation: Negotiation,
     parser: Parser,
@@ -127,7 +125,7 @@ impl Server {
     fn features(&self) -> Element {
         let features = Element::new("features", ns::STREAMS);
         if self.user.is_some() {
-            return features.with_child(Element::new("bind", BIND));
+            return features.with_child(Element::new("bind", ns::BIND));
         }
         let sasl2 = Features {
             offer: &self.offer,
@@ -137,7 +135,7 @@ impl Server {
             upgrades: &self.upgrades,
         };
         features
-            .with_children(self.after_tls.is_some().then(|| Element::new("starttls", TLS)))
+            .with_children(self.after_tls.is_some().then(|| Element::new("starttls", ns::TLS)))
             .with_child(self.offer.element())
             .with_children(self.offer.bindings_element())
             .with_children(if self.has_sasl2 { sasl2.element() } else { None })
@@ -145,12 +143,12 @@ impl Server {
 
     fn stanza(&mut self, stanza: &Stanza) -> Vec<String> {
         let element = stanza.element();
-        if element.is("starttls", TLS) {
+        if element.is("starttls", ns::TLS) {
             self.offer.bindings = self.after_tls.take().expect("offered");
             self.offer.is_encrypted = true;
             self.negotiation = Negotiation::new(self.offer.clone()).with_from(Some(&juliet())).protected();
             self.parser = Parser::new(self.framing);
-            return vec![self.text(&Element::new("proceed", TLS))];
+            return vec![self.text(&Element::new("proceed", ns::TLS))];
         }
         if let Some(request) = Request::read(&element) {
             let step = match request.expect("valid") {
@@ -172,10 +170,11 @@ impl Server {
             return self.sasl2(request.expect("valid"));
         }
         assert_eq!(stanza.iq_type(), Ok(IqType::Set));
-        let resource = element.child("bind", BIND).and_then(|bind| bind.child("resource", BIND)).map(Element::text);
+        let resource =
+            element.child("bind", ns::BIND).and_then(|bind| bind.child("resource", ns::BIND)).map(Element::text);
         let user = self.user.clone().expect("signed in");
         let jid = user.with_resource(resource.as_deref().unwrap_or("server's")).expect("an address");
-        let bind = Element::new("bind", BIND).with_child(Element::new("jid", BIND).with_text(jid.to_string()));
+        let bind = Element::new("bind", ns::BIND).with_child(Element::new("jid", ns::BIND).with_text(jid.to_string()));
         let id = stanza.id().expect("an id").to_owned();
         vec![self.text(&Element::new("iq", ns::CLIENT).with("type", "result").with("id", id).with_child(bind))]
     }
@@ -239,7 +238,7 @@ impl Server {
         }
         answers.extend(request.wants_token.map(|mechanism| ISSUER.element(mechanism, NOW_MS)));
         let features = Element::new("features", ns::STREAMS)
-            .with_children(request.bind.is_none().then(|| Element::new("bind", BIND)));
+            .with_children(request.bind.is_none().then(|| Element::new("bind", ns::BIND)));
         vec![self.text(&success(data, &jid, answers)), self.text(&features)]
     }
 
@@ -273,20 +272,20 @@ fn password() -> Credentials {
     Credentials::Password("pencil".to_owned())
 }
 
-fn only(mechanism: Mechanism) -> Choice {
-    Choice { mechanisms: vec![mechanism], ..Choice::default() }
+fn only(mechanism: Mechanism) -> Preferences {
+    Preferences { mechanisms: vec![mechanism], ..Preferences::default() }
 }
 
 /// Lets the two talk. `between` may change what the server says.
 fn play(
     server: &mut Server,
     credentials: Credentials,
-    choice: Choice,
+    preferences: Preferences,
     pieces: usize,
     between: impl Fn(String) -> String,
-) -> Result<Session, SignInError> {
+) -> Result<SignedIn, SignInError> {
     let given = server.offer.is_encrypted.then(bindings);
-    let mut client = SignIn::new(account(credentials), choice, server.framing, NONCE, given);
+    let mut client = SignIn::new(account(credentials), preferences, server.framing, NONCE, given);
     let mut parser = Parser::new(server.framing);
     let mut says = vec![client.header()];
     for _ in 0..32 {
@@ -303,7 +302,7 @@ fn play(
                     parser = Parser::new(server.framing);
                     says.push(text);
                 }
-                Act::Done(session) => return Ok(*session),
+                Act::Done(signed_in) => return Ok(*signed_in),
             }
         }
         assert!(!says.is_empty(), "neither says anything");
@@ -321,9 +320,9 @@ fn a_client_gets_in_by_every_mechanism_and_both_profiles() {
                     _ => password(),
                 };
                 let mut server = Server::new(framing, has_sasl2, true);
-                let session = play(&mut server, credentials, only(mechanism), 7, |text| text).expect("in");
+                let signed_in = play(&mut server, credentials, only(mechanism), 7, |text| text).expect("in");
                 let resource = if has_sasl2 { "balcony~4232f4d4" } else { "balcony" };
-                assert_eq!(session.jid, juliet().with_resource(resource).ok(), "{mechanism:?}");
+                assert_eq!(signed_in.jid, juliet().with_resource(resource).ok(), "{mechanism:?}");
                 assert_eq!(server.mechanisms, [mechanism.name()]);
             }
         }
@@ -333,11 +332,11 @@ fn a_client_gets_in_by_every_mechanism_and_both_profiles() {
 #[test]
 fn a_client_begins_tls_and_takes_the_strongest_mechanism() {
     let mut server = Server { after_tls: Some(bindings()), ..Server::new(Framing::Tcp, true, false) };
-    assert!(play(&mut server, password(), Choice::default(), 3, |text| text).is_ok());
+    assert!(play(&mut server, password(), Preferences::default(), 3, |text| text).is_ok());
     assert_eq!(server.mechanisms, ["SCRAM-SHA-256-PLUS"]);
     // Without TLS no secret is shown.
     let mut server = Server::new(Framing::Tcp, true, false);
-    assert!(play(&mut server, password(), Choice::default(), 3, |text| text).is_ok());
+    assert!(play(&mut server, password(), Preferences::default(), 3, |text| text).is_ok());
     assert_eq!(server.mechanisms, ["SCRAM-SHA-256"]);
     let refused = play(&mut Server::new(Framing::Tcp, true, false), password(), only(Mechanism::Plain), 3, |text| text);
     assert_eq!(refused, Err(SignInError::NoMechanism));
@@ -347,15 +346,16 @@ fn a_client_begins_tls_and_takes_the_strongest_mechanism() {
 #[test]
 fn a_client_gets_a_token_and_comes_back_by_it() {
     for (at, mechanism) in TokenMechanism::ALL.iter().copied().enumerate() {
-        let choice = Choice { wants_token: Some(mechanism), ..Choice::default() };
-        let session = play(&mut Server::new(Framing::Tcp, true, true), password(), choice, 9, |text| text).expect("in");
-        let (token, expiry) = session.token.expect("a token");
+        let preferences = Preferences { wants_token: Some(mechanism), ..Preferences::default() };
+        let signed_in =
+            play(&mut Server::new(Framing::Tcp, true, true), password(), preferences, 9, |text| text).expect("in");
+        let (token, expiry) = signed_in.token.expect("a token");
         assert!(expiry.ends_with('Z'));
         let back = |mechanism, token: &str, is_impostor| {
             let mut server = Server { is_impostor, ..Server::new(Framing::Tcp, true, true) };
-            play(&mut server, Credentials::Token(mechanism, token.to_owned()), Choice::default(), 9, |text| text)
+            play(&mut server, Credentials::Token(mechanism, token.to_owned()), Preferences::default(), 9, |text| text)
         };
-        assert!(back(mechanism, &token, false).is_ok_and(|session| session.jid.is_some()));
+        assert!(back(mechanism, &token, false).is_ok_and(|signed_in| signed_in.jid.is_some()));
         let refused = Err(SignInError::Refused("credentials-expired".to_owned()));
         assert_eq!(back(mechanism, "other", false), refused);
         assert_eq!(back(TokenMechanism::ALL[(at + 1) % 3], &token, false), refused, "a token of another mechanism");
@@ -368,8 +368,8 @@ fn a_client_gets_a_token_and_comes_back_by_it() {
 fn a_client_makes_keys_for_other_hash_functions() {
     let upgrades = vec![Hash::Sha1, Hash::Sha256];
     let mut server = Server { upgrades, ..Server::new(Framing::WebSocket, true, true) };
-    let choice = Choice { upgrades: true, ..Choice::default() };
-    assert!(play(&mut server, password(), choice, 9, |text| text).is_ok());
+    let preferences = Preferences { upgrades: true, ..Preferences::default() };
+    assert!(play(&mut server, password(), preferences, 9, |text| text).is_ok());
     assert_eq!(server.set.len(), 2);
     assert!(server.set.iter().all(|keys| keys.accepts("pencil") && !keys.accepts("Pencil")));
 }
@@ -379,7 +379,7 @@ fn a_client_makes_keys_for_other_hash_functions() {
 fn a_client_notices_whoever_comes_between() {
     let between = |has_sasl2: bool, from: &'static str, to: &'static str| {
         let mut server = Server::new(Framing::Tcp, has_sasl2, true);
-        play(&mut server, password(), Choice::default(), 9, |text| text.replace(from, to))
+        play(&mut server, password(), Preferences::default(), 9, |text| text.replace(from, to))
     };
     for has_sasl2 in [false, true] {
         // The stronger mechanisms are gone, or the stronger binding.
@@ -389,26 +389,28 @@ fn a_client_notices_whoever_comes_between() {
         assert_eq!(between(has_sasl2, "<channel-binding type='tls-exporter'/>", ""), Err(SignInError::Downgraded));
         // No mechanism binds any more: the client says so, and the server refuses.
         let mut server = Server::new(Framing::Tcp, has_sasl2, true);
-        let stripped = play(&mut server, password(), Choice::default(), 9, |text| {
+        let stripped = play(&mut server, password(), Preferences::default(), 9, |text| {
             text.replace("<mechanism>SCRAM-SHA-256-PLUS</mechanism>", "")
                 .replace("<mechanism>SCRAM-SHA-1-PLUS</mechanism>", "")
         });
         assert_eq!(stripped, Err(SignInError::Refused("not-authorized".to_owned())));
         let wrong = Credentials::Password("Pencil".to_owned());
-        let refused = play(&mut Server::new(Framing::Tcp, has_sasl2, true), wrong, Choice::default(), 9, |text| text);
+        let refused =
+            play(&mut Server::new(Framing::Tcp, has_sasl2, true), wrong, Preferences::default(), 9, |text| text);
         assert_eq!(refused, Err(SignInError::Refused("not-authorized".to_owned())));
         let mut impostor = Server { is_impostor: true, ..Server::new(Framing::Tcp, has_sasl2, true) };
-        let found = play(&mut impostor, password(), Choice::default(), 9, |text| text);
+        let found = play(&mut impostor, password(), Preferences::default(), 9, |text| text);
         assert_eq!(found, Err(SignInError::Impostor));
         let bearer = Credentials::Bearer("stolen".to_owned());
-        let refused = play(&mut Server::new(Framing::Tcp, has_sasl2, true), bearer, Choice::default(), 9, |text| text);
+        let refused =
+            play(&mut Server::new(Framing::Tcp, has_sasl2, true), bearer, Preferences::default(), 9, |text| text);
         assert_eq!(refused, Err(SignInError::Refused("not-authorized".to_owned())));
     }
 }
 
 #[test]
 fn a_client_says_why_it_did_not_get_in() {
-    let mut client = SignIn::new(account(password()), Choice::default(), Framing::Tcp, NONCE, None);
+    let mut client = SignIn::new(account(password()), Preferences::default(), Framing::Tcp, NONCE, None);
     assert_eq!(
         client.header(),
         "<?xml version='1.0'?><stream:stream to='example.com' version='1.0' xml:lang='en' xmlns='jabber:client' \
@@ -423,7 +425,8 @@ fn a_client_says_why_it_did_not_get_in() {
     assert_eq!(client.hear(&events[2]), Err(SignInError::Ended("closed".to_owned())));
     // Features of a server without anything, and an answer that nobody has asked for.
     let hear = |text: &str| {
-        let mut client = SignIn::new(account(password()), Choice::default(), Framing::Tcp, NONCE, Some(bindings()));
+        let mut client =
+            SignIn::new(account(password()), Preferences::default(), Framing::Tcp, NONCE, Some(bindings()));
         let events = Parser::new(Framing::Tcp).events(&format!("{opening}{text}"), 100);
         events.iter().map(|event| client.hear(event)).find(Result::is_err)
     };
@@ -456,7 +459,7 @@ fn a_client_says_why_it_did_not_get_in() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
-    /// It does not matter how the bytes of both sides come.
+    /// The pieces in which the bytes of both sides come do not matter.
     #[test]
     fn a_client_gets_in_however_the_bytes_come(pieces in 1..600usize, has_sasl2: bool) {
         let mut server = Server::new(Framing::Tcp, has_sasl2, true);

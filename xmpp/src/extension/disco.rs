@@ -1,9 +1,7 @@
 //! Service discovery (XEP-0030, XEP-0128): the identities, the features and the data of an entity.
 
 use super::form::{Form, InvalidForm};
-use crate::Element;
-
-pub const INFO: &str = "http://jabber.org/protocol/disco#info";
+use crate::{Element, ns};
 
 /// Most identities, features and forms together.
 pub const MAX_ENTRIES: usize = 1024;
@@ -31,14 +29,14 @@ pub struct Info {
     pub identities: Vec<Identity>,
     pub features: Vec<String>,
     pub forms: Vec<Form>,
-    /// There are other elements, or other ones than fields in a form of XEP-0128.
+    /// The answer has elements of other kinds, or a form with more than fields.
     pub has_others: bool,
 }
 
 /// An answer that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidInfo {
-    #[error("the element is no <query/> of {INFO}")]
+    #[error("the element is no <query/> of {}", ns::DISCO_INFO)]
     Element,
     #[error("an identity has no category or no type, or a feature has no name")]
     Nameless,
@@ -51,7 +49,7 @@ pub enum InvalidInfo {
 impl Info {
     /// Reads `<query/>`. `lang`: the language that holds around it, that of the stanza or its stream.
     pub fn read(query: &Element, lang: Option<&str>) -> Result<Self, InvalidInfo> {
-        if !query.is("query", INFO) {
+        if !query.is("query", ns::DISCO_INFO) {
             return Err(InvalidInfo::Element);
         }
         let lang = query.lang().or(lang).unwrap_or_default();
@@ -61,14 +59,14 @@ impl Info {
                 return Err(InvalidInfo::Entries);
             }
             let named = |name| child.attribute(name).filter(|value| !value.is_empty()).ok_or(InvalidInfo::Nameless);
-            if child.is("identity", INFO) {
+            if child.is("identity", ns::DISCO_INFO) {
                 info.identities.push(Identity {
                     category: named("category")?.to_owned(),
                     identity_type: named("type")?.to_owned(),
                     lang: child.lang().unwrap_or(lang).to_owned(),
                     name: child.attribute("name").unwrap_or_default().to_owned(),
                 });
-            } else if child.is("feature", INFO) {
+            } else if child.is("feature", ns::DISCO_INFO) {
                 info.features.push(named("var")?.to_owned());
             } else if let Some(form) = Form::read(child) {
                 let form = form?;
@@ -83,12 +81,12 @@ impl Info {
 
     /// `<query/>` for an answer. `node`: that of the question.
     pub fn element(&self, node: Option<&str>) -> Element {
-        let mut query = Element::new("query", INFO);
+        let mut query = Element::new("query", ns::DISCO_INFO);
         if let Some(node) = node {
             query = query.with("node", node.to_owned());
         }
         for identity in &self.identities {
-            let mut element = Element::new("identity", INFO)
+            let mut element = Element::new("identity", ns::DISCO_INFO)
                 .with("category", identity.category.clone())
                 .with("type", identity.identity_type.clone());
             if !identity.name.is_empty() {
@@ -99,7 +97,7 @@ impl Info {
             }
             query = query.with_child(element);
         }
-        let feature = |var: &String| Element::new("feature", INFO).with("var", var.clone());
+        let feature = |var: &String| Element::new("feature", ns::DISCO_INFO).with("var", var.clone());
         query.with_children(self.features.iter().map(feature)).with_children(self.forms.iter().map(Form::element))
     }
 
@@ -126,7 +124,7 @@ mod tests {
                 Identity { lang: "de".to_owned(), ..Identity::new("server", "im", "Carillon") },
                 Identity::new("account", "registered", ""),
             ],
-            features: vec![INFO.to_owned(), "a&b".to_owned()],
+            features: vec![ns::DISCO_INFO.to_owned(), "a&b".to_owned()],
             forms: vec![Form::of(crate::extension::form::FormType::Result, "urn:x")],
             has_others: false,
         };

@@ -38,8 +38,8 @@ pub enum InvalidPage {
     Number,
     #[error("an id is longer than 1024 bytes")]
     Id,
-    #[error("more than one place is named, or one is named twice")]
-    Place,
+    #[error("the place of the page or its length is named twice")]
+    Twice,
 }
 
 impl InvalidPage {
@@ -58,22 +58,20 @@ impl PageRequest {
     }
 
     fn of(set: &Element) -> Result<Self, InvalidPage> {
-        let mut request = Self::default();
-        let (mut has_max, mut has_place) = (false, false);
+        let (mut max, mut place) = (None, None);
         for child in set.children().filter(|child| child.namespace() == NAMESPACE) {
-            let seen = if child.name() == "max" { &mut has_max } else { &mut has_place };
-            match child.name() {
-                "max" | "after" | "before" | "index" if std::mem::replace(seen, true) => {
-                    return Err(InvalidPage::Place);
-                }
-                "max" => request.max = Some(number(child)?),
-                "after" => request.place = id(child)?.map_or(Place::First, Place::After),
-                "before" => request.place = id(child)?.map_or(Place::Last, Place::Before),
-                "index" => request.place = Place::Index(number(child)?),
-                _ => {}
+            let is_second = match child.name() {
+                "max" => max.replace(number(child)?).is_some(),
+                "after" => place.replace(id(child)?.map_or(Place::First, Place::After)).is_some(),
+                "before" => place.replace(id(child)?.map_or(Place::Last, Place::Before)).is_some(),
+                "index" => place.replace(Place::Index(number(child)?)).is_some(),
+                _ => false,
+            };
+            if is_second {
+                return Err(InvalidPage::Twice);
             }
         }
-        Ok(request)
+        Ok(Self { max, place: place.unwrap_or_default() })
     }
 
     /// `<set/>` for a question.
@@ -201,9 +199,9 @@ mod tests {
             ("<max>+1</max>", Err(InvalidPage::Number)),
             ("<max>2147483648</max>", Err(InvalidPage::Number)),
             ("<index>1.5</index>", Err(InvalidPage::Number)),
-            ("<max>1</max><max>1</max>", Err(InvalidPage::Place)),
-            ("<after>a</after><before>b</before>", Err(InvalidPage::Place)),
-            ("<before/><index>1</index>", Err(InvalidPage::Place)),
+            ("<max>1</max><max>1</max>", Err(InvalidPage::Twice)),
+            ("<after>a</after><before>b</before>", Err(InvalidPage::Twice)),
+            ("<before/><index>1</index>", Err(InvalidPage::Twice)),
             (&format!("<after>{}</after>", "x".repeat(1025)), Err(InvalidPage::Id)),
         ] {
             assert_eq!(read(inside), expected, "{inside}");

@@ -35,8 +35,7 @@ pub fn origin(stanza: &Stanza) -> Option<String> {
 /// attribute they would otherwise set, MUST delete that element even if they are not adding their own stanza ID." Other elements of the
 /// namespace stay.
 pub fn is_forged(child: &Child<'_>, is_ours: impl FnOnce(&Jid) -> bool) -> bool {
-    child.is("stanza-id", NAMESPACE)
-        && child.attribute("by").and_then(|by| Jid::new(&by).ok()).is_some_and(|by| is_ours(&by))
+    child.is("stanza-id", NAMESPACE) && child.address("by").is_some_and(|by| is_ours(&by))
 }
 
 #[cfg(test)]

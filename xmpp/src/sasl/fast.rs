@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(element.attribute("token"), Some(&*given));
         let expiry = element.attribute("expiry").and_then(date_time::parse).expect("a time");
         assert_eq!(expiry, 102 * WINDOW_MS);
-        // It is first, then second, and then it has ended.
+        // The token is the first one, then the second one, and then void.
         for (ms, at) in [
             (NOW_MS, Some(0)),
             (101 * WINDOW_MS, Some(1)),

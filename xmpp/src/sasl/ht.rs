@@ -72,7 +72,8 @@ pub(super) fn read(
 }
 
 impl Claim {
-    /// Which of the tokens it is, and the answer by which the server shows that it has the token, too. Looks at all tokens.
+    /// The place of the client's token among `tokens`, and the answer by which the server shows that it has the token, too. Compares all tokens,
+    /// so that the time does not tell the place.
     pub(super) fn check(&self, tokens: &[Secret]) -> Option<(usize, Vec<u8>)> {
         let mut found = None;
         for (at, token) in tokens.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! One connection that signs in.
+//! The attempts of a connection to sign in.
 
 use super::{
     Hash, Keys, Mechanism, Offer, Secret, TokenMechanism, check_authzid,

@@ -24,13 +24,13 @@ pub(super) fn read(message: &[u8]) -> Result<Bearer, SaslFailure> {
     let malformed = SaslFailure::MalformedRequest;
     let text = std::str::from_utf8(message).map_err(|_| malformed)?;
     let (gs2, pairs) = Gs2::read(text)?;
-    // There is no mechanism of this name with channel binding.
+    // OAUTHBEARER has no variant with channel binding.
     if gs2.binding.is_some() {
         return Err(malformed);
     }
     let pairs = pairs.strip_prefix('\x01').and_then(|pairs| pairs.strip_suffix('\x01')).ok_or(malformed)?;
     let mut token = None;
-    // Each pair has the separator behind it, the last one, too.
+    // Each pair ends with the separator, the last one, too.
     for pair in pairs.strip_suffix('\x01').ok_or(malformed)?.split('\x01') {
         // RFC 7628, section 3.1: "Unknown key/value pairs MUST be ignored by the server."
         match pair.split_once('=') {

@@ -16,7 +16,7 @@ const AGENT_CHARS: usize = 128;
 /// Longest name of a task that is kept, in characters.
 const TASK_CHARS: usize = 64;
 
-/// An element that a client sends. Data is overwritten when it is dropped, and never shown.
+/// An element that a client sends. Data of mechanisms is overwritten when it is dropped; neither this nor the data of tasks is shown.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Request2 {
     Authenticate(Box<Authenticate>),
@@ -24,7 +24,7 @@ pub enum Request2 {
     Abort,
     /// The client begins this task.
     Next(String),
-    /// The client's part of a task. It may show secrets.
+    /// The client's part of a task, which may be secret.
     TaskData(Box<Element>),
 }
 

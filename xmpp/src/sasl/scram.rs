@@ -129,7 +129,7 @@ impl Keys {
     /// Keys for a user without any: always the same for the same name, so that nobody learns which users exist. No password fits them.
     /// `key` is a secret of the service, `user` the id of the user as every dialect has it.
     pub fn decoy(hash: Hash, key: &[u8; 32], user: &str) -> Self {
-        // Those of SHA-256 are the same as in the native dialect: else the two would tell who exists.
+        // Keys of SHA-256 are the same as in the native dialect: different ones would tell that the user does not exist.
         let decoy = match hash {
             Hash::Sha256 => credentials::decoy(key, user),
             Hash::Sha1 => {

@@ -7,9 +7,6 @@ use zeroize::Zeroizing;
 use super::{Hash, Keys};
 use crate::{Element, error::SaslFailure, ns};
 
-const UPGRADES: &str = "urn:xmpp:sasl:upgrade:0";
-const SCRAM: &str = "urn:xmpp:scram-upgrade:0";
-
 /// A task between the proof of the client and its success.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upgrade {
@@ -37,13 +34,13 @@ impl Upgrade {
     /// The task that a client asks for. `None`: the element is another one, or there is no such task.
     pub(super) fn requested(element: &Element) -> Option<Hash> {
         let hashes = [Hash::Sha1, Hash::Sha256];
-        let name = element.is("upgrade", UPGRADES).then(|| element.text())?;
+        let name = element.is("upgrade", ns::UPGRADE).then(|| element.text())?;
         hashes.into_iter().find(|hash| Self::task(*hash) == name.trim())
     }
 
     /// `<upgrade/>` for the features.
     pub(crate) fn feature(hash: Hash) -> Element {
-        Element::new("upgrade", UPGRADES).with_text(Self::task(hash))
+        Element::new("upgrade", ns::UPGRADE).with_text(Self::task(hash))
     }
 
     /// `<task-data/>` for the client that has begun the task.
@@ -51,7 +48,7 @@ impl Upgrade {
     /// XEP-0480, section 3: "To do so the server sends a \<salt/\> element namespaced to "urn:xmpp:scram-upgrade:0" containing the base64
     /// encoded salt [...] and an attribute named "iterations"".
     pub fn question(&self) -> Element {
-        let salt = Element::new("salt", SCRAM)
+        let salt = Element::new("salt", ns::SCRAM_UPGRADE)
             .with("iterations", self.iterations.to_string())
             .with_text(BASE64_STANDARD.encode(&self.salt));
         Element::new("task-data", ns::SASL2).with_child(salt)
@@ -60,7 +57,7 @@ impl Upgrade {
     /// The keys of `<task-data/>`, the client's answer. The service cannot see whether they are of the same password: whoever has signed in
     /// may set a new one.
     pub fn keys(&self, answer: &Element) -> Result<Keys, SaslFailure> {
-        let hash = answer.child("hash", SCRAM).ok_or(SaslFailure::MalformedRequest)?;
+        let hash = answer.child("hash", ns::SCRAM_UPGRADE).ok_or(SaslFailure::MalformedRequest)?;
         let text = Zeroizing::new(hash.text());
         let salted = BASE64_STANDARD.decode(text.trim()).map_err(|_| SaslFailure::IncorrectEncoding)?;
         let salted = Zeroizing::new(salted);
@@ -112,7 +109,7 @@ mod tests {
         for hash in [Hash::Sha1, Hash::Sha256] {
             assert_eq!(Upgrade::requested(&Upgrade::feature(hash)), Some(hash));
         }
-        let other = Element::new("upgrade", UPGRADES).with_text("UPGR-SCRAM-SHA-512");
+        let other = Element::new("upgrade", ns::UPGRADE).with_text("UPGR-SCRAM-SHA-512");
         assert_eq!((Upgrade::requested(&other), Upgrade::requested(&Element::new("upgrade", "urn:x"))), (None, None));
     }
 }

@@ -87,7 +87,7 @@ mod tests {
             OPENING.text(Some(&Header::default()), Framing::WebSocket),
             "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' from='im.example.com' id='++TR84Sm6A3hnt3Q065SnAbbk3Y=' xml:lang='en'/>"
         );
-        // What the server writes can be read.
+        // Headers of the server can be read.
         let mut tcp = TcpParser::new(Limits::default());
         let whole = format!("{text}{}", closing(Framing::Tcp));
         let mut input = whole.as_bytes();

@@ -53,7 +53,7 @@ impl TcpParser {
 
     /// Takes bytes up to the end of the next event, and takes them out of `input`. `None`: all are taken, and more are needed.
     ///
-    /// What is behind an event stays in `input`: after the event that ends a stream, for TLS or for a new stream, it belongs to
+    /// Bytes behind an event stay in `input`: after the event that ends a stream, for TLS or for a new stream, they belong to
     /// what follows.
     pub fn feed(&mut self, input: &mut &[u8]) -> Option<Event> {
         match self.next(input) {

@@ -49,7 +49,8 @@ impl Legacy {
         format!("{}#{}", self.node, self.ver)
     }
 
-    /// Checks that the hash is that of `info`. If so, `info` holds for all with the same hash and function.
+    /// Checks that the hash is that of `info`. If so, `info` holds for all with the same hash and function. The strings of this XEP do not tell
+    /// all answers apart: a feature can look like the protocol of a form. [`HashSet`](super::HashSet) does, and comes first where there are both.
     ///
     /// XEP-0115, section 5.4: "If the values of the received and reconstructed hashes do not match, the processing application MUST consider
     /// the result to be invalid and MUST NOT globally cache the verification string".
@@ -61,7 +62,7 @@ impl Legacy {
 
 /// The string S of XEP-0115, section 5.1. All sorting is by bytes.
 ///
-/// Names with the separator `<` are refused beyond what section 5.4 calls ill-formed: two answers could have one string.
+/// Names with the separator `<` are ill-formed in addition to those of section 5.4: they would make one string of many more answers.
 pub(super) fn verification(info: &Info) -> Result<String, Mismatch> {
     let mut s = String::new();
     let mut push = |part: &str| {

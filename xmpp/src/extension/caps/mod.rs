@@ -52,7 +52,7 @@ impl Algorithm {
 pub enum Mismatch {
     #[error("the hash function is not known")]
     Algorithm,
-    /// There are several answers with the same hash.
+    /// The answer breaks a rule without which several answers could have one hash.
     #[error("the answer is ill-formed")]
     IllFormed,
     #[error("the hash is that of another answer")]

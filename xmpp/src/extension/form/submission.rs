@@ -8,7 +8,7 @@ use crate::{
     error::{StanzaCondition, StanzaError},
 };
 
-/// The values of a form that was filled in. Each is one that its field allows.
+/// The values of a form that was filled in, each of which its field allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Submission {
     values: BTreeMap<String, Vec<String>>,
@@ -75,16 +75,10 @@ impl Form {
 impl Field {
     /// The values in the form in which they count. `None`: there is none.
     fn check(&self, field_type: FieldType, given: &[String]) -> Result<Option<Vec<String>>, Wrong> {
-        // An empty value is as good as none (section 3.6), but for text of several lines and for lists that offer it.
+        // An empty value is as good as none (section 3.6), unless a list offers it.
+        let is_list = matches!(field_type, FieldType::ListMulti | FieldType::ListSingle);
         let is_offered = |value: &String| self.choices.iter().any(|choice| choice.value == *value);
-        let is_empty = match field_type {
-            FieldType::TextMulti => given.iter().all(String::is_empty),
-            FieldType::ListMulti | FieldType::ListSingle => {
-                given.iter().all(|value| value.is_empty() && !is_offered(value))
-            }
-            _ => given.iter().all(String::is_empty),
-        };
-        if is_empty {
+        if given.iter().all(|value| value.is_empty() && !(is_list && is_offered(value))) {
             return Ok(None);
         }
         if given.len() > 1 && !field_type.has_many_values() {
@@ -99,7 +93,7 @@ impl Field {
                 _ => Err(Wrong::Boolean),
             },
             // XEP-0004, section 3.3: the entity "MUST NOT insert new options".
-            FieldType::ListMulti | FieldType::ListSingle if !given.iter().all(is_offered) => Err(Wrong::Choice),
+            _ if is_list && !given.iter().all(is_offered) => Err(Wrong::Choice),
             // XEP-0004, section 3.3: "duplicate JIDs MUST be ignored".
             FieldType::JidMulti | FieldType::JidSingle => {
                 let (mut known, mut addresses) = (BTreeSet::new(), Vec::with_capacity(given.len()));

@@ -128,7 +128,7 @@ fn what_comes_back_is_checked_by_the_form() {
     assert_eq!((found.text("maxsubs"), found.values("maxsubs").map(<[_]>::len)), (Some(""), Some(1)));
     let addresses = ["juliet@example.org", "romeo@example.org/x"].map(|text| Jid::new(text).expect("an address"));
     assert_eq!(found.addresses("invitelist").as_deref(), Some(&addresses[..]));
-    // It came back without a value, one did not come back, and one is not of the form.
+    // One field came back without a value, one did not come back, and one is not of the form.
     assert_eq!(found.values("owner"), Some(&[][..]));
     assert_eq!((found.values("password"), found.values("unknown")), (None, None));
     for (fields, var, wrong) in [

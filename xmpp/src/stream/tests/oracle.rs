@@ -6,7 +6,7 @@ use rxml::Parse as _;
 use super::{properties::nearly_xml, *};
 use crate::{Element, element::Node};
 
-/// What a document has, in its order: names with their namespaces, sorted attributes, text.
+/// The parts of a document, in their order: names with their namespaces, sorted attributes, text.
 type Content = Vec<String>;
 
 fn push_text(text: &str, content: &mut Content) {
@@ -35,7 +35,7 @@ fn push_element(element: &Element, content: &mut Content) {
     content.push("end".to_owned());
 }
 
-/// What `rxml` finds in the stream's elements; `None` if it refuses the stream or finds no end.
+/// The parts that `rxml` finds in the stream's elements; `None` if it refuses the stream or finds no end.
 fn by_rxml(mut bytes: &[u8]) -> Option<Content> {
     let mut parser = rxml::Parser::new();
     let (mut content, mut depth) = (Vec::new(), 0);
@@ -62,7 +62,7 @@ fn by_rxml(mut bytes: &[u8]) -> Option<Content> {
     }
 }
 
-/// What ours finds. The error, if it refuses the stream.
+/// The parts that the parser of this crate finds. The error, if it refuses the stream.
 fn by_ours(bytes: &[u8]) -> Result<Option<Content>, StreamCondition> {
     let mut content = Vec::new();
     for event in events_in(usize::MAX, bytes, &Limits::default()) {

@@ -1,4 +1,4 @@
-//! What RFC 6120 demands of streams.
+//! The rules of RFC 6120 for streams.
 
 use super::*;
 use crate::{Element, xml::scan::TAKEN};

@@ -1,4 +1,4 @@
-//! What RFC 7395 demands.
+//! The rules of RFC 7395.
 
 use super::*;
 
