@@ -80,7 +80,7 @@ impl ServerFeatures {
             .find(is_offered)
     }
 
-    /// The strongest channel binding that both sides have. Of a server that announces none any is tried.
+    /// The strongest channel binding that both sides have. If the server announces none, any of the client is tried.
     pub(super) fn binding(&self, bindings: &ChannelBindings) -> Option<&'static str> {
         let is_announced = |name: &&'static str| {
             self.bindings.as_ref().is_none_or(|announced| announced.iter().any(|announced| announced == name))

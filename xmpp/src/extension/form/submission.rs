@@ -73,7 +73,7 @@ impl Form {
 }
 
 impl Field {
-    /// The values in the form in which they count. `None`: there is none.
+    /// The values that were given, in one spelling each. `None`: there is none.
     fn check(&self, field_type: FieldType, given: &[String]) -> Result<Option<Vec<String>>, Wrong> {
         // An empty value is as good as none (section 3.6), unless a list offers it.
         let is_list = matches!(field_type, FieldType::ListMulti | FieldType::ListSingle);

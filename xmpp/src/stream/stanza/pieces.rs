@@ -99,7 +99,7 @@ impl<'a> Pieces<'a> {
         let mut tail = head.tail(framing, length + 96 * behind.len());
         tail.push_str(&self.attributes);
         tail.push('>');
-        // Of a damaged place the body comes first.
+        // The body comes first if its place is damaged.
         let (before, after) = self.children.split_at_checked(self.body_at).unwrap_or(("", &self.children));
         tail.push_str(before);
         if let Some(body) = &self.body {
