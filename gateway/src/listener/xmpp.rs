@@ -8,6 +8,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     accept::{Accepted, Entrance},
+    refusal::refuse_with,
     tls::{Tls, XmppTlsSide},
 };
 use crate::{
@@ -40,7 +41,7 @@ pub(super) async fn serve(streams: Streams, mut accepted: Accepted) {
         let direct = |side: XmppTlsSide| TlsAcceptor::from(side.config);
         let acceptor = side.filter(|_| is_direct).map(direct);
         let words = refusal(&service, seed(), refused.text());
-        return Box::pin(refused.tell_in(words.as_bytes(), stream, acceptor, deadline)).await;
+        return Box::pin(refuse_with(words.as_bytes(), stream, acceptor, deadline)).await;
     }
     let arrival = Arrival { protocol: Protocol::Xmpp, address, deadline };
     let transport = XmppStream::new(stream, service, seed(), side, is_direct);

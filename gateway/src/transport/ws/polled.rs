@@ -34,12 +34,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Polled<S> {
         }
     }
 
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, into)
-    }
-
-    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    pub(super) fn stream(&mut self) -> &mut S {
+        &mut self.stream
     }
 }
 

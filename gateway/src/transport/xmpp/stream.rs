@@ -21,7 +21,7 @@ use crate::{
     conversation::{Now, Tell},
     dialect::xmpp::{Check, Heard, Seed, Service, TcpDialog},
     listener::XmppTlsSide,
-    transport::{Event, LINGER, Transport},
+    transport::{Event, Transport, linger::Linger},
 };
 
 /// Bytes read at once. On the stack, so that an idle connection holds no buffer.
@@ -42,8 +42,7 @@ pub(crate) struct XmppStream<S> {
     unflushed: bool,
     /// The handshake begins when everything is written.
     starts_tls: bool,
-    shut_down: bool,
-    lingered: usize,
+    linger: Linger,
     /// A password that is being checked, on another thread.
     checking: Option<Checking>,
     /// The client has sent too much, and is read later.
@@ -71,8 +70,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> XmppStream<S> {
             read: 0,
             unflushed: false,
             starts_tls: false,
-            shut_down: false,
-            lingered: 0,
+            linger: Linger::default(),
             checking: None,
             pause: None,
         }
@@ -143,7 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> XmppStream<S> {
     /// Ready when everything is written and flushed.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.unsent() > 0 {
-            let taken = ready!(self.io.poll_write(cx, &self.dialog.out()[self.sent..]))?;
+            let taken = ready!(Pin::new(&mut self.io).poll_write(cx, &self.dialog.out()[self.sent..]))?;
             if taken == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -156,7 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> XmppStream<S> {
             }
         }
         if self.unflushed {
-            ready!(self.io.poll_flush(cx))?;
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
@@ -166,7 +164,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> XmppStream<S> {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut space = [MaybeUninit::uninit(); READ];
         let mut got = ReadBuf::uninit(&mut space);
-        ready!(self.io.poll_read(cx, &mut got))?;
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut got))?;
         self.input.extend_from_slice(got.filled());
         self.read += got.filled().len() as u64;
         Poll::Ready(Ok(got.filled().len()))
@@ -250,20 +248,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for XmppStream<S> {
     /// RFC 6120, section 4.4: "the party that is closing the stream MUST send a TLS close_notify alert"; it MUST "Wait for the other party to also
     /// close its outbound stream before terminating the underlying TCP connection(s)".
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.shut_down {
-            if ready!(self.poll_write(cx)).is_err() || ready!(self.io.poll_shutdown(cx)).is_err() {
-                return Poll::Ready(());
-            }
-            self.shut_down = true;
+        if ready!(self.poll_write(cx)).is_err() {
+            return Poll::Ready(());
         }
-        while self.lingered < LINGER {
-            self.input.clear();
-            match ready!(self.poll_fill(cx)) {
-                Ok(0) | Err(_) => break,
-                Ok(count) => self.lingered += count,
-            }
-        }
-        Poll::Ready(())
+        self.linger.poll(&mut self.io, cx)
     }
 }
 
