@@ -173,7 +173,7 @@ fn the_limits_of_bytes_and_elements_hold_before_the_sign_in_and_grow_with_it() {
     let mut play = Play::new(XmppTls::Outside);
     play.signs_in("pencil");
     let ping = "<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>";
-    // One element was for the sign-in.
+    // The sign-in took an element.
     for _ in 0..11 {
         assert!(play.says(ping).contains("result"), "the server itself may be asked before");
     }
@@ -205,4 +205,10 @@ fn spaces_and_whole_elements_are_signs_of_life_and_parts_are_not() {
     assert_eq!(hears(b"<ping xmlns='urn:xmpp:ping'/>"), None);
     assert_eq!(hears(b"</iq>"), Some(Heard::Alive));
     assert_eq!(hears(b""), None);
+    // Also of a client that is read later, or a loud client would count as silent.
+    let flood = "<presence type='unavailable'/>".repeat(600);
+    let mut rest = flood.as_bytes();
+    assert_eq!(play.dialog.hear(&mut rest, play.now), Some(Heard::Alive));
+    assert!(!rest.is_empty());
+    assert_eq!(play.dialog.hear(&mut rest, play.now), None, "nothing else was heard");
 }
