@@ -61,7 +61,8 @@ mod tests {
         {
             let mut checked = pin!(checks.run(move || end.recv().is_ok()));
             // Its turn comes at once.
-            poll_fn(|cx| Poll::Ready(assert!(checked.as_mut().poll(cx).is_pending()))).await;
+            let is_pending = poll_fn(|cx| Poll::Ready(checked.as_mut().poll(cx).is_pending())).await;
+            assert!(is_pending);
         }
         assert_eq!(checks.0.available_permits(), turns - 1);
         ends.send(()).expect("the check goes on");
