@@ -92,7 +92,7 @@ pub(crate) enum Tell {
     Renewed {
         request: u32,
         expires_ms: u64,
-        /// As in [`Welcome`].
+        /// The ticket, as in [`Welcome`].
         ticket: Bytes,
     },
     /// Ends the connection; nothing is told after it.

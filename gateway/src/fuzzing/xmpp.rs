@@ -20,8 +20,8 @@ static SERVICES: LazyLock<[Arc<Service>; 3]> = LazyLock::new(|| {
     })
 });
 
-/// A client's bytes from its first one on. The first two bytes say where TLS ends, whether passwords are right, and in which pieces the rest
-/// comes, which makes no difference.
+/// The bytes of a client. The first two bytes choose where TLS ends, whether passwords are right, and the pieces in which the rest comes: the pieces
+/// make no difference.
 pub fn xmpp_dialog(bytes: &[u8]) {
     let [how, piece, text @ ..] = bytes else { return };
     let whole = run(*how, &mut std::iter::once(text));

@@ -212,7 +212,7 @@ async fn in_time<T>(transfers: &Transfers, work: impl Future<Output = T>) -> Opt
             biased;
             ended = &mut work => return Some(ended),
             () = transfers.sooner() => {}
-            // It may have moved meanwhile.
+            // The deadline may have moved meanwhile.
             () = late => if transfers.deadline().is_some_and(|deadline| deadline <= std::time::Instant::now()) {
                 return None;
             },

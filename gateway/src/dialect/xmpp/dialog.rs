@@ -86,11 +86,11 @@ pub(super) enum End {
     Closed,
 }
 
-/// Elements before the client has signed in: STARTTLS, two of SASL, and the resource.
+/// Elements that a client needs until it has a resource: STARTTLS, two of SASL, and the request for the resource.
 const FLOW: u32 = 4;
-/// Further ones, for clients that try again or ask something before.
+/// Further elements until then, for clients that try again or ask something before.
 const BEYOND_FLOW: u32 = 8;
-/// Stanzas a second, and at once. A client that sends more is read later.
+/// Stanzas that a client may send in a second, and at once. A client that sends more is read later.
 const STANZAS_PER_SECOND: u32 = 100;
 const STANZAS_AT_ONCE: u32 = 500;
 
@@ -139,7 +139,7 @@ impl Dialog {
             Tell::Keys(stored) => return self.keys(&stored),
             Tell::SignedIn(_) => self.bound(),
             Tell::Bye { code, reason, .. } => self.bye(code, reason),
-            // Nothing is asked yet that these could answer, and nothing is followed of which they could tell.
+            // The dialect asks nothing yet that these could answer, and follows nothing of which they could tell.
             Tell::Challenge(_)
             | Tell::Timelines(_)
             | Tell::Accepted(_)
@@ -167,7 +167,7 @@ impl Dialog {
         None
     }
 
-    /// Asks the client for a sign of life (XEP-0199). Every answer is one, also an error.
+    /// Asks the client for a sign of life (XEP-0199). Every answer counts as one, also an error.
     pub(crate) fn ping(&mut self) {
         let Stage::Bound(jid) = &self.stage else { return };
         self.pings += 1;
@@ -207,7 +207,7 @@ impl Dialog {
         self.end.take()
     }
 
-    /// When the client is read again, if that is not now.
+    /// The time at which the client is read again, if it is not read now.
     pub(crate) fn paused_until(&mut self, now: Now) -> Option<Instant> {
         let wait = self.pace.check(now.instant).err()?;
         matches!(self.stage, Stage::Bound(_)).then(|| now.instant + wait)

@@ -61,7 +61,7 @@ impl Dialog {
         }
     }
 
-    /// The client's address; without a resource as long as it has none.
+    /// The client's address, which has no resource before the client has one.
     pub(super) fn own_address(&self) -> Option<&Jid> {
         match &self.stage {
             Stage::SigningIn(_) => None,
@@ -73,7 +73,7 @@ impl Dialog {
     /// Answers messages and presence, which are not served yet, by an error.
     fn refuse_unserved(&mut self, kind: StanzaKind, stanza: &Stanza, wrong_address: Option<StanzaCondition>) {
         let what = match (kind, stanza.stanza_type()) {
-            // A client that was not shown as available is not available.
+            // Nobody has seen the client as available, so that nobody has to hear that it is not.
             (StanzaKind::Presence, Some("unavailable")) => return,
             (StanzaKind::Presence, _) => "presence is not served yet",
             _ => "messages are not served yet",
@@ -83,7 +83,9 @@ impl Dialog {
         self.refuse(stanza, &if wrong_address.is_none() { error.with_text(what) } else { error });
     }
 
-    /// The recipient by the stanza's `to`. RFC 6120, section 10.3: "If the stanza possesses no 'to' attribute, the server MUST handle it directly on behalf of the entity that sent it".
+    /// The recipient by the stanza's `to`.
+    ///
+    /// RFC 6120, section 10.3: "If the stanza possesses no 'to' attribute, the server MUST handle it directly on behalf of the entity that sent it".
     fn recipient(&self, to: Option<&str>) -> Result<Recipient, StanzaCondition> {
         let Some(to) = to else { return Ok(Recipient::Account) };
         let to = Jid::new(to).map_err(|error| error.stanza_condition())?;
@@ -97,7 +99,7 @@ impl Dialog {
         let of_users = |domain: &str| self.service.serves(domain);
         let is_ours = of_users(to.domain())
             || to.domain().split_once('.').is_some_and(|(_, rest)| Hosts::rooms(rest) == to.domain() && of_users(rest));
-        // Another domain is another server's. There is no federation.
+        // Addresses of other servers can't be reached: there is no federation.
         if is_ours { Ok(Recipient::Other) } else { Err(StanzaCondition::RemoteServerNotFound) }
     }
 }

@@ -43,7 +43,7 @@ impl TcpDialog {
     /// Takes bytes out of `input` up to the next work. `None`: all are taken, or the client is read later: when its password is checked, or at
     /// [`Self::paused_until`].
     pub(crate) fn hear(&mut self, input: &mut &[u8], now: Now) -> Option<Heard> {
-        // Part of an element is no sign of life: a client could send one for ever.
+        // A part of an element is no sign of life: a client could go on with one for ever.
         let (before, mut is_alive) = (input.len(), false);
         loop {
             if let Some(end) = self.dialog.take_end() {
@@ -71,8 +71,8 @@ impl TcpDialog {
                     return Some(Heard::Ask(ask));
                 }
                 // RFC 6120, section 5.3.3: "the entities MUST NOT send any whitespace as separators between XML elements (i.e., from the
-                // last character of the first-level <starttls/> element". Some clients do, so that it is dropped. All else was put
-                // there by somebody who wants it to be taken for a part of what is encrypted.
+                // last character of the first-level <starttls/> element". Some clients send some, which is dropped. All other bytes were put
+                // there by somebody who wants them to count as encrypted.
                 Some(Step::StartTls) if !input.iter().all(|byte| b" \t\r\n".contains(byte)) => {
                     self.dialog.refuse_tls("something follows starttls");
                 }

@@ -1,4 +1,4 @@
-//! Dialogs as plays: what a client sends, what it hears, and what the conversation is asked.
+//! Dialogs as plays: words of a client, words for it, and asks of the conversation.
 
 mod ends;
 mod pieces;
@@ -39,7 +39,7 @@ pub(super) fn service(tls: XmppTls) -> std::sync::Arc<Service> {
 struct Play {
     dialog: TcpDialog,
     now: Now,
-    /// Sent and not heard yet.
+    /// Bytes that were sent and not heard yet.
     unheard: Vec<u8>,
     /// Events that were heard, except for signs of life.
     heard: Vec<Heard>,
@@ -137,7 +137,7 @@ fn plain_as(user: &str, password: &str) -> String {
     format!("<auth {SASL} mechanism='PLAIN'>{data}</auth>")
 }
 
-/// The client's side of SCRAM-SHA-256 with this header of GS2, and the data that binds.
+/// The client's side of SCRAM-SHA-256 with this header of GS2, and the data of the channel binding.
 struct Scram {
     gs2: &'static str,
     binding: Vec<u8>,
@@ -170,7 +170,7 @@ fn failure(cause: &str) -> String {
     format!("<failure {SASL}><{cause}/></failure>")
 }
 
-/// An error of the stream as it ends it.
+/// Checks that the stream ends by this error.
 fn ends_with(told: &str, condition: &str) {
     let error = format!("<stream:error><{condition} xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>");
     assert!(told.contains(&error) && told.ends_with("</stream:stream>"), "not {condition}: {told}");

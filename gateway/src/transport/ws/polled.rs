@@ -52,7 +52,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Read for Polled<S> {
             let got = self.early.len().min(into.len());
             self.early.copy_to_slice(&mut into[..got]);
             if self.early.is_empty() {
-                // It may be the rest of a large buffer.
+                // The bytes may be the rest of a large buffer.
                 self.early = Bytes::new();
             }
             got

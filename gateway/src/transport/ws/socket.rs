@@ -37,7 +37,7 @@ pub(crate) struct MessageSocket<S> {
     blocked: bool,
     written: u64,
     read: u64,
-    /// What the close frame will say.
+    /// The content of the close frame, if it is known already.
     ending: Option<CloseFrame>,
     /// The client's input can't be split into frames any more.
     broken: bool,

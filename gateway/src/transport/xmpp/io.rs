@@ -56,7 +56,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
         let (_, connection) = stream.get_ref();
         // RFC 9266, section 2: it "is defined only when the TLS handshake results in unique master secrets"; "it is always true for TLS 1.3".
         let exporter = (connection.protocol_version() == Some(ProtocolVersion::TLSv1_3)).then(|| {
-            // "Context value: Zero-length string." In TLS 1.3 none is the same.
+            // "Context value: Zero-length string." In TLS 1.3 no context gives the same data.
             connection.export_keying_material(vec![0; 32], b"EXPORTER-Channel-Binding", None).ok()
         });
         ChannelBindings { exporter: exporter.flatten(), server_end_point: side.end_point.clone() }

@@ -49,7 +49,7 @@ pub(crate) struct XmppStream<S> {
 type Checking = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> XmppStream<S> {
-    /// `tls`: what STARTTLS begins, or, if the stream is inside TLS from its first byte on, the handshake that comes now.
+    /// `is_direct`: TLS begins now; otherwise STARTTLS begins it, if `tls` is there.
     pub(crate) fn new(stream: S, service: Arc<Service>, seed: Seed, tls: Option<XmppTlsSide>, is_direct: bool) -> Self {
         let dialog = Box::new(TcpDialog::new(Arc::clone(&service), seed, now()));
         let mut io = Io::Plain(stream);
@@ -73,7 +73,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> XmppStream<S> {
         }
     }
 
-    /// The next thing that the client says, of what was read.
+    /// The next event of the client in the bytes that were read.
     fn next_heard(&mut self, cx: &mut Context<'_>, now: Now) -> Option<Event> {
         if let Some(checking) = &mut self.checking {
             let Poll::Ready(is_right) = checking.as_mut().poll(cx) else { return None };
@@ -142,7 +142,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> XmppStream<S> {
             self.sent += taken;
             self.written += taken as u64;
             self.unflushed = true;
-            // At most as much is kept as waits, and each byte is moved once on the average.
+            // Taken bytes are forgotten when they are as many as those that wait: so each byte is moved once on the average.
             if self.sent >= self.unsent() {
                 self.sent = self.dialog.sent(self.sent);
             }

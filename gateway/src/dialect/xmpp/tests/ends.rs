@@ -30,7 +30,7 @@ fn a_client_that_has_said_nothing_is_told_in_a_stream_of_its_own() {
     let told = play.bye(Code::TimedOut);
     assert!(told.starts_with("<?xml version='1.0'?><stream:stream from='im.example.com' id='"), "{told}");
     ends_with(&told, "connection-timeout");
-    // The same between two streams.
+    // Between two streams of a client a stream is opened, too.
     let mut play = Play::new(XmppTls::Outside);
     play.says(HEADER);
     play.says(&plain("pencil"));

@@ -67,7 +67,7 @@ fn behind_a_proxy_that_ends_tls_there_is_no_starttls_and_nothing_binds() {
     assert_eq!(play.says(STARTTLS), "<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:stream>");
 }
 
-/// Otherwise somebody on the way could put stanzas behind `<starttls/>`, which would count as encrypted.
+/// Somebody on the way could put stanzas behind `<starttls/>`, which would count as encrypted.
 #[test]
 fn nothing_but_white_space_may_follow_starttls() {
     // go-sendxmpp ends its lines.
@@ -144,7 +144,7 @@ fn a_stream_that_its_client_closes_is_closed() {
     let mut play = Play::new(XmppTls::Outside);
     assert!(play.says(&HEADER.replace("streams'>", "streams'/>")).ends_with("</stream:stream>"), "an empty document");
     assert_eq!(play.heard(), [Heard::Closed]);
-    // By an error.
+    // The client closes its stream by an error.
     let error = "<stream:error><undefined-condition xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>";
     let mut beginner = Play::new(XmppTls::Outside);
     beginner.says(HEADER);
@@ -153,7 +153,7 @@ fn a_stream_that_its_client_closes_is_closed() {
         assert_eq!(play.heard(), [Heard::Closed]);
         assert_eq!(play.bye(Code::SignedOut), "");
     }
-    // With a resource, what is behind comes when the session has ended.
+    // A client with a resource gets the closing tag when its session has ended.
     let mut play = Play::bound();
     assert_eq!(play.says("</stream:stream>"), "");
     assert_eq!(play.heard(), [Heard::Closed]);
