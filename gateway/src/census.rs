@@ -1,4 +1,4 @@
-//! How many clients all gateways have together, as the routers tell.
+//! The number of clients that all gateways have together, as the routers tell.
 
 use std::{collections::BTreeMap, sync::Arc};
 

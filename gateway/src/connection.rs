@@ -193,7 +193,7 @@ impl Connection {
                 return Poll::Ready(Turn::Mail);
             }
             let mut event = transport.poll(cx, read);
-            // Nobody waits for it, nearly always: a turn less for each message.
+            // Nothing waits for the end of a write, nearly always: going on at once saves a turn for each message.
             if matches!(event, Poll::Ready(Event::Flushed)) && !self.full && self.stuck.is_none() {
                 event = transport.poll(cx, read);
             }
@@ -316,7 +316,7 @@ impl Connection {
         if self.session.wake_at().is_some_and(|at| at <= now.instant) {
             self.input_at(now, Input::Wake, transport);
         } else if self.full {
-            // It may have drained meanwhile.
+            // The queue may have drained meanwhile.
             self.backlog(now, transport);
         }
         let written = transport.written_bytes();

@@ -100,7 +100,7 @@ impl Feeding {
             let wake_at = self.feeds.wake_at();
             let due = async {
                 match wake_at {
-                    // It goes on with what it has begun, and others have a turn before.
+                    // Other tasks have a turn before the feeds go on.
                     Some(at) if at <= now() => yield_now().await,
                     Some(at) => clock::sleep_until(at.into()).await,
                     None => pending().await,

@@ -333,8 +333,9 @@ fn drain_spread(clients: usize, least: Duration, per_second: u32, left: Duration
 /// The host, and a listener: there may be several gateways on one host.
 fn name_for_operators(addresses: &Addresses) -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let Addresses { tcp, ws, grpc, .. } = addresses;
-    let listener = [("tcp", tcp), ("ws", ws), ("grpc", grpc)].into_iter().find_map(|(kind, at)| Some((kind, (*at)?)));
+    let Addresses { tcp, ws, grpc, xmpp, xmpp_tls } = addresses;
+    let all = [("tcp", tcp), ("ws", ws), ("grpc", grpc), ("xmpp", xmpp), ("xmpp_tls", xmpp_tls)];
+    let listener = all.into_iter().find_map(|(kind, at)| Some((kind, (*at)?)));
     listener.map_or(host.clone(), |(kind, at)| format!("{host} ({kind} {at})"))
 }
 

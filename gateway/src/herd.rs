@@ -1,4 +1,4 @@
-//! How many clients sign in each second, so that a herd whose gateway has died does not take the time that everybody else's
+//! A bound of the sign-ins a second, so that a herd whose gateway has died does not take the time that everybody else's
 //! messages need.
 //!
 //! A sign-in above the rate is refused with a time, at which a place is reserved for it: whoever comes back at its time
@@ -69,7 +69,7 @@ impl Queue {
             return Ok(());
         }
         let bucket = self.bucket.get_or_insert_with(|| Bucket::new(self.per_second.into(), self.burst, now));
-        // What others have reserved comes first.
+        // Places that others have reserved come first.
         let wait = bucket.wait_for(cost, now);
         if wait.is_zero() {
             bucket.pay(cost);

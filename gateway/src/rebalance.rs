@@ -20,7 +20,7 @@ use crate::{
     metrics,
 };
 
-/// How often it looks, and asks.
+/// The time between two looks at the numbers of clients.
 const LOOK: Duration = Duration::from_secs(1);
 /// Longest delay before a client that was asked connects elsewhere.
 const COME_BACK: Duration = Duration::from_secs(1);
@@ -34,7 +34,7 @@ const AGES: u32 = 60;
 pub(crate) struct Bounds {
     /// Above the mean of all gateways times this; 0: never.
     pub(crate) factor: f64,
-    /// And above the mean by more than this.
+    /// The number of clients above the mean that is also needed.
     pub(crate) margin: u32,
     /// For how long it must have been so, without a change of routers and gateways.
     pub(crate) settled: Duration,
@@ -109,7 +109,7 @@ impl Rebalance {
             return 0;
         }
         let Some(seen) = seen.filter(|_| is_calm) else {
-            // Those that were asked may be back soon.
+            // Clients that were asked may be back soon.
             self.phase = if self.is_moving() { self.resting(now) } else { Phase::Within };
             return 0;
         };
@@ -144,7 +144,7 @@ impl Rebalance {
     }
 }
 
-/// How many clients are too many here.
+/// The number of clients that are too many here.
 struct Excess {
     /// Over the bound at which it starts.
     over_bound: usize,

@@ -164,7 +164,7 @@ impl<K: Hash + Eq> Buckets<K> {
 impl Tries {
     /// Few, so that tests come to the end of them.
     pub(crate) fn few() -> Self {
-        // One comes back in ten seconds: the derivation of a key takes one on a busy machine.
+        // A try comes back in ten seconds: the derivation of a key takes as long on a busy machine.
         let allowed = |burst| Allowed { burst, per_minute: 6 };
         Self { of_address: allowed(4), of_user: allowed(2), begun: allowed(8) }
     }

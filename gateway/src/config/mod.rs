@@ -232,7 +232,7 @@ impl GatewayConfig {
         self.invalid().into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// Most refused connections at a time: open files in addition to those of `max_connections`. Those of XMPP are there only if it is.
+    /// Most refused connections at a time: open files in addition to those of `max_connections`. Listeners for XMPP count only if they are on.
     pub fn max_refused(&self) -> usize {
         let xmpp = [self.xmpp.plain_listener(), self.xmpp.tls_listener()];
         let listeners = 3 + xmpp.iter().filter(|listener| listener.enabled).count();

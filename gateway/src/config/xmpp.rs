@@ -10,7 +10,7 @@ use super::{GatewayConfig, InvalidConfig, ListenConfig, listen::is_host_port};
 #[serde(default, deny_unknown_fields)]
 pub struct XmppConfig {
     pub enabled: bool,
-    /// The name of the default domain in addresses: its users are alice@DOMAIN. Those of `gateway.domains` have names already.
+    /// The name of the default domain in addresses: its users are alice@DOMAIN. The domains of `gateway.domains` have names already.
     pub domain: String,
     /// host:port for streams that begin without TLS; empty: none.
     pub listen: String,
@@ -19,22 +19,22 @@ pub struct XmppConfig {
     pub tls: XmppTls,
     /// Most connections of each of the two listeners; 0 as for other listeners.
     pub max_connections: usize,
-    /// As for other listeners; it holds for both.
+    /// True if a trusted proxy names the client by the PROXY protocol, on both listeners.
     pub proxy_protocol: bool,
-    /// A client that has said nothing for so many seconds is asked for a sign of life. It has a minute for that.
+    /// A client that has said nothing for so many seconds is asked for a sign of life, and has a minute for its answer.
     pub silence_s: u32,
 }
 
-/// Who ends TLS, and whether there must be any.
+/// The place where TLS ends, and whether there must be any.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum XmppTls {
-    /// Nobody signs in without.
+    /// No client signs in without TLS.
     #[default]
     Required,
     /// Clients without TLS may sign in by SCRAM, which shows no password.
     Optional,
-    /// A proxy in front ends it, so that what comes here is plain text and counts as encrypted.
+    /// A proxy in front ends TLS: the plain text that comes here counts as encrypted.
     Outside,
 }
 
@@ -71,7 +71,7 @@ impl XmppConfig {
         ListenConfig { enabled, listen: listen.to_owned(), max_connections, proxy_protocol }
     }
 
-    /// `of`: the configuration that it is part of.
+    /// `of`: the configuration of which this is a part.
     pub(super) fn validate(&self, of: &GatewayConfig) -> Result<(), InvalidConfig> {
         let invalid = |key: &'static str, why: String| Err(InvalidConfig { key, why });
         if !(60..=86_400).contains(&self.silence_s) {

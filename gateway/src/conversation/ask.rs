@@ -16,11 +16,11 @@ use super::{ChatStateAsk, ContactAsk, PrivacyAsk, ReportAsk, ScheduledAsk};
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Ask {
     SignIn(Box<SignInAsk>),
-    /// The dialect checks the password of this user itself. The answer is `Tell::Keys`.
+    /// The client wants to sign in as this user, and the dialect checks the password itself. The answer is `Tell::Keys`.
     LookUp(UserId),
     /// The client knows the password of the user who was looked up last.
     Proven,
-    /// It does not; or there can be no user of the name that it gave.
+    /// The client has given a wrong password, or a name that no user can have.
     NotProven,
     /// The next message of the authentication exchange.
     Prove(Bytes),
@@ -97,7 +97,7 @@ pub(crate) enum Credential {
     Token(String),
     /// A resume ticket, as it was sealed.
     Ticket(Bytes),
-    /// What `Ask::Proven` has said before.
+    /// The password that the client has proven to know: `Ask::Proven` came before.
     Proven,
 }
 

@@ -95,7 +95,7 @@ impl Live {
         last.retain(|_, (_, again_at)| now.instant < *again_at);
         let conversation =
             if group.is_empty() { Conversation::With(to.clone()) } else { Conversation::In(group.clone()) };
-        // What is told in a group is told to many: one state a second, whichever it is.
+        // A state in a group is told to many: a group hears one state a second, whichever it is.
         let is_in_group = !group.is_empty();
         if last.get(&conversation).is_some_and(|(last, _)| is_in_group || *last == state) {
             return Ok(None);

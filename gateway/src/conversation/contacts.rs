@@ -131,7 +131,7 @@ impl Live {
                 }
                 self.history.begin(rules, now)?;
                 let is_silent = known == Show::Unspecified;
-                // Who shows nothing says nothing either.
+                // A session that shows nothing says nothing either.
                 let presence = match is_silent && presence.hears {
                     true => SessionPresence { hears: true, ..SessionPresence::default() },
                     false => SessionPresence { hears: false, ..presence },

@@ -104,7 +104,7 @@ fn has_group(mut fields: &[u8], within: Within) -> Result<bool, DecodeError> {
             (WireType::StartGroup | WireType::EndGroup, _) => return Ok(true),
             (WireType::LengthDelimited, Some(child)) => {
                 let len = decode_varint(&mut fields)?;
-                // It was decoded before, so it ends where the fields do, or earlier.
+                // The content was decoded before, so that this field ends where the fields do, or earlier.
                 let (body, rest) = fields.split_at(fields.len().min(usize::try_from(len).unwrap_or(usize::MAX)));
                 if has_group(body, child)? {
                     return Ok(true);

@@ -165,7 +165,7 @@ impl Live {
     }
 }
 
-/// Whose marks were asked for.
+/// The users whose marks were asked for.
 #[derive(Debug, Default)]
 pub(crate) struct AskedMarks {
     group: String,

@@ -108,7 +108,7 @@ impl Live {
     pub(super) fn heads(&mut self, heads: &[TimelineHead], out: &mut Vec<Effect>) -> Result<(), CloseReason> {
         for TimelineHead { timeline, head } in heads {
             let (Some(timeline), Some(head)) = (timeline.as_ref().and_then(TimelineRef::of), head) else { continue };
-            // It was read before the timeline existed.
+            // The head was read before the timeline existed.
             if head.epoch == 0 {
                 continue;
             }
@@ -136,7 +136,7 @@ impl Live {
         Ok(())
     }
 
-    /// As feeds know the life of a timeline. Groups have none: their epochs tell.
+    /// The number by which feeds know the life of a timeline. Groups have none: their epochs tell.
     fn incarnation_of(&self, timeline: &TimelineId) -> u64 {
         match timeline {
             TimelineId::Inbox(_) => self.incarnation,

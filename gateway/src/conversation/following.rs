@@ -88,15 +88,14 @@ pub(super) struct Loading {
     pub(super) checked: KeyedSet<GroupId>,
     /// The last group that was read; empty: none.
     pub(super) after: String,
-    /// It begins when the level of the cluster has risen.
+    /// Reading begins when the level of the cluster has risen.
     pub(super) waits_for_level: bool,
     /// When a failed read is repeated.
     pub(super) again_at: Option<Instant>,
 }
 
 pub(super) enum State {
-    /// It is not known yet how far the group reaches.
-    /// Boxed, as few are for long, to keep the others small.
+    /// The head of the group is not known yet. Boxed, to keep the other states small: few groups are in this state for long.
     Beginning(Box<Beginning>),
     Following(Box<FollowedGroup>),
     /// The feed has ended, and it is being asked why. The client has everything up to here.
@@ -105,7 +104,7 @@ pub(super) enum State {
 
 pub(super) struct FollowedGroup {
     pub(super) timeline: Timeline,
-    /// As in [`Beginning`]. That the user left before means nothing.
+    /// The position as in [`Beginning`]. Leaving the group before that position means nothing.
     pub(super) since: u64,
     /// The entry in `Groups::due`.
     scheduled: Option<Instant>,
@@ -344,7 +343,7 @@ impl Groups {
     /// A page has come, or has failed to.
     pub(super) fn has_read(&mut self) {
         self.reads = self.reads.saturating_sub(1);
-        // It may have been ended meanwhile.
+        // Groups that are no longer followed wait for nothing.
         while let Some(group) = self.waiting.pop_front() {
             if self.of.contains_key(group.as_str()) {
                 return self.settle(group.as_str());

@@ -31,7 +31,7 @@ const NO_FILE: &str = "there is no such file in that message";
 pub(crate) struct SlotAsk {
     pub(crate) request: u32,
     pub(crate) size_bytes: u64,
-    /// As the client names it.
+    /// The type as the client names it.
     pub(crate) media_type: String,
     pub(crate) name: String,
 }

@@ -59,7 +59,7 @@ impl Telling<'_> {
             match &entry.timeline.id {
                 TimelineId::Inbox(_) => self.changed.extend(moved(entry, change)),
                 TimelineId::Group(_) if ends(change, self.user) => self.ended = true,
-                // Who is in it already can't come in: it is the next owner of the name, or a part of the log is no longer kept.
+                // A member can't come in again: the user's name has another owner now, or a part of the log is no longer kept.
                 TimelineId::Group(group) if comes_in(change, self.user) => {
                     self.ended = true;
                     return self.changed.push(group.clone());
@@ -179,7 +179,7 @@ impl Live {
         let mut begin = Vec::with_capacity(memberships.len());
         for row in memberships {
             let Some((group, beginning)) = loading.beginning(row) else { continue };
-            // What is known of these is more recent.
+            // Groups that are followed already, or were checked meanwhile, are known by more recent answers.
             let is_known = |name: &str| loading.checked.contains(name) || groups.contains(name);
             let is_within = |name: &str| self.domains.allow(self.who.user.as_str(), name);
             if std::str::from_utf8(&group).is_ok_and(|name| is_within(name) && !is_known(name)) {
@@ -252,7 +252,7 @@ impl Live {
         let cursor = cursor.filter(|cursor| cursor.epoch == head.epoch);
         let head = Head { cursor: cursor.map_or(0, |cursor| cursor.seq), has_cursor: cursor.is_some(), ..head };
         let mut begin = DeliveryStart::new(head, given, start);
-        // What the group lets its members read of the time before is fetched.
+        // Messages of the time before the membership are fetched, if the group lets its members read them.
         begin.from = begin.from.max(since.saturating_sub(1)).min(begin.last.max(since.saturating_sub(1)));
         begin.last = begin.last.max(begin.from);
         let timeline = TimelineId::Group(group.clone());

@@ -264,7 +264,7 @@ impl Session {
             (State::SigningIn(_), Ask::Proven) => self.proven(now, out),
             (State::SigningIn(_), Ask::NotProven) => self.not_proven(now),
             (State::SigningIn(_), _) => self.bye(Code::Invalid, "the first frame must be sign_in", None, out),
-            // It has signed out.
+            // The client has signed out.
             (State::Live(live), _) if live.is_finishing() => {}
             (State::Live(_), Ask::SignIn(_) | Ask::Prove(_) | Ask::LookUp(_) | Ask::Proven | Ask::NotProven) => {
                 self.bye(Code::Invalid, "this connection is signed in already", None, out);

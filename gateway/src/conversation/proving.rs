@@ -1,5 +1,5 @@
-//! Sign-ins whose password the dialect checks: it asks for the user's keys, says whether the client has proven who it is, and names the
-//! device after that. Limits of attempts, made-up keys and generations of credentials are here, the same for all dialects.
+//! Sign-ins whose password the dialect checks: the dialect asks for the user's keys, says whether the client has proven who it is, and names
+//! the device after that. Limits of attempts, made-up keys and generations of credentials are here, the same for all dialects.
 
 use carillon_proto::{
     UserId,
@@ -72,11 +72,11 @@ impl Session {
         }
     }
 
-    /// The client does not know it. It may try again: the dialect bounds how often.
+    /// The client does not know the password. The client may try again: the dialect bounds how often.
     pub(super) fn not_proven(&mut self, now: Now) {
         let user = match self.step() {
             SignIn::LookedUp(LookedUp { user, .. }) => Some(user),
-            // There can be no such user, so that nobody was looked up.
+            // No user can have the name, so that nobody was looked up.
             _ => None,
         };
         crate::metrics::sign_in(WAY, "unauthenticated");

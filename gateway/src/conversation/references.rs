@@ -209,7 +209,7 @@ fn check_ref(what: &'static str, message: Option<&MessageRef>) -> Result<(), Con
     if message.client_id.is_empty() { Ok(()) } else { ClientId::check(&message.client_id).map_err(invalid) }
 }
 
-/// As the store finds the message.
+/// The reference by which the store finds the message.
 fn reference(target: &MessageRef, sender: &UserId, to: &To) -> Result<Reference, ContentError> {
     check_ref("target", Some(target))?;
     // All that an erased envelope says of these.

@@ -22,9 +22,9 @@ use crate::{
 
 pub(crate) struct Rules {
     pub(crate) heartbeat_ms: u32,
-    /// For how long a client may say nothing.
+    /// The time for which a client may say nothing.
     pub(crate) silence: Duration,
-    /// For how long a client of XMPP may say nothing until it is asked for a sign of life.
+    /// The time for which a client of XMPP may say nothing until it is asked for a sign of life.
     pub(crate) xmpp_silence: Duration,
     pub(crate) sign_in_timeout: Duration,
     pub(crate) max_frame_bytes: usize,

@@ -42,7 +42,7 @@ impl Sent {
 /// A send that may go on.
 struct Checked {
     to: To,
-    /// As received.
+    /// The content as it was received.
     content: Bytes,
     /// The facts of the content that the service has to know.
     header: Option<Box<Header>>,

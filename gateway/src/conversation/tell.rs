@@ -92,7 +92,7 @@ pub(crate) enum Tell {
     Renewed {
         request: u32,
         expires_ms: u64,
-        /// As in [`Welcome`].
+        /// The ticket, as in [`Welcome`].
         ticket: Bytes,
     },
     /// Ends the connection; nothing is told after it.
@@ -130,8 +130,27 @@ pub(crate) struct Welcome {
     /// When the session ends; 0 if it has no end.
     pub(crate) expires_ms: u64,
     pub(crate) features: Vec<String>,
-    /// By which the device signs in next time, as it was sealed; empty if there are none.
+    /// The ticket by which the device signs in next time, as it was sealed; empty if there are none.
     pub(crate) ticket: Bytes,
+}
+
+#[cfg(any(test, fuzzing))]
+impl Welcome {
+    /// The contents for a session without timelines.
+    pub(crate) fn simple(user: &str, device: &str) -> Self {
+        Self {
+            handle: String::new(),
+            user: user.to_owned(),
+            device: device.to_owned(),
+            verdict: Bytes::new(),
+            limits: Limits::default(),
+            heartbeat_ms: 1,
+            timelines: Vec::new(),
+            expires_ms: 0,
+            features: Vec::new(),
+            ticket: Bytes::new(),
+        }
+    }
 }
 
 /// The position of the client's own message.

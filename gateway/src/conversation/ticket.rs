@@ -145,7 +145,7 @@ impl TicketKeys {
         if !right {
             return Err(TicketError::Forged);
         }
-        // What was sealed here can be read here, unless a release of this version has other rules for names.
+        // Contents that were sealed here can be read here, unless a release of this version has other rules for names.
         let contents = Contents::decode(contents).map_err(|_| TicketError::UnknownKey)?;
         let ticket = Ticket::try_from(contents)?;
         if ticket.expires_ms <= now_ms { Err(TicketError::Expired) } else { Ok(ticket) }

@@ -92,7 +92,7 @@ struct TokenKeys {
     keys: Vec<Key>,
     leeway_s: u64,
     audience: Option<String>,
-    /// As the media type's name, without `application/`; None: `JWT`, `at+jwt` or nothing.
+    /// The type of tokens as the name of a media type, without `application/`; `None`: `JWT`, `at+jwt` or nothing.
     typ: Option<String>,
     subject: Subject,
     accounts: TokenAccounts,

@@ -136,7 +136,7 @@ impl TimelineName {
 
     /// A life of the feed begins.
     pub(super) fn begin_life(this: &mut Arc<Self>, feed: FeedId, epoch: Epoch) {
-        // Those who followed it in the life before go on with that name.
+        // Followers of the life before go on with the name of that life.
         if this.life.set((feed, epoch)).is_err() {
             *this = Arc::new(Self { life: OnceLock::from((feed, epoch)), ..Self::new(this.id.clone()) });
         }

@@ -201,7 +201,7 @@ impl Feed {
             return this.order.doubt(now);
         }
         if counted && this.live.at_most(who) && this.walk.is_none() {
-            // Nobody else waits for it, and no push of it will come.
+            // No other session waits for the entry, and no push of it will come.
             this.order.accepted(position, now);
             this.recent = None;
             this.hand_early(shared, now, hand);
@@ -248,7 +248,7 @@ impl Feed {
                 epoch if ask.epoch.0 == 0 || epoch.0 == 0 || epoch == ask.epoch => false,
                 _ if this.live.is_empty() => true,
                 _ => {
-                    // One of the two is outdated: the store will tell.
+                    // The epoch of the ask or that of the feed is outdated: the store will tell.
                     this.order.doubt(now);
                     return Joined::Ended(Ending::Restored);
                 }
@@ -377,10 +377,10 @@ impl Following {
 
     fn pushed(&mut self, entry: Entry, shared: bool, now: Instant, hand: &mut impl Hand) {
         if self.live.is_empty() {
-            // Nobody waits for missing entries before it.
+            // No session waits for missing entries before this one.
             self.skip_to(entry.position.seq);
         }
-        // It is read in its turn.
+        // The entry is read in its turn.
         if self.walk.as_ref().is_some_and(|walk| walk.is_full()) {
             self.order.heard_of(entry.position, now);
             return;

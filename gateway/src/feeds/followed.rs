@@ -271,7 +271,7 @@ impl Followed {
                 out(Next::Trimmed(Arc::clone(&self.timeline), Position { epoch, seq: first }));
             }
             for (seq, envelope) in entries {
-                // Its client may have counted some meanwhile.
+                // The client may have counted some of the entries meanwhile.
                 if seq == self.next {
                     let timeline = Arc::clone(&self.timeline);
                     let entry = Entry::new(self.feed, timeline, Position { epoch, seq }, envelope, Came::Read);

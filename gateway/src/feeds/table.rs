@@ -56,7 +56,7 @@ struct Shard {
 /// The feed of a group, and what this gateway has heard of the group.
 struct GroupFeed {
     feed: Feed,
-    /// As the routers told it last.
+    /// The head that the routers told last.
     head: Option<Head>,
     /// Sessions that have asked for it before it was known.
     waiting: Vec<Follower>,
@@ -66,7 +66,7 @@ struct GroupFeed {
 struct Rescheduled {
     before: Option<Instant>,
     wake_at: Option<Instant>,
-    /// Nobody needs it any more.
+    /// No session needs the feed any more.
     is_over: bool,
 }
 
@@ -117,8 +117,8 @@ impl Feeds {
         }
     }
 
-    /// As `expect` for each of these groups; their names are put into `names`. A group of which the session's device has everything is
-    /// joined at once. How far the others reach is told in the answer, or later if nobody knows it yet.
+    /// Expects each of these groups, as `expect` does, and puts their names into `names`. A group of which the session's device has everything is
+    /// joined at once. The heads of the others are told in the answer, or later if nobody knows them yet.
     pub(super) fn begin(
         &self,
         groups: Vec<(Bytes, Beginning)>,

@@ -32,9 +32,9 @@ enum Act {
     Arrive(usize),
     SignIn(u64),
     Opened(u64),
-    /// Looks into its mailbox.
+    /// The session looks into its mailbox.
     Takes(u64),
-    /// Its page comes.
+    /// The session's page comes.
     Page(u64, Read),
     FeedReads,
     /// The page for the feed comes.
@@ -280,7 +280,7 @@ fn of_groups_that_begin_those_are_live_at_once_of_which_the_device_has_all() {
     };
     feeds.pushed(push(5), now, &mut handed);
     assert_eq!(std::mem::take(&mut handed.entries), [(Follower(2), 5)], "who has joined");
-    // What the feed has seen counts, not what was told when it began.
+    // The last entry that the feed has seen counts, not the head that was told when the feed began.
     let mut late = Follows::new(Follower(7));
     assert_eq!(begin(&mut late, &[("all", 1, has(4))], &mut handed).1, [("all".to_owned(), Some(5))]);
     assert_eq!(begin(&mut Follows::new(Follower(8)), &[("all", 1, has(5))], &mut handed).0, [("all".to_owned(), 5)]);

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use carillon_proto::{credentials::decoy, pb::client::Limits};
+use carillon_proto::credentials::decoy;
 
 use super::{NOW_MS, START};
 use crate::{
@@ -20,19 +20,19 @@ static SERVICES: LazyLock<[Arc<Service>; 3]> = LazyLock::new(|| {
     })
 });
 
-/// A client's bytes from its first one on. The first two bytes say where TLS ends, whether passwords are right, and in which pieces the rest
-/// comes, which makes no difference.
+/// The bytes of a client. The first two bytes choose where TLS ends, whether passwords are right, and the pieces in which the rest comes: the pieces
+/// make no difference.
 pub fn xmpp_dialog(bytes: &[u8]) {
     let [how, piece, text @ ..] = bytes else { return };
     let whole = run(*how, &mut std::iter::once(text));
-    // What is behind `<starttls/>` is refused if it is there at that time, and belongs to TLS later.
+    // Bytes behind `<starttls/>` are refused if they are there at that time, and belong to TLS if they come later.
     if !whole.0.contains(&Said::StartTls) && !whole.1.contains("xmpp-tls") {
         let pieces = run(*how, &mut text.chunks(usize::from(*piece).max(1)));
         assert_eq!(whole, pieces);
     }
 }
 
-/// What was heard, but for signs of life.
+/// An event that was heard, except for signs of life.
 #[derive(Debug, PartialEq)]
 enum Said {
     Ask(Ask),
@@ -52,46 +52,36 @@ fn run(how: u8, pieces: &mut dyn Iterator<Item = &[u8]>) -> (Vec<Said>, String) 
             let heard = dialog.hear(&mut rest, now);
             let taken = unheard.len() - rest.len();
             unheard.drain(..taken);
-            let heard = match heard {
-                Some(heard) => Some(heard),
-                None if dialog.take_check().is_some() => dialog.checked(how >= 128),
-                None => break,
-            };
-            said.extend(heard.and_then(|heard| told(&mut dialog, heard)));
+            let Some(heard) = heard else { break };
+            let mut next = Some(heard);
+            while let Some(heard) = next.take() {
+                let (one, is_checked) = told(&mut dialog, heard);
+                said.extend(one);
+                next = if is_checked { dialog.checked(how >= 128) } else { None };
+            }
         }
     }
     (said, String::from_utf8(dialog.out().to_vec()).expect("text"))
 }
 
-/// Answers as a conversation does.
-fn told(dialog: &mut TcpDialog, heard: Heard) -> Option<Said> {
+/// Answers as a conversation does. True: a password is to be compared.
+fn told(dialog: &mut TcpDialog, heard: Heard) -> (Option<Said>, bool) {
     let ask = match heard {
         Heard::Ask(ask) => ask,
-        Heard::Alive => return None,
-        Heard::StartTls => return Some(Said::StartTls),
-        Heard::Fault(..) | Heard::Closed => return Some(Said::End),
+        Heard::Alive => return (None, false),
+        Heard::StartTls => return (Some(Said::StartTls), false),
+        Heard::Fault(..) | Heard::Closed => return (Some(Said::End), false),
     };
-    match &ask {
+    let check = match &ask {
         Ask::LookUp(user) => dialog.tell(Tell::Keys(Box::new(decoy(&[1; 32], user.as_str())))),
         Ask::SignIn(ask) => {
             dialog.signed_in();
-            dialog.tell(Tell::SignedIn(Box::new(Welcome {
-                handle: String::new(),
-                user: "alice".to_owned(),
-                device: ask.device.clone(),
-                verdict: bytes::Bytes::new(),
-                limits: Limits::default(),
-                heartbeat_ms: 1,
-                timelines: Vec::new(),
-                expires_ms: 0,
-                features: Vec::new(),
-                ticket: bytes::Bytes::new(),
-            })));
+            dialog.tell(Tell::SignedIn(Box::new(Welcome::simple("alice", &ask.device))))
         }
-        Ask::Proven | Ask::NotProven => {}
+        Ask::Proven | Ask::NotProven => None,
         other => panic!("nothing else is asked: {other:?}"),
-    }
-    Some(Said::Ask(ask))
+    };
+    (Some(Said::Ask(ask)), check.is_some())
 }
 
 #[cfg(test)]

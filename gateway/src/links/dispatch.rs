@@ -154,14 +154,14 @@ struct Pending<C> {
     lane: LaneKey,
     op: Op,
     traceparent: String,
-    /// As in `Submit`; `None` once it has gone to a router.
+    /// The time of reading, as in `Submit`; `None` once the request has gone to a router.
     read_at: Option<Instant>,
     deadline: Instant,
     /// The router that has it.
     at: Option<Arc<str>>,
     /// An earlier try may have been carried out: its answer did not come, or was that it is not known.
     may_be_done: bool,
-    /// Its place among the sends of its lane, if it is one.
+    /// The place among the sends of the lane, if the request is a send.
     chained: Chained,
 }
 
@@ -247,7 +247,7 @@ impl<C> Dispatch<C> {
         let connection = submit.connection;
         let asker = submit.client.take().map_or(Asker::Nobody, Asker::Client);
         match &mut submit.op {
-            // It is open already: it goes on with another token.
+            // The session is open already, and goes on with another token.
             Op::OpenSession(_) if self.sessions.get(&connection).is_some_and(|live| live.open) => {}
             Op::OpenSession(open) => {
                 if let Some(session) = open.session.clone() {
@@ -399,7 +399,7 @@ impl<C> Dispatch<C> {
         let lost = |(id, pending): (&u64, &Pending<C>)| (pending.at.as_ref() == Some(address)).then_some(*id);
         let lost: Vec<u64> = self.pending.iter().filter_map(lost).collect();
         for id in lost {
-            // Nobody knows whether it was heard, and it must not be heard twice.
+            // The request may have been heard, and must not be heard twice.
             if self.pending.get(&id).is_some_and(|pending| matches!(pending.op, Op::Direct(_))) {
                 let why = "the router's link broke before the answer came";
                 self.finish(now, id, Err(refusal(Code::Unavailable, why, 500)), out);

@@ -16,7 +16,7 @@ use hyper::{Request, body::Incoming, header::HeaderMap, server::conn::http1, ser
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{Instant, sleep_until, timeout},
 };
@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     media::{Direct, MediaBody, Transfers},
-    transport::{LINGER, ws::Format},
+    transport::{linger::end_with, ws::Format},
 };
 
 /// Lines of a request head.
@@ -190,15 +190,9 @@ where
     (stream, early, ended)
 }
 
-async fn close<S: AsyncRead + AsyncWrite + Unpin, T>(mut stream: S, last_words: Option<Vec<u8>>) -> Option<T> {
-    let close = async {
-        if let Some(words) = last_words {
-            stream.write_all(&words).await?;
-        }
-        let_go(stream).await
-    };
+async fn close<S: AsyncRead + AsyncWrite + Unpin, T>(stream: S, last_words: Option<Vec<u8>>) -> Option<T> {
     // A client that does not read the last bytes goes without them.
-    let _ = timeout(CLOSING, close).await;
+    let _ = timeout(CLOSING, end_with(&last_words.unwrap_or_default(), stream)).await;
     None
 }
 
@@ -218,7 +212,7 @@ async fn in_time<T>(transfers: &Transfers, work: impl Future<Output = T>) -> Opt
             biased;
             ended = &mut work => return Some(ended),
             () = transfers.sooner() => {}
-            // It may have moved meanwhile.
+            // The deadline may have moved meanwhile.
             () = late => if transfers.deadline().is_some_and(|deadline| deadline <= std::time::Instant::now()) {
                 return None;
             },
@@ -261,18 +255,4 @@ fn http_1_1_required() -> Vec<u8> {
     frames.extend(HTTP_1_1_REQUIRED.to_be_bytes());
     frames.extend(WHY);
     frames
-}
-
-/// Closes so that the client can read the last answer: remaining input is read, because closing with unread input would
-/// reset the connection.
-async fn let_go<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> std::io::Result<()> {
-    stream.shutdown().await?;
-    let (mut dropped, mut space) = (0, [0; 1024]);
-    while dropped < LINGER {
-        match stream.read(&mut space).await? {
-            0 => break,
-            more => dropped += more,
-        }
-    }
-    Ok(())
 }

@@ -39,7 +39,7 @@ struct Passing {
 
 impl Answers {
     pub(super) fn expect(&self) {
-        // One task answers and writes.
+        // The same task answers and writes, so that no stronger order is needed.
         self.0.once.store(true, Ordering::Relaxed);
     }
 

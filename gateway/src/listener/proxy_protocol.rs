@@ -166,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    /// What a proxy would write.
+    /// The header that a proxy would write.
     fn v1_of(source: IpAddr) -> Vec<u8> {
         match source {
             IpAddr::V4(source) => format!("PROXY TCP4 {source} 192.0.2.200 40000 7410\r\n").into_bytes(),
@@ -190,7 +190,7 @@ mod tests {
         ]
     }
 
-    /// As the reader does it, never more than is asked for.
+    /// Reads as the reader does: never more bytes than are asked for.
     fn read(bytes: &[u8]) -> Result<Option<(Source, usize)>, ProxyError> {
         let mut end = SIGNATURE.len();
         while end <= bytes.len() {

@@ -1,21 +1,14 @@
 //! Refusals for clients for which there is no place.
 
-use std::{
-    io,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use carillon_proto::pb::client::{Bye, Code, server_frame::Body};
 use hyper::StatusCode;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::TcpStream,
-    time::timeout_at,
-};
+use tokio::{net::TcpStream, time::timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-use crate::dialect::native::varint::put_frame;
+use crate::{dialect::native::varint::put_frame, transport::linger::end_with};
 
 /// Deadline of the whole refusal: handshakes, message and close.
 pub(super) const REFUSAL: Duration = Duration::from_secs(2);
@@ -61,32 +54,17 @@ impl Refusal {
     pub(super) async fn tell(self, stream: TcpStream, acceptor: Option<TlsAcceptor>, deadline: Instant) {
         let mut words = BytesMut::new();
         put_frame(&Body::Bye(self.bye()).into(), &mut words);
-        self.tell_in(&words, stream, acceptor, deadline).await;
-    }
-
-    /// The same in words of another dialect.
-    pub(super) async fn tell_in(
-        self,
-        words: &[u8],
-        stream: TcpStream,
-        acceptor: Option<TlsAcceptor>,
-        deadline: Instant,
-    ) {
-        let tell = async {
-            match acceptor {
-                None => say(words, stream).await,
-                Some(acceptor) => say(words, acceptor.accept(stream).await?).await,
-            }
-        };
-        let _ = timeout_at(deadline.into(), tell).await;
+        refuse_with(&words, stream, acceptor, deadline).await;
     }
 }
 
-async fn say<S: AsyncRead + AsyncWrite + Unpin>(words: &[u8], mut stream: S) -> io::Result<()> {
-    stream.write_all(words).await?;
-    stream.shutdown().await?;
-    // Input of the client is read, so that closing does not reset the connection before the message arrives.
-    let mut dropped = [0; 1024];
-    while stream.read(&mut dropped).await? > 0 {}
-    Ok(())
+/// Tells a client over TCP or TLS these words of its dialect, and closes, as [`Refusal::tell`] does.
+pub(super) async fn refuse_with(words: &[u8], stream: TcpStream, acceptor: Option<TlsAcceptor>, deadline: Instant) {
+    let tell = async {
+        match acceptor {
+            None => end_with(words, stream).await,
+            Some(acceptor) => end_with(words, acceptor.accept(stream).await?).await,
+        }
+    };
+    let _ = timeout_at(deadline.into(), tell).await;
 }

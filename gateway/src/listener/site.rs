@@ -1,4 +1,4 @@
-//! How the WebSocket port answers HTTP/1.1 requests.
+//! The answers of the WebSocket port to requests of HTTP/1.1.
 
 use std::sync::Arc;
 

@@ -16,7 +16,8 @@ use parking_lot::Mutex;
 use super::refusal::Refusal;
 use crate::{metrics, network::Network};
 
-/// One in this many slots is out of reach for each single listener, so that a full listener leaves room on the others.
+/// The part of the slots that is out of reach for each single listener, so that a full listener leaves room on the others: this number divides
+/// all slots.
 const FOR_OTHERS: usize = 10;
 /// Least time between two log lines about a full listener.
 const TELL: Duration = Duration::from_secs(30);

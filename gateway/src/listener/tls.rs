@@ -35,7 +35,7 @@ struct Sides {
 pub(crate) struct XmppTlsSide {
     /// A client without ALPN is taken.
     pub(crate) config: Arc<ServerConfig>,
-    /// What binds a sign-in to the certificate by `tls-server-end-point`, if anything does.
+    /// The hash of the certificate to which a sign-in is bound by `tls-server-end-point`; `None` if the certificate defines none.
     pub(crate) end_point: Option<Vec<u8>>,
 }
 

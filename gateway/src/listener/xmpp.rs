@@ -8,15 +8,16 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     accept::{Accepted, Entrance},
+    refusal::refuse_with,
     tls::{Tls, XmppTlsSide},
 };
 use crate::{
-    connection::{Arrival, Shared, serve as serve_connection},
+    connection::{Arrival, Shared, now, serve as serve_connection},
     dialect::xmpp::{Seed, Service, refusal},
     transport::xmpp::stream::XmppStream,
 };
 
-/// One of the two listeners.
+/// A listener for streams of XMPP.
 #[derive(Clone)]
 pub(super) struct Streams {
     pub(super) shared: Arc<Shared>,
@@ -39,8 +40,8 @@ pub(super) async fn serve(streams: Streams, mut accepted: Accepted) {
         let deadline = deadline.min(Instant::now() + entrance.time(&place));
         let direct = |side: XmppTlsSide| TlsAcceptor::from(side.config);
         let acceptor = side.filter(|_| is_direct).map(direct);
-        let words = refusal(&service, seed(), refused.text());
-        return Box::pin(refused.tell_in(words.as_bytes(), stream, acceptor, deadline)).await;
+        let words = refusal(service, seed(), refused.text(), now());
+        return Box::pin(refuse_with(&words, stream, acceptor, deadline)).await;
     }
     let arrival = Arrival { protocol: Protocol::Xmpp, address, deadline };
     let transport = XmppStream::new(stream, service, seed(), side, is_direct);

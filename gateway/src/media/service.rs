@@ -229,7 +229,7 @@ impl MediaService {
     /// The answer comes by the deadline of all requests to routers.
     async fn ask(&self, pass: &Pass, op: Op) -> Result<Reply, Refusal> {
         let mailbox = Arc::new(Mailbox::default());
-        // It belongs to no connection: the number only spreads such requests over the partitions.
+        // The request belongs to no connection: the number only spreads such requests over the partitions.
         let [.., number] = *pass.id.as_bytes();
         let client = Some((Arc::clone(&mailbox), Tag::MediaComplete));
         self.links.submit(Submit { client, ..Submit::unasked(number.into(), op) });
@@ -320,10 +320,11 @@ impl MediaService {
 /// The outcome of an upload.
 enum Taken {
     Whole(Whole),
-    /// So many bytes are there.
+    /// The number of bytes that are there.
     Part(u64),
 }
 
+/// The answer to an upload that has stopped.
 fn stopped(error: UploadError, pass: &Pass) -> Answer {
     let answer = text(error.status(), &error.to_string());
     match error {

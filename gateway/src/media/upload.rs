@@ -252,7 +252,8 @@ async fn finish(finishing: &mut Option<Finishing>) -> Result<(), UploadError> {
     }
 }
 
-/// How far an upload of this size is. Of a file that is other bytes by now, which were made of all of them, nothing else may be left.
+/// The number of bytes of an upload of this size that are kept. All of them count as kept when other bytes were made of them: nothing else may be
+/// left then.
 pub(super) fn stored_bytes(kept: Kept, size_bytes: u64) -> u64 {
     if kept.other.is_some() { size_bytes } else { kept.uploaded_bytes }
 }

@@ -1,6 +1,7 @@
 //! Transports: one trait for TCP, WebSocket and gRPC. Each speaks asks and tells, in its own dialect.
 
 pub(crate) mod grpc;
+pub(crate) mod linger;
 pub(crate) mod stream;
 pub(crate) mod ws;
 pub(crate) mod xmpp;
@@ -10,10 +11,6 @@ use std::task::{Context, Poll};
 use carillon_proto::pb::client::Code;
 
 use crate::conversation::{Ask, AskId, Now, Tell};
-
-/// After the last frame, up to this many bytes of input are read and dropped, so that closing does not reset the
-/// connection before the frame arrives.
-pub(crate) const LINGER: usize = 256 * 1024;
 
 pub(crate) trait Transport: Send {
     /// Queues what the client is told; never waits. `poll` writes what is queued.

@@ -11,7 +11,7 @@ use bytes::{Buf as _, BytesMut};
 use carillon_proto::pb::client::Code;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Event, LINGER, Transport};
+use super::{Event, Transport, linger::Linger};
 use crate::{
     conversation::{Now, Tell},
     dialect::native::{
@@ -31,8 +31,7 @@ pub(crate) struct StreamTransport<S> {
     written: u64,
     read: u64,
     unflushed: bool,
-    shut_down: bool,
-    lingered: usize,
+    linger: Linger,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> StreamTransport<S> {
@@ -45,8 +44,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> StreamTransport<S> {
             written: 0,
             read: 0,
             unflushed: false,
-            shut_down: false,
-            lingered: 0,
+            linger: Linger::default(),
         }
     }
 
@@ -148,20 +146,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for StreamTransport<S> 
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.shut_down {
-            if ready!(self.poll_write(cx)).is_err() || ready!(Pin::new(&mut self.io).poll_shutdown(cx)).is_err() {
-                return Poll::Ready(());
-            }
-            self.shut_down = true;
+        if ready!(self.poll_write(cx)).is_err() {
+            return Poll::Ready(());
         }
-        while self.lingered < LINGER {
-            self.input.clear();
-            match ready!(self.poll_fill(cx)) {
-                Ok(0) | Err(_) => break,
-                Ok(more) => self.lingered += more,
-            }
-        }
-        Poll::Ready(())
+        self.linger.poll(&mut self.io, cx)
     }
 }
 

@@ -1,4 +1,4 @@
-//! How a session ends.
+//! Ends of sessions.
 
 use super::*;
 use carillon_proto::pb::client::SessionEnd;

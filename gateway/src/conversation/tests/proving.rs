@@ -67,7 +67,7 @@ fn who_has_proven_a_password_signs_in_and_nothing_is_delivered() {
 
 #[test]
 fn what_nobody_has_proven_opens_no_session() {
-    // Nobody was looked up, or nobody has said that the password is right.
+    // No user was looked up, or the dialect has not said that the password is right.
     let mut play = Play::new();
     play.input(sign_in_ask("balcony"));
     assert_eq!(play.bye().code(), Code::Unauthenticated);

@@ -1,4 +1,4 @@
-//! How a session begins, or does not.
+//! Beginnings of sessions, and their refusals.
 
 use super::*;
 

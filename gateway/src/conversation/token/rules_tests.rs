@@ -1,7 +1,7 @@
-//! What RFC 7515 (JWS), RFC 7519 (JWT), RFC 7518 (JWA), RFC 7797 and RFC 8725 (best practices) say with MUST to whoever
-//! checks tokens: each with its test, or with the reason why it does not apply.
+//! The rules of RFC 7515 (JWS), RFC 7519 (JWT), RFC 7518 (JWA), RFC 7797 and RFC 8725 (best practices) with MUST for services that
+//! check tokens: each with its test, or with the reason why it does not apply.
 //!
-//! What does not apply:
+//! Rules that do not apply:
 //!
 //! | quote | why not |
 //! | --- | --- |

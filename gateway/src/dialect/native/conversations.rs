@@ -99,7 +99,7 @@ fn told(row: ConversationRow, epoch: u64) -> Option<Conversation> {
         version: row.version,
         settings: row.settings.map(told_settings),
         mentions,
-        // They have the same numbers.
+        // The two enums have the same numbers.
         request: row.request,
     })
 }

@@ -213,7 +213,7 @@ mod tests {
         ] {
             refused(twice);
         }
-        // One member of a oneof that is null does not count.
+        // A member of a oneof that is null does not count.
         let frame = json!({"send": {"clientId": "1", "to": {"user": "a", "group": null}}});
         assert_eq!(id(frame), "1");
         // Names are matched exactly.
@@ -241,7 +241,7 @@ mod tests {
         }
     }
 
-    /// They are skipped unread, as protobuf's own parsers skip them: what is in them is nobody's business.
+    /// Unknown fields are skipped unread, as protobuf's own parsers skip them.
     #[test]
     fn what_is_in_unknown_fields_makes_no_difference() {
         for unknown in

@@ -17,7 +17,7 @@ const CHOSEN_CHARS: usize = 8;
 impl Dialog {
     /// The client asks for a resource.
     pub(super) fn bind(&mut self, stanza: &Stanza, bind: &Element) -> Option<Step> {
-        let Stage::Proven { user, host } = &self.stage else {
+        let Stage::Proven(user) = &self.stage else {
             // RFC 6120, section 7.6.2.2: "If the client is otherwise not allowed to bind a resource to the stream, the server MUST return a
             // <not-allowed/> stanza error".
             let error = StanzaError::new(StanzaCondition::NotAllowed);
@@ -38,7 +38,7 @@ impl Dialog {
         let jid = wanted.unwrap_or_else(chosen);
         let device = jid.resource().unwrap_or_default().to_owned();
         let id = stanza.id().unwrap_or_default().to_owned();
-        self.stage = Stage::Binding { jid, host: host.clone(), id };
+        self.stage = Stage::Binding { jid, id };
         // Messages are not served yet, so that nothing is delivered.
         let ask = SignInAsk { device, credential: Some(Credential::Proven), holds: true, ..SignInAsk::default() };
         Some(Step::Ask(Ask::SignIn(Box::new(ask))))
@@ -49,11 +49,11 @@ impl Dialog {
     /// RFC 6120, section 7.6.1: "it MUST return an IQ stanza of type "result" to the client, which MUST include a \<jid/\> child element that
     /// specifies the full JID for the connected resource as determined by the server."
     pub(super) fn bound(&mut self) {
-        let Stage::Binding { jid, host, id } = &self.stage else { return };
+        let Stage::Binding { jid, id } = &self.stage else { return };
         let bind = Element::new("bind", ns::BIND).with_child(Element::new("jid", ns::BIND).with_text(jid.to_string()));
         let result = Element::new("iq", ns::CLIENT).with("type", "result").with("id", id.clone());
         let result = result.with("to", jid.to_string()).with_child(bind);
-        self.stage = Stage::Bound { jid: jid.clone(), host: host.clone() };
+        self.stage = Stage::Bound(jid.clone());
         self.write(&result);
     }
 }

@@ -1,4 +1,4 @@
-//! One client: what its stream says goes in, asks of the conversation and bytes come out.
+//! The stream of a client: its events and the tells of the conversation go in, asks and bytes come out.
 
 use std::{sync::Arc, time::Instant};
 
@@ -7,12 +7,12 @@ use carillon_xmpp::{
     Element, Framing, Jid,
     error::{StreamCondition, StreamError},
     ns,
-    sasl::{ChannelBindings, Keys, Secret},
+    sasl::ChannelBindings,
     stream::{Event, Header, Opening, Stanza, closing},
 };
 
 use super::{
-    Seed, Service,
+    Check, Seed, Service,
     ends::{end_of, refusal_of},
     sign_in::SigningIn,
 };
@@ -28,45 +28,35 @@ pub(crate) struct Dialog {
     pub(super) protection: Protection,
     pub(super) stage: Stage,
     own: Own,
-    /// For the client, and not taken by the network.
+    /// Text for the client that the network has not taken.
     out: String,
-    /// First-level elements that may still come before the client has signed in.
+    /// First-level elements that may still come before the client has a resource.
     elements_left: u32,
     pace: Bucket,
     /// The number of the last ping.
     pings: u32,
     end: Option<End>,
-    pub(super) check: Option<Box<Check>>,
 }
 
-/// How the bytes of the stream are protected.
+/// The protection of the stream's bytes.
 #[derive(Debug)]
 pub(super) enum Protection {
     None,
     Tls(ChannelBindings),
-    /// By a proxy in front.
+    /// A proxy in front of the gateway ends TLS.
     Outside,
 }
 
-/// How far the client is.
+/// The steps of a client.
 pub(super) enum Stage {
-    /// `None` until the header of its stream has named a host.
+    /// The client has not proven who it is. `None` until the header of its stream has named a host.
     SigningIn(Option<Box<SigningIn>>),
-    /// It has proven who it is, and has no resource.
-    Proven {
-        user: Jid,
-        host: String,
-    },
-    /// Its session is being opened. `id` is that of its request.
-    Binding {
-        jid: Jid,
-        host: String,
-        id: String,
-    },
-    Bound {
-        jid: Jid,
-        host: String,
-    },
+    /// The client is this user, and has no resource.
+    Proven(Jid),
+    /// The session of this address is being opened. `id`: that of the client's request.
+    Binding { jid: Jid, id: String },
+    /// The client has a session.
+    Bound(Jid),
 }
 
 /// The server's own stream.
@@ -77,45 +67,32 @@ enum Own {
     Closed,
 }
 
-/// What the conversation or the transport has to do.
+/// Work for the conversation or the transport.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Step {
     Ask(Ask),
-    /// The same, and what the client sends behind it is a new stream.
+    /// An ask, behind which the client begins a new stream.
     Restart(Ask),
     /// The client wants TLS. [`Dialog::proceed`] or [`Dialog::refuse_tls`] follows.
     StartTls,
 }
 
-/// The client's stream is over.
+/// The end of the client's stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum End {
-    /// By its fault.
+    /// The client has violated a rule, and was told so.
     Fault(Code, String),
-    /// It has closed it.
+    /// The client has closed its stream.
     Closed,
 }
 
-/// A password that is to be compared with a user's keys, which takes some milliseconds: [`Dialog::checked`] follows.
-pub(crate) struct Check {
-    pub(super) keys: Keys,
-    pub(super) password: Secret,
-}
-
-/// Elements before the client has signed in: STARTTLS, two of SASL, and the resource.
+/// Elements that a client needs until it has a resource: STARTTLS, two of SASL, and the request for the resource.
 const FLOW: u32 = 4;
-/// Further ones, for clients that try again or ask something before.
+/// Further elements until then, for clients that try again or ask something before.
 const BEYOND_FLOW: u32 = 8;
-/// Stanzas a second, and at once. A client that sends more is read later.
+/// Stanzas that a client may send in a second, and at once. A client that sends more is read later.
 const STANZAS_PER_SECOND: u32 = 100;
 const STANZAS_AT_ONCE: u32 = 500;
-
-impl Check {
-    /// Slow by design.
-    pub(crate) fn run(&self) -> bool {
-        self.keys.accepts(self.password.as_str())
-    }
-}
 
 impl Dialog {
     pub(crate) fn new(service: Arc<Service>, framing: Framing, seed: Seed, now: Now) -> Self {
@@ -132,11 +109,10 @@ impl Dialog {
             pace: Bucket::new(f64::from(STANZAS_PER_SECOND), STANZAS_AT_ONCE, now.instant),
             pings: 0,
             end: None,
-            check: None,
         }
     }
 
-    /// What the client's stream says.
+    /// Takes the next event of the client's stream.
     pub(crate) fn hear(&mut self, event: Event, now: Now) -> Option<Step> {
         if self.is_over() {
             return None;
@@ -145,9 +121,9 @@ impl Dialog {
             Event::Opened(header) => self.opened(&header),
             Event::Stanza(stanza) => return self.element(&stanza, now),
             Event::Closed => {
-                // RFC 6120, section 4.4: the client waits for "a reciprocal closing stream tag". One that is bound gets it when its session
-                // has ended.
-                if !matches!(self.stage, Stage::Bound { .. }) {
+                // RFC 6120, section 4.4: the client waits for "a reciprocal closing stream tag". A client with a session gets it when the
+                // session has ended.
+                if !matches!(self.stage, Stage::Bound(_)) {
                     self.close();
                 }
                 self.end = Some(End::Closed);
@@ -157,13 +133,13 @@ impl Dialog {
         None
     }
 
-    /// What the conversation tells the client.
-    pub(crate) fn tell(&mut self, tell: Tell) {
+    /// Tells the client the words of the conversation. `Some`: a password is to be compared.
+    pub(crate) fn tell(&mut self, tell: Tell) -> Option<Box<Check>> {
         match tell {
-            Tell::Keys(stored) => self.keys(&stored),
+            Tell::Keys(stored) => return self.keys(&stored),
             Tell::SignedIn(_) => self.bound(),
             Tell::Bye { code, reason, .. } => self.bye(code, reason),
-            // Nothing is asked yet that these could answer, and nothing is followed of which they could tell.
+            // The dialect asks nothing yet that these could answer, and follows nothing of which they could tell.
             Tell::Challenge(_)
             | Tell::Timelines(_)
             | Tell::Accepted(_)
@@ -188,16 +164,17 @@ impl Dialog {
             | Tell::Heads { .. }
             | Tell::Renewed { .. } => {}
         }
+        None
     }
 
-    /// Asks the client for a sign of life (XEP-0199). Every answer is one, also an error.
+    /// Asks the client for a sign of life (XEP-0199). Every answer counts as one, also an error.
     pub(crate) fn ping(&mut self) {
-        let Stage::Bound { jid, host } = &self.stage else { return };
+        let Stage::Bound(jid) = &self.stage else { return };
         self.pings += 1;
         let ping = Element::new("iq", ns::CLIENT)
             .with("type", "get")
             .with("id", format!("ping-{}", self.pings))
-            .with("from", host.clone())
+            .with("from", jid.domain().to_owned())
             .with("to", jid.to_string())
             .with_child(Element::new("ping", ns::PING));
         self.write(&ping);
@@ -226,32 +203,28 @@ impl Dialog {
         self.protection = Protection::Tls(bindings);
     }
 
-    pub(crate) fn take_check(&mut self) -> Option<Box<Check>> {
-        self.check.take()
-    }
-
     pub(super) fn take_end(&mut self) -> Option<End> {
         self.end.take()
     }
 
-    /// When the client is read again, if that is not now.
+    /// The time at which the client is read again, if it is not read now.
     pub(crate) fn paused_until(&mut self, now: Now) -> Option<Instant> {
         let wait = self.pace.check(now.instant).err()?;
-        matches!(self.stage, Stage::Bound { .. }).then(|| now.instant + wait)
+        matches!(self.stage, Stage::Bound(_)).then(|| now.instant + wait)
     }
 
-    /// Nothing more is said.
+    /// True if nothing more is said on one of the two streams.
     pub(super) fn is_over(&self) -> bool {
         self.own == Own::Closed || self.end.is_some()
     }
 
-    /// What waits for the network.
+    /// Bytes for the client that the network has not taken.
     pub(crate) fn out(&self) -> &[u8] {
         self.out.as_bytes()
     }
 
-    /// The network has taken so many bytes of it, which are forgotten; of a character that it has taken in part, with the rest. Returns the
-    /// number of those.
+    /// Forgets as many bytes of [`Self::out`] as the network has taken. Those of a character that it has taken in part stay until it has the rest:
+    /// returns their number.
     pub(crate) fn sent(&mut self, bytes: usize) -> usize {
         if bytes == self.out.len() {
             self.out = String::new();
@@ -271,14 +244,14 @@ impl Dialog {
         !matches!(self.protection, Protection::None)
     }
 
-    /// STARTTLS is there for this stream.
+    /// True if the client may begin TLS by STARTTLS.
     pub(super) fn offers_tls(&self) -> bool {
         !self.is_encrypted()
     }
 
     pub(super) fn element(&mut self, stanza: &Stanza, now: Now) -> Option<Step> {
-        if let Stage::Bound { .. } = self.stage {
-            // There was room before it was read.
+        if let Stage::Bound(_) = self.stage {
+            // There was room before the stanza was read.
             let _ = self.pace.take(now.instant);
         } else {
             match self.elements_left.checked_sub(1) {
@@ -353,9 +326,9 @@ impl Dialog {
         if self.own == Own::Closed {
             return;
         }
-        // Who has asked for something gets an answer to it, too.
+        // A request that is not answered yet gets its answer before.
         match &self.stage {
-            Stage::Binding { jid, id, .. } => {
+            Stage::Binding { jid, id } => {
                 let refusal = refusal_of(code).with_text(reason.clone());
                 let refused = Element::new("iq", ns::CLIENT)
                     .with("type", "error")
@@ -365,7 +338,7 @@ impl Dialog {
                 self.write(&refused);
             }
             Stage::SigningIn(_) => self.give_up_sign_in(),
-            Stage::Proven { .. } | Stage::Bound { .. } => {}
+            Stage::Proven(_) | Stage::Bound(_) => {}
         }
         match end_of(code) {
             Some(condition) => self.end_by(&StreamError::new(condition).with_text(reason)),

@@ -1,13 +1,15 @@
-//! Why a session has ended, in the words of XMPP.
+//! The ends of sessions, in the words of XMPP.
+
+use std::sync::Arc;
 
 use carillon_proto::pb::client::Code;
 use carillon_xmpp::{
     Framing,
-    error::{ErrorType, StanzaCondition, StanzaError, StreamCondition, StreamError},
-    stream::{Opening, closing},
+    error::{ErrorType, StanzaCondition, StanzaError, StreamCondition},
 };
 
-use super::{Seed, Service};
+use super::{Dialog, Seed, Service};
+use crate::conversation::{Now, Tell};
 
 /// The error that ends the stream; `None`: it is closed without one.
 pub(super) fn end_of(code: Code) -> Option<StreamCondition> {
@@ -55,12 +57,9 @@ pub(super) fn refusal_of(code: Code) -> StanzaError {
     }
 }
 
-/// A whole stream for a client for which there is no place.
-pub(crate) fn refusal(service: &Service, mut seed: Seed, why: &'static str) -> String {
-    let opening = Opening { from: service.domain.as_str(), id: &seed.name(), lang: "en" };
-    let mut text = opening.text(None, Framing::Tcp);
-    let error = StreamError::new(StreamCondition::ResourceConstraint).with_text(why);
-    error.element().write(Framing::Tcp, &mut text);
-    text.push_str(closing(Framing::Tcp));
-    text
+/// A whole stream over TCP for a client for which there is no place.
+pub(crate) fn refusal(service: Arc<Service>, seed: Seed, why: &str, now: Now) -> Vec<u8> {
+    let mut dialog = Dialog::new(service, Framing::Tcp, seed, now);
+    dialog.tell(Tell::Bye { code: Code::Overloaded, reason: why.to_owned(), again_ms: None, ended: None });
+    dialog.out().to_vec()
 }

@@ -19,8 +19,7 @@ impl Dialog {
         match self.host(header) {
             Ok(host) => {
                 self.open(Some(header), Some(&host));
-                if let Stage::SigningIn(signing_in) = &mut self.stage {
-                    *signing_in = None;
+                if let Stage::SigningIn(_) = self.stage {
                     let begun = SigningIn::new(host, self);
                     self.stage = Stage::SigningIn(Some(Box::new(begun)));
                 }
@@ -58,8 +57,8 @@ impl Dialog {
             return Err(StreamCondition::HostUnknown.into());
         }
         match &self.stage {
-            Stage::Proven { user, host } => {
-                if to.domain() != host {
+            Stage::Proven(user) => {
+                if to.domain() != user.domain() {
                     let error = StreamError::new(StreamCondition::HostUnknown);
                     return Err(error.with_text("the client has signed in at another domain"));
                 }
@@ -74,7 +73,7 @@ impl Dialog {
                 let error = StreamError::new(StreamCondition::PolicyViolation);
                 return Err(error.with_text("users of this domain have no passwords, and XMPP needs one"));
             }
-            Stage::SigningIn(_) | Stage::Binding { .. } | Stage::Bound { .. } => {}
+            Stage::SigningIn(_) | Stage::Binding { .. } | Stage::Bound(_) => {}
         }
         Ok(to.domain().to_owned())
     }

@@ -13,9 +13,9 @@ use super::{
 };
 use crate::conversation::Now;
 
-/// What the server's domain answers, for `disco#info` (XEP-0030).
+/// The namespaces that the server's domain answers, for `disco#info` (XEP-0030).
 const OF_SERVER: [&str; 5] = [ns::DISCO_INFO, ns::DISCO_ITEMS, ns::PING, ns::VERSION, ns::TIME];
-/// What a user's own account answers.
+/// The namespaces that a user's own account answers.
 const OF_ACCOUNT: [&str; 3] = [ns::DISCO_INFO, ns::DISCO_ITEMS, ns::PING];
 
 impl Dialog {
@@ -53,9 +53,9 @@ impl Dialog {
     /// include a 'from' attribute whose value is the bare JID (i.e., \<domainpart\>) of the server"; one of the account "MUST either (a) not
     /// include a 'from' attribute or (b) include a 'from' attribute whose value is the account's bare JID".
     fn result(&mut self, stanza: &Stanza, recipient: Recipient, payload: Option<Element>) {
-        let (Some(own), Some(host)) = (self.own_address(), self.own_host()) else { return };
+        let Some(own) = self.own_address() else { return };
         let from = match recipient {
-            Recipient::Server => Some(host),
+            Recipient::Server => Some(own.domain()),
             Recipient::Account => stanza.to().map(|_| own.bare()),
             Recipient::Other => None,
         };

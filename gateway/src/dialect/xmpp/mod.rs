@@ -2,14 +2,15 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | `dialog` | one client: what its stream says, and what it is told |
-//! | `header`, `sign_in`, `binding` | the steps until a client may send stanzas |
+//! | `dialog` | the stream of a client: events and tells in, asks and bytes out |
+//! | `header`, `sign_in`, `checks`, `binding` | the steps until a client may send stanzas |
 //! | `stanzas`, `iq` | stanzas, and requests that the service answers itself |
-//! | `ends` | why a session has ended, as an error of the stream |
+//! | `ends` | the cause for which a session has ended, as an error of the stream |
 //! | `tcp` | a dialog with its parser of bytes |
-//! | `service`, `seed` | what all clients share; names that nobody can guess |
+//! | `service`, `seed` | the part that all clients share; names that nobody can guess |
 
 mod binding;
+mod checks;
 mod dialog;
 mod ends;
 mod header;
@@ -22,7 +23,8 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use dialog::{Check, Dialog};
+pub(crate) use checks::Check;
+pub(crate) use dialog::Dialog;
 pub(crate) use ends::refusal;
 pub(crate) use seed::Seed;
 pub(crate) use service::Service;

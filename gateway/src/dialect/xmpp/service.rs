@@ -1,6 +1,6 @@
-//! What the streams of all clients share.
+//! The settings and limits that the streams of all clients share.
 
-use std::{sync::Arc, thread::available_parallelism};
+use std::sync::Arc;
 
 use carillon_proto::{DomainId, InvalidId, UserId};
 use carillon_xmpp::{
@@ -8,8 +8,8 @@ use carillon_xmpp::{
     jid::{Addressee, Hosts},
     sasl::{Hash, Keys},
 };
-use tokio::sync::Semaphore;
 
+use super::checks::Checks;
 use crate::{
     config::{XmppConfig, XmppTls},
     conversation::Rules,
@@ -21,8 +21,7 @@ pub(crate) struct Service {
     pub(super) domain: DomainId,
     pub(super) tls: XmppTls,
     rules: Arc<Rules>,
-    /// Passwords that are being checked: each takes some milliseconds of a processor, which others need, too. Further ones wait.
-    pub(crate) checks: Semaphore,
+    pub(crate) checks: Checks,
 }
 
 impl Service {
@@ -30,8 +29,7 @@ impl Service {
     pub(crate) fn new(config: &XmppConfig, rules: Arc<Rules>) -> Result<Self, InvalidId> {
         let domain = DomainId::new(&config.domain)?;
         let hosts = Hosts::new(domain.clone());
-        let checks = available_parallelism().map_or(1, |all| all.get().div_ceil(2));
-        Ok(Self { hosts, domain, tls: config.tls, rules, checks: Semaphore::new(checks) })
+        Ok(Self { hosts, domain, tls: config.tls, rules, checks: Checks::new() })
     }
 
     /// Whether TLS ends here.

@@ -1,4 +1,4 @@
-//! SASL (RFC 6120, section 6): who the client is.
+//! SASL (RFC 6120, section 6): the client proves who it is.
 
 use carillon_proto::pb::store::ScramCredentials;
 use carillon_xmpp::{
@@ -7,27 +7,30 @@ use carillon_xmpp::{
     sasl::{ChannelBindings, Hash, Keys, Mechanism, Negotiation, Offer, Request, Secret, Step as SaslStep},
 };
 
-use super::dialog::{Check, Dialog, Protection, Stage, Step};
+use super::{
+    Check,
+    dialog::{Dialog, Protection, Stage, Step},
+};
 use crate::{config::XmppTls, conversation::Ask};
 
 /// A client that has not proven who it is.
 pub(super) struct SigningIn {
-    host: String,
     /// `None`: there must be TLS before.
     pub(super) negotiation: Option<Negotiation>,
     waits: Waits,
 }
 
-/// What a sign-in waits for.
+/// The cause for which a sign-in waits.
 enum Waits {
+    /// The client sends the next element.
     Client,
-    /// With whose address it began, and the password, if the client has shown it.
+    /// The keys of this user are looked up, to challenge the client, or to compare the password that the client has shown.
     Keys(Jid, Option<Secret>),
-    /// Whether the password of this user is right.
+    /// The password of this user is compared.
     Check(Jid),
 }
 
-/// What is offered. There are no keys for SHA-1, and no tokens yet.
+/// The mechanisms that are offered. There are no keys for SHA-1, and no tokens yet.
 const ALLOWED: [Mechanism; 3] = [Mechanism::ScramSha256Plus, Mechanism::ScramSha256, Mechanism::Plain];
 
 impl SigningIn {
@@ -40,13 +43,16 @@ impl SigningIn {
         };
         let is_encrypted = dialog.is_encrypted();
         let may = is_encrypted || dialog.service.tls == XmppTls::Optional;
-        let offer = Offer { host: host.clone(), is_encrypted, bindings, allowed: ALLOWED.to_vec() };
-        Self { host, negotiation: may.then(|| Negotiation::new(offer).protected()), waits: Waits::Client }
+        let offer = Offer { host, is_encrypted, bindings, allowed: ALLOWED.to_vec() };
+        Self { negotiation: may.then(|| Negotiation::new(offer).protected()), waits: Waits::Client }
     }
 }
 
 impl Dialog {
-    /// An element of SASL.
+    /// Handles an element of SASL.
+    ///
+    /// No element comes while keys are looked up or a password is compared: the conversation lets nothing be read before it has answered, and
+    /// [`Self::is_checking`] holds up the dialog. So a connection has at most one look-up or one check at a time.
     pub(super) fn sasl(&mut self, element: &Element) -> Option<Step> {
         let Some(request) = Request::read(element) else {
             self.fail(&StreamCondition::UnsupportedStanzaType.into());
@@ -72,15 +78,21 @@ impl Dialog {
         self.sasl_step(step)
     }
 
-    /// The keys of the user who was looked up.
-    pub(super) fn keys(&mut self, stored: &ScramCredentials) {
-        let Stage::SigningIn(Some(signing_in)) = &mut self.stage else { return };
-        let Waits::Keys(user, password) = std::mem::replace(&mut signing_in.waits, Waits::Client) else { return };
+    /// The keys of the user who was looked up. `Some`: the password is to be compared with them.
+    pub(super) fn keys(&mut self, stored: &ScramCredentials) -> Option<Box<Check>> {
+        let Stage::SigningIn(Some(signing_in)) = &mut self.stage else { return None };
+        let Waits::Keys(user, password) = std::mem::replace(&mut signing_in.waits, Waits::Client) else { return None };
         let keys = Keys::stored(Hash::Sha256, stored).unwrap_or_else(|| self.service.decoy(&user));
-        self.with_keys(user, keys, password);
+        if let Some(password) = password {
+            signing_in.waits = Waits::Check(user);
+            return Some(Box::new(Check { keys, password }));
+        }
+        let challenge = self.negotiation()?.keys(&user, keys);
+        self.sasl_step(challenge);
+        None
     }
 
-    /// Whether the password of [`Dialog::take_check`] was right.
+    /// The password of the last [`Check`] was right, or not.
     pub(crate) fn checked(&mut self, is_right: bool) -> Option<Step> {
         let Stage::SigningIn(Some(signing_in)) = &mut self.stage else { return None };
         let Waits::Check(user) = &signing_in.waits else { return None };
@@ -89,12 +101,12 @@ impl Dialog {
         self.sasl_step(step)
     }
 
-    /// A password is being checked. Nothing is heard meanwhile.
+    /// True while a password is compared. Nothing is heard meanwhile.
     pub(super) fn is_checking(&self) -> bool {
         matches!(&self.stage, Stage::SigningIn(Some(signing_in)) if matches!(signing_in.waits, Waits::Check(_)))
     }
 
-    /// The session ends while the client signs in: it is told so in the words of SASL, too, if it waits for an answer.
+    /// The session ends while the client signs in. A client that waits for an answer is told so in the words of SASL, too.
     pub(super) fn give_up_sign_in(&mut self) {
         let Stage::SigningIn(Some(signing_in)) = &self.stage else { return };
         if !matches!(signing_in.waits, Waits::Client) {
@@ -106,7 +118,6 @@ impl Dialog {
         if let Some(element) = step.element() {
             self.write(&element);
         }
-        let Stage::SigningIn(Some(signing_in)) = &mut self.stage else { return None };
         match step {
             SaslStep::Challenge(_) => None,
             SaslStep::Keys { user, .. } => self.look_up(user, None),
@@ -120,13 +131,12 @@ impl Dialog {
             // respond by sending a new response stream header to the initiating entity (for which it MUST generate a new stream ID instead
             // of reusing the old stream ID)."
             SaslStep::Success { user, .. } => {
-                let host = std::mem::take(&mut signing_in.host);
-                self.stage = Stage::Proven { user, host };
+                self.stage = Stage::Proven(user);
                 self.restart();
                 Some(Step::Restart(Ask::Proven))
             }
             SaslStep::Failure(failure) => {
-                if let Some(refusal) = signing_in.negotiation.as_ref().and_then(Negotiation::refusal) {
+                if let Some(refusal) = self.negotiation().and_then(|negotiation| negotiation.refusal()) {
                     self.fail(&refusal);
                 }
                 (failure == SaslFailure::NotAuthorized).then_some(Step::Ask(Ask::NotProven))
@@ -135,39 +145,26 @@ impl Dialog {
     }
 
     fn look_up(&mut self, user: Jid, password: Option<Secret>) -> Option<Step> {
-        let id = self.service.user(&user);
-        let decoy = self.service.decoy(&user);
-        let Stage::SigningIn(Some(signing_in)) = &mut self.stage else { return None };
-        match (id, password, &mut signing_in.negotiation) {
-            (Some(id), password, _) => {
+        let step = match (self.service.user(&user), password) {
+            (Some(id), password) => {
+                let Stage::SigningIn(Some(signing_in)) = &mut self.stage else { return None };
                 signing_in.waits = Waits::Keys(user, password);
-                Some(Step::Ask(Ask::LookUp(id)))
+                return Some(Step::Ask(Ask::LookUp(id)));
             }
-            // What names nobody can have is known: the time to find it out tells nothing, and nobody has to pay for it.
-            (None, Some(_), Some(negotiation)) => {
-                let step = negotiation.checked(&user, false);
-                self.sasl_step(step)
+            // Everybody knows which names nobody can have: a quick answer tells nothing, and no processor has to compare anything.
+            (None, Some(_)) => self.negotiation()?.checked(&user, false),
+            (None, None) => {
+                let decoy = self.service.decoy(&user);
+                self.negotiation()?.keys(&user, decoy)
             }
-            (None, ..) => {
-                self.with_keys(user, decoy, None);
-                None
-            }
-        }
+        };
+        self.sasl_step(step)
     }
 
-    fn with_keys(&mut self, user: Jid, keys: Keys, password: Option<Secret>) {
-        let Stage::SigningIn(Some(signing_in)) = &mut self.stage else { return };
-        match (password, &mut signing_in.negotiation) {
-            (Some(password), _) => {
-                signing_in.waits = Waits::Check(user);
-                self.check = Some(Box::new(Check { keys, password }));
-            }
-            // A challenge: nobody has to be asked.
-            (None, Some(negotiation)) => {
-                let challenge = negotiation.keys(&user, keys);
-                self.sasl_step(challenge);
-            }
-            (None, None) => {}
+    fn negotiation(&mut self) -> Option<&mut Negotiation> {
+        match &mut self.stage {
+            Stage::SigningIn(Some(signing_in)) => signing_in.negotiation.as_mut(),
+            _ => None,
         }
     }
 }

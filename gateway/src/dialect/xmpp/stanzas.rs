@@ -1,4 +1,4 @@
-//! Stanzas of a client: whom they are for, and what answers those that are not served.
+//! Stanzas of a client: their recipients, and the answers to stanzas that are not served.
 
 use carillon_xmpp::{
     Jid,
@@ -10,7 +10,7 @@ use carillon_xmpp::{
 use super::dialog::{Dialog, Stage, Step};
 use crate::conversation::Now;
 
-/// Whom a stanza is for.
+/// The recipient of a stanza.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Recipient {
     /// The domain of the client.
@@ -21,7 +21,7 @@ pub(super) enum Recipient {
 }
 
 impl Dialog {
-    /// A stanza of a client that has proven who it is.
+    /// Handles a stanza of a client that has proven who it is.
     pub(super) fn stanza(&mut self, kind: StanzaKind, stanza: &Stanza, now: Now) -> Option<Step> {
         let own = self.own_address()?;
         // RFC 6120, section 4.9.3.9: "The data provided in a 'from' attribute does not match an authorized JID [...] as negotiated [...] between a
@@ -34,11 +34,11 @@ impl Dialog {
         }
         let recipient = self.recipient(stanza.to());
         match (kind, &self.stage) {
-            (StanzaKind::Iq, Stage::Bound { .. }) => self.iq(stanza, recipient, now),
+            (StanzaKind::Iq, Stage::Bound(_)) => self.iq(stanza, recipient, now),
             (StanzaKind::Iq, _) if matches!(recipient, Ok(Recipient::Server | Recipient::Account)) => {
                 self.iq(stanza, recipient, now)
             }
-            (_, Stage::Bound { .. }) => {
+            (_, Stage::Bound(_)) => {
                 self.refuse_unserved(kind, stanza, recipient.err());
                 None
             }
@@ -61,19 +61,19 @@ impl Dialog {
         }
     }
 
-    /// The client's address; without a resource as long as it has none.
+    /// The client's address, which has no resource before the client has one.
     pub(super) fn own_address(&self) -> Option<&Jid> {
         match &self.stage {
             Stage::SigningIn(_) => None,
-            Stage::Proven { user, .. } => Some(user),
-            Stage::Binding { jid, .. } | Stage::Bound { jid, .. } => Some(jid),
+            Stage::Proven(user) => Some(user),
+            Stage::Binding { jid, .. } | Stage::Bound(jid) => Some(jid),
         }
     }
 
     /// Answers messages and presence, which are not served yet, by an error.
     fn refuse_unserved(&mut self, kind: StanzaKind, stanza: &Stanza, wrong_address: Option<StanzaCondition>) {
         let what = match (kind, stanza.stanza_type()) {
-            // A client that was not shown as available is not available.
+            // Nobody has seen the client as available, so that nobody has to hear that it is not.
             (StanzaKind::Presence, Some("unavailable")) => return,
             (StanzaKind::Presence, _) => "presence is not served yet",
             _ => "messages are not served yet",
@@ -83,28 +83,23 @@ impl Dialog {
         self.refuse(stanza, &if wrong_address.is_none() { error.with_text(what) } else { error });
     }
 
+    /// The recipient by the stanza's `to`.
+    ///
     /// RFC 6120, section 10.3: "If the stanza possesses no 'to' attribute, the server MUST handle it directly on behalf of the entity that sent it".
     fn recipient(&self, to: Option<&str>) -> Result<Recipient, StanzaCondition> {
         let Some(to) = to else { return Ok(Recipient::Account) };
         let to = Jid::new(to).map_err(|error| error.stanza_condition())?;
-        let (Some(own), Some(host)) = (self.own_address(), self.own_host()) else { return Ok(Recipient::Other) };
+        let Some(own) = self.own_address() else { return Ok(Recipient::Other) };
         if to.is_bare() && to.as_str() == own.bare() {
             return Ok(Recipient::Account);
         }
-        if to.as_str() == host {
+        if to.as_str() == own.domain() {
             return Ok(Recipient::Server);
         }
         let of_users = |domain: &str| self.service.serves(domain);
         let is_ours = of_users(to.domain())
             || to.domain().split_once('.').is_some_and(|(_, rest)| Hosts::rooms(rest) == to.domain() && of_users(rest));
-        // Another domain is another server's. There is no federation.
+        // Addresses of other servers can't be reached: there is no federation.
         if is_ours { Ok(Recipient::Other) } else { Err(StanzaCondition::RemoteServerNotFound) }
-    }
-
-    pub(super) fn own_host(&self) -> Option<&str> {
-        match &self.stage {
-            Stage::SigningIn(_) => None,
-            Stage::Proven { host, .. } | Stage::Binding { host, .. } | Stage::Bound { host, .. } => Some(host),
-        }
     }
 }

@@ -20,7 +20,7 @@ pub(crate) struct TcpDialog {
     dialog: Dialog,
 }
 
-/// What the transport has to do.
+/// Work for the transport.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Heard {
     Ask(Ask),
@@ -40,10 +40,10 @@ impl TcpDialog {
         Self { parser: TcpParser::new(Limits::BEFORE_AUTHENTICATION), dialog }
     }
 
-    /// Takes bytes out of `input` up to the next thing that is to be done. `None`: all are taken, or the client is read later, see
+    /// Takes bytes out of `input` up to the next work. `None`: all are taken, or the client is read later: when its password is checked, or at
     /// [`Self::paused_until`].
     pub(crate) fn hear(&mut self, input: &mut &[u8], now: Now) -> Option<Heard> {
-        // Part of an element is no sign of life: a client could send one for ever.
+        // A part of an element is no sign of life: a client could go on with one for ever.
         let (before, mut is_alive) = (input.len(), false);
         loop {
             if let Some(end) = self.dialog.take_end() {
@@ -57,7 +57,7 @@ impl TcpDialog {
                 return None;
             }
             if self.dialog.is_checking() || self.dialog.paused_until(now).is_some() {
-                return None;
+                return is_alive.then_some(Heard::Alive);
             }
             let Some(event) = self.parser.feed(input) else {
                 is_alive |= before > 0 && self.parser.buffered() == 0;
@@ -71,8 +71,8 @@ impl TcpDialog {
                     return Some(Heard::Ask(ask));
                 }
                 // RFC 6120, section 5.3.3: "the entities MUST NOT send any whitespace as separators between XML elements (i.e., from the
-                // last character of the first-level <starttls/> element". Some clients do, so that it is dropped. All else was put
-                // there by somebody who wants it to be taken for a part of what is encrypted.
+                // last character of the first-level <starttls/> element". Some clients send some, which is dropped. All other bytes were put
+                // there by somebody who wants them to count as encrypted.
                 Some(Step::StartTls) if !input.iter().all(|byte| b" \t\r\n".contains(byte)) => {
                     self.dialog.refuse_tls("something follows starttls");
                 }
@@ -87,7 +87,7 @@ impl TcpDialog {
         }
     }
 
-    /// Whether the password of [`Self::take_check`] was right.
+    /// As [`Dialog::checked`].
     pub(crate) fn checked(&mut self, is_right: bool) -> Option<Heard> {
         match self.dialog.checked(is_right)? {
             Step::Ask(ask) => Some(Heard::Ask(ask)),
@@ -99,16 +99,13 @@ impl TcpDialog {
         }
     }
 
-    pub(crate) fn take_check(&mut self) -> Option<Box<Check>> {
-        self.dialog.take_check()
-    }
-
     pub(crate) fn paused_until(&mut self, now: Now) -> Option<Instant> {
         self.dialog.paused_until(now)
     }
 
-    pub(crate) fn tell(&mut self, tell: Tell) {
-        self.dialog.tell(tell);
+    /// As [`Dialog::tell`].
+    pub(crate) fn tell(&mut self, tell: Tell) -> Option<Box<Check>> {
+        self.dialog.tell(tell)
     }
 
     pub(crate) fn ping(&mut self) {
@@ -133,7 +130,7 @@ impl TcpDialog {
         self.dialog.sent(bytes)
     }
 
-    /// Buffers of an idle client.
+    /// Bytes of the buffers.
     #[cfg(test)]
     pub(super) fn kept_bytes(&self) -> usize {
         self.parser.buffered() + self.dialog.kept_bytes()

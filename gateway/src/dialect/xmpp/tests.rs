@@ -1,4 +1,4 @@
-//! Dialogs as plays: what a client sends, what it hears, and what the conversation is asked.
+//! Dialogs as plays: words of a client, words for it, and asks of the conversation.
 
 mod ends;
 mod pieces;
@@ -11,10 +11,7 @@ use std::{sync::LazyLock, time::Instant};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use carillon_proto::{
     credentials::{ClientKeys, decoy, new_credentials},
-    pb::{
-        client::{Code, Limits},
-        store::ScramCredentials,
-    },
+    pb::{client::Code, store::ScramCredentials},
 };
 
 use super::*;
@@ -23,7 +20,7 @@ use crate::{
     conversation::{Ask, Credential, Now, Rules, SignInAsk, Tell, Welcome},
 };
 
-/// Those of `pencil`.
+/// The keys of the password `pencil`.
 static KEYS: LazyLock<ScramCredentials> = LazyLock::new(|| new_credentials("pencil").expect("valid"));
 
 pub(super) const HEADER: &str = "<?xml version='1.0'?><stream:stream to='im.example.com' version='1.0' xmlns='jabber:client' \
@@ -42,9 +39,9 @@ pub(super) fn service(tls: XmppTls) -> std::sync::Arc<Service> {
 struct Play {
     dialog: TcpDialog,
     now: Now,
-    /// Sent and not heard yet.
+    /// Bytes that were sent and not heard yet.
     unheard: Vec<u8>,
-    /// What was heard, but for signs of life.
+    /// Events that were heard, except for signs of life.
     heard: Vec<Heard>,
 }
 
@@ -90,35 +87,28 @@ impl Play {
             self.unheard.drain(..taken);
             match heard {
                 Some(heard) => self.performs(heard),
-                None if !self.checks() => break,
-                None => {}
+                None => break,
             }
         }
-    }
-
-    /// True if there was a password to be compared.
-    fn checks(&mut self) -> bool {
-        let Some(check) = self.dialog.take_check() else { return false };
-        if let Some(heard) = self.dialog.checked(check.run()) {
-            self.performs(heard);
-        }
-        true
     }
 
     fn performs(&mut self, heard: Heard) {
-        match &heard {
+        let check = match &heard {
             Heard::Ask(Ask::LookUp(user)) => {
                 let keys = if user.as_str() == "juliet" { KEYS.clone() } else { decoy(&[1; 32], user.as_str()) };
-                self.dialog.tell(Tell::Keys(Box::new(keys)));
+                self.dialog.tell(Tell::Keys(Box::new(keys)))
             }
             Heard::Ask(Ask::SignIn(ask)) => {
                 self.dialog.signed_in();
-                self.dialog.tell(Tell::SignedIn(Box::new(welcome(&ask.device))));
+                self.dialog.tell(Tell::SignedIn(Box::new(Welcome::simple("juliet", &ask.device))))
             }
-            _ => {}
-        }
+            _ => None,
+        };
         if heard != Heard::Alive {
             self.heard.push(heard);
+        }
+        if let Some(heard) = check.and_then(|check| self.dialog.checked(check.run())) {
+            self.performs(heard);
         }
     }
 
@@ -138,21 +128,6 @@ impl Play {
     }
 }
 
-fn welcome(device: &str) -> Welcome {
-    Welcome {
-        handle: String::new(),
-        user: "juliet".to_owned(),
-        device: device.to_owned(),
-        verdict: bytes::Bytes::new(),
-        limits: Limits::default(),
-        heartbeat_ms: 1,
-        timelines: Vec::new(),
-        expires_ms: 0,
-        features: Vec::new(),
-        ticket: bytes::Bytes::new(),
-    }
-}
-
 fn plain(password: &str) -> String {
     plain_as("juliet", password)
 }
@@ -162,7 +137,7 @@ fn plain_as(user: &str, password: &str) -> String {
     format!("<auth {SASL} mechanism='PLAIN'>{data}</auth>")
 }
 
-/// The client's side of SCRAM-SHA-256 with this header of GS2, and the data that binds.
+/// The client's side of SCRAM-SHA-256 with this header of GS2, and the data of the channel binding.
 struct Scram {
     gs2: &'static str,
     binding: Vec<u8>,
@@ -195,7 +170,7 @@ fn failure(cause: &str) -> String {
     format!("<failure {SASL}><{cause}/></failure>")
 }
 
-/// An error of the stream as it ends it.
+/// Checks that the stream ends by this error.
 fn ends_with(told: &str, condition: &str) {
     let error = format!("<stream:error><{condition} xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>");
     assert!(told.contains(&error) && told.ends_with("</stream:stream>"), "not {condition}: {told}");

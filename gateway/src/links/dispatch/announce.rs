@@ -55,12 +55,12 @@ impl<C> Dispatch<C> {
         let Some(live) = self.sessions.get_mut(&connection) else { return };
         match result {
             Ok(router_reply::Result::SessionOpened(opened)) => live.session.generation = opened.generation,
-            // Its closing follows, or is in flight: that removes it.
+            // The closing of the session follows, or is in flight, and removes the session.
             Ok(_) => return,
             Err(_) if live.closing => return,
             // No router knows it.
             Err(_) if live.known_at.is_none() => return drop(self.sessions.remove(&connection)),
-            // It may be stored: routers would push to a session without a connection.
+            // The session may be stored: routers would push to a session without a connection.
             Err(why) if an_earlier_try_may_be_done || may_be_stored(why) => {
                 live.closing = true;
                 return self.close(now, connection, out);
@@ -82,7 +82,7 @@ impl<C> Dispatch<C> {
             if live.closing {
                 continue;
             }
-            // What it shows is added when the announcement goes out.
+            // The presence of the session is added when the announcement goes out.
             let op = Op::Announce(Announce { session: Some(live.session.clone()), presence: None });
             // Without a link or a lease: whatever restores them queues all sessions again.
             if self.target(&op).is_some() {

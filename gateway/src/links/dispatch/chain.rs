@@ -80,11 +80,11 @@ impl<C> Pending<C> {
         let retry_at = now + Duration::from_millis(why.retry_after_ms.into());
         let fills = send.after.is_empty() && !lane.client_names;
         let until = doomed_until.unwrap_or(retry_at + GIVEN_UP);
-        // One that has sent nothing since then may never have heard of the refusal, and sends all of it again elsewhere.
+        // A client that has sent nothing since then may never have heard of the refusal, and sends all of it again elsewhere.
         let is_given_up = lane.came_at.is_some_and(|at| at >= until);
         let for_now = why.retry && !is_given_up;
         if for_now {
-            // Nobody knows whether the client has heard it when its connection breaks.
+            // When the connection of a client breaks, the client may or may not have heard the refusal.
             if fills {
                 send.after.clone_from(&refused.client_id);
             }

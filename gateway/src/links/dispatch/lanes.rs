@@ -161,7 +161,7 @@ impl<C> Dispatch<C> {
             self.parked.remove(&key);
             return;
         };
-        // One owner for all: they have one key.
+        // All requests of a lane have the same key, and so the same owner.
         let Some(to) = self.pending.get(first).and_then(|pending| self.target(&pending.op)) else { return };
         while let Some(lane) = self.lanes.get(&key) {
             let Some(id) = lane.parked.front().copied() else { break };
@@ -188,7 +188,7 @@ impl<C> Dispatch<C> {
 pub(super) fn lane_of(connection: u64, op: &Op) -> LaneKey {
     let key = key_of(op);
     match op {
-        // Its answer waits for another client: other requests for the same user do not wait behind it.
+        // The answer to a directed request waits for another client: other requests for the same user do not wait behind it.
         Op::Direct(_) => (connection, hash(("direct", key))),
         _ => (connection, hash(key)),
     }

@@ -117,7 +117,7 @@ impl<B> BoundedBody<B> {
 
 fn inflate(packed: &[u8], most: usize) -> Result<Bytes, Status> {
     let mut out = vec![0; PREFIX];
-    // One byte more than allowed, to detect excess.
+    // A byte more than allowed is read, to detect excess.
     GzDecoder::new(packed)
         .take(most as u64 + 1)
         .read_to_end(&mut out)
@@ -177,7 +177,7 @@ mod tests {
         encoder.finish().expect("in memory")
     }
 
-    /// What comes of a body that arrives in pieces of this size, and how it ends.
+    /// The outcome and the end of a body that arrives in pieces of this size.
     fn through(bytes: &[u8], piece: usize, gzip: bool, limit: usize) -> (Vec<u8>, Option<Status>) {
         let pieces: Vec<_> = bytes.chunks(piece).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
         let mut body =

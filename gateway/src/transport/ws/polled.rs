@@ -34,12 +34,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Polled<S> {
         }
     }
 
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, into)
-    }
-
-    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    pub(super) fn stream(&mut self) -> &mut S {
+        &mut self.stream
     }
 }
 
@@ -56,7 +52,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Read for Polled<S> {
             let got = self.early.len().min(into.len());
             self.early.copy_to_slice(&mut into[..got]);
             if self.early.is_empty() {
-                // It may be the rest of a large buffer.
+                // The bytes may be the rest of a large buffer.
                 self.early = Bytes::new();
             }
             got

@@ -4,13 +4,12 @@
 use std::{
     collections::VecDeque,
     io,
-    mem::MaybeUninit,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use carillon_proto::pb::client::Code;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::{
     Error, Message,
     error::{CapacityError, ProtocolError},
@@ -18,7 +17,7 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use super::{
-    super::LINGER,
+    super::linger::Linger,
     close::{CloseCode, close_reason},
     headers::Why,
     polled::Polled,
@@ -38,12 +37,12 @@ pub(crate) struct MessageSocket<S> {
     blocked: bool,
     written: u64,
     read: u64,
-    /// What the close frame will say.
+    /// The content of the close frame, if it is known already.
     ending: Option<CloseFrame>,
     /// The client's input can't be split into frames any more.
     broken: bool,
     closing: Closing,
-    lingered: usize,
+    linger: Linger,
 }
 
 #[derive(Debug)]
@@ -62,9 +61,7 @@ enum Closing {
     Say,
     /// Wait for the client's close frame.
     Hear,
-    /// Shut down the socket.
-    ShutDown,
-    /// Drop remaining input, so that closing does not reset the connection before the last frame arrives.
+    /// Shut down the socket, and drop remaining input.
     Linger,
 }
 
@@ -87,7 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageSocket<S> {
             ending: None,
             broken: false,
             closing: Closing::Say,
-            lingered: 0,
+            linger: Linger::default(),
         }
     }
 
@@ -233,37 +230,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MessageSocket<S> {
             }
             while !self.broken {
                 match self.ws.read() {
-                    Ok(message) => self.lingered += message.len() + 1,
+                    Ok(message) => self.broken = self.linger.drops(message.len() + 1),
                     Err(error) if would_block(&error) => return Poll::Pending,
                     Err(_) => break,
                 }
-                self.broken = self.lingered >= LINGER;
-            }
-            self.closing = Closing::ShutDown;
-        }
-        if self.closing == Closing::ShutDown {
-            if ready!(self.ws.get_mut().poll_shutdown(cx)).is_err() {
-                return Poll::Ready(());
             }
             self.closing = Closing::Linger;
         }
-        while self.lingered < LINGER {
-            match ready!(self.poll_drop(cx)) {
-                0 => break,
-                more => self.lingered += more,
-            }
-        }
-        Poll::Ready(())
-    }
-
-    /// The number of bytes read and dropped; 0 at the end.
-    fn poll_drop(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
-        let mut space = [MaybeUninit::uninit(); 1024];
-        let mut got = ReadBuf::uninit(&mut space);
-        Poll::Ready(match ready!(self.ws.get_mut().poll_read(cx, &mut got)) {
-            Ok(()) => got.filled().len(),
-            Err(_) => 0,
-        })
+        self.linger.poll(self.ws.get_mut().stream(), cx)
     }
 }
 
@@ -275,6 +249,7 @@ fn would_block(error: &Error) -> bool {
 mod tests {
     use super::*;
     use std::{future::poll_fn, pin::Pin};
+    use tokio::io::ReadBuf;
 
     /// As a TLS stream after a record that is damaged.
     struct Damaged;

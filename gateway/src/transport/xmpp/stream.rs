@@ -10,10 +10,7 @@ use std::{
 
 use bytes::{Buf as _, BytesMut};
 use carillon_proto::{clock, pb::client::Code};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    task::spawn_blocking,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::io::Io;
 use crate::{
@@ -21,7 +18,7 @@ use crate::{
     conversation::{Now, Tell},
     dialect::xmpp::{Check, Heard, Seed, Service, TcpDialog},
     listener::XmppTlsSide,
-    transport::{Event, LINGER, Transport},
+    transport::{Event, Transport, linger::Linger},
 };
 
 /// Bytes read at once. On the stack, so that an idle connection holds no buffer.
@@ -33,18 +30,17 @@ pub(crate) struct XmppStream<S> {
     dialog: Box<TcpDialog>,
     /// `None`: there is no TLS here.
     tls: Option<XmppTlsSide>,
-    /// Read, and not heard by the dialog.
+    /// Bytes that were read, and that the dialog has not heard.
     input: BytesMut,
-    /// What the network has taken of what the dialog has for the client.
+    /// The number of those of the dialog's bytes for the client that the network has taken.
     sent: usize,
     written: u64,
     read: u64,
     unflushed: bool,
     /// The handshake begins when everything is written.
     starts_tls: bool,
-    shut_down: bool,
-    lingered: usize,
-    /// A password that is being checked, on another thread.
+    linger: Linger,
+    /// A password is being compared, on another thread.
     checking: Option<Checking>,
     /// The client has sent too much, and is read later.
     pause: Option<clock::Sleep>,
@@ -53,7 +49,7 @@ pub(crate) struct XmppStream<S> {
 type Checking = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> XmppStream<S> {
-    /// `tls`: what STARTTLS begins, or, if the stream is inside TLS from its first byte on, the handshake that comes now.
+    /// `is_direct`: TLS begins now; otherwise STARTTLS begins it, if `tls` is there.
     pub(crate) fn new(stream: S, service: Arc<Service>, seed: Seed, tls: Option<XmppTlsSide>, is_direct: bool) -> Self {
         let dialog = Box::new(TcpDialog::new(Arc::clone(&service), seed, now()));
         let mut io = Io::Plain(stream);
@@ -71,14 +67,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> XmppStream<S> {
             read: 0,
             unflushed: false,
             starts_tls: false,
-            shut_down: false,
-            lingered: 0,
+            linger: Linger::default(),
             checking: None,
             pause: None,
         }
     }
 
-    /// The next thing that the client says, of what was read.
+    /// The next event of the client in the bytes that were read.
     fn next_heard(&mut self, cx: &mut Context<'_>, now: Now) -> Option<Event> {
         if let Some(checking) = &mut self.checking {
             let Poll::Ready(is_right) = checking.as_mut().poll(cx) else { return None };
@@ -122,7 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> XmppStream<S> {
         if Pin::new(&mut *pause).poll(cx).is_pending() {
             return true;
         }
-        // It has run out before the clock was read.
+        // The pause has run out after the clock was read.
         self.pause = None;
         cx.waker().wake_by_ref();
         true
@@ -130,10 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> XmppStream<S> {
 
     fn check(&mut self, check: Box<Check>) {
         let service = Arc::clone(&self.service);
-        self.checking = Some(Box::pin(async move {
-            let _turn = service.checks.acquire().await;
-            spawn_blocking(move || check.run()).await.unwrap_or(false)
-        }));
+        self.checking = Some(Box::pin(async move { service.checks.run(move || check.run()).await }));
     }
 
     fn unsent(&self) -> usize {
@@ -143,20 +135,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> XmppStream<S> {
     /// Ready when everything is written and flushed.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.unsent() > 0 {
-            let taken = ready!(self.io.poll_write(cx, &self.dialog.out()[self.sent..]))?;
+            let taken = ready!(Pin::new(&mut self.io).poll_write(cx, &self.dialog.out()[self.sent..]))?;
             if taken == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.sent += taken;
             self.written += taken as u64;
             self.unflushed = true;
-            // At most as much is kept as waits, and each byte is moved once on the average.
+            // Taken bytes are forgotten when they are as many as those that wait: so each byte is moved once on the average.
             if self.sent >= self.unsent() {
                 self.sent = self.dialog.sent(self.sent);
             }
         }
         if self.unflushed {
-            ready!(self.io.poll_flush(cx))?;
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
@@ -166,7 +158,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> XmppStream<S> {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut space = [MaybeUninit::uninit(); READ];
         let mut got = ReadBuf::uninit(&mut space);
-        ready!(self.io.poll_read(cx, &mut got))?;
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut got))?;
         self.input.extend_from_slice(got.filled());
         self.read += got.filled().len() as u64;
         Poll::Ready(Ok(got.filled().len()))
@@ -175,8 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> XmppStream<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for XmppStream<S> {
     fn tell(&mut self, tell: Tell, _now: Now) {
-        self.dialog.tell(tell);
-        if let Some(check) = self.dialog.take_check() {
+        if let Some(check) = self.dialog.tell(tell) {
             self.check(check);
         }
     }
@@ -217,10 +208,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for XmppStream<S> {
             if read && let Some(event) = self.next_heard(cx, now()) {
                 return Poll::Ready(event);
             }
-            if let Some(check) = self.dialog.take_check() {
-                self.check(check);
-                continue;
-            }
             let wrote = self.unsent() > 0 || self.unflushed;
             match self.poll_write(cx) {
                 Poll::Ready(Ok(())) if self.starts_tls => {
@@ -235,8 +222,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for XmppStream<S> {
                 Poll::Ready(Ok(())) | Poll::Pending => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(Event::Ended),
             }
-            // Bytes that are there already come first.
-            if !read || self.starts_tls || self.checking.is_some() || self.pause.is_some() {
+            // Nothing is read while the dialog waits: neither behind bytes that it has not heard, nor before it goes on.
+            if !read || self.starts_tls || self.checking.is_some() || self.pause.is_some() || !self.input.is_empty() {
                 return Poll::Pending;
             }
             match ready!(self.poll_fill(cx)) {
@@ -250,20 +237,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Transport for XmppStream<S> {
     /// RFC 6120, section 4.4: "the party that is closing the stream MUST send a TLS close_notify alert"; it MUST "Wait for the other party to also
     /// close its outbound stream before terminating the underlying TCP connection(s)".
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.shut_down {
-            if ready!(self.poll_write(cx)).is_err() || ready!(self.io.poll_shutdown(cx)).is_err() {
-                return Poll::Ready(());
-            }
-            self.shut_down = true;
+        if ready!(self.poll_write(cx)).is_err() {
+            return Poll::Ready(());
         }
-        while self.lingered < LINGER {
-            self.input.clear();
-            match ready!(self.poll_fill(cx)) {
-                Ok(0) | Err(_) => break,
-                Ok(count) => self.lingered += count,
-            }
-        }
-        Poll::Ready(())
+        self.linger.poll(&mut self.io, cx)
     }
 }
 
@@ -272,7 +249,7 @@ mod tests {
     use std::{future::poll_fn, time::Duration};
 
     use base64::{Engine as _, prelude::BASE64_STANDARD};
-    use carillon_proto::{credentials::new_credentials, pb::client::Limits};
+    use carillon_proto::credentials::new_credentials;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
     use super::*;
@@ -296,34 +273,65 @@ mod tests {
     async fn serve_once<S: AsyncRead + AsyncWrite + Unpin + Send>(transport: &mut XmppStream<S>) {
         let tell = match poll_fn(|cx| transport.poll(cx, true)).await {
             Event::Ask(Ask::LookUp(_)) => Tell::Keys(Box::new(new_credentials("pencil").expect("valid"))),
-            Event::Ask(Ask::SignIn(ask)) => Tell::SignedIn(Box::new(Welcome {
-                handle: String::new(),
-                user: "juliet".to_owned(),
-                device: ask.device,
-                verdict: bytes::Bytes::new(),
-                limits: Limits::default(),
-                heartbeat_ms: 1,
-                timelines: Vec::new(),
-                expires_ms: 0,
-                features: Vec::new(),
-                ticket: bytes::Bytes::new(),
-            })),
+            Event::Ask(Ask::SignIn(ask)) => Tell::SignedIn(Box::new(Welcome::simple("juliet", &ask.device))),
             _ => return,
         };
         transport.tell(tell, now());
+    }
+
+    /// The bytes of a client that gets a resource.
+    fn signs_in() -> Vec<u8> {
+        let data = BASE64_STANDARD.encode("\0juliet\0pencil");
+        let auth = format!("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>{data}</auth>");
+        let bind = "<iq id='b' type='set'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>";
+        [HEADER, &auth, HEADER, bind].concat().into_bytes()
+    }
+
+    /// The stanzas have no answer, so that there is nothing to write between two reads.
+    #[tokio::test]
+    async fn a_client_that_is_read_later_takes_no_memory_meanwhile() {
+        let (mut client, server) = duplex(64 * 1024);
+        let mut transport = XmppStream::new(server, service(), Seed::new([1; 32]), None, false);
+        let stanza = format!("<presence type='unavailable'><status>{}</status></presence>", "x".repeat(300));
+        let flood = async {
+            client.write_all(&signs_in()).await.expect("writes");
+            loop {
+                client.write_all(stanza.as_bytes()).await.expect("writes");
+            }
+        };
+        // 500 come at once, and the others later.
+        let (mut most_kept, enough) = (0, 560 * stanza.len() as u64);
+        let serves = async {
+            while !transport.dialog.out().ends_with(b"</bind></iq>") {
+                serve_once(&mut transport).await;
+            }
+            poll_fn(|cx| {
+                loop {
+                    let event = transport.poll(cx, true);
+                    most_kept = most_kept.max(transport.input.len());
+                    if transport.read - transport.input.len() as u64 >= enough {
+                        return Poll::Ready(());
+                    }
+                    assert!(matches!(ready!(event), Event::Flushed | Event::Alive));
+                }
+            })
+            .await;
+        };
+        tokio::select! {
+            () = flood => unreachable!("it floods for ever"),
+            served = tokio::time::timeout(Duration::from_secs(20), serves) => served.expect("in time"),
+        }
+        assert!(most_kept <= READ, "{most_kept} bytes were read before the client was heard");
     }
 
     #[tokio::test]
     async fn what_the_network_has_taken_takes_no_memory_however_slowly_it_takes() {
         let (mut client, server) = duplex(4 * 1024);
         let mut transport = XmppStream::new(server, service(), Seed::new([1; 32]), None, false);
-        let data = BASE64_STANDARD.encode("\0juliet\0pencil");
-        let auth = format!("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>{data}</auth>");
-        let bind = "<iq id='b' type='set'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>";
         let id = "\u{e9}".repeat(500);
         let ping = format!("<iq id='{id}' type='get'><ping xmlns='urn:xmpp:ping'/></iq>");
         let says = async {
-            client.write_all([HEADER, &auth, HEADER, bind].concat().as_bytes()).await.expect("writes");
+            client.write_all(&signs_in()).await.expect("writes");
             let (mut read, mut some) = (Vec::new(), [0; 900]);
             for _ in 0..400 {
                 client.write_all(ping.as_bytes()).await.expect("writes");
@@ -349,7 +357,7 @@ mod tests {
             () = serves => unreachable!("it serves for ever"),
         };
         assert_eq!(told.matches(&id).count(), 400, "nothing is lost or doubled");
-        // But for a part of a character.
+        // A part of a character stays.
         assert!(most_kept <= 3, "{most_kept} bytes were kept that the network had taken");
     }
 }

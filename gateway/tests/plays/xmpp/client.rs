@@ -38,7 +38,7 @@ impl XmppClient {
         Self { io, parser: TcpParser::new(Limits::default()), got: Vec::new() }
     }
 
-    /// TLS begins here.
+    /// Begins TLS.
     pub(super) async fn shakes(self, connector: &TlsConnector) -> Self {
         let Io::Plain(stream) = self.io else { panic!("it is inside TLS already") };
         let name = "im.example.com".try_into().expect("a name");
@@ -46,7 +46,7 @@ impl XmppClient {
         Self::over(Io::Tls(Box::new(shaken.expect("shakes hands"))))
     }
 
-    /// The proxy in front says this first.
+    /// Sends the words of a proxy in front.
     pub(super) async fn behind(mut self, header: &str) -> Self {
         self.says(header).await;
         self
@@ -85,7 +85,7 @@ impl XmppClient {
         }
     }
 
-    /// The next thing; `None` at the end of the connection.
+    /// The next event of the server's stream; `None` at the end of the connection.
     pub(super) async fn event(&mut self) -> Option<Event> {
         loop {
             let mut rest = &self.got[..];
@@ -117,7 +117,7 @@ impl XmppClient {
                     assert!(error.text().contains(&format!("<{condition} ")), "not {condition}: {}", error.text());
                     break;
                 }
-                // That of the server, if the client's could not be read.
+                // A header of the server comes before, if the client's header could not be read.
                 Some(Event::Opened(_)) => {}
                 other => panic!("not {condition}: {other:?}"),
             }
@@ -144,7 +144,7 @@ impl XmppClient {
         self.hears().await
     }
 
-    /// `gs2`: as `n,,`; `binding`: the data that binds.
+    /// `gs2`: as `n,,`; `binding`: the data of the channel binding.
     pub(super) async fn signs_in_by_scram(&mut self, gs2: &str, binding: &[u8], password: &str) -> String {
         let mechanism = if gs2.starts_with("p=") { "SCRAM-SHA-256-PLUS" } else { "SCRAM-SHA-256" };
         let bare = "n=juliet,r=0123456789";
@@ -182,14 +182,14 @@ impl XmppClient {
         jid.unwrap_or_else(|| panic!("no resource: {told}")).to_owned()
     }
 
-    /// Asks the server, and is answered.
+    /// Sends a ping, which the server answers.
     pub(super) async fn pings(&mut self) {
         self.says("<iq type='get' id='p' to='im.example.com'><ping xmlns='urn:xmpp:ping'/></iq>").await;
         let told = self.hears().await;
         assert!(told.starts_with("<iq type='result' id='p'"), "{told}");
     }
 
-    /// What binds to this connection by `tls-exporter`; `None` with TLS 1.2.
+    /// The data of `tls-exporter` for this connection; `None` with TLS 1.2.
     pub(super) fn exporter(&self) -> Option<Vec<u8>> {
         let Io::Tls(stream) = &self.io else { return None };
         let (_, connection) = stream.get_ref();

@@ -15,10 +15,10 @@ fn hurried(config: &mut GatewayConfig) {
 #[tokio::test]
 async fn who_does_not_sign_in_in_time_is_let_go_however_slowly_it_goes_on() {
     let stage = Stage::with(XmppTls::Required, hurried).await;
-    // It says nothing at all.
+    // A client that says nothing at all.
     let mut silent = stage.plain().await;
     silent.ends_by("connection-timeout").await;
-    // It opens a stream, and sends a byte now and then.
+    // A client that opens a stream, and sends a byte now and then.
     let mut slow = stage.plain().await;
     slow.opens().await;
     let began = Instant::now();
@@ -132,7 +132,7 @@ async fn the_proxy_protocol_names_the_client_on_both_listeners() {
     let proxied = |config: &mut GatewayConfig| {
         config.xmpp.proxy_protocol = true;
         config.proxies.trusted = vec!["127.0.0.1".to_owned()];
-        // Of each client's address.
+        // The limit holds for each address of a client.
         config.max_connections_per_address = 1;
     };
     let stage = Stage::with(XmppTls::Required, proxied).await;
@@ -146,7 +146,7 @@ async fn the_proxy_protocol_names_the_client_on_both_listeners() {
     let mut second = stage.plain().await;
     second.says(&header("203.0.113.1")).await;
     second.ends_by("resource-constraint").await;
-    // Without the header nobody is believed.
+    // A client without the header of a proxy is not served.
     let mut direct = TcpStream::connect(stage.world.gateway.xmpp_address().expect("on")).await.expect("connects");
     direct.write_all(HEADER.as_bytes()).await.expect("writes");
     let mut rest = Vec::new();

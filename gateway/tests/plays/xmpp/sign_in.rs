@@ -59,7 +59,7 @@ async fn inside_tls_a_client_signs_in_with_alpn_and_without() {
         let mut client = stage.direct(alpn).await;
         assert_eq!(client.alpn().as_deref(), alpn.first().map(|name| name.as_bytes()));
         client.opens().await;
-        // That of the certificate, which is signed with SHA-256.
+        // The hash of the certificate, which is signed with SHA-256.
         let end_point = Sha256::digest(&stage.certificate);
         let told = client.signs_in_by_scram("p=tls-server-end-point,,", &end_point, "pencil").await;
         assert!(told.starts_with(SUCCESS), "{told}");
@@ -71,7 +71,7 @@ async fn inside_tls_a_client_signs_in_with_alpn_and_without() {
     let mut client = client.shakes(&stage.connector(&[], false)).await;
     let features = client.opens().await;
     assert!(features.contains("tls-server-end-point") && !features.contains("tls-exporter"), "{features}");
-    // Somebody between who has another connection.
+    // Somebody between has another connection.
     let mut client = stage.direct(&[]).await;
     client.opens().await;
     assert_eq!(client.signs_in_by_scram("p=tls-exporter,,", &[7; 32], "pencil").await, failure("not-authorized"));
@@ -167,7 +167,7 @@ async fn a_stream_is_closed_by_its_closing_tag_from_either_side() {
     client.is_closed().await;
     let store = stage.world.store();
     crate::plays::eventually("the session is closed", || store.lock().sessions.is_empty()).await;
-    // Before the sign-in as well.
+    // The same before the sign-in.
     let mut client = stage.plain().await;
     client.opens().await;
     client.says("</stream:stream>").await;

@@ -65,7 +65,7 @@ enum Kind {
 
 impl Schema {
     fn of(root: &str) -> Self {
-        // They were compiled in by the build.
+        // The build has compiled the descriptors in.
         let files = FileDescriptorSet::decode(DESCRIPTORS).expect("the build's own descriptors");
         let root = Kind::Message(format!(".{PACKAGE}.{root}"));
         let mut schema = Self { messages: HashMap::new(), enums: HashMap::new(), root };

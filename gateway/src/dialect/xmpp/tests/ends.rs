@@ -30,7 +30,7 @@ fn a_client_that_has_said_nothing_is_told_in_a_stream_of_its_own() {
     let told = play.bye(Code::TimedOut);
     assert!(told.starts_with("<?xml version='1.0'?><stream:stream from='im.example.com' id='"), "{told}");
     ends_with(&told, "connection-timeout");
-    // The same between two streams.
+    // Between two streams of a client a stream is opened, too.
     let mut play = Play::new(XmppTls::Outside);
     play.says(HEADER);
     play.says(&plain("pencil"));
@@ -40,7 +40,9 @@ fn a_client_that_has_said_nothing_is_told_in_a_stream_of_its_own() {
 
 #[test]
 fn whom_there_is_no_place_for_is_told_in_a_whole_stream() {
-    let told = refusal(&service(XmppTls::Required), Seed::new([1; 32]), "there is no place");
+    let now = Now { instant: Instant::now(), unix_ms: START_MS };
+    let told = refusal(service(XmppTls::Required), Seed::new([1; 32]), "there is no place", now);
+    let told = String::from_utf8(told).expect("text");
     assert!(told.starts_with("<?xml version='1.0'?><stream:stream from='im.example.com' id='"), "{told}");
     ends_with(&told, "resource-constraint");
     assert!(told.contains(">there is no place</text>"), "{told}");

@@ -1,10 +1,10 @@
-//! It makes no difference in which pieces the bytes come.
+//! The pieces in which bytes come make no difference.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// What clients say, right and wrong.
+/// A right or wrong element of a client.
 fn part() -> impl Strategy<Value = String> {
     let scram = Scram { gs2: "n,,", binding: vec![], user: "juliet" };
     let fixed = [
@@ -29,7 +29,7 @@ fn part() -> impl Strategy<Value = String> {
     prop_oneof![20 => prop::sample::select(fixed.to_vec()), 1 => "[<>/ a-c='\"&;!?]{0,12}"]
 }
 
-/// What a client that may sign in says until it has.
+/// The beginning of a stream, up to the resource or not as far.
 fn beginning() -> impl Strategy<Value = String> {
     let bind = "<iq id='b' type='set'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>";
     let whole = [HEADER, &plain("pencil"), HEADER, bind].concat();
@@ -51,7 +51,7 @@ proptest! {
         cuts in prop::collection::vec(1..200usize, 0..40),
     ) {
         let text = beginning + &parts.concat();
-        // What follows `<starttls/>` belongs to TLS if it comes later, and is refused if it is there.
+        // Bytes behind `<starttls/>` belong to TLS if they come later, and are refused if they are there.
         prop_assume!(!text.contains("<starttls"));
         let mut whole = Play::new(tls);
         let told = whole.says(&text);

@@ -159,7 +159,7 @@ fn a_client_is_asked_for_a_sign_of_life_by_a_ping() {
     assert_eq!(play.told(), asked);
     play.dialog.ping();
     assert!(play.told().contains("id='ping-2'"));
-    // Before, the client has to sign in, or goes.
+    // A client that has not signed in gets no ping: it has a deadline.
     let mut play = Play::new(XmppTls::Outside);
     play.says(HEADER);
     play.dialog.ping();

@@ -67,7 +67,7 @@ fn what_binds_to_the_connection_is_compared() {
     for (gs2, binding, mechanism, is_right) in [
         ("p=tls-exporter,,", vec![1; 32], "SCRAM-SHA-256-PLUS", true),
         ("p=tls-server-end-point,,", vec![2; 32], "SCRAM-SHA-256-PLUS", true),
-        // That of another connection: somebody is between.
+        // Data of another connection: somebody is between client and server.
         ("p=tls-exporter,,", vec![3; 32], "SCRAM-SHA-256-PLUS", false),
         // The client could bind, and was not told that the server can.
         ("y,,", vec![], "SCRAM-SHA-256", false),

@@ -67,7 +67,7 @@ fn behind_a_proxy_that_ends_tls_there_is_no_starttls_and_nothing_binds() {
     assert_eq!(play.says(STARTTLS), "<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:stream>");
 }
 
-/// Otherwise somebody on the way could put stanzas behind `<starttls/>`, which would count as encrypted.
+/// Somebody on the way could put stanzas behind `<starttls/>`, which would count as encrypted.
 #[test]
 fn nothing_but_white_space_may_follow_starttls() {
     // go-sendxmpp ends its lines.
@@ -144,7 +144,7 @@ fn a_stream_that_its_client_closes_is_closed() {
     let mut play = Play::new(XmppTls::Outside);
     assert!(play.says(&HEADER.replace("streams'>", "streams'/>")).ends_with("</stream:stream>"), "an empty document");
     assert_eq!(play.heard(), [Heard::Closed]);
-    // By an error.
+    // The client closes its stream by an error.
     let error = "<stream:error><undefined-condition xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>";
     let mut beginner = Play::new(XmppTls::Outside);
     beginner.says(HEADER);
@@ -153,7 +153,7 @@ fn a_stream_that_its_client_closes_is_closed() {
         assert_eq!(play.heard(), [Heard::Closed]);
         assert_eq!(play.bye(Code::SignedOut), "");
     }
-    // With a resource, what is behind comes when the session has ended.
+    // A client with a resource gets the closing tag when its session has ended.
     let mut play = Play::bound();
     assert_eq!(play.says("</stream:stream>"), "");
     assert_eq!(play.heard(), [Heard::Closed]);
@@ -173,7 +173,7 @@ fn the_limits_of_bytes_and_elements_hold_before_the_sign_in_and_grow_with_it() {
     let mut play = Play::new(XmppTls::Outside);
     play.signs_in("pencil");
     let ping = "<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>";
-    // One element was for the sign-in.
+    // The sign-in took an element.
     for _ in 0..11 {
         assert!(play.says(ping).contains("result"), "the server itself may be asked before");
     }
@@ -205,4 +205,10 @@ fn spaces_and_whole_elements_are_signs_of_life_and_parts_are_not() {
     assert_eq!(hears(b"<ping xmlns='urn:xmpp:ping'/>"), None);
     assert_eq!(hears(b"</iq>"), Some(Heard::Alive));
     assert_eq!(hears(b""), None);
+    // Also of a client that is read later, or a loud client would count as silent.
+    let flood = "<presence type='unavailable'/>".repeat(600);
+    let mut rest = flood.as_bytes();
+    assert_eq!(play.dialog.hear(&mut rest, play.now), Some(Heard::Alive));
+    assert!(!rest.is_empty());
+    assert_eq!(play.dialog.hear(&mut rest, play.now), None, "nothing else was heard");
 }

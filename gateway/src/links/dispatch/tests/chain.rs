@@ -1,4 +1,4 @@
-//! Which send names which, and what comes of those behind a refused one.
+//! The sends that sends name, and the fate of sends behind a refused one.
 
 use super::world::*;
 
@@ -37,7 +37,7 @@ fn for_now(code: Code) -> router_reply::Result {
     router_reply::Result::Refusal(refusal(code, "", 500))
 }
 
-/// As routers refuse it.
+/// The refusal of a router.
 fn out_of_order() -> router_reply::Result {
     router_reply::Result::Refusal(Refusal { retry: true, ..refusal(Code::OutOfOrder, "", 0) })
 }
@@ -131,7 +131,7 @@ fn behind_one_that_never_comes_again_the_others_go_on_after_a_while() {
     assert!(refused > 256, "{refused}");
 }
 
-/// Its connection may be dead, and then all of them come again at another gateway.
+/// The client's connection may be dead, and then all sends come again at another gateway.
 #[test]
 fn behind_a_refusal_that_its_client_may_not_have_heard_none_goes_on() {
     let (mut world, [one, two, three, four]) = in_flight(["m1", "m2", "m3", "m4"]);
