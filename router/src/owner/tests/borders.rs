@@ -185,7 +185,9 @@ fn what_was_sent_before_is_taken_back_in_both_inboxes_and_nothing_else_is_said()
     }
     // In groups beyond the border, too.
     let club = || send_to::To::Group("club@b.example".into());
-    assert_eq!(play.appends(about(header::Kind::Recall, club())).owner, "club@b.example");
+    let effects = play.request(about(header::Kind::Recall, club()));
+    let [Did::AppendIf(_, ref owner, Admission::Refused)] = effects[..] else { panic!("{effects:?}") };
+    assert_eq!(owner, "club@b.example");
     is_refused(&play.request(about(header::Kind::Edit, club())));
 }
 

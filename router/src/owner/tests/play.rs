@@ -179,7 +179,6 @@ impl Play {
                         }
                         if is_group {
                             assert_eq!((&*append.sender, append.sender_generation), (&b"alice"[..], 3));
-                            return Did::Append(token, owner, append.envelope);
                         }
                         if let Ok(admission @ 1..) = u8::try_from(append.admission) {
                             let admission = store::append::Admission::try_from(i32::from(admission));
