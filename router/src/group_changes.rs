@@ -130,6 +130,7 @@ impl GroupChanging {
                 envelope: self.message.envelope.clone(),
                 new_epoch: Epoch::random().0,
                 incarnation: person.incarnation,
+                sender_generation: self.message.generation,
                 ..Append::default()
             };
             let group = Some(self.message.timeline().to_key());

@@ -29,7 +29,16 @@ pub(super) struct Step {
 #[derive(Debug, Clone)]
 pub(super) enum What {
     /// The user's inbox is told of the change at this position of the group's timeline.
-    Tell { of_group: u64, seq: u64, time_ms: u64, standing: Standing, role: Role, envelope: Bytes },
+    Tell {
+        of_group: u64,
+        seq: u64,
+        time_ms: u64,
+        standing: Standing,
+        role: Role,
+        envelope: Bytes,
+        /// As in `TellMembers`.
+        sender_generation: u64,
+    },
     /// The account has ended, so the user leaves the group. `after`: the position of the change that has made the user a member, if it is
     /// known. The user may have been a member more than once.
     Leave { after: u64 },
@@ -59,7 +68,7 @@ impl Step {
             ..Append::default()
         };
         let op = match &self.what {
-            What::Tell { of_group: incarnation, seq, time_ms, standing, role, .. } => {
+            What::Tell { of_group: incarnation, seq, time_ms, standing, role, sender_generation, .. } => {
                 let key = DuplicateKey::of_membership(&self.group, *incarnation, *seq);
                 let (duplicate_key, incarnation_of_user) = (key.0.to_vec().into(), self.incarnation);
                 let membership = Membership {
@@ -74,6 +83,7 @@ impl Step {
                         duplicate_key,
                         time_ms: *time_ms,
                         incarnation: incarnation_of_user,
+                        sender_generation: *sender_generation,
                         ..append
                     }),
                     group: Some(of_group.to_key()),

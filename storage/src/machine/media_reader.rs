@@ -13,7 +13,7 @@ use carillon_proto::{
 use prost::Message as _;
 
 use super::{
-    TimelineReader, Unread, broken,
+    TimelineReader, Unread, broken, erasure,
     groups::refused,
     keys,
     retention::{LOOKED_AT, Retention, clock},
@@ -202,14 +202,8 @@ fn gathered_ms(kept_ms: u64) -> u64 {
 /// True if what the session has said that has made the file is erased.
 fn is_erased(view: &TimelineView<'_>, row: &MediaRow) -> io::Result<bool> {
     let Some(Person { user, .. }) = &row.owner else { return Ok(false) };
-    for key in [keys::erasing_sender(user.as_bytes()), keys::erased_sender(user.as_bytes())] {
-        if let Some(generation) = view.get(&key)?
-            && row.sender_generation < keys::number_of(&generation)?
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let number = |key: &[u8]| view.get(key)?.map(|value| keys::number_of(&value)).transpose();
+    erasure::is_erased(user, row.sender_generation, number)
 }
 
 fn decode(value: &[u8]) -> io::Result<MediaRow> {

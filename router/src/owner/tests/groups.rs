@@ -129,6 +129,11 @@ fn a_change_is_answered_when_everybody_whom_it_concerns_has_it() {
     assert_eq!(named.users, [of("bob", 11), of("carol", 12)]);
     let told = client::Envelope::decode(&*append.envelope).expect("encoded").change.expect("set");
     assert!(matches!(told.what, Some(What::Members(told)) if told.users == ["bob", "carol"]));
+    assert_eq!(
+        (&*in_inbox.sender, in_inbox.sender_generation),
+        (&b""[..], 3),
+        "the store appends it, for alice's session"
+    );
 
     let effects = play.answer(*token, changed(4, &Bytes::new()));
     let [Did::SetMembership(first, to_bob), Did::SetMembership(second, _)] = &effects[..] else {

@@ -94,6 +94,7 @@ impl Batch<'_> {
             seq,
             told,
             ends: group.deleted,
+            sender_generation: append.sender_generation,
         };
         self.put_told(tell, append.time_ms)?;
         let recorded = self.record(key.clone(), held, duplicate, held.header(true), &append.envelope)?;
@@ -254,7 +255,9 @@ impl Batch<'_> {
         if !stands(&row) {
             self.drop_conversation(number, group)?;
         }
-        self.record(key, held, duplicate, RecordHeader::default(), &append.envelope)
+        let left = self.left_of(&append.envelope, append.sender_generation)?;
+        let envelope = left.as_ref().unwrap_or(&append.envelope);
+        self.record(key, held, duplicate, RecordHeader::default(), envelope)
     }
 
     /// An older change that came after this one, when this one's row was swept, does not stand.
