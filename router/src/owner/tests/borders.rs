@@ -1,7 +1,7 @@
 //! Users whose domains no longer talk to each other: what one has begun can be ended, and nothing else.
 
 use carillon_proto::pb::{
-    link::{ChangeContact, ChangeGroup, change_contact, change_group::Change, change_privacy},
+    link::{ChangeContact, change_contact, change_privacy},
     store::{
         BlockedUser, ChangeMembers, Header, Member, Person, Reference, Role, SayToContact, Word, append::Admission,
         change_members, change_privacy::Change as OfPrivacy, header, member::Standing, members_read,
@@ -29,17 +29,7 @@ fn is_refused(effects: &[Did]) {
 /// A change of these members by `alice` of the default domain.
 fn change(group: &str, user: &str, op: ChangeMembers) -> Op {
     let users = vec![Person { user: user.to_owned(), incarnation: 0 }];
-    Op::ChangeGroup(Box::new(ChangeGroup {
-        sender: "alice".into(),
-        sender_device: "phone".into(),
-        client_id: "c".into(),
-        connection: 1,
-        incarnation: 9,
-        generation: 3,
-        time_ms: 0,
-        group: group.to_owned().into(),
-        change: Some(Change::Members(ChangeMembers { users, ..op })),
-    }))
+    change_group("alice", group, change_group::Change::Members(ChangeMembers { users, ..op }))
 }
 
 fn kind(kind: change_members::Change) -> ChangeMembers {
