@@ -30,7 +30,7 @@ pub(crate) struct GroupContext {
     pub(crate) slot: ReplySlot,
 }
 
-/// Who says something, in `link::Send` and `link::ChangeGroup`.
+/// The message and its sender, of a `link::Send` or a `link::ChangeGroup`.
 pub(crate) struct Said<'a> {
     pub(crate) sender: &'a [u8],
     pub(crate) sender_device: &'a [u8],

@@ -1,4 +1,4 @@
-//! What rows of the outbox ask for, as steps.
+//! The steps that rows of the outbox ask for.
 
 use bytes::Bytes;
 use carillon_proto::{
@@ -18,7 +18,7 @@ use super::{
 pub(super) struct Begun {
     pub(super) place: RowPlace,
     pub(super) refused: Option<String>,
-    /// Something is not known to be done.
+    /// Some step of the row is not known to be done.
     pub(super) waits: bool,
     pub(super) ends: Option<Ends>,
 }

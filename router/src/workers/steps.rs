@@ -17,7 +17,7 @@ use crate::store::{StoreAnswer, StoreFailure};
 /// One command for one user.
 #[derive(Debug, Clone)]
 pub(super) struct Step {
-    /// The row that it belongs to, by its place in the page.
+    /// The row that the step belongs to, by its place in the page.
     pub(super) row: usize,
     pub(super) user: UserId,
     /// Of the user's account.
@@ -57,7 +57,7 @@ impl Step {
         Ok(Self { row, user: UserId::new(user)?, incarnation: *incarnation, group: group.clone(), what })
     }
 
-    /// The shard that carries it out, the command, and what it appends. `time_ms`: now.
+    /// The shard that carries the step out, the command, and the envelope that it appends. `time_ms`: now.
     pub(super) fn command(&self, shards: ShardMap, time_ms: u64) -> (ShardId, Box<Op>, Appending) {
         let appending = self.appending(time_ms);
         let of_group = TimelineId::Group(self.group.clone());
@@ -121,7 +121,7 @@ impl Step {
         }
     }
 
-    /// The key of the envelope that says so.
+    /// The key of the envelope that tells of the leaving.
     fn leaving(&self) -> DuplicateKey {
         let after = if let What::Leave { after } = self.what { after } else { 0 };
         DuplicateKey::of_leaving(&self.group, &self.user, self.incarnation, after)
@@ -175,7 +175,7 @@ pub(super) fn came_to(step: &Step, appending: &Appending, answer: Result<StoreAn
     }
 }
 
-/// The same may succeed later.
+/// True if the same command may succeed later.
 pub(super) fn is_temporary(failure: &StoreFailure) -> bool {
     matches!(
         failure,

@@ -1,4 +1,4 @@
-//! What is left of a message whose sender was erased, and the search for such messages. See docs/adr/0023-user-data.md.
+//! The remains of a message whose sender was erased, and the search for such messages. See docs/adr/0023-user-data.md.
 
 use std::{collections::HashSet, io};
 
@@ -49,7 +49,7 @@ pub(super) fn sender_of(envelope: &[u8]) -> Option<String> {
     (!erased).then(|| if is_of_service { String::new() } else { sender })
 }
 
-/// What is left of this message, if it is of this sender and has not been erased.
+/// The remains of this message, if it is of this sender and has not been erased.
 pub(super) fn erased(envelope: &[u8], sender: &str) -> io::Result<Option<Vec<u8>>> {
     if sender_of(envelope).is_none_or(|of| of != sender) {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Users whose domains no longer talk to each other: what one has begun can be ended, and nothing else.
+//! Users whose domains no longer talk to each other end what is between them, and do nothing else.
 
 use carillon_proto::pb::{
     link::{ChangeContact, change_contact, change_privacy},
@@ -89,7 +89,7 @@ fn a_member_from_beyond_the_border_is_taken_away_from_and_given_nothing() {
 
 #[test]
 fn a_member_from_beyond_the_border_gets_a_lower_role_and_no_higher_one() {
-    // What is read of `eve` in the group, who is an admin there or nobody.
+    // In the group `eve` is an admin, or nobody.
     let admin = Member { standing: Standing::Member.into(), role: Role::Admin.into(), ..Member::default() };
     let is_admin = [members_read::Row { user: EVE.to_owned(), member: Some(admin) }];
     let members = |members: &[members_read::Row]| {
@@ -173,7 +173,7 @@ fn what_was_sent_before_is_taken_back_in_both_inboxes_and_nothing_else_is_said()
     for other in [header::Kind::Message, header::Kind::Edit, header::Kind::Reaction, header::Kind::Pin] {
         is_refused(&play.request(about(other, send_to::To::User(EVE.into()))));
     }
-    // In groups beyond the border, too.
+    // In groups beyond the border, too: an admin there takes back no message of another member.
     let club = || send_to::To::Group("club@b.example".into());
     let effects = play.request(about(header::Kind::Recall, club()));
     let [Did::AppendIf(_, ref owner, Admission::Refused)] = effects[..] else { panic!("{effects:?}") };

@@ -119,11 +119,6 @@ fn a_change_is_answered_when_everybody_whom_it_concerns_has_it() {
     assert_eq!(named.users, [of("bob", 11), of("carol", 12)]);
     let told = client::Envelope::decode(&*append.envelope).expect("encoded").change.expect("set");
     assert!(matches!(told.what, Some(What::Members(told)) if told.users == ["bob", "carol"]));
-    assert_eq!(
-        (&*in_inbox.sender, in_inbox.sender_generation),
-        (&b""[..], 3),
-        "the store appends it, for alice's session"
-    );
 
     let effects = play.answer(*token, changed(4, &Bytes::new()));
     let [Did::SetMembership(first, to_bob), Did::SetMembership(second, _)] = &effects[..] else {
@@ -134,6 +129,11 @@ fn a_change_is_answered_when_everybody_whom_it_concerns_has_it() {
     assert_eq!((membership.standing(), membership.role()), (Standing::Member, Role::Member));
     let in_inbox = to_bob.append.clone().expect("set");
     assert_eq!((in_inbox.incarnation, &in_inbox.envelope), (11, &append.envelope));
+    assert_eq!(
+        (&*in_inbox.sender, in_inbox.sender_generation),
+        (&b""[..], 3),
+        "the store appends it, for alice's session"
+    );
     let effects = play.answer(*first, appended(30, &Bytes::new()));
     let [Did::Deliver(delivery)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!((delivery.timeline.owner(), delivery.incarnation, delivery.position.seq), ("bob", 11, 30));
