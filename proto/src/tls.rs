@@ -88,8 +88,8 @@ impl Identity {
         Ok(builder.with_single_cert(self.chain.clone(), self.key.clone_key())?)
     }
 
-    /// What binds something to a connection with this certificate by `tls-server-end-point` (RFC 5929, section 4.1): its hash. `None`: the
-    /// certificate is signed in a way for which the RFC defines none, for example by Ed25519.
+    /// The hash of the certificate that binds to connections by `tls-server-end-point` (RFC 5929, section 4.1). `None`: the certificate is signed in
+    /// a way for which the RFC defines none, for example by Ed25519.
     ///
     /// "if the certificate's signatureAlgorithm uses a single hash function, and that hash function is either MD5 or SHA-1, then use SHA-256";
     /// otherwise "use the hash function associated with the certificate's signatureAlgorithm".

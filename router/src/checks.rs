@@ -48,7 +48,7 @@ impl Checks {
 
     /// Somebody follows the timeline, which is in this shard.
     pub(crate) fn add(&mut self, timeline: &TimelineId, shard: ShardId) {
-        // It may stand before some who are to be checked soon, and must not have the turn of one of them.
+        // The new timeline may stand before some that are to be checked soon, and must not have the turn of one of them.
         if self.turns.insert((shard.index, timeline.clone())) && self.due_soon > 0 {
             self.due_soon += 1;
         }

@@ -44,7 +44,7 @@ impl Descriptions {
         Some(answer)
     }
 
-    /// What nobody asked, or nobody waits for any more, is dropped.
+    /// Passes an answer to its asker. Answers to no question, and those that nobody waits for any more, are dropped.
     pub(crate) fn answered(&self, told: GatewayDescription) {
         let asker = self.waiting.lock().askers.remove(&told.id);
         if let (Some(asker), Some(description)) = (asker, told.description) {

@@ -1,4 +1,4 @@
-//! A change of a group that is being carried out: whom it names, and what becomes of them.
+//! A change of a group that is being carried out, and the users whom it names.
 
 use carillon_proto::{
     DuplicateKey, Epoch, TimelineId, UserId,
@@ -29,9 +29,9 @@ pub(crate) struct GroupChanging {
     pub(crate) not_allowed: Option<String>,
     /// Answers of the store that are still to come.
     pub(crate) waits: usize,
-    /// Why it could not be carried out as a whole.
+    /// The reason why the change could not be carried out as a whole.
     pub(crate) failed: Option<Failure>,
-    /// Where the change stands, once it does.
+    /// The position of the change in the group's timeline, once it has one.
     pub(crate) position: client::Position,
 }
 
@@ -54,7 +54,7 @@ impl GroupChanging {
         self.message.deadline
     }
 
-    /// Everybody whom it names.
+    /// The users whom the change names.
     pub(crate) fn people_mut(&mut self) -> &mut [Person] {
         match &mut self.change {
             Change::Create(CreateGroup { members, .. }) => members,
@@ -111,7 +111,7 @@ impl GroupChanging {
         matches!(self.change, Change::Create(_))
     }
 
-    /// What becomes of the users whose membership changes. `incarnation`: of the group's timeline.
+    /// The users whose membership changes, with the commands for their inboxes. `incarnation`: of the group's timeline.
     pub(crate) fn memberships(&self, incarnation: u64) -> Vec<(UserId, SetMembership)> {
         let of = |person: &Person, standing: Standing, role: Role| {
             let user = UserId::new(&person.user).ok()?;
@@ -130,6 +130,7 @@ impl GroupChanging {
                 envelope: self.message.envelope.clone(),
                 new_epoch: Epoch::random().0,
                 incarnation: person.incarnation,
+                sender_generation: self.message.generation,
                 ..Append::default()
             };
             let group = Some(self.message.timeline().to_key());
@@ -151,10 +152,10 @@ impl GroupChanging {
                     OfMembers::Leave | OfMembers::Remove | OfMembers::Pardon => (Standing::Left, Role::Unspecified),
                     OfMembers::Invite => (Standing::Invited, Role::Unspecified),
                     OfMembers::Ban => (Standing::Banned, Role::Unspecified),
-                    // They stay members: they read it in the group.
+                    // Users who stay members read of it in the group.
                     OfMembers::Role | OfMembers::Mute | OfMembers::Unspecified => return Vec::new(),
                 };
-                // Whether the others are told is for the store to say, and for the worker to do.
+                // The store decides whether the others are told, and the worker tells them.
                 let wanted = op.users.iter().filter(|person| !op.unwanted.contains(&person.user));
                 wanted.filter_map(|person| of(person, standing, role)).collect()
             }
@@ -179,7 +180,7 @@ pub(crate) fn leaves(change: &Change) -> bool {
     matches!(change, Change::Members(op) if op.change() == OfMembers::Leave)
 }
 
-/// What the envelope says of the change.
+/// The change as the envelope tells it.
 pub(crate) fn told(change: &Change) -> client::GroupChange {
     let users = |people: &[Person]| people.iter().map(|person| person.user.clone()).collect();
     let what = match change {

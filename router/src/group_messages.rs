@@ -7,7 +7,7 @@ use carillon_proto::{
     pb::{
         client::{self, recipient::To},
         link::{Accepted, RawEnvelope},
-        store::{Append, Appended, Header},
+        store::{Append, Appended, Header, append::Admission},
     },
     trace,
 };
@@ -30,7 +30,7 @@ pub(crate) struct GroupContext {
     pub(crate) slot: ReplySlot,
 }
 
-/// Who says something, in `link::Send` and `link::ChangeGroup`.
+/// The message and its sender, of a `link::Send` or a `link::ChangeGroup`.
 pub(crate) struct Said<'a> {
     pub(crate) sender: &'a [u8],
     pub(crate) sender_device: &'a [u8],
@@ -65,7 +65,9 @@ pub(crate) struct GroupMessage {
     pub(crate) sender: UserId,
     /// Of the sender's account and session.
     pub(crate) incarnation: u64,
-    generation: u64,
+    pub(crate) generation: u64,
+    /// The sender's domain does not talk to the group's: the store takes a recall of an own message, and nothing else.
+    pub(crate) is_beyond: bool,
     /// The only incarnation of the group for which the message is; `None`: for the group that there is.
     wanted_incarnation: Option<u64>,
     key: DuplicateKey,
@@ -136,6 +138,7 @@ impl GroupMessage {
             sender,
             incarnation: said.incarnation,
             generation: said.generation,
+            is_beyond: false,
             wanted_incarnation: said.to_incarnation,
             key,
             after,
@@ -158,6 +161,7 @@ impl GroupMessage {
     }
 
     pub(crate) fn append(&self) -> Append {
+        let admission = if self.is_beyond { Admission::Refused } else { Admission::Unspecified };
         Append {
             timeline: Some(self.timeline().to_key()),
             duplicate_key: Bytes::copy_from_slice(&self.key.0),
@@ -169,6 +173,7 @@ impl GroupMessage {
             sender_generation: self.generation,
             sender_incarnation: self.incarnation,
             group_incarnation: self.wanted_incarnation,
+            admission: admission.into(),
             header: self.header.clone(),
             ..Append::default()
         }

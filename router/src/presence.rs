@@ -327,7 +327,7 @@ impl Presences {
         let asking = std::mem::take(&mut present.asking);
         let is_offline = current.shown.is_none();
         let shown = current.shown.as_ref().filter(|_| !hidden);
-        // It may have come to an end only meanwhile.
+        // The user's turn may have come to an end only meanwhile.
         let waits = is_offline && present.turn.is_none();
         let pause = present.told_at.map_or(now, |at| at + PAUSE);
         let is_known = !present.again && present.told.as_ref() == shown;

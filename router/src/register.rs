@@ -111,7 +111,7 @@ impl Register {
         if let Some(known) = self.find(user, session.lease, session.connection) {
             // A message from an older link is outdated.
             session.link = session.link.max(known.link);
-            // What it shows may have changed while this was on its way.
+            // The presence that the session shows may have changed while this was on its way.
             if session.shown < known.shown {
                 (session.presence, session.shown) = (known.presence.clone(), known.shown);
             } else if session.shown == known.shown {

@@ -307,7 +307,7 @@ impl Sending {
         }
         // Decoded only here, for repeats. The own envelope was made by this service.
         let own = RawEnvelope::decode(self.envelope.clone()).map_err(|_| Failure::Store(StoreFailure::Unexpected))?;
-        // What was taken back for good meanwhile is still the same message.
+        // A message that was taken back for good meanwhile is still the same one.
         let is_same = own.content == first.content && ends_alike(&own, &first);
         if !first.erased && !is_same {
             return Err(Failure::Reused);

@@ -102,7 +102,7 @@ impl TellingContext {
         let outcome = self.tell_all(user, incarnation, contact, row).await;
         let Some(slot) = slot else { return };
         slot.answer(match outcome {
-            // It is stored, and will be told.
+            // The change is stored, and will be told.
             Ok(()) | Err(Failure::Store(_)) => Answer::Done(link::Done {}),
             Err(failure) => failure.into(),
         });

@@ -90,7 +90,7 @@ impl Admin {
         let ListUsersRequest { mut after, limit, deleted } = request;
         let limit = if limit == 0 { PAGE } else { limit.min(PAGE) };
         let listed = |account: &Account| deleted || !account.deleted;
-        // Whoever administers the default domain alone learns no name of another one, also not that at the end of a page.
+        // An administrator of the default domain alone learns no name of another one, also not that at the end of a page.
         for _ in 0..LOOKS {
             let (accounts, more) = self.page_of_accounts(&after, limit, scope.domain().unwrap_or_default()).await?;
             let last = accounts.last().map(|last| last.user.clone());

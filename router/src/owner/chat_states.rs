@@ -61,7 +61,7 @@ impl Owner {
         }
     }
 
-    /// Who may not write is not seen writing either.
+    /// Tells the state to the user's devices. A user who may not write is not seen writing either.
     pub(super) fn chat_state_to(&mut self, telling: Box<ChatStateTelling>, account: &CachedAccount) {
         let ChatStateTelling { from, user, deadline, .. } = &*telling;
         let admission = match (&account.privacy, UserId::new(&from.user)) {

@@ -66,7 +66,7 @@ impl Owner {
             if is_beyond {
                 return self.refuse(changing.slot, &Failure::OtherDomain(changing.contact.to_string()));
             }
-            // It is said to this owner of the name, and to no later one.
+            // The word is for this owner of the name, and for no later one.
             let contact = changing.contact.clone();
             return self.read_user(&contact, deadline, Continuation::ContactRead(changing));
         }

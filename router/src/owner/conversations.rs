@@ -38,16 +38,16 @@ pub(super) struct Counting {
     failed: Option<Failure>,
 }
 
-/// Who gets the rows.
+/// The receivers of the rows.
 enum Asked {
     Page(ConversationsRead, ReplySlot),
-    /// They have changed: all of the user's sessions are told.
+    /// The rows have changed: all of the user's sessions are told.
     Moved(ConversationsMoved, Vec<ReplySlot>),
 }
 
 /// What continues when the store has answered.
 pub(super) enum ConversationsAsked {
-    /// They have changed; with the latest deadline of the requests.
+    /// The rows have changed; with the latest deadline of the requests.
     Moved(Reader, Vec<ReplySlot>, Instant),
     Page(Reader, ReplySlot, Instant),
     /// How much is unread in groups: for which rows of the request of this number.
@@ -269,7 +269,7 @@ impl Owner {
                 }
                 self.end_all(slots, &Ok(Answer::ConversationsMoved(moved)));
             }
-            // It is stored. A repeat finds it so.
+            // The change is stored, and a repeat finds it so.
             (Asked::Moved(_, slots), Some(failure)) => self.end_all(slots, &Err(failure.halfway())),
         }
     }

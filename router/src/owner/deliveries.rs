@@ -196,7 +196,7 @@ impl Owner {
             if is_news {
                 metrics::head_was_news();
             }
-            // What this router knows may be newer than what was read.
+            // The head that this router knows may be newer than the one that was read.
             if (self.register.take_untold(&user) || is_news)
                 && let Some((incarnation, head)) = self.register.head(&user)
             {

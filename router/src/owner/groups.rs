@@ -156,8 +156,8 @@ impl Owner {
         }
     }
 
-    /// A message of somebody who may talk to the group's domain. `ends`: the message takes back what its sender has said, or lets the sender out
-    /// of the group, which may always be done.
+    /// A message of somebody whose domain talks to the group's. `ends`: the message takes back another one of its sender, or lets the sender out
+    /// of the group, which crosses a closed border, too.
     fn message(
         &self,
         said: &Said<'_>,
@@ -166,8 +166,9 @@ impl Owner {
         now: Instant,
         time_ms: u64,
     ) -> Result<GroupMessage, (ReplySlot, Failure)> {
-        let message = GroupMessage::new(said, parts, now, time_ms)?;
-        if ends || self.topology.domains.allow(message.sender.domain(), message.group.domain()) {
+        let mut message = GroupMessage::new(said, parts, now, time_ms)?;
+        message.is_beyond = !self.topology.domains.allow(message.sender.domain(), message.group.domain());
+        if ends || !message.is_beyond {
             return Ok(message);
         }
         let failure = Failure::OtherDomain(message.group.to_string());

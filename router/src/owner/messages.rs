@@ -54,7 +54,7 @@ impl Owner {
                 let failure = Failure::RecipientEnded(sending.recipient.to_string());
                 return self.refuse_send(*sending, &failure);
             }
-            // What is known of the account is old.
+            // The account that this router knows is an old one.
             Some(wanted) if wanted > incarnation => return self.send_again(sending, now),
             Some(_) | None => {}
         }

@@ -257,7 +257,7 @@ impl Owner {
         }
     }
 
-    /// It could not be passed on just now.
+    /// These words could not be passed on just now: they are said again.
     pub(crate) fn unsaid(&mut self, said: Said, now: Instant) {
         self.presences.unsaid(said, now);
     }
@@ -412,7 +412,7 @@ impl Owner {
         };
         let mut presences = Vec::with_capacity(of.len());
         for (contact, Allowed { last_seen_ms, .. }) in of.into_iter().zip(allowed) {
-            // It may have come back meanwhile.
+            // The contact may have come back meanwhile.
             let Some(shown) = self.shown_to(&contact, from, now) else { continue };
             let last_seen_ms = if shown.is_none() { last_seen_ms } else { 0 };
             presences.push(Presence { last_seen_ms, ..self.presence(&contact.user, shown.as_ref(), time_ms) });

@@ -149,7 +149,7 @@ impl Owner {
             other => return self.refuse(slot, &unexpected(other)),
         };
         if !self.topology.owns(user.as_str()) {
-            // Whoever owns the user now has to know it before the answer says that it is so: the gateway asks there once more.
+            // The user's present owner has to know the change before the answer confirms it: the gateway asks there once more.
             let ring_version = self.topology.ring.version();
             return self.end(slot, Ok(Answer::NotOwner(link::NotOwner { ring_version })));
         }

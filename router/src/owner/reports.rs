@@ -94,7 +94,7 @@ impl Owner {
             TimelineId::Inbox(_) => (TimelineId::Inbox(user.clone()), NEAR_IN_INBOX),
             TimelineId::Group(_) => (conversation.clone(), NEAR_IN_GROUP),
         };
-        // Who is no member of the group is refused by the store.
+        // The store refuses users who are no members of the group.
         let reader =
             matches!(timeline, TimelineId::Group(_)).then(|| Person { user: user.as_str().to_owned(), incarnation });
         #[cfg(feature = "planted-bugs")]
@@ -135,7 +135,7 @@ impl Owner {
         }
         let missing = reporting.seqs.iter().find(|seq| !reporting.found.messages.contains_key(seq)).copied();
         let asks = match missing {
-            // It is not there, or of another conversation.
+            // The message is not there, or of another conversation.
             Some(seq) if reporting.asked == Asked::Message(seq) => {
                 return self.refuse(reporting.slot, &not_there(seq));
             }

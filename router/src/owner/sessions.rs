@@ -80,7 +80,7 @@ impl Owner {
         let Announced { mut session, presence: (presence, shown), signs_in, link, slot, deadline } = asked;
         let put = match answer {
             Ok(StoreAnswer::SessionPut(put)) => put,
-            // It may have been stored nevertheless: then the gateway closes it, or asks again.
+            // The session may have been stored nevertheless: then the gateway closes it, or asks again.
             other => {
                 let failure = not_put(other);
                 self.watch_not_signed_in(&user, &session.device, &failure);

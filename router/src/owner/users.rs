@@ -109,7 +109,7 @@ impl Owner {
         }
     }
 
-    /// The user for whom this has waited does not exist, or no longer.
+    /// Ends what has waited for a user who does not exist, or no longer.
     fn without_user(&mut self, waiter: Waiter, failure: &Failure, now: Instant) {
         match waiter {
             Waiter::Send(sending) if sending.takes_back() && !sending.is_to_oneself() => {

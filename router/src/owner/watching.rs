@@ -15,7 +15,7 @@ use super::{Effect, Owner};
 use crate::{reply::Failure, send::Sending, session::Session, watches::Watcher};
 
 impl Owner {
-    /// What concerns the user is told from now on.
+    /// Tells the watcher from now on of everything that concerns the user.
     pub(crate) fn watch(&mut self, watcher: Watcher) {
         let user = watcher.user.clone();
         self.watches.get_or_insert_default().add(watcher);

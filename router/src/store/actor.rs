@@ -137,7 +137,7 @@ impl StoreActor {
         let now = clock::now();
         match event {
             Event::Up { address, stream, requests } => {
-                // It may have left meanwhile.
+                // The node may have left meanwhile.
                 if self.members.contains_key(&address) {
                     self.dispatch.stream_up(&address, stream);
                     self.streams.insert(stream, (address, requests));

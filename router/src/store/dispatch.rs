@@ -268,7 +268,7 @@ impl<A> Shard<A> {
         nodes: &Nodes,
         streams: &KeyedMap<String, StreamId>,
     ) -> Duration {
-        // It is about to lead, but can't yet.
+        // The node says that itself leads: it is about to, but can't yet.
         if streams.get(&hint) == Some(&from) {
             return self.backoff();
         }

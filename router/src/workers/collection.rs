@@ -81,7 +81,7 @@ impl Collector {
         let map = self.topology.borrow().shards;
         let mut of_shard: BTreeMap<ShardId, Vec<Bytes>> = BTreeMap::new();
         for id in &released.ids {
-            // Who sends a message can refer to a file of a shard that there is not.
+            // A message can refer to a file of a shard that there is not.
             if let Some(shard) = MediaId::from_bytes(id).and_then(|id| id.shard(map)) {
                 of_shard.entry(shard).or_default().push(id.clone());
             }

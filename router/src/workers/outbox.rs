@@ -348,7 +348,7 @@ impl OutboxWorker {
             return;
         }
         self.failures = 0;
-        // What has become a dead letter, or was settled by another worker, is not tried again.
+        // Rows that have become dead letters, or that another worker has settled, are not tried again.
         self.later.retain(|_, later| later.at > now);
         let later = self.later.values().map(|later| later.at).chain(self.next_scheduled);
         let next = later.min().map_or(now + IDLE, |at| at.min(now + IDLE));

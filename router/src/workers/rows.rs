@@ -1,4 +1,4 @@
-//! What rows of the outbox ask for, as steps.
+//! The steps that rows of the outbox ask for.
 
 use bytes::Bytes;
 use carillon_proto::{
@@ -18,7 +18,7 @@ use super::{
 pub(super) struct Begun {
     pub(super) place: RowPlace,
     pub(super) refused: Option<String>,
-    /// Something is not known to be done.
+    /// Some step of the row is not known to be done.
     pub(super) waits: bool,
     pub(super) ends: Option<Ends>,
 }
@@ -75,7 +75,8 @@ pub(super) fn plan_leave(at: usize, leave: &LeaveGroups) -> Result<Vec<(Lane, St
 }
 
 pub(super) fn tells(tell: &TellMembers, time_ms: u64, envelope: &Bytes, standing: Standing, role: Role) -> What {
-    What::Tell { of_group: tell.incarnation, seq: tell.seq, time_ms, standing, role, envelope: envelope.clone() }
+    let TellMembers { incarnation: of_group, seq, sender_generation, .. } = *tell;
+    What::Tell { of_group, seq, time_ms, standing, role, envelope: envelope.clone(), sender_generation }
 }
 
 pub(super) fn in_lane(at: usize, person: Option<&Person>, group: &GroupId, what: What) -> Result<(Lane, Step), String> {

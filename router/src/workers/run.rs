@@ -68,7 +68,7 @@ impl OutboxWorker {
         let Some(Running { step, appending, mut rest }) = self.pass.running.remove(&lane) else { return };
         let is_overload = matches!(answer, Err(StoreFailure::Overloaded { .. }));
         match came_to(&step, &appending, answer) {
-            // It comes after those that are under way, and no more than these go at once from here on.
+            // The step comes after those that are under way, and no more than these go at once from here on.
             Outcome::Waits if is_overload && !self.pass.running.is_empty() => {
                 self.pass.at_once = Some(self.pass.running.len());
                 rest.push_front(step);

@@ -189,7 +189,7 @@ impl Sender {
         let ScheduledChanged { version, id, changed: true, failed } = changed else { return };
         let owner = person.user.clone();
         let news = Said::Scheduled(ScheduledNews { user: Some(person), version, id, failed });
-        // Who misses it reads the list at the next sign-in.
+        // Devices that miss the news read the list at the next sign-in.
         match self.topology.borrow().elsewhere(&owner) {
             Some(address) => drop(self.peers.say(address, news)),
             None => drop(self.partitions.say(news)),

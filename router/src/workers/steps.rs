@@ -17,7 +17,7 @@ use crate::store::{StoreAnswer, StoreFailure};
 /// One command for one user.
 #[derive(Debug, Clone)]
 pub(super) struct Step {
-    /// The row that it belongs to, by its place in the page.
+    /// The row that the step belongs to, by its place in the page.
     pub(super) row: usize,
     pub(super) user: UserId,
     /// Of the user's account.
@@ -29,7 +29,16 @@ pub(super) struct Step {
 #[derive(Debug, Clone)]
 pub(super) enum What {
     /// The user's inbox is told of the change at this position of the group's timeline.
-    Tell { of_group: u64, seq: u64, time_ms: u64, standing: Standing, role: Role, envelope: Bytes },
+    Tell {
+        of_group: u64,
+        seq: u64,
+        time_ms: u64,
+        standing: Standing,
+        role: Role,
+        envelope: Bytes,
+        /// As in `TellMembers`.
+        sender_generation: u64,
+    },
     /// The account has ended, so the user leaves the group. `after`: the position of the change that has made the user a member, if it is
     /// known. The user may have been a member more than once.
     Leave { after: u64 },
@@ -48,7 +57,7 @@ impl Step {
         Ok(Self { row, user: UserId::new(user)?, incarnation: *incarnation, group: group.clone(), what })
     }
 
-    /// The shard that carries it out, the command, and what it appends. `time_ms`: now.
+    /// The shard that carries the step out, the command, and the envelope that it appends. `time_ms`: now.
     pub(super) fn command(&self, shards: ShardMap, time_ms: u64) -> (ShardId, Box<Op>, Appending) {
         let appending = self.appending(time_ms);
         let of_group = TimelineId::Group(self.group.clone());
@@ -59,7 +68,7 @@ impl Step {
             ..Append::default()
         };
         let op = match &self.what {
-            What::Tell { of_group: incarnation, seq, time_ms, standing, role, .. } => {
+            What::Tell { of_group: incarnation, seq, time_ms, standing, role, sender_generation, .. } => {
                 let key = DuplicateKey::of_membership(&self.group, *incarnation, *seq);
                 let (duplicate_key, incarnation_of_user) = (key.0.to_vec().into(), self.incarnation);
                 let membership = Membership {
@@ -74,6 +83,7 @@ impl Step {
                         duplicate_key,
                         time_ms: *time_ms,
                         incarnation: incarnation_of_user,
+                        sender_generation: *sender_generation,
                         ..append
                     }),
                     group: Some(of_group.to_key()),
@@ -111,7 +121,7 @@ impl Step {
         }
     }
 
-    /// The key of the envelope that says so.
+    /// The key of the envelope that tells of the leaving.
     fn leaving(&self) -> DuplicateKey {
         let after = if let What::Leave { after } = self.what { after } else { 0 };
         DuplicateKey::of_leaving(&self.group, &self.user, self.incarnation, after)
@@ -165,7 +175,7 @@ pub(super) fn came_to(step: &Step, appending: &Appending, answer: Result<StoreAn
     }
 }
 
-/// The same may succeed later.
+/// True if the same command may succeed later.
 pub(super) fn is_temporary(failure: &StoreFailure) -> bool {
     matches!(
         failure,

@@ -39,6 +39,7 @@ fn what_a_crash_left_out_is_done_told_and_settled() {
     let friends = GroupId::new("friends").expect("valid");
     assert_eq!(*append.duplicate_key, DuplicateKey::of_membership(&friends, 5, 4).0);
     assert_eq!((append.incarnation, &*append.envelope, append.time_ms), (9, &b"envelope"[..], NOW_MS - 700));
+    assert_eq!((&*append.sender, append.sender_generation), (&b""[..], 3), "of the session that has changed the group");
     assert_eq!((membership.incarnation, membership.seq), (5, 4));
     assert_eq!((membership.standing(), membership.role()), (Standing::Member, Role::Member));
     let [delivery] = &play.told[..] else { panic!("{:?}", play.told) };

@@ -37,7 +37,7 @@ pub(super) struct Said {
     sender: Vec<u8>,
     #[prost(message, optional, tag = "4")]
     to: Option<SaidTo>,
-    /// It tells of a change of a group.
+    /// The envelope tells of a change of a group.
     #[prost(bytes = "vec", optional, tag = "10")]
     change: Option<Vec<u8>>,
 }

@@ -1,4 +1,4 @@
-//! What is left of a message whose sender was erased, and the search for such messages. See docs/adr/0023-user-data.md.
+//! The remains of a message whose sender was erased, and the search for such messages. See docs/adr/0023-user-data.md.
 
 use std::{collections::HashSet, io};
 
@@ -40,7 +40,7 @@ struct Whose {
 }
 
 /// The sender of a message that has not been erased; empty for what the service says.
-fn sender_of(envelope: &[u8]) -> Option<String> {
+pub(super) fn sender_of(envelope: &[u8]) -> Option<String> {
     // Something that is no envelope is nobody's.
     let Whose { sender, erased, change } = Whose::decode(envelope).ok()?;
     // The user has not said that its account has ended.
@@ -49,7 +49,7 @@ fn sender_of(envelope: &[u8]) -> Option<String> {
     (!erased).then(|| if is_of_service { String::new() } else { sender })
 }
 
-/// What is left of this message, if it is of this sender and has not been erased.
+/// The remains of this message, if it is of this sender and has not been erased.
 pub(super) fn erased(envelope: &[u8], sender: &str) -> io::Result<Option<Vec<u8>>> {
     if sender_of(envelope).is_none_or(|of| of != sender) {
         return Ok(None);
@@ -64,6 +64,20 @@ pub(super) fn tombstone(envelope: &[u8]) -> io::Result<Option<Vec<u8>>> {
     }
     let said = Envelope::decode(envelope).map_err(|_| broken("envelope"))?;
     Ok(Some(said.without_content().encode_to_vec()))
+}
+
+/// True if the shard erases, or has erased, everything that this session of the user has said. `number`: the number in the row of a key.
+pub(super) fn is_erased(
+    user: &str,
+    session_generation: u64,
+    number: impl Fn(&[u8]) -> io::Result<Option<u64>>,
+) -> io::Result<bool> {
+    for key in [keys::erasing_sender(user.as_bytes()), keys::erased_sender(user.as_bytes())] {
+        if number(&key)?.is_some_and(|generation| session_generation < generation) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl DirectoryReader {

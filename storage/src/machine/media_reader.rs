@@ -13,7 +13,7 @@ use carillon_proto::{
 use prost::Message as _;
 
 use super::{
-    TimelineReader, Unread, broken,
+    TimelineReader, Unread, broken, erasure,
     groups::refused,
     keys,
     retention::{LOOKED_AT, Retention, clock},
@@ -42,9 +42,9 @@ pub(crate) struct FoundFile {
 /// A file with which something is to be done.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum DueMedia {
-    /// It is to be removed.
+    /// The file is to be removed.
     Removed(Seen),
-    /// It may be held by nobody.
+    /// The file may be held by nobody.
     Checked(Bytes),
 }
 
@@ -179,7 +179,7 @@ impl Unchecked {
             return false;
         }
         let age_ms = |since_ms| retention.age_ms(clock_ms, since_ms);
-        // Whoever has uploaded it has time to send it.
+        // The user who has uploaded the file has time to send it.
         let is_young = age_ms(row.changed_ms) <= kept_ms;
         let (since_ms, waits_ms) = match (row.released_ms, row.held_ms) {
             _ if is_young => return false,
@@ -199,17 +199,11 @@ fn gathered_ms(kept_ms: u64) -> u64 {
     kept_ms.saturating_add(kept_ms / GATHERED_PART)
 }
 
-/// True if what the session has said that has made the file is erased.
+/// True if everything that the session has said that has made the file is erased.
 fn is_erased(view: &TimelineView<'_>, row: &MediaRow) -> io::Result<bool> {
     let Some(Person { user, .. }) = &row.owner else { return Ok(false) };
-    for key in [keys::erasing_sender(user.as_bytes()), keys::erased_sender(user.as_bytes())] {
-        if let Some(generation) = view.get(&key)?
-            && row.sender_generation < keys::number_of(&generation)?
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let number = |key: &[u8]| view.get(key)?.map(|value| keys::number_of(&value)).transpose();
+    erasure::is_erased(user, row.sender_generation, number)
 }
 
 fn decode(value: &[u8]) -> io::Result<MediaRow> {

@@ -1,9 +1,11 @@
-//! The state machine of a timeline shard: trims and ends timelines, in `append.rs` assigns positions and recognises repeated sends, in
-//! `annotations.rs` keeps what messages make of others, in `cursors.rs` cursors, in `conversations.rs` what users have read, in `emptied.rs` what is not unread
-//! any more, in `expiring.rs` removes contents of messages whose time is over, in `groups.rs` keeps the members of groups, in `heirs.rs` gives a group another
-//! owner, in `media.rs` files, in `media_holds.rs` what refers to them, in
-//! `outbox.rs` what workers have to do, in `reports.rs` what users have reported, in `scheduled.rs` messages that are to be sent later, and in `senders.rs`
-//! ends and erases senders.
+//! The state machine of a timeline shard. This file trims and ends timelines; its modules:
+//! - `append.rs` assigns positions and recognises repeated sends, and `annotations.rs` keeps what messages make of others;
+//! - `conversations.rs` keeps how far users have read, `emptied.rs` which messages are not unread any more, and `cursors.rs` how far devices are;
+//! - `expiring.rs` removes contents of messages whose time is over;
+//! - `groups.rs` keeps the members of groups, and `heirs.rs` gives a group another owner;
+//! - `media.rs` keeps files, and `media_holds.rs` the references to them;
+//! - `outbox.rs` keeps the tasks of workers, `reports.rs` the reports of users, and `scheduled.rs` messages that are to be sent later;
+//! - `senders.rs` ends and erases senders.
 
 mod annotations;
 mod append;

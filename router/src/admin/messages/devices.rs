@@ -72,7 +72,7 @@ impl Admin {
     async fn ask_gateway(&self, session: &Session) -> Result<ConnectionProgress, String> {
         let (to, mut answers) = mpsc::channel(1);
         let place = to.reserve_owned().await.map_err(|error| error.to_string())?;
-        // It is none of the requests that a stopping router waits for.
+        // This request is none of those that a stopping router waits for.
         let _counted = InFlight::default().enter();
         let slot = ReplySlot { id: 0, place, op: "direct", since: Instant::now(), _counted };
         let directed = Directed { connection: session.connection, progress: true, ..Directed::default() };

@@ -1,7 +1,7 @@
 //! What the operator has decided for domains.
 
 use carillon_proto::pb::{
-    link::{ChangeGroup, CreateMedia, EnsureAccount, change_group::Change},
+    link::{CreateMedia, EnsureAccount, change_group::Change},
     store::{
         AccountCount, ChangeMembers, CreateGroup, Domain, GroupSettings, Membership, MembershipsRead, Person, Role,
         change_members, member::Standing, memberships_read,
@@ -99,17 +99,7 @@ fn a_closed_domain_lets_in_who_has_an_account_and_others_have_no_limit() {
 }
 
 fn change(group: &str, change: Change) -> Op {
-    Op::ChangeGroup(Box::new(ChangeGroup {
-        sender: "alice@acme.example".into(),
-        sender_device: "phone".into(),
-        client_id: "c".into(),
-        connection: 1,
-        incarnation: 9,
-        generation: 3,
-        time_ms: 0,
-        group: group.to_owned().into(),
-        change: Some(change),
-    }))
+    change_group("alice@acme.example", group, change)
 }
 
 fn create() -> Op {

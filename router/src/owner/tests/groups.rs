@@ -2,7 +2,7 @@
 
 use carillon_proto::pb::{
     client::{ChatState, group_change::What},
-    link::{ChangeGroup, ChatStateTold, Follow, TellChatState, change_group::Change, signaled::Notice},
+    link::{ChatStateTold, Follow, TellChatState, change_group::Change, signaled::Notice},
     store::{
         ChangeMembers, CreateGroup, Domain, Group, GroupRead, HeadRead, HeadsRead, Person, Role, change_members,
         member::Standing,
@@ -28,17 +28,7 @@ fn to_group(client_id: &str) -> Op {
 }
 
 fn change(change: Change) -> Op {
-    Op::ChangeGroup(Box::new(ChangeGroup {
-        sender: "alice".into(),
-        sender_device: "phone".into(),
-        client_id: "c".into(),
-        connection: 1,
-        incarnation: 9,
-        generation: 3,
-        time_ms: 0,
-        group: "friends".into(),
-        change: Some(change),
-    }))
+    change_group("alice", "friends", change)
 }
 
 fn members(kind: change_members::Change, users: &[&str]) -> Change {
@@ -139,6 +129,11 @@ fn a_change_is_answered_when_everybody_whom_it_concerns_has_it() {
     assert_eq!((membership.standing(), membership.role()), (Standing::Member, Role::Member));
     let in_inbox = to_bob.append.clone().expect("set");
     assert_eq!((in_inbox.incarnation, &in_inbox.envelope), (11, &append.envelope));
+    assert_eq!(
+        (&*in_inbox.sender, in_inbox.sender_generation),
+        (&b""[..], 3),
+        "the store appends it, for alice's session"
+    );
     let effects = play.answer(*first, appended(30, &Bytes::new()));
     let [Did::Deliver(delivery)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!((delivery.timeline.owner(), delivery.incarnation, delivery.position.seq), ("bob", 11, 30));
@@ -338,13 +333,8 @@ fn a_device_has_its_cursor_in_a_group_moved_with_the_one_in_its_inbox() {
 
 #[test]
 fn nothing_crosses_the_border_of_a_domain_unless_it_is_allowed() {
-    let in_group = |group: &str, sender: &str| {
-        let Op::ChangeGroup(asked) = change(members(change_members::Change::Join, &[sender])) else {
-            panic!("a change")
-        };
-        let (group, sender) = (Bytes::from(group.to_owned()), Bytes::from(sender.to_owned()));
-        Op::ChangeGroup(Box::new(ChangeGroup { group, sender, ..*asked }))
-    };
+    let in_group =
+        |group: &str, sender: &str| change_group(sender, group, members(change_members::Change::Join, &[sender]));
     let play = || {
         let mut play = play();
         play.decides(vec![Domain {

@@ -3,7 +3,10 @@
 pub(super) use bytes::Bytes;
 pub(super) use carillon_proto::pb::{
     client::{self, Position},
-    link::{Acknowledge, Announce, OpenSession, RawEnvelope, Send, SendTo, router_request::Op, send_to},
+    link::{
+        Acknowledge, Announce, ChangeGroup, OpenSession, RawEnvelope, Send, SendTo, change_group, router_request::Op,
+        send_to,
+    },
     store::{Account, Appended, Done, Head, SessionPut, User, put_account, timeline_command, timeline_key::Kind},
 };
 pub(super) use carillon_proto::{GroupId, Level};
@@ -179,7 +182,6 @@ impl Play {
                         }
                         if is_group {
                             assert_eq!((&*append.sender, append.sender_generation), (&b"alice"[..], 3));
-                            return Did::Append(token, owner, append.envelope);
                         }
                         if let Ok(admission @ 1..) = u8::try_from(append.admission) {
                             let admission = store::append::Admission::try_from(i32::from(admission));
@@ -383,6 +385,20 @@ pub(super) fn send(to: &str, client_id: &str) -> Op {
         expires_after_ms: 0,
         to_incarnation: None,
     })
+}
+
+pub(super) fn change_group(sender: &str, group: &str, change: change_group::Change) -> Op {
+    Op::ChangeGroup(Box::new(ChangeGroup {
+        sender: sender.to_owned().into(),
+        sender_device: "phone".into(),
+        client_id: "c".into(),
+        connection: 1,
+        incarnation: 9,
+        generation: 3,
+        time_ms: 0,
+        group: group.to_owned().into(),
+        change: Some(change),
+    }))
 }
 
 pub(super) fn appended(seq: u64, first: &Bytes) -> StoreAnswer {

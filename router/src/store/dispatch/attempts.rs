@@ -52,7 +52,7 @@ impl<A> StoreDispatch<A> {
             }
             while shard.reads_in_flight < READ_WINDOW {
                 let Some(number) = shard.reads_waiting.pop_front() else { break };
-                // It may have expired meanwhile.
+                // The read may have expired meanwhile.
                 let Some(read) = shard.reads.get_mut(&number) else { continue };
                 read.attempt = Some((self.next_id, now));
                 shard.reads_in_flight += 1;
@@ -182,7 +182,7 @@ impl<A> StoreDispatch<A> {
 
     /// Time has passed.
     pub(in crate::store) fn tick(&mut self, now: Instant) {
-        // What ends in one shard starts nothing in another.
+        // An end in one shard starts nothing in another.
         let busy = self.shards.iter().filter(|(_, shard)| !shard.lane.is_idle() || !shard.reads.is_empty());
         let busy: Vec<ShardId> = busy.map(|(id, _)| *id).collect();
         for id in busy {

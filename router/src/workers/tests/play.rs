@@ -200,6 +200,7 @@ pub(super) fn tell(index: u64, users: &[(&str, Standing)], ends: bool) -> outbox
         seq: index,
         told: users.iter().map(told).collect(),
         ends,
+        sender_generation: 3,
     };
     let row = OutboxRow { time_ms: NOW_MS - 700, task: Some(Task::Tell(tell)), ..OutboxRow::default() };
     outbox_read::Row { index, number: 0, row: Some(row), envelope: Bytes::from_static(b"envelope"), scheduled: None }

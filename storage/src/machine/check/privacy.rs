@@ -26,8 +26,9 @@ pub(super) fn check_admission(kind: Kind, op: &Append) -> Result<(), Rejected> {
     match Admission::try_from(op.admission) {
         Ok(Admission::Unspecified) => Ok(()),
         Err(_) => Err(invalid("admission of a message is unknown")),
-        Ok(_) if kind != Kind::Inbox || op.sender.is_empty() => {
-            Err(invalid("who is admitted is the sender of a message to an inbox"))
+        Ok(_) if op.sender.is_empty() => Err(invalid("a message that has no sender needs no admission")),
+        Ok(admission) if kind == Kind::Group && admission != Admission::Refused => {
+            Err(invalid("a group has members, and refuses or admits nobody else"))
         }
         Ok(_) => Ok(()),
     }

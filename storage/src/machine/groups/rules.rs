@@ -1,4 +1,4 @@
-//! Who may do what in a group. Pure: from the rows of the group and of the users, with the times that the commands bring.
+//! The rights of the members of a group. Pure: from the rows of the group and of the users, with the times that the commands bring.
 
 use carillon_proto::{
     date, duration,
@@ -12,7 +12,7 @@ use carillon_proto::{
 /// needs a new level.
 pub(crate) const MEMBERS: u32 = 100_000;
 
-/// What is answered for a group that does not exist, and for one that does not show itself.
+/// The answer for a group that does not exist, and for one that does not show itself.
 pub(in crate::machine) const NO_GROUP: &str = "there is no such group, or it is not open to this user";
 
 /// Why something is not done.
@@ -23,7 +23,7 @@ pub(in crate::machine) struct Refused {
     pub(crate) retry_after_ms: u32,
 }
 
-/// Who makes a change.
+/// The user or the operator who makes a change.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::machine) enum Actor<'a> {
     Operator,
@@ -243,7 +243,7 @@ pub(in crate::machine) fn changed(
         wrote_seq: before.map_or(0, |row| row.wrote_seq),
         untold: standing == Standing::Invited && op.unwanted.contains(who),
     };
-    // Who is muted does not get rid of it by leaving.
+    // A muted user does not get rid of that by leaving.
     let without = || (muted_until_ms != 0).then(|| now(Standing::Left, Role::Unspecified));
     // The member who is changed must be below the one who does it.
     let above = |least: Rank| {

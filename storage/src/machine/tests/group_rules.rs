@@ -1,4 +1,4 @@
-//! The rule of a group by which its messages expire, against a model, and the domain's limit of members.
+//! The rule of a group by which its messages expire, against a model; the domain's limit of members, and members from beyond its border.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +9,9 @@ use carillon_proto::{
         store::{
             AdvanceClock, Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, DeleteGroup, EndTimeline,
             ExpireMessages, GroupSettings, Header, ListGroups, Person, ReadOutbox, ReadTimeline, Reference, Role,
-            SetGroup, SetLevel, SettleOutbox, StoreError, TimelineCommand, TimelineKey, change_group::Change,
-            change_members::Change as OfMembers, header, outbox_read, rejected::Reason, settle_outbox,
-            store_error::Why, timeline_command::Op, timeline_key::Kind,
+            SetGroup, SetLevel, SettleOutbox, StoreError, TimelineCommand, TimelineKey, append::Admission,
+            change_group::Change, change_members::Change as OfMembers, header, outbox_read, rejected::Reason,
+            settle_outbox, store_error::Why, timeline_command::Op, timeline_key::Kind,
         },
     },
 };
@@ -422,4 +422,43 @@ fn retention_leaves_a_change_in_the_log_until_it_is_told() {
     assert!(matches!(&added[..], [row] if !row.envelope.is_empty()), "{added:?}");
     world.settle(added);
     assert_eq!(due(&world), [8]);
+}
+
+#[test]
+fn an_owner_from_beyond_the_border_takes_back_own_messages_alone() {
+    let mut world = World::new();
+    world.say(0, 0, None, false);
+    world.say(1, 1, None, false);
+    let refused = |append: Append| Append { admission: Admission::Refused.into(), ..append };
+    let recall = |number: u8, (target, seq): (u8, u64), key: &[u8]| {
+        let refers_to = Some(Reference { id: id(target), key: key.to_vec().into(), by_sender: false, seq });
+        let header = Header { kind: header::Kind::Recall.into(), refers_to, ..Header::default() };
+        append(OWNER, number, BEGAN_MS, Some(header))
+    };
+    let [own, of_other] = [0, 1].map(|number| (number, world.said[&number].seq));
+    let mut tries = |append: Append| reason(&world.apply(Op::Append(append)));
+    for key in [&[][..], &[9; 16]] {
+        assert_eq!(tries(refused(recall(2, of_other, key))), Some(Reason::Forbidden), "{key:?}");
+    }
+    assert_eq!(tries(refused(append(OWNER, 3, BEGAN_MS, None))), Some(Reason::Forbidden));
+    assert_eq!(tries(refused(recall(4, own, &[0; 16]))), None);
+    assert_eq!(tries(recall(5, of_other, &[])), None, "the domains talk to each other");
+    // The answer is the same whether there is such a group or not.
+    let elsewhere = |append: Append| {
+        let timeline = Some(TimelineKey { owner: "h".into(), ..group().expect("some") });
+        Append { timeline, ..append }
+    };
+    let of_stranger = |append: Append| Append { sender: "z".into(), ..append };
+    for append in [elsewhere(recall(6, own, &[])), of_stranger(recall(7, own, &[]))] {
+        assert_eq!(tries(refused(append)), Some(Reason::NotFound));
+    }
+    let mut changes = |by: &str, number: u8, change: Change| {
+        let append = Some(refused(append(by, number, BEGAN_MS, None)));
+        let op = ChangeGroup { append, by_operator: false, change: Some(change), most_members: 0 };
+        reason(&world.apply(Op::ChangeGroup(op)))
+    };
+    let set = SetGroup { name: Some("n".into()), ..SetGroup::default() };
+    assert_eq!(changes(OWNER, 8, Change::Set(set)), Some(Reason::Forbidden));
+    let leave = ChangeMembers { change: OfMembers::Leave.into(), users: vec![person("b")], ..ChangeMembers::default() };
+    assert_eq!(changes("b", 9, Change::Members(leave)), None);
 }

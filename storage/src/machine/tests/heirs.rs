@@ -1,4 +1,4 @@
-//! What ends in a group: the account of its last owner, and invitations.
+//! Ends in a group: that of its last owner's account, those of memberships and of invitations.
 
 use carillon_proto::{
     Level, ShardId, ShardKind,

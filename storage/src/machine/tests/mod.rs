@@ -6,6 +6,7 @@ mod conversation_model;
 mod crash;
 mod directory_model;
 mod domain_model;
+mod erased_changes;
 mod expiring_model;
 mod group_model;
 mod group_rules;

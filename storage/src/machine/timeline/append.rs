@@ -62,7 +62,8 @@ impl Batch<'_> {
         };
         let op = ended.as_ref().unwrap_or(op);
         let takes_back = !is_group && self.takes_back(held.as_ref(), op, admission, &duplicate)?;
-        let admission = if takes_back { Admission::Unspecified } else { admission };
+        // The members of a group have rights instead.
+        let admission = if is_group || takes_back { Admission::Unspecified } else { admission };
         if held.is_none() && privacy::is_refused(None, op, admission) {
             return Ok(privacy::refused());
         }

@@ -48,7 +48,7 @@ impl Versions {
     }
 }
 
-/// What a message has made of its conversation.
+/// The conversation after a message.
 #[derive(Default)]
 pub(super) struct Conversed {
     pub(super) header: RecordHeader,
@@ -104,9 +104,9 @@ impl Batch<'_> {
         let seq = inbox.last + 1;
         let is_own = op.sender.is_empty() || op.timeline.as_ref().is_some_and(|inbox| inbox.owner == op.sender);
         let before = row.request();
-        // Who takes something back is not thereby let in.
+        // A user who takes something back is not thereby let in.
         let request = if takes_back { before } else { privacy::request_after(row, op, admission, is_own) };
-        // What the user wanted of the conversation with the former owner of the name is not wanted of the next one.
+        // The user's settings were for the conversation with the former owner of the name, and are not for that with the next one.
         let begins = privacy::begins(row, op);
         let drops_settings = begins && row.last_seq != 0 && row.settings.take().is_some();
         if begins {
@@ -426,7 +426,7 @@ fn not_in_group() -> Outcome {
     rejected(Reason::NotFound, "the user is not in this group")
 }
 
-/// Who reads no longer wants to see it as unread.
+/// A user who reads a conversation no longer wants to see it as unread.
 fn seen(mut row: Conversation) -> Conversation {
     if let Some(settings) = &mut row.settings {
         settings.unread = false;

@@ -54,7 +54,7 @@ impl Batch<'_> {
     }
 }
 
-/// What goes with a row.
+/// The things that go when a row goes.
 #[derive(Default)]
 struct Held {
     /// The files that a record holds.

@@ -4,12 +4,14 @@ use std::io;
 
 use carillon_proto::pb::store::{
     Append, Appended, ChangeGroup, ChangeMembers, CreateGroup, Done, Group, Member, Membership, Person, RecordHeader,
-    Rejected, Role, SetMembership, StoreError, SweepMemberships, TellMembers, TimelineKey, change_group::Change,
-    change_members::Change as OfMembers, member::Standing, rejected::Reason, store_error::Why,
+    Rejected, Role, SetMembership, StoreError, SweepMemberships, TellMembers, TimelineKey, append::Admission,
+    change_group::Change, change_members::Change as OfMembers, member::Standing, rejected::Reason, store_error::Why,
 };
 use prost::Message as _;
 
-use super::{Batch, CachedTimeline, Outcome, TimelineState, done, duplicate_key, outbox, rejected, timeline_key};
+use super::{
+    Batch, CachedTimeline, Outcome, TimelineState, done, duplicate_key, outbox, privacy, rejected, timeline_key,
+};
 use crate::machine::{
     broken,
     groups::{self, Actor, Refused},
@@ -92,6 +94,7 @@ impl Batch<'_> {
             seq,
             told,
             ends: group.deleted,
+            sender_generation: append.sender_generation,
         };
         self.put_told(tell, append.time_ms)?;
         let recorded = self.record(key.clone(), held, duplicate, held.header(true), &append.envelope)?;
@@ -115,8 +118,8 @@ impl Batch<'_> {
         }
         let Some(number) = held.map(|held| held.state.number) else { return Ok(Err(groups::no_group())) };
         let Some(mut group) = self.living_group(number)? else { return Ok(Err(groups::no_group())) };
-        let own = self.member(number, &sender)?;
-        let actor = if op.by_operator { Actor::Operator } else { Actor::User(of_account(own.as_ref(), &sender)) };
+        let own = self.sender_member(number, append)?;
+        let actor = if op.by_operator { Actor::Operator } else { Actor::User(own.as_ref()) };
         let done = match change {
             Change::Create(_) => return Err(broken("creation")),
             Change::Set(set) => groups::may_set(actor).map(|()| {
@@ -185,13 +188,12 @@ impl Batch<'_> {
         if super::planted::anybody_writes() {
             return Ok(Ok(0));
         }
-        let sender = sender_of(append)?;
-        let row = self.member(number, &sender)?;
+        let row = self.sender_member(number, append)?;
         let settings = group.settings.unwrap_or_default();
-        match groups::written(&settings, of_account(row.as_ref(), &sender), append.time_ms) {
+        match groups::written(&settings, row.as_ref(), append.time_ms) {
             Ok(row) => {
                 let row = Member { wrote_seq: last + 1, ..row };
-                self.changes.put(keys::member(number, &sender.user), row.encode_to_vec());
+                self.changes.put(keys::member(number, &sender_of(append)?.user), row.encode_to_vec());
                 Ok(Ok(groups::expires_at_ms(&settings, append.time_ms)))
             }
             Err(refused) => Ok(Err(answer(refused))),
@@ -253,7 +255,9 @@ impl Batch<'_> {
         if !stands(&row) {
             self.drop_conversation(number, group)?;
         }
-        self.record(key, held, duplicate, RecordHeader::default(), &append.envelope)
+        let left = self.left_of(&append.envelope, append.sender_generation)?;
+        let envelope = left.as_ref().unwrap_or(&append.envelope);
+        self.record(key, held, duplicate, RecordHeader::default(), envelope)
     }
 
     /// An older change that came after this one, when this one's row was swept, does not stand.
@@ -304,10 +308,12 @@ impl Batch<'_> {
         self.get(&keys::member(number, user), decode::<Member>)
     }
 
-    /// The row of the account that sends this.
+    /// The row of the account that sends this. A member whose domain does not talk to the group's may do as much as one who only reads.
     pub(super) fn sender_member(&self, number: u64, append: &Append) -> io::Result<Option<Member>> {
         let sender = sender_of(append)?;
-        Ok(self.member(number, &sender)?.filter(|row| row.incarnation == sender.incarnation))
+        let row = self.member(number, &sender)?.filter(|row| row.incarnation == sender.incarnation);
+        let is_beyond = privacy::admission(append)? == Admission::Refused;
+        Ok(row.map(|row| if is_beyond { Member { role: Role::Reader.into(), ..row } } else { row }))
     }
 }
 

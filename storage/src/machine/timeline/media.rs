@@ -43,7 +43,7 @@ impl Batch<'_> {
             Some(sum) if sum.incarnation > op.incarnation => {
                 return Ok(rejected(Reason::Gone, "the account of this user has ended"));
             }
-            // What earlier owners of the name have is not this one's.
+            // Files of earlier owners of the name are not this one's.
             Some(sum) if sum.incarnation == op.incarnation => sum,
             Some(_) | None => MediaSum { incarnation: op.incarnation, ..MediaSum::default() },
         };

@@ -1,4 +1,4 @@
-//! The outbox: what workers have to do because of commands. See docs/adr/0026-workers.md.
+//! The outbox: the tasks that commands give to workers. See docs/adr/0026-workers.md.
 
 use std::{collections::BTreeSet, io};
 
@@ -60,7 +60,7 @@ impl Batch<'_> {
         }
     }
 
-    /// The users' sides of a change, if it has any.
+    /// Lets workers tell users of a change, if it concerns any.
     pub(super) fn put_told(&mut self, tell: TellMembers, time_ms: u64) -> io::Result<()> {
         if tell.told.is_empty() && !tell.ends {
             return Ok(());
@@ -68,7 +68,7 @@ impl Batch<'_> {
         self.put_outbox(&OutboxRow { time_ms, task: Some(Task::Tell(tell)), ..OutboxRow::default() })
     }
 
-    /// What is left of this inbox ends: its user is no longer a member of any group.
+    /// Lets workers take the user of this inbox, which ends, out of all groups.
     pub(super) fn leave_groups(&mut self, timeline: &TimelineKey, state: &TimelineState) -> io::Result<()> {
         if timeline.kind() != Kind::Inbox {
             return Ok(());

@@ -96,7 +96,7 @@ impl Batch<'_> {
     }
 }
 
-/// What becomes of a message that is in the inbox for the first time.
+/// The fate of a message that comes to the inbox for the first time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     Enters,
@@ -139,7 +139,7 @@ pub(super) fn begins(row: &Conversation, op: &Append) -> bool {
     row.last_seq == 0 || row.peer_incarnation < op.peer_incarnation
 }
 
-/// What the conversation is when this message has come.
+/// The state of the conversation's request after this message.
 pub(super) fn request_after(row: &Conversation, op: &Append, admission: Admission, is_own: bool) -> MessageRequest {
     match admission {
         Admission::Request if is_own => MessageRequest::Unspecified,

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use bytes::Bytes;
 use carillon_proto::pb::store::{EndSender, EraseSender, Redact, SenderErased, SenderErasure, rejected::Reason};
 
 use super::{Batch, Outcome, annotations::silent, done, rejected};
@@ -54,6 +55,15 @@ impl Batch<'_> {
             }
         }
         Ok(done())
+    }
+
+    /// What is left of this envelope, if its sender was erased, or is being. `generation`: that of the session that has sent it.
+    pub(super) fn left_of(&self, envelope: &Bytes, generation: u64) -> io::Result<Option<Bytes>> {
+        let sender = erasure::sender_of(envelope).unwrap_or_default();
+        if sender.is_empty() || !erasure::is_erased(&sender, generation, |key| self.get(key, keys::number_of))? {
+            return Ok(None);
+        }
+        Ok(erasure::tombstone(envelope)?.map(Bytes::from))
     }
 
     pub(super) fn sender_erased(&mut self, op: &SenderErased) -> io::Result<Outcome> {

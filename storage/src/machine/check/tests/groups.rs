@@ -3,6 +3,7 @@
 use carillon_proto::pb::store::{
     Append, ChangeGroup, ChangeMembers, CreateGroup, DeleteGroup, GroupSettings, Membership, Person, Role, SetGroup,
     SetMembership, SettleOutbox, SweepMemberships,
+    append::Admission,
     change_group::Change,
     change_members::Change as OfMembers,
     settle_outbox::{Settled, Verdict},
@@ -82,6 +83,24 @@ fn malformed_changes_of_groups_are_refused() {
     for (why, op) in wrong {
         let (reason, detail) = check(op.clone()).expect_err(why);
         assert!(reason == Reason::Invalid && detail.contains(why), "{why}: {detail}");
+    }
+}
+
+#[test]
+fn to_a_group_a_sender_is_a_member_or_from_beyond_the_border() {
+    for (kind, sender, admission, is_right) in [
+        (Kind::Group, "bob", Admission::Unspecified, true),
+        (Kind::Group, "bob", Admission::Refused, true),
+        (Kind::Group, "bob", Admission::Request, false),
+        (Kind::Group, "bob", Admission::Withheld, false),
+        (Kind::Group, "", Admission::Refused, false),
+        (Kind::Inbox, "bob", Admission::Request, true),
+        (Kind::Inbox, "", Admission::Refused, false),
+    ] {
+        let (sender, admission) = (sender.to_owned().into(), admission.into());
+        let append = Append { timeline: key(kind, "alice"), sender, admission, ..append() };
+        let checked = timeline(TimelineOp::Append(append.clone()));
+        assert_eq!(checked.is_ok(), is_right, "{append:?}: {checked:?}");
     }
 }
 

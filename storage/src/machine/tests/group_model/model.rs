@@ -371,7 +371,15 @@ fn who_is_told(before: &Group, group: &Group, op: &ChangeMembers) -> Vec<Told> {
 fn tells(group: &Group, append: &Append, told: Vec<Told>) -> TellMembers {
     let Group { number, incarnation, last, deleted, .. } = group;
     let group = Some(key(&name_of(&append.timeline)));
-    TellMembers { group, number: *number, incarnation: *incarnation, seq: *last, told, ends: *deleted }
+    TellMembers {
+        group,
+        number: *number,
+        incarnation: *incarnation,
+        seq: *last,
+        told,
+        ends: *deleted,
+        sender_generation: append.sender_generation,
+    }
 }
 
 fn appended(group: &mut Group, op: &Append, incarnation: u64, outcome: &Outcome) {

@@ -46,7 +46,7 @@ impl Play {
         reason(&self.apply(Op::Append(append)))
     }
 
-    /// As it comes to the sender's own inbox if that one decides.
+    /// The append to the sender's own inbox, if that one decides.
     pub(in crate::machine::tests::reference_model) fn about(
         &mut self,
         who: &str,
@@ -136,7 +136,7 @@ impl Play {
         self.send(who, incarnation, &to, Some(header), Some((reference, id_time_ms)), false, skew_ms);
     }
 
-    /// How this user names the message, and the time in its id. With some lies it is not the right one.
+    /// The reference by which this user names the message, and the time in the message's id. With some lies the reference is wrong.
     fn reference(&self, who: &str, incarnation: u64, to: &str, message: usize, lie: u8) -> (Reference, u64) {
         let said = &self.said[message];
         let by_sender = said.sender == who;
